@@ -1,0 +1,1 @@
+"""The mains: absl flags in, `<workdir>/result.json` out."""

@@ -1,0 +1,14 @@
+"""Fine-tunes a pretrained model.
+
+    python -m experiments.finetune --config=configs/finetune/python_docs.py \
+        --workdir=runs/finetune --config.init.path=runs/pretrain
+
+A run like any other: what makes it fine-tuning is its config's `init` and `task`. Says
+which weights were loaded, created and left over.
+"""
+
+from experiments import cli
+from experiments.pretrain import main
+
+if __name__ == "__main__":
+    cli.launch(main, required=("config", "workdir"))

@@ -1,0 +1,44 @@
+"""Pretrains a model.
+
+    python -m experiments.pretrain --config=configs/pretrain/python_docs.py \
+        --workdir=runs/pretrain [--config.train.steps=100] [--profile=10:12]
+
+The same command again goes on from the last checkpoint. Writes `config.json`,
+`metrics.jsonl`, `checkpoints/` and `result.json` into the workdir.
+"""
+
+from typing import Any
+
+from absl import flags
+
+from experiments import cli
+from llmjax.train import run
+
+PROFILE = flags.DEFINE_string(
+    "profile", None, "start:stop, the steps to trace into <workdir>/profile."
+)
+
+
+def main() -> dict[str, Any]:
+    return run.run(cli.config(), cli.WORKDIR.value, profile=profile())
+
+
+def profile() -> tuple[int, int] | None:
+    """--profile as two steps.
+
+    Raises:
+      ValueError: not two numbers, or none between them.
+    """
+    if PROFILE.value is None:
+        return None
+    parts = PROFILE.value.split(":")
+    if len(parts) != 2 or not all(p.isdigit() for p in parts):
+        raise ValueError(f"--profile={PROFILE.value}; accepted: start:stop, as 10:12")
+    start, stop = map(int, parts)
+    if start > stop:
+        raise ValueError(f"--profile={PROFILE.value} ends before it starts")
+    return start, stop
+
+
+if __name__ == "__main__":
+    cli.launch(main, required=("config", "workdir"))

@@ -1,0 +1,219 @@
+"""Between a person's ConfigDict and the frozen dataclasses, with errors that help."""
+
+import contextlib
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, Union
+
+import ml_collections
+from ml_collections import config_dict
+
+from llmjax.config.schema import RunConfig
+
+
+def default() -> ml_collections.ConfigDict:
+    """Every field of `RunConfig` at its default, locked; what config files start from.
+
+    A variant is a sub-dict with its `kind` and the parameters of all kinds, empty; an
+    empty one means its kind's own default.
+    """
+    config = _describe(RunConfig())
+    config.lock()
+    return config
+
+
+def parse(config: Mapping[str, Any] | ml_collections.ConfigDict) -> RunConfig:
+    """The frozen run of `config` (a ConfigDict, or what `to_dict` gave).
+
+    Raises:
+      ValueError: an unknown key, a wrong type, a value that is not accepted, or a
+        parameter that its variant does not read; each names the key and the remedy.
+    """
+    return _parse(RunConfig, config, "")
+
+
+def to_dict(value: Any) -> Any:
+    """Plain dicts, lists and scalars for json; `parse` reads them back."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        kind = {"kind": value.kind} if hasattr(value, "kind") else {}
+        return kind | {
+            f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value)
+        }
+    if isinstance(value, tuple):
+        return [to_dict(v) for v in value]
+    return value
+
+
+@contextlib.contextmanager
+def reworded() -> Iterator[None]:
+    """Rewords what ml_collections raises for an unknown key or a wrong type.
+
+    Raises:
+      ValueError: in the form of `parse`'s errors.
+    """
+    try:
+        yield
+    except (AttributeError, KeyError) as e:
+        text = str(e).replace("\\'", "'")
+        match = re.search(r'Key "(?:.*\.)?(\w+)" does not exist', text) or re.match(
+            r"[\"']*(\w+)[\"']*(\\n|\n|$)", text
+        )
+        if not match:
+            raise
+        raise ValueError(_unknown(match[1], _all_keys(_describe(RunConfig())))) from e
+    except TypeError as e:
+        match = re.search(r"override field '(\w+)'.*type (.*) and.*type (.*)$", str(e))
+        if not match:
+            raise
+        raise ValueError(
+            f"config key '{match[1]}' is of type {match[2]}; accepted: {match[3]}"
+        ) from e
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        return typing.get_args(hint)
+    return (hint,)
+
+
+def _variants(hint: Any) -> dict[str, type]:
+    """kind -> dataclass, for a union of variants; {} for any other hint."""
+    return {m.kind: m for m in _members(hint) if hasattr(m, "kind")}
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
+
+
+def _describe(value: Any) -> ml_collections.ConfigDict:
+    out = ml_collections.ConfigDict()
+    for name, hint in _hints(type(value)).items():
+        item = getattr(value, name)
+        if variants := _variants(hint):
+            sub = ml_collections.ConfigDict({"kind": item.kind})
+            for cls in variants.values():
+                for key, inner in _hints(cls).items():
+                    sub[key] = config_dict.placeholder(_scalar(inner))
+            default_item = type(item)
+            for f in dataclasses.fields(default_item):
+                if getattr(item, f.name) != f.default:
+                    sub[f.name] = getattr(item, f.name)
+            out[name] = sub
+        elif dataclasses.is_dataclass(item):
+            out[name] = _describe(item)
+        elif item is None:
+            out[name] = config_dict.placeholder(_scalar(hint))
+        else:
+            out[name] = item
+    return out
+
+
+def _scalar(hint: Any) -> type:
+    """The python type that a ConfigDict should hold for a field."""
+    hint = next(m for m in _members(hint) if m is not type(None))
+    if typing.get_origin(hint) is Literal:
+        return type(typing.get_args(hint)[0])
+    return typing.get_origin(hint) or hint
+
+
+def _parse(hint: Any, value: Any, path: str) -> Any:
+    if variants := _variants(hint):
+        return _parse_variant(variants, value, path)
+    if dataclasses.is_dataclass(hint):
+        _require_mapping(value, path)
+        return _build(typing.cast(type, hint), dict(value), path)
+    members = _members(hint)
+    if value is None and type(None) in members:
+        return None
+    (hint,) = (m for m in members if m is not type(None))
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        if value not in args:
+            raise ValueError(f"config key '{path}' is {value!r}; {_accepted(args)}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise _wrong_type(path, value, "a tuple")
+        return tuple(_parse(args[0], v, f"{path}[{i}]") for i, v in enumerate(value))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise _wrong_type(path, value, hint.__name__)
+    return value
+
+
+def _parse_variant(variants: dict[str, type], value: Any, path: str) -> Any:
+    _require_mapping(value, path)
+    given = {k: v for k, v in dict(value).items() if v is not None}
+    kind = given.pop("kind", None)
+    if kind not in variants:
+        raise ValueError(
+            f"config key '{path}.kind' is {kind!r}; {_accepted(tuple(variants))}"
+        )
+    cls = variants[kind]
+    for key in given:
+        if key not in _hints(cls):
+            readers = [k for k, v in variants.items() if key in _hints(v)]
+            if not readers:
+                raise ValueError(_unknown(f"{path}.{key}", _hints(cls)))
+            raise ValueError(
+                f"config key '{path}.{key}' is not read by kind {kind!r}, only by "
+                f"{', '.join(map(repr, readers))}; remove it or change '{path}.kind'"
+            )
+    return _build(cls, given, path)
+
+
+def _build(cls: type, given: dict[str, Any], path: str) -> Any:
+    hints = _hints(cls)
+    prefix = f"{path}." if path else ""
+    for key in given:
+        if key not in hints:
+            raise ValueError(_unknown(prefix + key, hints))
+    values = {k: _parse(hints[k], v, prefix + k) for k, v in given.items()}
+    for f in dataclasses.fields(cls):
+        missing = f.default is dataclasses.MISSING
+        if missing and f.name not in values:
+            raise ValueError(f"config key '{prefix}{f.name}' is missing; give it")
+    try:
+        return cls(**values)
+    except ValueError as e:
+        raise ValueError(f"config {path or 'as a whole'}: {e}") from None
+
+
+def _require_mapping(value: Any, path: str) -> None:
+    if not isinstance(value, (Mapping, ml_collections.ConfigDict)):
+        raise _wrong_type(path, value, "a dict")
+
+
+def _wrong_type(path: str, value: Any, wanted: str) -> ValueError:
+    return ValueError(
+        f"config key '{path}' is {value!r} of type {type(value).__name__}; "
+        f"accepted: {wanted}"
+    )
+
+
+def _accepted(choices: tuple[Any, ...]) -> str:
+    return f"accepted: {', '.join(map(repr, choices))}"
+
+
+def _unknown(path: str, known: Any) -> str:
+    *parents, key = path.split(".")
+    near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
+    if near:
+        meant = ".".join([*parents, *near])
+        return f"unknown config key '{path}'; did you mean '{meant}'?"
+    return f"unknown config key '{path}'; known: {', '.join(sorted(set(known)))}"
+
+
+def _all_keys(config: ml_collections.ConfigDict) -> list[str]:
+    keys: list[str] = []
+    for key in config:
+        keys.append(key)
+        if isinstance(config.get(key), ml_collections.ConfigDict):
+            keys += _all_keys(config[key])
+    return keys

@@ -1,0 +1,1 @@
+"""Sources, cleaning, tokenizers, packing, and the global batch."""

@@ -1,0 +1,310 @@
+"""Prompts in, continuations out: prefill once, then a token at a time from the cache.
+
+A prompt's tokens but the last fill the cache; the last one starts the loop, which
+feeds a token and draws the next. So prefill needs no logits, and the compiler drops
+them. Prompts of different lengths are padded on the left, so that all rows write the
+cache at one slot.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from llmjax.config import Learned, ModelConfig
+from llmjax.infer.sampling import DEFAULT, Sampling, sample
+from llmjax.models.cache import Cache, empty_cache
+from llmjax.models.heads import LanguageModel
+from llmjax.models.layers import compute_dtype
+
+Params = Any
+Prompt = np.ndarray | list[int]
+
+
+@flax.struct.dataclass
+class Encoded:
+    """What the decoder of an encoder-decoder reads, computed once.
+
+    Attributes:
+      states_BSD: the encoder's last hidden states.
+      segments_BS: 1 where a real token stands, 0 where padding does.
+    """
+
+    states_BSD: jax.Array
+    segments_BS: jax.Array
+
+
+def generate(
+    model: LanguageModel,
+    params: Params,
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int,
+    sampling: Sampling = DEFAULT,
+    rng: int | jax.Array = 0,
+    rows: Sequence[int] | None = None,
+    stop_tokens: Sequence[int] = (),
+    pad_id: int = 0,
+    encoder_tokens: Sequence[Prompt] | None = None,
+) -> list[np.ndarray]:
+    """Continues each prompt; returns its new tokens only, int32, one array a prompt.
+
+    Compiles once per model, number of prompts, bucket of the longest (`bucket`),
+    `max_new_tokens`, `sampling` and `stop_tokens`.
+
+    Args:
+      model: a decoder, or an encoder-decoder.
+      params: its parameters.
+      prompts: token ids, of any lengths; for an encoder-decoder, of the decoder.
+      max_new_tokens: the most tokens that a prompt gets.
+      sampling: how a token is drawn.
+      rng: a seed or key. A draw depends on (rng, the row's number, step) and on
+        nothing else, so other prompts in the batch do not change it.
+      rows: the rows' numbers; 0, 1, 2… when None. Give them to cut a long list of
+        prompts into batches whose draws differ, or to repeat one row alone.
+      stop_tokens: a row ends at the first of these that it draws, which is left out.
+      pad_id: any token of the vocabulary; nothing sees it.
+      encoder_tokens: for an encoder-decoder, the encoder's tokens of each prompt.
+
+    Raises:
+      ValueError: an empty prompt, a token outside the vocabulary, more positions than
+        the model has learned, or arguments that do not fit each other.
+    """
+    cfg = model.cfg
+    texts: list[np.ndarray] = [np.asarray(p, np.int32) for p in prompts]
+    if not texts:
+        return []
+    rows = range(len(texts)) if rows is None else rows
+    _check_lengths(cfg, texts, max_new_tokens, rows)
+    _check_tokens(cfg, "prompt", texts)
+    _check_tokens(cfg, "stop_tokens, pad_id", [np.array([*stop_tokens, pad_id])])
+    encoded = _encode(model, params, len(texts), encoder_tokens, pad_id)
+    prefix = pad_left([text[:-1] for text in texts], pad_id)
+    cache_length = prefix["tokens"].shape[1] + max_new_tokens
+    cache = prefill(model, params, prefix, encoded, cache_length=cache_length)
+    tokens_BM, lengths_B, _ = decode(
+        model,
+        params,
+        cache,
+        np.array([text[-1] for text in texts], np.int32),
+        np.array([len(text) - 1 for text in texts], np.int32),
+        jax.random.key(rng) if isinstance(rng, int) else rng,
+        np.array(rows, np.int32),
+        encoded,
+        max_new_tokens=max_new_tokens,
+        sampling=sampling,
+        stop_tokens=tuple(int(t) for t in stop_tokens),
+        pad_id=pad_id,
+    )
+    pairs = zip(np.asarray(tokens_BM), np.asarray(lengths_B), strict=True)
+    return [tokens_M[:length] for tokens_M, length in pairs]
+
+
+@functools.partial(jax.jit, static_argnames=("model", "cache_length"))
+def prefill(
+    model: LanguageModel,
+    params: Params,
+    batch: Mapping[str, jax.Array | np.ndarray],
+    encoded: Encoded | None = None,
+    *,
+    cache_length: int,
+) -> Cache:
+    """A cache of `cache_length` slots with the batch's tokens in the first T.
+
+    The batch holds `tokens`, `segment_ids` and `positions` [B, T], as of `pad_left`.
+    """
+    B = batch["tokens"].shape[0]
+    cache = empty_cache(model.cfg, B, cache_length, compute_dtype(model.layout))
+    return _forward(model, params, batch, cache, encoded)[1]
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("model", "max_new_tokens", "sampling", "stop_tokens", "pad_id"),
+    donate_argnames=("cache",),
+)
+def decode(
+    model: LanguageModel,
+    params: Params,
+    cache: Cache,
+    tokens_B: jax.Array | np.ndarray,
+    positions_B: jax.Array | np.ndarray,
+    key: jax.Array,
+    rows_B: jax.Array | np.ndarray,
+    encoded: Encoded | None = None,
+    *,
+    max_new_tokens: int,
+    sampling: Sampling = DEFAULT,
+    stop_tokens: tuple[int, ...] = (),
+    pad_id: int = 0,
+) -> tuple[jax.Array, jax.Array, Cache]:
+    """Draws up to M = `max_new_tokens` tokens, until every row has drawn a stop token.
+
+    Args:
+      model: a decoder, or an encoder-decoder.
+      params: its parameters.
+      cache: of the tokens before, with M free slots; donated.
+      tokens_B, positions_B: each row's last token, not in the cache, and its position.
+      key, rows_B: row b's draw at step s uses the key folded with rows_B[b], then s.
+      encoded: of an encoder-decoder.
+      max_new_tokens, sampling, stop_tokens, pad_id: as of `generate`.
+
+    Returns:
+      Tokens [B, M], `pad_id` after each row's end; how many are the row's own [B]; and
+      the cache, in the memory of the one given.
+    """
+    B = cache.positions_BS.shape[0]
+    keys_B = jax.vmap(functools.partial(jax.random.fold_in, key))(rows_B)
+    stops = jnp.array(stop_tokens, jnp.int32)
+
+    def more(carry):
+        step, *_, done_B = carry
+        return (step < max_new_tokens) & ~jnp.all(done_B)
+
+    def draw(carry):
+        step, last_B, cache, out_BM, length_B, done_B = carry
+        batch = {
+            "tokens": last_B[:, None],
+            "segment_ids": jnp.ones((B, 1), jnp.int32),
+            "positions": (positions_B + step)[:, None],
+        }
+        logits_BTV, cache = _forward(model, params, batch, cache, encoded)
+        step_keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, step)
+        next_B = sample(logits_BTV[:, -1], step_keys_B, sampling)
+        done_B = done_B | jnp.isin(next_B, stops)
+        next_B = jnp.where(done_B, pad_id, next_B)
+        out_BM = jax.lax.dynamic_update_slice(out_BM, next_B[:, None], (0, step))
+        return step + 1, next_B, cache, out_BM, length_B + ~done_B, done_B
+
+    start = (
+        jnp.zeros((), jnp.int32),
+        jnp.asarray(tokens_B),
+        cache,
+        jnp.full((B, max_new_tokens), pad_id, jnp.int32),
+        jnp.zeros(B, jnp.int32),
+        jnp.zeros(B, bool),
+    )
+    _, _, cache, out_BM, length_B, _ = jax.lax.while_loop(more, draw, start)
+    return out_BM, length_B, cache
+
+
+@functools.partial(jax.jit, static_argnames=("model",))
+def encode(
+    model: LanguageModel, params: Params, batch: Mapping[str, jax.Array | np.ndarray]
+) -> Encoded:
+    """Runs the encoder of an encoder-decoder over a batch as of `pad_left`."""
+    named = {f"encoder_{k}": v for k, v in batch.items()}
+    states_BSD: Any = model.apply({"params": params}, named, method="encode")
+    return Encoded(states_BSD, jnp.asarray(batch["segment_ids"]))
+
+
+def bucket(length: int) -> int:
+    """`length` rounded up to a power of two from 8 to 64, then to a multiple of 64."""
+    if length > 64:
+        return -(-length // 64) * 64
+    return max(8, 1 << (length - 1).bit_length())
+
+
+def pad_left(rows: Sequence[np.ndarray], pad_id: int) -> dict[str, np.ndarray]:
+    """One batch of rows of different lengths, T = `bucket` of the longest.
+
+    `tokens`, `segment_ids` (0 for padding, 1 for tokens) and `positions` (from 0 at
+    each row's first token), all int32 [B, T].
+    """
+    T = bucket(max(len(row) for row in rows))
+    tokens_BT = np.full((len(rows), T), pad_id, np.int32)
+    for b, row in enumerate(rows):
+        tokens_BT[b, T - len(row) :] = row
+    lengths_B = np.array([len(row) for row in rows], np.int32)
+    positions_BT = np.arange(T, dtype=np.int32) - (T - lengths_B)[:, None]
+    return {
+        "tokens": tokens_BT,
+        "segment_ids": (positions_BT >= 0).astype(np.int32),
+        "positions": np.maximum(positions_BT, 0),
+    }
+
+
+def _forward(model, params, batch, cache, encoded):
+    """Logits [B, T, V] and the cache."""
+    if encoded is None:
+        return model.apply({"params": params}, batch, cache)
+    batch = {**batch, "encoder_segment_ids": encoded.segments_BS}
+    return model.apply({"params": params}, batch, cache, encoded.states_BSD)
+
+
+def _encode(
+    model: LanguageModel,
+    params: Params,
+    count: int,
+    encoder_tokens: Sequence[Prompt] | None,
+    pad_id: int,
+) -> Encoded | None:
+    """The encoder's states for `count` prompts; None for a decoder."""
+    cfg = model.cfg
+    if cfg.architecture == "encoder":
+        raise ValueError(
+            "model.architecture is 'encoder', which does not generate; give a "
+            "'decoder' or an 'encoder_decoder'"
+        )
+    if (cfg.architecture == "encoder_decoder") != (encoder_tokens is not None):
+        raise ValueError(
+            f"encoder_tokens {'is missing' if encoder_tokens is None else 'are given'}"
+            f" and model.architecture is {cfg.architecture!r}; an encoder_decoder "
+            "needs them and a decoder has no use for them"
+        )
+    if encoder_tokens is None:
+        return None
+    if len(encoder_tokens) != count:
+        raise ValueError(
+            f"encoder_tokens has {len(encoder_tokens)} rows for {count} prompts; "
+            "give one a prompt"
+        )
+    rows: list[np.ndarray] = [np.asarray(row, np.int32) for row in encoder_tokens]
+    _check_tokens(cfg, "encoder_tokens", rows)
+    _check_positions(cfg, "encoder_tokens", max(len(row) for row in rows))
+    return encode(model, params, pad_left(rows, pad_id))
+
+
+def _check_lengths(
+    cfg: ModelConfig,
+    prompts: Sequence[np.ndarray],
+    max_new_tokens: int,
+    rows: Sequence[int],
+) -> None:
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
+    if len(rows) != len(prompts):
+        raise ValueError(
+            f"rows has {len(rows)} numbers for {len(prompts)} prompts; give one each"
+        )
+    longest = max(len(p) for p in prompts)
+    text = f"a prompt of {longest} tokens with max_new_tokens={max_new_tokens}"
+    _check_positions(cfg, text, longest + max_new_tokens)
+
+
+def _check_positions(cfg: ModelConfig, what: str, length: int) -> None:
+    positions = cfg.positions
+    if isinstance(positions, Learned) and length > positions.max_length:
+        raise ValueError(
+            f"{what} needs {length} positions and the model has learned "
+            f"model.positions.max_length={positions.max_length}; shorten it"
+        )
+
+
+def _check_tokens(cfg: ModelConfig, name: str, rows: Sequence[np.ndarray]) -> None:
+    for i, row in enumerate(rows):
+        if row.ndim != 1 or not len(row):
+            raise ValueError(
+                f"{name} {i} has shape {row.shape}; it must be a list of at least one "
+                "token (a beginning-of-text token will do)"
+            )
+        wrong = row[(row < 0) | (row >= cfg.vocab_size)]
+        if len(wrong):
+            raise ValueError(
+                f"{name} {i} holds token {wrong[0]}, outside the vocabulary of "
+                f"{cfg.vocab_size}; encode it with the model's own tokenizer"
+            )

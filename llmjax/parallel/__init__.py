@@ -1,0 +1,1 @@
+"""Mesh, the table of logical-axis rules, and the report of what lies where."""

@@ -1,0 +1,65 @@
+"""A table of what lies where: every leaf's shape, axes and bytes per device."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from llmjax.parallel.axes import partition_spec, shards
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """One array of a state: bytes are those that one device holds."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    logical_axes: tuple[str | None, ...]
+    mesh_axes: tuple[str | tuple[str, ...] | None, ...]
+    bytes_per_device: int
+
+
+def sharding_report(shapes: Any, axes: Any, mesh: Mesh) -> list[Leaf]:
+    """One `Leaf` per leaf of `shapes`; `axes` is a tree of logical axes beside it."""
+
+    def leaf(path, value, leaf_axes):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        spec = tuple(partition_spec(leaf_axes, name))
+        count = math.prod(shards(entry, mesh) for entry in spec)
+        size = math.prod(value.shape) * np.dtype(value.dtype).itemsize
+        return Leaf(name, value.shape, str(value.dtype), leaf_axes, spec, size // count)
+
+    rows = jax.tree_util.tree_map_with_path(leaf, shapes, axes)
+    return jax.tree.leaves(rows, is_leaf=lambda x: isinstance(x, Leaf))
+
+
+def format_report(rows: list[Leaf]) -> str:
+    """The rows as aligned text, largest first, with the total."""
+
+    def cells(row: Leaf) -> list[str]:
+        axes = " ".join(a or "-" for a in row.logical_axes) or "-"
+        spec = " ".join(
+            "-" if e is None else e if isinstance(e, str) else "+".join(e)
+            for e in row.mesh_axes
+        )
+        shape = "x".join(map(str, row.shape)) or "scalar"
+        return [row.name, shape, row.dtype, axes, spec or "-"]
+
+    ordered = sorted(rows, key=lambda r: -r.bytes_per_device)
+    head = ["leaf", "shape", "dtype", "logical axes", "mesh axes", "bytes/device"]
+    table = [head] + [[*cells(r), f"{r.bytes_per_device:,}"] for r in ordered]
+    total = sum(r.bytes_per_device for r in rows)
+    table.append(["total", "", "", "", "", f"{total:,}"])
+    widths = [max(len(row[i]) for row in table) for i in range(len(head))]
+    lines = [
+        "  ".join(
+            c.rjust(w) if i == len(head) - 1 else c.ljust(w)
+            for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in table
+    ]
+    return "\n".join(line.rstrip() for line in lines)

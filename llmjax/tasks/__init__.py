@@ -1,0 +1,1 @@
+"""One file per objective or task: host features, device loss, metrics."""

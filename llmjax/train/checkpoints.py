@@ -1,0 +1,244 @@
+"""Checkpoints by orbax: the state, and beside it the format's version and the config.
+
+`<workdir>/checkpoints/<step>/{state, run}`. The latest and the best ones are kept;
+writing is asynchronous and a checkpoint that was not finished does not count.
+"""
+
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint import checkpoint_managers as policies
+
+from llmjax.config import RunConfig, parse, to_dict
+from llmjax.train.state import State
+
+FORMAT = 1
+FOLDER = "checkpoints"
+
+
+class Checkpoints:
+    """The checkpoints of one workdir."""
+
+    def __init__(self, workdir: epath.PathLike, config: RunConfig | None = None):
+        """Opens them: to write with `config`, else only to read."""
+        self.directory = epath.Path(workdir).expanduser().absolute() / FOLDER
+        self.config = config
+        if config is None and not self.directory.is_dir():
+            raise FileNotFoundError(
+                f"{self.directory} does not exist; give the workdir of a run that saved"
+            )
+        metric = config.train.best_metric if config else "loss"
+        best = policies.BestN(
+            get_metric_fn=lambda metrics: metrics[metric],
+            reverse=True,
+            n=config.train.keep_best if config else None,
+            keep_checkpoints_without_metrics=False,
+        )
+        latest = policies.LatestN(1)
+        keep = policies.AnyPreservationPolicy([latest, best])
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=keep if config else None,
+            best_fn=lambda metrics: metrics[metric],  # or no metrics are written
+            best_mode="min",
+            cleanup_tmp_directories=config is not None,
+            read_only=config is None,
+            save_decision_policy=policies.FixedIntervalPolicy(1),
+        )
+        handlers = {
+            "state": ocp.PyTreeCheckpointHandler(),
+            "run": ocp.JsonCheckpointHandler(),
+        }
+        self.manager = ocp.CheckpointManager(
+            self.directory,
+            options=options,
+            item_handlers=handlers,
+        )
+
+    def save(self, state: State, metrics: dict[str, float] | None = None) -> None:
+        """Starts writing `state`; `metrics` are those of an evaluation at its step."""
+        assert self.config is not None
+        run = {"format": FORMAT, "config": to_dict(self.config)}
+        self.manager.save(
+            int(state.step),
+            args=ocp.args.Composite(
+                state=ocp.args.PyTreeSave(state), run=ocp.args.JsonSave(run)
+            ),
+            metrics=metrics,
+            force=True,
+        )
+
+    @property
+    def latest_step(self) -> int | None:
+        """The last step that was saved whole."""
+        return self.manager.latest_step()
+
+    @property
+    def best_step(self) -> int | None:
+        """The saved step of the smallest evaluated metric; else the latest."""
+        config = self.run_config(self.latest_step)
+        metric = config.train.best_metric
+        scored = []
+        for step in self.manager.all_steps():
+            metrics = self.manager.metrics(step)
+            if metrics and metric in metrics:
+                scored.append((metrics[metric], step))
+        return min(scored)[1] if scored else self.latest_step
+
+    def restore(self, abstract: State, step: int | None = None) -> State:
+        """The state of `step` (None: the latest), laid out as `abstract` says.
+
+        Args:
+          abstract: ShapeDtypeStructs with shardings; any mesh will do.
+
+        Raises:
+          ValueError: another format, a leaf that is missing, extra or mis-shaped, or
+            files that cannot be read; it names the checkpoint and the leaf.
+        """
+        step = self._existing(step)
+        self.run_config(step)
+        self._check(_shapes(abstract), self._saved(step), step)
+        args = ocp.args.Composite(state=_restore(abstract))
+        try:
+            return self.manager.restore(step, args=args)["state"]
+        except Exception as e:
+            raise self._unreadable(step, e) from e
+
+    def run_config(self, step: int | None = None) -> RunConfig:
+        """The config that a checkpoint was saved with; raises as `restore`."""
+        step = self._existing(step)
+        args = ocp.args.Composite(run=ocp.args.JsonRestore())
+        try:
+            run = self.manager.restore(step, args=args)["run"]
+        except Exception as e:
+            raise self._unreadable(step, e) from e
+        if not isinstance(run, dict) or run.get("format") != FORMAT:
+            found = run.get("format") if isinstance(run, dict) else None
+            raise ValueError(
+                f"{self.directory / str(step)} has checkpoint format {found}; this "
+                f"version reads {FORMAT}; read it with the version that wrote it"
+            )
+        return parse(run["config"])
+
+    def params(self, step: int | None = None) -> Any:
+        """Only the weights of `step` (None: the best), on the default device."""
+        step = self._existing(self.best_step if step is None else step)
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+        saved = self._saved(step)
+        wanted = _average_path(saved) or ("params",)
+
+        def pick(path, leaf):
+            if _path(path)[: len(wanted)] != wanted:
+                return ocp.PLACEHOLDER
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+
+        picked = jax.tree_util.tree_map_with_path(pick, saved)
+        args = ocp.args.Composite(state=_restore(picked))
+        try:
+            return _at(self.manager.restore(step, args=args)["state"], wanted)
+        except Exception as e:
+            raise self._unreadable(step, e) from e
+
+    def close(self) -> None:
+        """Waits until everything is written."""
+        self.manager.wait_until_finished()
+        self.manager.close()
+
+    def _existing(self, step: int | None) -> int:
+        step = self.latest_step if step is None else step
+        steps = sorted(self.manager.all_steps())
+        if step is None or step not in steps:
+            raise ValueError(
+                f"{self.directory} has no checkpoint of step {step}; it has {steps}"
+            )
+        return step
+
+    def _saved(self, step: int) -> Any:
+        try:
+            metadata = self.manager.item_metadata(step)["state"]
+            tree = metadata.tree if hasattr(metadata, "tree") else metadata
+            jax.tree.map(lambda leaf: leaf.shape, tree)
+            assert tree
+        except Exception as e:
+            raise self._unreadable(step, e) from e
+        return tree
+
+    def _check(self, wanted: dict, saved: Any, step: int) -> None:
+        found = _shapes(saved)
+        where = self.directory / str(step)
+        for name in sorted(wanted.keys() | found.keys()):
+            if name not in found:
+                problem = f"lacks {name} {wanted[name]}"
+            elif name not in wanted:
+                problem = f"has {name} {found[name]}, which this run does not"
+            elif wanted[name] != found[name]:
+                problem = f"has {name} {found[name]}; this run wants {wanted[name]}"
+            else:
+                continue
+            raise ValueError(
+                f"{where} {problem}; use the config that it was saved with, or "
+                "another workdir"
+            )
+
+    def _unreadable(self, step: int, error: Exception) -> ValueError:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return ValueError(
+            f"{self.directory / str(step)} cannot be read as a checkpoint: "
+            f"{reason[:300]}. It is truncated or foreign; move that folder away to go "
+            "on from the one before it"
+        )
+
+
+def _restore(abstract: Any) -> Any:
+    """Restores what `abstract` describes, laid out as it says, without placeholders."""
+    return ocp.args.PyTreeRestore(
+        item=abstract,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+    )
+
+
+def _path(path: Any) -> tuple[Any, ...]:
+    return tuple(k.key if hasattr(k, "key") else k.idx for k in path)
+
+
+def _average_path(saved: Any) -> tuple[Any, ...] | None:
+    """Where a saved state keeps averaged weights, if it does."""
+    for path, _ in jax.tree_util.tree_leaves_with_path(saved):
+        keys = _path(path)
+        if "average" in keys:
+            return keys[: keys.index("average") + 1]
+    return None
+
+
+def _at(tree: Any, path: tuple[Any, ...]) -> Any:
+    for key in path:
+        tree = tree[key]
+    return tree
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(p, simple=True, separator="/"): tuple(leaf.shape)
+        for p, leaf in leaves
+    }
+
+
+def load_params(
+    workdir: epath.PathLike, step: int | None = None
+) -> tuple[RunConfig, Any]:
+    """The config and the weights of a run at `step` (None: the best).
+
+    The weights are the averaged ones where the run kept an average.
+
+    Raises:
+      FileNotFoundError, ValueError: no such run or step, or one that can't be read.
+    """
+    checkpoints = Checkpoints(workdir)
+    step = checkpoints.best_step if step is None else step
+    config = checkpoints.run_config(step)
+    params = checkpoints.params(step)
+    checkpoints.close()
+    return config, params

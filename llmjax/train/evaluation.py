@@ -1,0 +1,85 @@
+"""Metrics and predictions of given weights over a split, each example once."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from llmjax.parallel import mesh as mesh_lib
+from llmjax.train.setup import Batches, HostBatch, Program
+
+
+def evaluate(
+    program: Program,
+    params: Any,
+    batches: Batches,
+    frozen: Any = None,
+    extra: Any = None,
+) -> dict[str, float]:
+    """Every metric of the task over `batches`, without dropout.
+
+    Args:
+      program: what `setup.build` gave.
+      params, frozen, extra: as in a `State`.
+      batches: of which `train.eval_batches` are read (None: all).
+    """
+    frozen = {} if frozen is None else frozen
+    extra = {} if extra is None else extra
+    sums = []
+    with mesh_lib.use(program.mesh):
+        for rows in _rows(program, batches):
+            sums.append(program.evaluate(params, frozen, extra, program.place(rows)))
+    return means(jax.device_get(sums))
+
+
+def predictions(
+    program: Program, params: Any, batches: Batches
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of a task with one label per row: what is predicted and what is right, int [n].
+
+    Only of a single process.
+    """
+    predicted, right = [], []
+    with mesh_lib.use(program.mesh):
+        for rows in _rows(program, batches):
+            out = jax.device_get(program.predict(params, program.place(rows)))
+            valid = rows["valid"] > 0
+            predicted.append(out[valid])
+            right.append(rows["label"][valid])
+    return np.concatenate(predicted), np.concatenate(right)
+
+
+def means(metrics: list[Any]) -> dict[str, float]:
+    """sum / count of each metric over a list of {name: (sum, count)}."""
+    totals: dict[str, list[float]] = {}
+    for one in metrics:
+        for name, (value, count) in one.items():
+            total = totals.setdefault(name, [0.0, 0.0])
+            total[0] += float(value)
+            total[1] += float(count)
+    return {name: value / max(count, 1) for name, (value, count) in totals.items()}
+
+
+def _rows(program: Program, batches: Batches) -> Iterable[HostBatch]:
+    return batches.evaluation(
+        jax.process_index(), jax.process_count(), program.config.train.eval_batches
+    )
+
+
+def classification_report(predicted: np.ndarray, right: np.ndarray) -> dict[str, Any]:
+    """Accuracy, macro-F1 and the confusion matrix (rows: what is right).
+
+    Macro-F1 is the mean over the classes that occur in either of 2 tp / (2 tp + fp +
+    fn), as scikit-learn's.
+    """
+    classes = int(max(predicted.max(), right.max())) + 1
+    matrix = np.zeros((classes, classes), np.int64)
+    np.add.at(matrix, (right, predicted), 1)
+    hits, both = np.diag(matrix), matrix.sum(0) + matrix.sum(1)
+    f1 = 2 * hits[both > 0] / both[both > 0]
+    return {
+        "accuracy": float(hits.sum() / matrix.sum()),
+        "macro_f1": float(f1.mean()),
+        "confusion": matrix.tolist(),
+    }

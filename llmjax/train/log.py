@@ -1,0 +1,135 @@
+"""What a loop tells: rows for the writers, a progress bar, and speed."""
+
+import math
+import time
+from typing import Any
+
+import jax
+import tqdm
+from etils import epath
+
+from llmjax.config import RunConfig
+from llmjax.train import optimizers, writers
+from llmjax.train.evaluation import means
+
+
+class NotFiniteError(ValueError):
+    """The loss or a gradient became infinite or not a number."""
+
+
+class Log:
+    """Reads each step's metrics when the next one is under way, and writes them."""
+
+    def __init__(
+        self, config: RunConfig, directory: epath.Path, start: int, progress: bool
+    ):
+        self.config, self.directory = config, directory
+        self.schedule = optimizers.schedule(config.optimizer, config.train.steps)
+        leader = jax.process_index() == 0
+        self.writers = writers.make(config, directory, start) if leader else []
+        self.pending: tuple[int, Any] | None = None
+        self.watch = Stopwatch()
+        self.results: dict[str, Any] = {}
+        self.bar = tqdm.tqdm(
+            total=config.train.steps,
+            initial=start,
+            desc="train",
+            unit="step",
+            disable=not (progress and leader),
+            mininterval=1.0,
+        )
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        if kind is None:
+            self.flush()
+        self.bar.close()
+        for writer in self.writers:
+            writer.close()
+
+    def stepped(self, step: int, out: Any) -> None:
+        """Takes the metrics of `step`, still being computed; reads those before."""
+        self.flush()
+        self.pending = step, out
+
+    def flush(self) -> None:
+        """Reads and writes what is pending; waits for it.
+
+        Raises:
+          NotFiniteError: the loss or the gradient's norm is not finite.
+        """
+        if self.pending is None:
+            return
+        step, out = self.pending
+        self.pending = None
+        metrics, scalars = jax.device_get(out)
+        row = means([metrics])
+        self.watch.lap()
+        if not all(map(math.isfinite, [*row.values(), float(scalars["grad_norm"])])):
+            raise NotFiniteError(
+                f"step {step}: loss is {row.get('loss')}, gradient norm "
+                f"{float(scalars['grad_norm'])}; the last checkpoint is of before it: "
+                "lower optimizer.learning_rate or look at that batch"
+            )
+        self.bar.update(step - self.bar.n)
+        if step % self.config.train.log_every == 0:
+            row["learning_rate"] = float(self.schedule(step - 1))
+            row |= {name: float(value) for name, value in scalars.items()}
+            row["tokens_per_second"] = rate = self._rate(self.watch.since_last_read())
+            self._write(step, "train", row)
+            self.bar.set_postfix_str(f"loss {row['loss']:.3f}, {rate:,.0f} tokens/s")
+
+    def evaluated(self, step: int, metrics: dict[str, float]) -> None:
+        """Writes an evaluation's metrics; its time does not count as training's."""
+        self._write(step, "eval", metrics)
+        self.watch.restart()
+
+    def _write(self, step: int, kind: str, row: dict[str, float]) -> None:
+        for writer in self.writers:
+            writer.write(step, {f"{kind}/{k}": v for k, v in row.items()})
+        self.results |= {kind: row}
+
+    def _rate(self, laps: tuple[int, float]) -> float:
+        data = self.config.data
+        return laps[0] * data.batch_size * data.seq_len / max(laps[1], 1e-9)
+
+    def summary(self) -> dict[str, Any]:
+        """The last metrics, tokens/s over all steps but the first, and its time.
+
+        Of a run that was at its end already: from the rows that it wrote.
+        """
+        if self.watch.first is None:
+            return writers.summary(self.directory)
+        return {
+            **self.results,
+            "tokens_per_second": self._rate((self.watch.laps, self.watch.seconds)),
+            "seconds_to_first_step": self.watch.first,
+        }
+
+
+class Stopwatch:
+    """Times steps; the first, which compiles, stands apart."""
+
+    def __init__(self) -> None:
+        self.mark = time.perf_counter()
+        self.first: float | None = None
+        self.laps, self.seconds = 0, 0.0
+        self.read = 0, 0.0
+
+    def lap(self) -> None:
+        now = time.perf_counter()
+        if self.first is None:
+            self.first = now - self.mark
+        else:
+            self.laps, self.seconds = self.laps + 1, self.seconds + now - self.mark
+        self.mark = now
+
+    def restart(self) -> None:
+        self.mark = time.perf_counter()
+
+    def since_last_read(self) -> tuple[int, float]:
+        laps, seconds = self.laps - self.read[0], self.seconds - self.read[1]
+        self.read = self.laps, self.seconds
+        return laps, seconds

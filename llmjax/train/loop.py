@@ -1,0 +1,194 @@
+"""The loop: batches in, metrics out, checkpoints and evaluations on the way."""
+
+import contextlib
+import math
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import optax
+from etils import epath
+
+from llmjax.config import Checkpoint, RunConfig
+from llmjax.parallel import mesh as mesh_lib
+from llmjax.train import flops, optimizers, resume
+from llmjax.train.checkpoints import Checkpoints
+from llmjax.train.evaluation import evaluate
+from llmjax.train.log import Log, NotFiniteError
+from llmjax.train.setup import Batches, Program
+from llmjax.train.state import State
+
+
+def fit(
+    program: Program,
+    train: Batches,
+    evaluation: Batches | None,
+    workdir: epath.PathLike,
+    *,
+    profile: tuple[int, int] | None = None,
+    progress: bool = True,
+) -> tuple[State, dict[str, Any]]:
+    """Trains to `train.steps`, from the workdir's latest checkpoint if it has one.
+
+    SIGTERM saves and returns early; the same call then goes on.
+
+    Args:
+      program: what `setup.build` gave.
+      train, evaluation: the batches; without the second nothing is evaluated.
+      workdir: of metrics, checkpoints and the config; a local path or a bucket.
+      profile: trace the steps from the first to the second of these into
+        `<workdir>/profile`.
+      progress: show a bar.
+
+    Returns:
+      The last state, and what `result.json` holds.
+
+    Raises:
+      ValueError: the workdir holds another run, or a checkpoint that can't be read.
+      NotFiniteError: names the step; the last checkpoint is of before it.
+    """
+    config = program.config
+    directory = epath.Path(workdir).expanduser()
+    directory.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(Checkpoints(directory, config)) as checkpoints:
+        resumed = checkpoints.latest_step is not None
+        resume.save_or_check_config(config, directory, resumed)
+        state = _start(program, checkpoints)
+        log = Log(config, directory, int(state.step), progress)
+        with _sigterm() as terminated, mesh_lib.use(program.mesh), log:
+            if not resumed and evaluation is not None:
+                metrics = _evaluate(program, state, evaluation)
+                _check_best_metric(config, metrics)
+                log.evaluated(0, metrics)
+            state = _train(
+                program,
+                state,
+                train,
+                evaluation,
+                checkpoints,
+                log,
+                _Trace(profile, directory),
+                terminated,
+            )
+    stop = config.train.steps
+    result = {
+        "step": int(state.step),
+        "finished": int(state.step) == stop,
+        "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
+        "peak_memory_bytes": flops.peak_memory_bytes(),
+        **log.summary(),
+    }
+    return state, result
+
+
+class _Trace:
+    """A profiler trace from one step to another, if asked for."""
+
+    def __init__(self, steps: tuple[int, int] | None, directory: epath.Path):
+        self.steps, self.directory, self.running = steps, directory, False
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: Any) -> None:
+        if self.running:
+            jax.block_until_ready(jax.live_arrays())
+            jax.profiler.stop_trace()
+            self.running = False
+
+    @contextlib.contextmanager
+    def at(self, step: int) -> Iterator[None]:
+        """Around `step`."""
+        if self.steps and step == self.steps[0]:
+            jax.profiler.start_trace(str(self.directory / "profile"))
+            self.running = True
+        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+            yield
+        if self.steps and step == self.steps[1]:
+            self.__exit__()
+
+
+def _train(
+    program: Program,
+    state: State,
+    train: Batches,
+    evaluation: Batches | None,
+    checkpoints: Checkpoints,
+    log: Log,
+    trace: _Trace,
+    terminated: threading.Event,
+) -> State:
+    config = program.config.train
+    rank, count = jax.process_index(), jax.process_count()
+    with trace:
+        for step, rows in train.prefetch(int(state.step), config.steps, rank, count):
+            with trace.at(step):
+                state, out = program.step(state, program.place(rows))
+            log.stepped(step + 1, out)  # reads the step before: nothing waits for this
+            now = step + 1
+            done = now == config.steps
+            metrics = None
+            if evaluation is not None and (now % config.eval_every == 0 or done):
+                log.flush()
+                metrics = _evaluate(program, state, evaluation)
+                log.evaluated(now, metrics)
+            last = done or terminated.is_set()
+            if now % config.checkpoint_every == 0 or last:
+                log.flush()
+                _check_finite(state, now)  # or the last good checkpoint would go
+                checkpoints.save(state, metrics)
+            if last:
+                break
+    return state
+
+
+def _check_finite(state: State, step: int) -> None:
+    norm = float(jax.jit(optax.tree.norm)(state.params))
+    if not math.isfinite(norm):
+        raise NotFiniteError(
+            f"step {step}: the weights' norm is {norm}; the last checkpoint is of "
+            "before it: lower optimizer.learning_rate"
+        )
+
+
+def _check_best_metric(config: RunConfig, metrics: dict[str, float]) -> None:
+    if config.train.best_metric not in metrics:
+        raise ValueError(
+            f"config key 'train.best_metric' is {config.train.best_metric!r}; the "
+            f"evaluation gives {', '.join(map(repr, metrics))}"
+        )
+
+
+def _evaluate(program: Program, state: State, batches: Batches) -> dict[str, float]:
+    # with the averaged weights where the optimizer keeps an average
+    params = optimizers.averaged(state.opt_state, state.params)
+    return evaluate(program, params, batches, state.frozen, state.extra)
+
+
+def _start(program: Program, checkpoints: Checkpoints) -> State:
+    init = program.config.init
+    if checkpoints.latest_step is not None:
+        print(f"going on from step {checkpoints.latest_step}")
+        return checkpoints.restore(program.restorable())
+    state = program.init()
+    if isinstance(init, Checkpoint):
+        state, report = resume.load_initial(state, program.shardings, init)
+        state = program.with_params(state, state.params)
+        print(report)
+    return state
+
+
+@contextlib.contextmanager
+def _sigterm() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, while inside."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGTERM, before)

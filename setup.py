@@ -1,0 +1,90 @@
+"""Package metadata: lower bounds only; `constraints/` pins what the scripts install."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+
+def version() -> str:
+    """`__version__` as written in the package, read without importing it."""
+    text = (ROOT / "llmjax" / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
+    if found is None:
+        raise RuntimeError('llmjax/__init__.py has no line `__version__ = "..."`')
+    return found.group(1)
+
+
+def long_description() -> str:
+    """The README, where there is one."""
+    readme = ROOT / "README.md"
+    return readme.read_text(encoding="utf-8") if readme.exists() else ""
+
+
+setup(
+    name="llmjax",
+    version=version(),
+    description="Pretrain, fine-tune, evaluate and serve Transformers in JAX.",
+    long_description=long_description(),
+    long_description_content_type="text/markdown",
+    author="The llmjax authors",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["llmjax", "llmjax.*"]),
+    package_data={"llmjax": ["py.typed"]},
+    install_requires=[
+        "absl-py>=2.1",
+        "array_record>=0.8.1; sys_platform != 'win32'",
+        "etils[epath]>=1.9.1",
+        "flax>=0.12.8",
+        "ftfy>=6.2",
+        "grain>=0.2.10",
+        "importlib_resources>=6.0",  # tensorflow-datasets imports it undeclared
+        "jax>=0.10.2",
+        "jaxtyping>=0.3",
+        "ml_collections>=1.0",
+        "numpy>=2.0",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12",
+        "rensa>=0.5",
+        "tensorboardX>=2.6.2",
+        "tensorflow-datasets>=4.9.9",
+        "tokenizers>=0.21",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        # Where it runs.
+        "tpu": ["jax[tpu]"],
+        "cuda": ["jax[cuda13]"],
+        "cuda12": ["jax[cuda12]"],  # for drivers older than 580
+        "gcs": ["etils[epath-gcs]"],  # gs:// work directories
+        # What it writes.
+        "report": ["matplotlib>=3.9", "scikit-learn>=1.5"],
+        "wandb": ["wandb>=0.19"],
+        # What it is tested with.
+        "parity": ["torch>=2.6", "transformers>=4.56"],
+        "dev": [
+            "beartype>=0.20",
+            "hypothesis>=6.100",
+            "mypy>=1.15",
+            "pytest>=8.3",
+            "pytest-xdist>=3.6",
+            "ruff>=0.12",
+        ],
+    },
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+)

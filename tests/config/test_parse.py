@@ -1,0 +1,259 @@
+"""From a person's ConfigDict to frozen values, and what they read when it is wrong."""
+
+import dataclasses
+import json
+
+import ml_collections
+import pytest
+
+from llmjax import config
+
+
+def changed(path: str, value) -> dict:
+    """The default config as plain dicts, with one key set."""
+    draft = config.default().to_dict()
+    *parents, key = path.split(".")
+    node = draft
+    for parent in parents:
+        node = node[parent]
+    node[key] = value
+    return draft
+
+
+def leaves(draft: ml_collections.ConfigDict, prefix: str = "") -> list[str]:
+    found = []
+    for key in draft:
+        value = draft.get(key)
+        nested = isinstance(value, ml_collections.ConfigDict)
+        path = f"{prefix}{key}"
+        found += leaves(value, path + ".") if nested else [path]
+    return found
+
+
+def test_default_parses_to_the_dataclasses_defaults():
+    assert config.parse(config.default()) == config.RunConfig()
+
+
+def test_every_dataclass_field_is_a_key_and_every_key_a_field():
+    keys = set(leaves(config.default()))
+
+    def check(value, prefix):
+        for f in dataclasses.fields(value):
+            item = getattr(value, f.name)
+            if dataclasses.is_dataclass(item):
+                check(item, f"{prefix}{f.name}.")
+                if hasattr(item, "kind"):
+                    assert f"{prefix}{f.name}.kind" in keys
+            else:
+                assert f"{prefix}{f.name}" in keys
+
+    check(config.RunConfig(), "")
+
+
+# the other value of every field, where it is not simply one more or another name
+OTHER = {
+    "model.architecture": "encoder",
+    "model.groups": ({"repeat": 2},),
+    "model.num_kv_heads": 2,
+    "model.head_dim": 8,
+    "model.norm_position": "both",
+    "model.biases": "all",
+    "model.tie_embeddings": False,
+    "model.dropout": 0.5,
+    "model.attention_dropout": 0.5,
+    "data.packing": "pad",
+    "layout.data": 4,
+    "layout.precision": "bfloat16",
+    "layout.remat": "dots",
+    "layout.microbatches": 2,
+    "optimizer.decay": "all",
+    "optimizer.clip_norm": None,
+    "optimizer.ema": 0.99,
+    "train.eval_batches": 3,
+    "train.writers": ("jsonl", "tensorboard"),
+}
+VARIANTS = {
+    "model.norm": ("layer_norm", {"epsilon": 1e-3}),
+    "model.positions": ("learned", {"max_length": 300}),
+    "model.scores": ("cosine", {"init_scale": 2.0}),
+    "model.mlp": ("plain", {"activation": "relu"}),
+    "task": ("sequence_classification", {"num_labels": 9, "pooling": "last"}),
+    "layout.attention": ("blocked", {"block": 32}),
+    "optimizer.algorithm": ("lion", {"b2": 0.5}),
+    "optimizer.schedule": ("linear", {"warmup_steps": 7, "final": 0.25}),
+    "init": ("checkpoint", {"path": "runs/a", "step": 3}),
+}
+
+
+def plain_fields() -> list[str]:
+    inside = tuple(f"{v}." for v in VARIANTS)
+    return [k for k in leaves(config.default()) if not k.startswith(inside)]
+
+
+def read(value, path: str):
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value
+
+
+@pytest.mark.parametrize("path", plain_fields())
+def test_every_field_can_be_overridden(path):
+    draft = config.default()
+    old = read(config.RunConfig(), path)
+    new = OTHER.get(path)
+    if path not in OTHER:
+        new = f"{old}x" if isinstance(old, str) else old * 2 if old else 1
+    draft.update_from_flattened_dict({path: new})  # what --config.a.b=c does
+    got = read(config.parse(draft), path)
+    if path == "model.groups":
+        new = (config.Group(2),)
+    assert got == new != old
+    assert type(got) is type(new) or isinstance(old, float)
+
+
+@pytest.mark.parametrize("path", VARIANTS)
+def test_every_variant_can_be_chosen_with_its_parameters(path):
+    kind, parameters = VARIANTS[path]
+    draft = config.default()
+    node = draft
+    for name in path.split("."):
+        node = node[name]
+    assert set(parameters) <= set(node)
+    node.kind = kind
+    node.update(parameters)
+    got = read(config.parse(draft), path)
+    assert got.kind == kind
+    assert {k: getattr(got, k) for k in parameters} == parameters
+
+
+def test_a_variants_own_defaults_fill_what_is_not_given():
+    draft = config.default()
+    draft.optimizer.algorithm.kind = "lion"
+    assert config.parse(draft).optimizer.algorithm == config.Lion()
+
+
+def test_to_dict_goes_through_json_and_back():
+    run = config.RunConfig(
+        model=config.ModelConfig(
+            groups=(
+                config.Group(
+                    2, (config.LayerSpec(config.SlidingWindow(8)), config.LayerSpec())
+                ),
+                config.Group(1),
+            ),
+            positions=config.Learned(512),
+            mlp=config.Plain("relu"),
+        ),
+        task=config.SequenceClassification(num_labels=5),
+        optimizer=config.OptimizerConfig(algorithm=config.Adafactor(), clip_norm=None),
+        train=config.TrainConfig(writers=("jsonl", "wandb")),
+        init=config.Checkpoint("runs/a"),
+    )
+    assert config.parse(json.loads(json.dumps(config.to_dict(run)))) == run
+    assert config.parse(config.to_dict(config.RunConfig())) == config.RunConfig()
+
+
+def test_groups_are_given_as_nested_dicts():
+    draft = config.default()
+    draft.model.groups = (
+        {
+            "repeat": 3,
+            "pattern": [
+                {"pattern": {"kind": "sliding_window", "window": 4}},
+                {"pattern": {"kind": "global"}},
+            ],
+        },
+        {"repeat": 1},
+    )
+    model = config.parse(draft).model
+    local, full = config.LayerSpec(config.SlidingWindow(4)), config.LayerSpec()
+    assert model.groups == (config.Group(3, (local, full)), config.Group(1))
+    assert model.L == 7
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        # unknown keys, at every depth
+        ("modle", {}, "unknown config key 'modle'; did you mean 'model'?"),
+        ("model.num_layer", 4, "did you mean 'model.num_layers'?"),
+        ("model.norm.epsilom", 1.0, "did you mean 'model.norm.epsilon'?"),
+        ("train.zzzzzz", 1, "'train.zzzzzz'; known: best_metric, "),
+        (
+            "model.groups",
+            [{"repeat": 1}, {"repeat": 1, "patern": []}],
+            "'model.groups[1].patern'; did you mean 'model.groups[1].pattern'?",
+        ),
+        (
+            "model.groups",
+            [{"repeat": 1, "pattern": [{"pattern": {"kind": "global", "windw": 2}}]}],
+            "unknown config key 'model.groups[0].pattern[0].pattern.windw'",
+        ),
+        # wrong types
+        ("model.num_layers", "4", "'model.num_layers' is '4' of type str; accepted: "),
+        ("model.num_layers", 4.0, "4.0 of type float; accepted: int"),
+        ("model.num_layers", True, "True of type bool; accepted: int"),
+        ("model.dropout", True, "True of type bool; accepted: float"),
+        ("model.tie_embeddings", 1, "1 of type int; accepted: bool"),
+        ("model.norm", "rms_norm", "'model.norm' is 'rms_norm' of type str; accepted"),
+        ("model", 3, "'model' is 3 of type int; accepted: a dict"),
+        ("model.groups", 3, "accepted: a tuple"),
+        ("model.groups", [3], "'model.groups[0]' is 3 of type int; accepted: a dict"),
+        ("model.groups", [{}], "'model.groups[0].repeat' is missing; give it"),
+        ("train.steps", None, "'train.steps' is None of type NoneType; accepted: int"),
+        # wrong values
+        (
+            "layout.remat",
+            "some",
+            "'layout.remat' is 'some'; accepted: 'none', 'full', 'dots'",
+        ),
+        ("train.writers", ["csv"], "'train.writers[0]' is 'csv'; accepted: 'jsonl'"),
+        ("model.norm.kind", "batch", "'batch'; accepted: 'layer_norm', 'rms_norm'"),
+        ("model.mlp.activation", "tanh", "'model.mlp.activation' is 'tanh'; accepted"),
+        # a parameter of another variant
+        (
+            "model.positions.max_length",
+            64,
+            "'model.positions.max_length' is not read by kind 'rotary', only by "
+            "'learned'; remove it or change 'model.positions.kind'",
+        ),
+        ("optimizer.algorithm.decay_rate", 0.5, "by kind 'adamw', only by 'adafactor'"),
+        # values that don't fit together
+        ("model.num_heads", 7, "config model: d_model=256 is not a multiple of num_he"),
+        ("layout.microbatches", 3, "data.batch_size=16 is not a multiple of layout.mi"),
+    ],
+)
+def test_a_wrong_config_says_which_key_and_what_to_write(path, value, says):
+    with pytest.raises(ValueError) as error:
+        config.parse(changed(path, value))
+    assert says in str(error.value)
+
+
+def test_an_int_is_a_float():
+    got = config.parse(changed("model.dropout", 0)).model.dropout
+    assert got == 0.0
+    assert type(got) is float
+
+
+def test_what_ml_collections_raises_is_reworded():
+    draft = config.default()
+    for key, value, says in [
+        ("model.num_layer", 3, "unknown config key .*did you mean '.*num_layers'"),
+        ("optimiser", 3, "unknown config key 'optimiser'; did you mean 'optimizer'"),
+        ("model.num_layers", "three", "'num_layers' is .*str.*; accepted: .*int"),
+        ("model.num_kv_heads", "three", "'num_kv_heads' is .*str.*; accepted: .*int"),
+    ]:
+        with pytest.raises(ValueError, match=says), config.reworded():
+            draft.update_from_flattened_dict({key: value})
+    with (
+        pytest.raises(ValueError, match="did you mean 'num_layers'"),
+        config.reworded(),
+    ):
+        draft.model.num_layer = 3
+
+
+def test_other_errors_pass_through_reworded():
+    with pytest.raises(AttributeError, match="nothing"), config.reworded():
+        raise AttributeError("nothing of ml_collections")
+    with pytest.raises(TypeError, match="another"), config.reworded():
+        raise TypeError("another")

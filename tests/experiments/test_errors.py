@@ -1,0 +1,113 @@
+"""A user's mistake: one line that names the key, the value and the remedy; code 2."""
+
+import shutil
+
+import pytest
+
+from tests.experiments.forked import Mains
+
+PRETRAIN = "--config=configs/pretrain/python_docs.py"
+
+
+@pytest.fixture(scope="module")
+def mains(tmp_path_factory):
+    """On two devices, so that something may not divide over them."""
+    mains = Mains(tmp_path_factory.mktemp("mains"), devices=2)
+    yield mains
+    mains.close()
+
+
+def assert_told(done, *words):
+    assert done.code == 2, done.err
+    (line,) = (x for x in done.err.splitlines() if x.strip())
+    assert line.startswith("error: ")
+    for word in words:
+        assert word in line, line
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--config.modle.d_model=64"], ["'modle'", "did you mean 'model'"]),
+        (["--config.model.d_modle=64"], ["'d_modle'", "did you mean 'd_model'"]),
+        (["--config.model.d_model=wide"], ["d_model", "wide"]),
+        (["--config.data.packing=7"], ["data.packing", "7", "'concat', 'pad'"]),
+        (
+            ["--config.optimizer.algorithm.kind=adam"],
+            ["optimizer.algorithm.kind", "'adam'", "'adamw'"],
+        ),
+        (
+            ["--config.optimizer.algorithm.decay_rate=0.5"],
+            ["optimizer.algorithm.decay_rate", "'muon'", "'adafactor'"],
+        ),
+        (
+            ["--config.model.num_heads=3"],
+            ["d_model=256", "num_heads=3", "set head_dim"],
+        ),
+        (["--config.init.kind=checkpoint"], ["init", "path is empty"]),
+        (["--profile=3"], ["--profile=3", "start:stop"]),
+        (["--profile=9:3"], ["--profile=9:3", "ends before it starts"]),
+    ],
+    ids=lambda x: x[0].split("=")[0] if isinstance(x[0], str) else None,
+)
+def test_a_wrong_flag(flags, words, mains, tmp_path):
+    done = mains.run("pretrain", PRETRAIN, f"--workdir={tmp_path}/run", *flags)
+    assert_told(done, *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_corpus(mains, tmp_path):
+    place = f"--config.data.directory={tmp_path}"
+    done = mains.run("pretrain", PRETRAIN, f"--workdir={tmp_path}/run", place)
+    assert_told(done, "'python_docs' is not prepared", "experiments.prepare_data")
+
+
+@pytest.mark.parametrize("main", ["pretrain", "prepare_data"])
+def test_an_unknown_corpus(main, mains, tmp_path):
+    source = "--config.data.source=/no/such/folder"
+    done = mains.run(main, PRETRAIN, f"--workdir={tmp_path}/run", source)
+    assert_told(done, "data.source='/no/such/folder'", "folder of .txt files")
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--config.data.batch_size=7", ["batch_size=7", "2 devices", "multiple of 2"]),
+        ("--config.layout.fsdp=3", ["3 devices", "fsdp=3", "there are 2"]),
+        (
+            "--config.layout.tensor=2 --config.model.d_ff=101 --config.layout.data=1",
+            ["mlp", "'F' of size 101", "'tensor' of size 2", "multiple of 2"],
+        ),
+    ],
+)
+def test_what_does_not_divide(flag, words, mains):
+    done = mains.run(
+        "benchmark",
+        "--config=configs/benchmark/gpt2_6l.py",
+        "--repeats=1",
+        *flag.split(),
+    )
+    assert_told(done, *words)
+
+
+def test_required_flags(mains, tmp_path):
+    done = mains.run("pretrain", PRETRAIN)
+    assert done.code != 0 and "--workdir" in done.err
+    assert "Traceback" not in done.err
+    done = mains.run("pretrain", PRETRAIN, f"--workdir={tmp_path}", "stray")
+    assert done.code != 0 and "stray" in done.err
+
+
+@pytest.mark.parametrize("main", ["evaluate", "generate"])
+def test_no_run(main, mains, tmp_path):
+    done = mains.run(main, f"--run={tmp_path}/none")
+    assert_told(done, f"{tmp_path}/none/checkpoints does not exist", "workdir of a run")
+
+
+@pytest.mark.parametrize("main", ["evaluate", "generate"])
+def test_a_foreign_checkpoint(main, mains, tmp_path):
+    step = tmp_path / "run" / "checkpoints" / "40"
+    step.mkdir(parents=True)
+    shutil.copy(__file__, step)
+    done = mains.run(main, f"--run={tmp_path}/run")
+    assert_told(done, str(step), "truncated or foreign", "move that folder away")

@@ -1,0 +1,79 @@
+"""One config on four meshes: initial bits, losses, and a checkpoint that moves."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from llmjax.train import loop, writers
+from tests.train import toy
+
+LAYOUTS = {
+    "one": (1, {}),
+    "data": (8, {"data": 8}),
+    "fsdp": (8, {"data": 1, "fsdp": 8}),
+    "fsdp and tensor": (8, {"data": 1, "fsdp": 4, "tensor": 2}),
+}
+CONFIG = toy.change(toy.CONFIG, optimizer={"learning_rate": 3e-3})
+
+
+@pytest.fixture(scope="module")
+def programs():
+    return {
+        name: toy.program(toy.change(CONFIG, layout=layout), devices)
+        for name, (devices, layout) in LAYOUTS.items()
+    }
+
+
+def train(program, workdir, **fields):
+    config = toy.change(program.config, train=fields)
+    program = dataclasses.replace(program, config=config)
+    state, _ = loop.fit(program, toy.batches(CONFIG), None, workdir, progress=False)
+    losses = [r["train/loss"] for r in writers.read(workdir)]
+    return jax.device_get(state), losses
+
+
+@pytest.fixture(scope="module")
+def runs(programs, tmp_path_factory):
+    return {
+        name: train(program, tmp_path_factory.mktemp("mesh"))
+        for name, program in programs.items()
+    }
+
+
+def test_the_same_initial_bits_on_every_mesh(programs):
+    want, *others = [jax.device_get(p.init()) for p in programs.values()]
+    for other in others:
+        toy.assert_same_bits(other, want)
+
+
+def test_the_same_losses_on_every_mesh(runs):
+    want = runs["one"][1]
+    assert len(want) == 10 and want[-1] < want[0]
+    for _, losses in runs.values():
+        np.testing.assert_allclose(losses, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("here", "there"), [("one", "fsdp and tensor"), ("fsdp", "data")]
+)
+def test_a_checkpoint_moves_to_another_mesh(here, there, programs, runs, tmp_path):
+    """Saved at the fourth step of ten, and gone on from; the schedule is of ten."""
+    config = programs[here].config
+    half = dataclasses.replace(programs[here], config=config)
+    batches = toy.Interrupted(toy.batches(CONFIG), 4, stop)
+    with pytest.raises(KeyboardInterrupt):
+        loop.fit(half, batches, None, tmp_path, progress=False)
+    state, losses = train(programs[there], tmp_path)
+    whole, wanted = runs[there]
+    np.testing.assert_allclose(losses, wanted, rtol=1e-5)
+
+    def close(a, b):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+    jax.tree.map(close, state.params, whole.params)
+
+
+def stop():
+    raise KeyboardInterrupt

@@ -1,0 +1,200 @@
+"""Each algorithm against optax's own, schedules by formula, decay, average, layers."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from llmjax.config import (
+    SGD,
+    Adafactor,
+    AdamW,
+    Constant,
+    Linear,
+    Lion,
+    OptimizerConfig,
+    WarmupCosine,
+)
+from llmjax.train import optimizers
+
+AXES = {
+    "mlp": {"kernel": ("D", "F"), "bias": ("F",)},
+    "norm": {"scale": ("D_vector",)},
+    "scores": {"log_scale": ("N",)},
+}
+SHAPES = {
+    "mlp": {"kernel": (6, 8), "bias": (8,)},
+    "norm": {"scale": (6,)},
+    "scores": {"log_scale": (2,)},
+}
+STEPS = 20
+
+
+def draw(seed, shapes=SHAPES):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda s: jnp.float32(rng.standard_normal(s)),
+        shapes,
+        is_leaf=lambda s: isinstance(s, tuple),
+    )
+
+
+def three_updates(optimizer, params, shapes=SHAPES):
+    state = optimizer.init(params)
+    for seed in (1, 2, 3):
+        updates, state = optimizer.update(draw(seed, shapes), state, params)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+def assert_close(one, other):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-7), one, other
+    )
+
+
+def is_matrix(params):
+    return jax.tree.map(lambda p: p.ndim == 2, params)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "decay", "alias"),
+    [
+        (
+            AdamW(0.8, 0.9, 1e-6),
+            0.2,
+            lambda r: optax.adamw(r, 0.8, 0.9, 1e-6, weight_decay=0.2, mask=is_matrix),
+        ),
+        (
+            Lion(0.8, 0.95),
+            0.2,
+            lambda r: optax.lion(r, 0.8, 0.95, weight_decay=0.2, mask=is_matrix),
+        ),
+        (SGD(0.7), 0.0, lambda r: optax.sgd(r, 0.7)),
+        (
+            Adafactor(0.7, 4),
+            0.0,
+            lambda r: optax.adafactor(r, min_dim_size_to_factor=4, decay_rate=0.7),
+        ),
+    ],
+    ids=["adamw", "lion", "sgd", "adafactor"],
+)
+def test_three_updates_are_those_of_optax(algorithm, decay, alias):
+    config = OptimizerConfig(
+        algorithm, WarmupCosine(2), 0.1, decay, "matrices", clip_norm=None
+    )
+    ours = optimizers.make(config, STEPS, AXES)
+    theirs = alias(optimizers.schedule(config, STEPS))
+    params = draw(0)
+    got, _ = three_updates(ours, params)
+    want, _ = three_updates(theirs, params)
+    assert_close(got, want)
+    assert not np.allclose(got["mlp"]["kernel"], params["mlp"]["kernel"], atol=1e-2)
+
+
+def test_decay_of_all():
+    sgd = OptimizerConfig(SGD(0.0), Constant(), 0.1, 0.5, "all", clip_norm=None)
+    optimizer, params = optimizers.make(sgd, STEPS, AXES), draw(0)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    assert_close(updates, jax.tree.map(lambda p: -0.1 * 0.5 * p, params))
+
+
+def test_what_decays_by_default():
+    assert optimizers.decayed(draw(0)) == {
+        "mlp": {"kernel": True, "bias": False},
+        "norm": {"scale": False},
+        "scores": {"log_scale": False},
+    }
+
+
+@pytest.mark.parametrize("norm", [0.5, 100.0])
+def test_clipping_is_by_the_norm_of_all_gradients(norm):
+    config = OptimizerConfig(SGD(0.0), Constant(), 1.0, 0.0, clip_norm=norm)
+    optimizer, params, grads = optimizers.make(config, STEPS, AXES), draw(0), draw(1)
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    length = math.sqrt(sum(float(jnp.sum(g * g)) for g in jax.tree.leaves(grads)))
+    scale = min(1, norm / length)
+    assert_close(updates, jax.tree.map(lambda g: -scale * g, grads))
+
+
+@pytest.mark.parametrize("kind", [Constant, Linear, WarmupCosine])
+@pytest.mark.parametrize("warmup", [0, 1, 4])
+def test_schedules_are_their_formulas(kind, warmup):
+    """Update s of S, warm-up W: peak (s + 1) / W, then by x = (s - W) / (S - W)."""
+    S, peak = 12, 0.5
+    final = {} if kind is Constant else {"final": 0.2}
+    config = OptimizerConfig(schedule=kind(warmup, **final), learning_rate=peak)
+
+    def formula(s):
+        if s < warmup:
+            return peak * (s + 1) / warmup
+        x = (s - warmup) / (S - warmup)
+        if kind is Constant:
+            return peak
+        if kind is Linear:
+            return peak * (1 - 0.8 * x)
+        return peak * (0.2 + 0.8 * (1 + math.cos(math.pi * x)) / 2)
+
+    rates = [float(optimizers.schedule(config, S)(s)) for s in range(S + 1)]
+    np.testing.assert_allclose(rates, [formula(s) for s in range(S + 1)], rtol=1e-5)
+    assert rates[0] > 0 and max(rates) == peak
+    end = peak if kind is Constant else 0.2 * peak
+    assert rates[S] == pytest.approx(end, rel=1e-5)
+
+
+def test_a_warm_up_longer_than_the_run_ends_with_it():
+    config = OptimizerConfig(schedule=WarmupCosine(100), learning_rate=1.0)
+    rates = [float(optimizers.schedule(config, 4)(s)) for s in range(4)]
+    np.testing.assert_allclose(rates, [0.25, 0.5, 0.75, 1.0])
+
+
+def test_the_average_is_its_recursion():
+    config = OptimizerConfig(SGD(0.0), Constant(), 0.1, 0.0, clip_norm=None, ema=0.9)
+    optimizer, params = optimizers.make(config, STEPS, AXES), draw(0)
+    assert optimizers.averaged(optimizer.init(params), None) is not None
+    _, state = three_updates(optimizer, params)
+    weights = average = np.asarray(params["mlp"]["kernel"])
+    for seed in (1, 2, 3):
+        weights = weights - 0.1 * np.asarray(draw(seed)["mlp"]["kernel"])
+        average = 0.9 * average + 0.1 * weights
+    got = optimizers.averaged(state, params)["mlp"]["kernel"]
+    np.testing.assert_allclose(got, average, rtol=1e-5)
+
+
+def test_without_an_average_the_weights_are_their_own():
+    optimizer, params = optimizers.make(OptimizerConfig(), STEPS, AXES), draw(0)
+    assert optimizers.averaged(optimizer.init(params), params) is params
+
+
+def test_stacked_layers_are_updated_as_if_apart():
+    """Adafactor factors, clips and scales per leaf: here per layer of a leaf."""
+    config = OptimizerConfig(Adafactor(0.8, 4), Constant(), 0.1, 0.1, clip_norm=None)
+    stacked_axes = {
+        "stack": {"kernel": ("L", "D", "F"), "scale": ("L", "D_vector")},
+        "table": ("V", "D"),
+    }
+    stacked_shapes = {
+        "stack": {"kernel": (3, 6, 8), "scale": (3, 6)},
+        "table": (9, 6),
+    }
+
+    def take(tree, layer):
+        return jax.tree.map(lambda x: x[layer], tree["stack"])
+
+    optimizer = optimizers.make(config, STEPS, stacked_axes)
+    params = draw(0, stacked_shapes)
+    got, _ = three_updates(optimizer, params, stacked_shapes)
+    layer_axes = {"kernel": ("D", "F"), "scale": ("D_vector",)}
+    alone = optimizers.make(config, STEPS, layer_axes)
+    for layer in range(3):
+        weights = take(params, layer)
+        state = alone.init(weights)
+        for seed in (1, 2, 3):
+            grads = take(draw(seed, stacked_shapes), layer)
+            updates, state = alone.update(grads, state, weights)
+            weights = optax.apply_updates(weights, updates)
+        assert_close(take(got, layer), weights)

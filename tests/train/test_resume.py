@@ -1,0 +1,115 @@
+"""What may change when a run goes on, and another run's weights as a beginning."""
+
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from llmjax.config import Checkpoint, Rotary, to_dict
+from llmjax.train import resume
+from tests.train import toy
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    return epath.Path(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("parts", "key"),
+    [
+        ({"model": {"d_ff": 64}}, "model.d_ff=32"),
+        ({"optimizer": {"learning_rate": 0.5}}, "optimizer.learning_rate=0.01"),
+        ({"data": {"shuffle_seed": 7}}, "data.shuffle_seed=0"),
+        ({"model": {"positions": Rotary(500.0)}}, "model.positions.theta=10000.0"),
+        ({"train": {"steps": 11}}, "train.steps=10"),
+    ],
+)
+def test_another_run_is_refused(parts, key, workdir):
+    resume.save_or_check_config(toy.CONFIG, workdir, resumed=False)
+    before = (workdir / "config.json").read_text()
+    other = toy.change(toy.CONFIG, **parts)
+    with pytest.raises(ValueError, match=f"run with {re.escape(key)} and this") as e:
+        resume.save_or_check_config(other, workdir, resumed=True)
+    assert "--workdir" in str(e.value)
+    assert (workdir / "config.json").read_text() == before
+    # before anything was saved there is nothing to go on from
+    resume.save_or_check_config(other, workdir, resumed=False)
+    assert json.loads((workdir / "config.json").read_text()) == to_dict(other)
+
+
+def test_what_changes_neither_data_nor_updates_is_free(workdir):
+    resume.save_or_check_config(toy.CONFIG, workdir, resumed=False)
+    other = toy.change(
+        toy.CONFIG,
+        layout={"fsdp": 4, "data": 2, "remat": "full", "microbatches": 2},
+        data={"directory": "/elsewhere", "prefetch": 9},
+        train={"log_every": 3, "keep_best": 2, "writers": ()},
+    )
+    resume.save_or_check_config(other, workdir, resumed=True)
+    saved = json.loads((workdir / "config.json").read_text())
+    assert saved["layout"]["fsdp"] == 4
+
+
+@pytest.fixture(scope="module")
+def tuning(noisy):
+    """A classifier of the pretrained run's sizes, about to begin."""
+    return toy.program(toy.classifier(noisy))
+
+
+def test_weights_of_another_run(whole, tuning, noisy):
+    state = jax.device_get(tuning.init())
+    begun, text = resume.load_initial(
+        state, tuning.shardings, Checkpoint(str(whole.workdir), 10)
+    )
+    average = whole.state.opt_state[-1].average
+    toy.assert_same_bits(begun.params["transformer"], average["transformer"])
+    toy.assert_same_bits(begun.params["classifier"], state.params["classifier"])
+    head, loaded, created, left = text.splitlines()
+    count = len(jax.tree.leaves(average["transformer"]))
+    assert str(whole.workdir) in head
+    assert loaded.startswith(f"  loaded {count}: transformer/embedder/table")
+    assert created == "  created 2: classifier/bias, classifier/kernel"
+    assert left == "  left over 0: none"
+    restarted = tuning.with_params(begun, begun.params)
+    toy.assert_same_bits(restarted.opt_state[-1].average, begun.params)
+
+
+def test_what_is_left_over_is_listed(whole, tuning):
+    state = tuning.init()
+    params = dict(state.params["transformer"])
+    params["stack"] = {"group_0": params["stack"]["group_0"]}
+    shardings = tuning.shardings.replace(
+        params={
+            "transformer": {
+                **tuning.shardings.params["transformer"],
+                "stack": {
+                    "group_0": tuning.shardings.params["transformer"]["stack"][
+                        "group_0"
+                    ]
+                },
+            }
+        }
+    )
+    fewer = state.replace(params={"transformer": params})
+    _, text = resume.load_initial(fewer, shardings, Checkpoint(str(whole.workdir)))
+    assert "left over 1: transformer/stack/final_norm/scale" in text
+
+
+def test_weights_of_another_size_are_named(whole, noisy):
+    wider = toy.change(toy.classifier(noisy), model={"d_ff": 48})
+    abstract = toy.program(wider)
+    state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract.abstract)
+    with pytest.raises(ValueError, match=r"mlp/\w+/kernel has shape \(2, .*wants") as e:
+        resume.load_initial(state, abstract.shardings, Checkpoint(str(whole.workdir)))
+    assert str(whole.workdir) in str(e.value)
+
+
+def test_no_name_in_common(whole, tuning):
+    state = tuning.init()
+    renamed = state.replace(params={"other": state.params["classifier"]})
+    with pytest.raises(ValueError, match="none of its weights has a name"):
+        resume.load_initial(renamed, tuning.shardings, Checkpoint(str(whole.workdir)))
