@@ -79,5 +79,8 @@ _install() {
 _choose_venv
 _install
 export VIRTUAL_ENV=$venv PATH="$venv/bin:$PATH"
+# Large temporaries in huge pages, where the C library is glibc: on a CPU a step faults
+# a quarter of a million times without (LOG.md).
+export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
 unset -v venv minor PYTHONHOME
 unset -f _say _fail _minor _need_pins _choose_python _choose_venv _install

@@ -51,9 +51,9 @@ def toy(config: Any) -> Any:
     config.model.num_heads = 2
     config.train.steps = 20
     config.train.log_every = 2
-    config.train.eval_every = 10
+    config.train.eval_every = 20
     config.train.eval_batches = 2
-    config.train.checkpoint_every = 10
+    config.train.checkpoint_every = 20
     config.optimizer.schedule.warmup_steps = 2
     return config
 
