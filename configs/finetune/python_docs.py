@@ -21,11 +21,13 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.packing = "pad"
     config.data.batch_size = 16
     config.data.seq_len = 128
-    config.train.steps = 60
-    config.train.eval_every = 60
+    config.train.steps = 50
+    config.train.eval_every = 50
     config.train.eval_batches = None
-    config.train.checkpoint_every = 60
+    config.train.checkpoint_every = 50
+    config.layout.unroll = 1  # a short run: it compiles faster
     config.optimizer.algorithm.kind = "adamw"
+    config.optimizer.algorithm.newton_schulz_steps = None
     config.optimizer.learning_rate = 1e-3
     config.optimizer.schedule.warmup_steps = 10
     return config

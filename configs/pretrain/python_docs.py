@@ -25,12 +25,13 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.num_heads = 4
     config.layout.unroll = 4
     config.layout.attention.kind = "blocked"
-    config.train.steps = 360
+    config.train.steps = 350
     config.train.log_every = 10
-    config.train.eval_every = 90
+    config.train.eval_every = 125
     config.train.eval_batches = 16
-    config.train.checkpoint_every = 180
+    config.train.checkpoint_every = 175
     config.optimizer.algorithm.kind = "muon"
+    config.optimizer.algorithm.newton_schulz_steps = 3
     config.optimizer.learning_rate = 3e-3
     config.optimizer.schedule.kind = "linear"
     config.optimizer.schedule.warmup_steps = 40
