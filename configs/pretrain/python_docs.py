@@ -25,11 +25,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.num_heads = 4
     config.layout.unroll = 4
     config.layout.attention.kind = "blocked"
-    config.train.steps = 310
+    config.train.steps = 330
     config.train.log_every = 10
-    config.train.eval_every = 100
+    config.train.eval_every = 110
     config.train.eval_batches = 16
-    config.train.checkpoint_every = 155
+    config.train.checkpoint_every = 165
     config.optimizer.algorithm.kind = "muon"
     config.optimizer.algorithm.newton_schulz_steps = 3
     config.optimizer.learning_rate = 3e-3
