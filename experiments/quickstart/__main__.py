@@ -105,24 +105,43 @@ def main() -> None:
         sample = {"prompt": PROMPT, "text": continuation(folder / "pretrain", corpus)}
     seconds["total"] = sum(seconds.values())
 
-    data = config.data
-    full, causal = flops.training_flops(config.model, 1, data.seq_len)
-    rate = trained["tokens_per_second"]
     confusion = tuned.pop("confusion")
-    result: dict[str, Any] = {
+    result = {
         "bits_per_byte": bits,
         "finetune": tuned | classifiers,
+        **speed(config, trained["tokens_per_second"], peak),
+        "peak_memory_bytes": flops.peak_memory_bytes(),
+        "seconds": seconds,
+        "sample": sample,
+        **description(config, trained["parameters"], corpus),
+    }
+    plots.confusion(confusion, corpus.class_names, folder / "confusion.png")
+    curves(result, folder)
+    report.write(result, folder)
+    print(report.summary(result))
+
+
+def speed(config: cfg.RunConfig, rate: float, peak: float) -> dict[str, float]:
+    """MFU of pretraining at `rate` tokens/s, against a peak in FLOP/s."""
+    full, causal = flops.training_flops(config.model, 1, config.data.seq_len)
+    return {
         "tokens_per_second": rate,
         "mfu": full * rate / peak,
         "mfu_causal": causal * rate / peak,
         "matmul_peak_flops": peak,
-        "peak_memory_bytes": flops.peak_memory_bytes(),
-        "seconds": seconds,
-        "sample": sample,
+    }
+
+
+def description(
+    config: cfg.RunConfig, parameters: int, corpus: Corpus
+) -> dict[str, Any]:
+    """What was trained, on what, and where."""
+    data, train = config.data, corpus.source("train")
+    return {
         "steps": config.train.steps,
         "tokens": config.train.steps * data.batch_size * data.seq_len,
         "model": {
-            "parameters": trained["parameters"],
+            "parameters": parameters,
             "layers": config.model.L,
             "d_model": config.model.d_model,
             "heads": config.model.num_heads,
@@ -130,8 +149,8 @@ def main() -> None:
         },
         "corpus": {
             "name": corpus.manifest["corpus"],
-            "documents": len(corpus.source("train")),
-            "bytes": corpus.source("train").num_bytes,
+            "documents": len(train),
+            "bytes": train.num_bytes,
         },
         "environment": {
             "python": platform.python_version(),
@@ -141,6 +160,11 @@ def main() -> None:
             "cpu_count": os.cpu_count(),
         },
     }
+
+
+def curves(result: dict[str, Any], folder: epath.Path) -> None:
+    """Draws pretraining and fine-tuning by step."""
+    bits, tuned = result["bits_per_byte"], result["finetune"]
     plots.curves(
         writers.read(folder / "pretrain"),
         folder / "pretraining.png",
@@ -149,20 +173,15 @@ def main() -> None:
     plots.curves(
         writers.read(folder / "finetune"),
         folder / "finetuning.png",
-        references={
-            k: result["finetune"][k]["accuracy"] for k in ("majority", "tfidf")
-        },
+        references={k: tuned[k]["accuracy"] for k in ("majority", "tfidf")},
         metric="accuracy",
         label="accuracy",
         title="Fine-tuning",
     )
-    plots.confusion(confusion, corpus.class_names, folder / "confusion.png")
-    report.write(result, folder)
-    print(report.summary(result))
 
 
 def classical(corpus: Corpus) -> dict[str, Any]:
-    """Majority class and TF-IDF on the very texts that the model is tuned on."""
+    """Majority class and TF-IDF on the masked texts, whole; the model reads a start."""
     texts, labels = {}, {}
     for split in ("train", "test"):
         every = corpus.source(split, "masked_text").labels
