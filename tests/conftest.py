@@ -1,5 +1,6 @@
 """Eight devices on a CPU, a compilation cache in the repository, and tiny models."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -12,6 +13,9 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {EIGHT}".strip()
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
+# until all tests are collected: a collection amid ast.parse can fail it (cpython#106905)
+gc.disable()
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -19,6 +23,10 @@ import numpy as np
 import pytest
 
 from llmjax.config import ModelConfig
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,10 @@
 writing is asynchronous and a checkpoint that was not finished does not count.
 """
 
+import contextlib
+import functools
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -100,19 +104,15 @@ class Checkpoints:
         self.run_config(step)
         self._check(_shapes(abstract), self._saved(step), step)
         args = ocp.args.Composite(state=_restore(abstract))
-        try:
+        with self._reading(step):
             return self.manager.restore(step, args=args)["state"]
-        except Exception as e:
-            raise self._unreadable(step, e) from e
 
     def run_config(self, step: int | None = None) -> RunConfig:
         """The config that a checkpoint was saved with; raises as `restore`."""
         step = self._existing(step)
         args = ocp.args.Composite(run=ocp.args.JsonRestore())
-        try:
+        with self._reading(step):
             run = self.manager.restore(step, args=args)["run"]
-        except Exception as e:
-            raise self._unreadable(step, e) from e
         if not isinstance(run, dict) or run.get("format") != FORMAT:
             found = run.get("format") if isinstance(run, dict) else None
             raise ValueError(
@@ -136,10 +136,8 @@ class Checkpoints:
 
         picked = jax.tree_util.tree_map_with_path(pick, saved)
         args = ocp.args.Composite(state=_restore(picked))
-        try:
+        with self._reading(step):
             return _at(self.manager.restore(step, args=args)["state"], wanted)
-        except Exception as e:
-            raise self._unreadable(step, e) from e
 
     def close(self) -> None:
         """Waits until everything is written."""
@@ -156,14 +154,12 @@ class Checkpoints:
         return step
 
     def _saved(self, step: int) -> Any:
-        try:
+        with self._reading(step):
             metadata = self.manager.item_metadata(step)["state"]
             tree = metadata.tree if hasattr(metadata, "tree") else metadata
             jax.tree.map(lambda leaf: leaf.shape, tree)
             assert tree
-        except Exception as e:
-            raise self._unreadable(step, e) from e
-        return tree
+            return tree
 
     def _check(self, wanted: dict, saved: Any, step: int) -> None:
         found = _shapes(saved)
@@ -182,13 +178,19 @@ class Checkpoints:
                 "another workdir"
             )
 
-    def _unreadable(self, step: int, error: Exception) -> ValueError:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return ValueError(
-            f"{self.directory / str(step)} cannot be read as a checkpoint: "
-            f"{reason[:300]}. It is truncated or foreign; move that folder away to go "
-            "on from the one before it"
-        )
+    @contextlib.contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        """Says of any failure which checkpoint cannot be read and what to do."""
+        _mute_abandoned_reads()
+        try:
+            yield
+        except Exception as e:
+            reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+            raise ValueError(
+                f"{self.directory / str(step)} cannot be read as a checkpoint: "
+                f"{reason[:300]}. It is truncated or foreign; move that folder away to "
+                "go on from the one before it"
+            ) from e
 
 
 def _restore(abstract: Any) -> Any:
@@ -197,6 +199,25 @@ def _restore(abstract: Any) -> Any:
         item=abstract,
         restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
     )
+
+
+@functools.cache
+def _mute_abandoned_reads() -> None:
+    """Keeps reads that orbax abandoned from printing tracebacks, from now on.
+
+    Where one array of many cannot be read, orbax closes the event loop under the
+    others; each of them then ends, on a thread of its own, in an exception that nobody
+    can catch and that says nothing about the checkpoint.
+    """
+    report = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        closed = str(unraisable.exc_value) == "Event loop is closed"
+        code = getattr(unraisable.object, "cr_code", None)  # of a coroutine
+        if not closed and not (code and "orbax" in code.co_filename):
+            report(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _path(path: Any) -> tuple[Any, ...]:
