@@ -38,6 +38,7 @@ setup(
     install_requires=[
         "absl-py>=2.1",
         "array_record>=0.8.1; sys_platform != 'win32'",
+        "einops>=0.8",
         "etils[epath]>=1.9.1",
         "flax>=0.12.8",
         "ftfy>=6.2",
@@ -45,11 +46,13 @@ setup(
         "importlib_resources>=6.0",  # tensorflow-datasets imports it undeclared
         "jax>=0.10.2",
         "jaxtyping>=0.3",
+        "jinja2>=3.1",  # chat templates
         "ml_collections>=1.0",
         "numpy>=2.0",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
         "rensa>=0.5",
+        "safetensors>=0.6",
         "tensorboardX>=2.6.2",
         "tensorflow-datasets>=4.9.9",
         "tokenizers>=0.21",
@@ -61,6 +64,8 @@ setup(
         "cuda": ["jax[cuda13]"],
         "cuda12": ["jax[cuda12]"],  # for drivers older than 580
         "gcs": ["etils[epath-gcs]"],  # gs:// work directories
+        # What it reads.
+        "gguf": ["gguf>=0.17"],
         # What it writes.
         "report": ["matplotlib>=3.9", "scikit-learn>=1.5"],
         "wandb": ["wandb>=0.19"],
@@ -68,6 +73,7 @@ setup(
         "parity": ["torch>=2.6", "transformers>=4.56"],
         "dev": [
             "beartype>=0.20",
+            "gguf>=0.17",
             "hypothesis>=6.100",
             "mypy>=1.15",
             "pytest>=8.3",

@@ -95,15 +95,7 @@ def _describe(value: Any) -> ml_collections.ConfigDict:
     for name, hint in _hints(type(value)).items():
         item = getattr(value, name)
         if variants := _variants(hint):
-            sub = ml_collections.ConfigDict({"kind": item.kind})
-            for cls in variants.values():
-                for key, inner in _hints(cls).items():
-                    sub[key] = config_dict.placeholder(_scalar(inner))
-            default_item = type(item)
-            for f in dataclasses.fields(default_item):
-                if getattr(item, f.name) != f.default:
-                    sub[f.name] = getattr(item, f.name)
-            out[name] = sub
+            out[name] = _describe_variant(variants, item)
         elif dataclasses.is_dataclass(item):
             out[name] = _describe(item)
         elif item is None:
@@ -111,6 +103,26 @@ def _describe(value: Any) -> ml_collections.ConfigDict:
         else:
             out[name] = item
     return out
+
+
+def _describe_variant(
+    variants: dict[str, type], item: Any
+) -> ml_collections.ConfigDict:
+    """A sub-dict with the parameters of all kinds; `item` None leaves `kind` empty."""
+    sub = ml_collections.ConfigDict()
+    sub.kind = config_dict.placeholder(str) if item is None else item.kind
+    for cls in variants.values():
+        for key, inner in _hints(cls).items():
+            if nested := _variants(inner):
+                sub[key] = _describe_variant(nested, None)
+            else:
+                sub[key] = config_dict.placeholder(_scalar(inner))
+    for f in dataclasses.fields(item) if item is not None else ():
+        value = getattr(item, f.name)
+        if value != f.default:
+            nested = _variants(_hints(type(item))[f.name])
+            sub[f.name] = _describe_variant(nested, value) if nested else value
+    return sub
 
 
 def _scalar(hint: Any) -> type:
@@ -123,6 +135,8 @@ def _scalar(hint: Any) -> type:
 
 def _parse(hint: Any, value: Any, path: str) -> Any:
     if variants := _variants(hint):
+        if value is None and type(None) in _members(hint):
+            return None
         return _parse_variant(variants, value, path)
     if dataclasses.is_dataclass(hint):
         _require_mapping(value, path)
@@ -149,7 +163,7 @@ def _parse(hint: Any, value: Any, path: str) -> Any:
 
 def _parse_variant(variants: dict[str, type], value: Any, path: str) -> Any:
     _require_mapping(value, path)
-    given = {k: v for k, v in dict(value).items() if v is not None}
+    given = {k: v for k, v in dict(value).items() if not _empty(v)}
     kind = given.pop("kind", None)
     if kind not in variants:
         raise ValueError(
@@ -166,6 +180,13 @@ def _parse_variant(variants: dict[str, type], value: Any, path: str) -> Any:
                 f"{', '.join(map(repr, readers))}; remove it or change '{path}.kind'"
             )
     return _build(cls, given, path)
+
+
+def _empty(value: Any) -> bool:
+    """Whether a person gave nothing here: None, or a sub-dict of nothing."""
+    if isinstance(value, (Mapping, ml_collections.ConfigDict)):
+        return all(_empty(v) for v in dict(value).values())
+    return value is None
 
 
 def _build(cls: type, given: dict[str, Any], path: str) -> Any:

@@ -34,8 +34,8 @@ class Encoded:
       segments_BS: 1 where a real token stands, 0 where padding does.
     """
 
-    states_BSD: jax.Array
-    segments_BS: jax.Array
+    states_BSD: Any
+    segments_BS: Any
 
 
 def generate(
@@ -118,8 +118,11 @@ def prefill(
     The batch holds `tokens`, `segment_ids` and `positions` [B, T], as of `pad_left`.
     """
     B = batch["tokens"].shape[0]
-    cache = empty_cache(model.cfg, B, cache_length, compute_dtype(model.layout))
-    return _forward(model, params, batch, cache, encoded)[1]
+    source = 0 if encoded is None else encoded.segments_BS.shape[1]
+    dtype = compute_dtype(model.layout)
+    cache = empty_cache(model.cfg, B, cache_length, dtype, source)
+    states = None if encoded is None else encoded.states_BSD
+    return _forward(model, params, batch, cache, encoded, states)[1]
 
 
 @functools.partial(
@@ -228,12 +231,11 @@ def pad_left(rows: Sequence[np.ndarray], pad_id: int) -> dict[str, np.ndarray]:
     }
 
 
-def _forward(model, params, batch, cache, encoded):
-    """Logits [B, T, V] and the cache."""
-    if encoded is None:
-        return model.apply({"params": params}, batch, cache)
-    batch = {**batch, "encoder_segment_ids": encoded.segments_BS}
-    return model.apply({"params": params}, batch, cache, encoded.states_BSD)
+def _forward(model, params, batch, cache, encoded, states_BSD=None):
+    """Logits [B, T, V] and the cache, which holds the encoder's keys after prefill."""
+    if encoded is not None:
+        batch = {**batch, "encoder_segment_ids": encoded.segments_BS}
+    return model.apply({"params": params}, batch, cache, states_BSD)
 
 
 def _encode(

@@ -1,5 +1,11 @@
-"""Attention: the maths as pure functions, and the module that owns its weights."""
+"""Attention as pure functions of queries, keys, values, a mask and score terms.
 
+`attend` is the one entry; `CAPABILITIES` says what each implementation can honour.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -7,189 +13,298 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from llmjax.config import (
-    BlockedAttention,
-    Cosine,
-    LayerSpec,
-    LayoutConfig,
-    ModelConfig,
-    Rotary,
-    ScaledDot,
-    SlidingWindow,
-)
-from llmjax.models.cache import Layers
-from llmjax.models.layers import Projection, compute_dtype, residual_std
+from llmjax.config import LayoutConfig
 from llmjax.models.mask import Mask
-from llmjax.models.positions import rotary
 
 HIDDEN = -1e30  # the score of a hidden key; finite, so that empty rows stay finite
+
+
+@dataclasses.dataclass(frozen=True)
+class Terms:
+    """What happens to the scores q.k besides the mask.
+
+    Attributes:
+      bias: (q_positions_BT, k_positions_BS) -> [B or 1, N, T, S], added to them.
+      content: `bias` holds for these queries and keys as a whole, not for a part.
+      softcap: c * tanh((scores + bias) / c), before the mask (Gemma 2).
+      sinks_N: one more score per head, which takes probability and gives no value.
+      dropout: of the probabilities.
+    """
+
+    bias: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+    content: bool = False
+    softcap: float | None = None
+    sinks_N: Any = None
+    dropout: nn.Dropout | None = None
+
+    def features(self) -> set[str]:
+        """What an implementation must honour, in the words of the capability table."""
+        asked = {
+            "position bias": self.bias is not None and not self.content,
+            "content bias": self.bias is not None and self.content,
+            "softcap": self.softcap is not None,
+            "sinks": self.sinks_N is not None,
+            "dropout": self.dropout is not None,
+        }
+        return {name for name, wanted in asked.items() if wanted}
+
+
+PLAIN = Terms()
+# "value size": values of another size than keys; "cross": another length than queries
+_MASKS = {"causal", "bidirectional", "window", "blocks", "segments", "prefix", "pairs"}
+CAPABILITIES: dict[str, set[str]] = {
+    "einsum": _MASKS
+    | {"cross", "position bias", "content bias", "softcap", "sinks", "dropout"}
+    | {"value size"},
+    "blocked": _MASKS
+    | {"cross", "position bias", "softcap", "sinks", "dropout", "value size"},
+    "chunked": _MASKS | {"cross", "position bias", "softcap", "sinks", "value size"},
+    "dot_product": _MASKS | {"cross", "position bias", "content bias"},
+    "splash": {"causal", "bidirectional", "window", "segments", "softcap", "sinks"},
+}
+
+
+def attend(
+    layout: LayoutConfig,
+    q_BTNH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
+    mask: Mask,
+    terms: Terms = PLAIN,
+) -> jax.Array:
+    """softmax(q.k + terms) v by the layout's implementation, [B, T, N, H].
+
+    Raises:
+      ValueError: something that the implementation cannot honour; it names those
+        that can.
+    """
+    kind = layout.attention.kind
+    asked = mask.features() | terms.features()
+    if q_BTNH.shape[1] != k_BSKH.shape[1]:
+        asked |= {"cross"}
+    if q_BTNH.shape[-1] != v_BSKH.shape[-1]:
+        asked |= {"value size"}
+    if missing := asked - CAPABILITIES[kind]:
+        able = [name for name, can in CAPABILITIES.items() if asked <= can]
+        raise ValueError(
+            f"layout.attention.kind={kind!r} cannot honour {', '.join(sorted(missing))}"
+            f", which this model or batch asks for; {', '.join(able)} can"
+        )
+    implementation: Any = {
+        "einsum": einsum_attention,
+        "blocked": functools.partial(
+            blocked_attention, block=getattr(layout.attention, "block", 0)
+        ),
+        "chunked": functools.partial(
+            chunked_attention, block=getattr(layout.attention, "block", 0)
+        ),
+        "dot_product": dot_product_attention,
+        "splash": splash_attention,
+    }[kind]
+    return implementation(q_BTNH, k_BSKH, v_BSKH, mask=mask, terms=terms)
 
 
 def einsum_attention(
     q_BTNH: Float[Array, "B T N H"],
     k_BSKH: Float[Array, "B S K H"],
-    v_BSKH: Float[Array, "B S K H"],
+    v_BSKW: Float[Array, "B S K W"],
     mask: Mask,
-    dropout: nn.Dropout | None = None,
-) -> Float[Array, "B T N H"]:
-    """softmax(q.k) v with all scores at once; each key head serves N / K queries.
+    terms: Terms = PLAIN,
+) -> Float[Array, "B T N W"]:
+    """The reference: all scores at once; each key head serves G = N / K queries.
 
-    The scale is already in q. Softmax in float32. Returns [B, T, N, H].
+    The scale is already in q. Softmax in float32. Values may be of another size.
     """
     B, T, N, H = q_BTNH.shape
     S, K = k_BSKH.shape[1:3]
     q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H)
-    s_BKGTS = jnp.einsum(
-        "BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32
-    )
+    operands: Any = ("BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH)
+    if T == 1:  # keys first: a cache is read as it lies, not transposed
+        operands = ("BSKH,BTKGH->BKGTS", k_BSKH, q_BTKGH)
+    s_BKGTS = jnp.einsum(*operands, preferred_element_type=jnp.float32)
+    if terms.bias is not None:
+        bias = terms.bias(*mask.positions(T, S))
+        s_BKGTS = s_BKGTS + bias.reshape(bias.shape[0], K, N // K, T, S)
+    if terms.softcap is not None:
+        s_BKGTS = terms.softcap * jnp.tanh(s_BKGTS / terms.softcap)
     visible = mask.dense(T, S)
     if visible is not None:
         s_BKGTS = jnp.where(visible[:, None, None], s_BKGTS, HIDDEN)
-    p_BKGTS = jax.nn.softmax(s_BKGTS, axis=-1).astype(v_BSKH.dtype)
-    if dropout is not None:
-        p_BKGTS = dropout(p_BKGTS)
-    o_BTKGH = jnp.einsum("BKGTS,BSKH->BTKGH", p_BKGTS, v_BSKH)
-    return o_BTKGH.reshape(B, T, N, H)
+    if terms.sinks_N is None:
+        p_BKGTS = jax.nn.softmax(s_BKGTS, axis=-1)
+    else:
+        sinks = terms.sinks_N.astype(jnp.float32).reshape(K, N // K, 1, 1)
+        sinks = jnp.broadcast_to(sinks, (*s_BKGTS.shape[:-1], 1))
+        s_BKGTS = jnp.concatenate([s_BKGTS, sinks], axis=-1)
+        p_BKGTS = jax.nn.softmax(s_BKGTS, axis=-1)[..., :-1]
+    if mask.hidden_BTS is not None and visible is not None:  # some may see nothing
+        p_BKGTS = p_BKGTS * jnp.any(visible, axis=-1)[:, None, None, :, None]
+    p_BKGTS = p_BKGTS.astype(v_BSKW.dtype)
+    if terms.dropout is not None:
+        p_BKGTS = terms.dropout(p_BKGTS)
+    o_BTKGW = jnp.einsum("BKGTS,BSKW->BTKGW", p_BKGTS, v_BSKW)
+    return o_BTKGW.reshape(B, T, N, -1)
 
 
 def blocked_attention(
     q_BTNH: Float[Array, "B T N H"],
     k_BSKH: Float[Array, "B S K H"],
-    v_BSKH: Float[Array, "B S K H"],
+    v_BSKW: Float[Array, "B S K W"],
     mask: Mask,
-    block: int,
-    dropout: nn.Dropout | None = None,
-) -> Float[Array, "B T N H"]:
+    terms: Terms = PLAIN,
+    block: int = 128,
+) -> Float[Array, "B T N W"]:
     """`einsum_attention` in blocks of queries, without the keys none of them sees.
 
     Time runs with the index, packed or padded, so no query of a causal block sees a
-    key after the block, and none of a windowed one a key a window before it.
+    key after the block, and none of a windowed one a key a window away.
     """
     T, S = q_BTNH.shape[1], k_BSKH.shape[1]
-    if T != S or not mask.causal:
-        return einsum_attention(q_BTNH, k_BSKH, v_BSKH, mask, dropout)
-    if mask.q_positions_BT is None:
-        index = jnp.arange(T)[None]
-        mask = mask.replace(  # type: ignore[attr-defined]
-            q_positions_BT=index, k_positions_BS=index
-        )
+    if T != S or block >= T:
+        return einsum_attention(q_BTNH, k_BSKH, v_BSKW, mask, terms)
+    q_positions_BT, k_positions_BS = mask.positions(T, S)
+    mask = mask.with_(q_positions_BT=q_positions_BT, k_positions_BS=k_positions_BS)
     out = []
     for start in range(0, T, block):
         q = slice(start, min(start + block, T))
-        first = 0 if mask.window is None else max(0, start - mask.window + 1)
-        k = slice(first, q.stop)
+        first, last = 0, S
+        if mask.causal and mask.k_prefix_BS is None:
+            last = q.stop
+        if mask.window is not None:
+            first = max(0, start - mask.window + 1)
+            last = min(last, q.stop + mask.window - 1)
+        k = slice(first, last)
         out.append(
             einsum_attention(
-                q_BTNH[:, q], k_BSKH[:, k], v_BSKH[:, k], mask.block(q, k), dropout
+                q_BTNH[:, q], k_BSKH[:, k], v_BSKW[:, k], mask.block(q, k), terms
             )
         )
     return jnp.concatenate(out, axis=1)
 
 
-class Attention(nn.Module):
-    """Multi-, grouped- or single-head attention, to itself or to an encoder.
+def chunked_attention(
+    q_BTNH: Float[Array, "B T N H"],
+    k_BSKH: Float[Array, "B S K H"],
+    v_BSKW: Float[Array, "B S K W"],
+    mask: Mask,
+    terms: Terms = PLAIN,
+    block: int = 512,
+) -> Float[Array, "B T N W"]:
+    """`einsum_attention`, a block of queries at a time, computed again backward.
 
-    Attributes:
-      spec: what this layer's pattern is.
-      cross: attend to `source_BSD`; no rotary positions, no window.
+    So scores take [B, N, block, S] and nothing of size T * S is kept: for sequences
+    too long for anything else, on any device (Rabe & Staats 2021, 2112.05682).
     """
+    T, S = q_BTNH.shape[1], k_BSKH.shape[1]
+    q_positions_BT, k_positions_BS = mask.positions(T, S)
+    count = -(-T // block)
 
-    cfg: ModelConfig
-    layout: LayoutConfig
-    spec: LayerSpec
-    cross: bool = False
+    def blocks(x, axis=1):
+        """[count, ..., block, ...] of a tensor, padded at the end."""
+        if x is None:
+            return None
+        pad = [(0, 0)] * x.ndim
+        pad[axis] = (0, count * block - T)
+        x = jnp.pad(x, pad)
+        shape = (*x.shape[:axis], count, block, *x.shape[axis + 1 :])
+        return jnp.moveaxis(x.reshape(shape), axis, 0)
 
-    @nn.compact
-    def __call__(
-        self,
-        x_BTD: jax.Array,
-        source_BSD: jax.Array,
-        mask: Mask,
-        positions_BT: jax.Array,
-        cached: tuple[Layers, jax.Array, jax.Array] | None = None,
-    ) -> tuple[jax.Array, Layers | None]:
-        """Returns [B, T, D] and the cache; `cached` is (keys and values, layer, slot).
+    queries = (
+        blocks(q_BTNH),
+        blocks(q_positions_BT),
+        blocks(mask.q_segments_BT),
+        blocks(mask.hidden_BTS),
+    )
 
-        With a cache, self-attention writes its keys at `slot` and sees all slots.
-        """
-        cfg = self.cfg
-        q_BTNH, k_BSKH, v_BSKH = self._project(x_BTD, source_BSD)
-        if isinstance(cfg.positions, Rotary) and not self.cross:
-            q_BTNH = rotary(q_BTNH, positions_BT, cfg.positions.theta)
-            k_BSKH = rotary(k_BSKH, positions_BT, cfg.positions.theta)
-        q_BTNH, k_BSKH = self._score(q_BTNH, k_BSKH)
-        layers = None
-        if cached is not None:
-            layers, layer, slot = cached
-            layers = layers.write(layer, slot, k_BSKH, v_BSKH)
-            k_BSKH, v_BSKH = layers.read(layer)
-        if isinstance(self.spec.pattern, SlidingWindow) and not self.cross:
-            mask = mask.windowed(self.spec.pattern.window)
-        dropout = None
-        if cfg.attention_dropout and self.has_rng("dropout"):
-            dropout = nn.Dropout(cfg.attention_dropout, deterministic=False)
-        if isinstance(self.layout.attention, BlockedAttention) and cached is None:
-            o_BTNH = blocked_attention(
-                q_BTNH, k_BSKH, v_BSKH, mask, self.layout.attention.block, dropout
-            )
-        else:
-            o_BTNH = einsum_attention(q_BTNH, k_BSKH, v_BSKH, mask, dropout)
-        bias = int(cfg.biases == "all")
-        shape, axes = (cfg.num_heads, cfg.H, cfg.d_model), ("N", "H", "D")
-        out = Projection(
-            "BTNH,NHD->BTD",
-            shape,
-            axes,
-            residual_std(cfg),
-            bias,
-            compute_dtype(self.layout),
-            name="out",
+    @jax.checkpoint
+    def one(_, block_of):
+        q, positions, segments, hidden = block_of
+        here = mask.with_(
+            q_positions_BT=positions,
+            k_positions_BS=k_positions_BS,
+            q_segments_BT=segments,
+            hidden_BTS=hidden,
         )
-        return out(o_BTNH), layers
+        return None, einsum_attention(q, k_BSKH, v_BSKW, here, terms)
 
-    def _project(
-        self, x_BTD: jax.Array, source_BSD: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        cfg = self.cfg
+    _, out = jax.lax.scan(one, None, queries)
+    out = jnp.moveaxis(out, 0, 1)  # [B, count, block, N, W]
+    return out.reshape(out.shape[0], count * block, *out.shape[3:])[:, :T]
 
-        def heads(name, x, count, axis):
-            projection = Projection(
-                f"BTD,D{axis}H->BT{axis}H",
-                (cfg.d_model, count, cfg.H),
-                ("D", axis, "H"),
-                cfg.init_std,
-                2 * int(cfg.biases == "all"),
-                compute_dtype(self.layout),
-                name=name,
-            )
-            return nn.with_logical_constraint(
-                projection(x), ("act_B", "act_T", f"act_{axis}", "act_H")
-            )
 
-        return (
-            heads("query", x_BTD, cfg.num_heads, "N"),
-            heads("key", source_BSD, cfg.K, "K"),
-            heads("value", source_BSD, cfg.K, "K"),
+def dot_product_attention(
+    q_BTNH: Float[Array, "B T N H"],
+    k_BSKH: Float[Array, "B S K H"],
+    v_BSKW: Float[Array, "B S K W"],
+    mask: Mask,
+    terms: Terms = PLAIN,
+) -> Float[Array, "B T N W"]:
+    """`jax.nn.dot_product_attention`: cuDNN's kernel where the GPU has it, else XLA."""
+    T, S = q_BTNH.shape[1], k_BSKH.shape[1]
+    bias = None
+    if terms.bias is not None:
+        bias = terms.bias(*mask.positions(T, S)).astype(q_BTNH.dtype)
+    by_index = mask.features() <= {"causal", "bidirectional"} and T == S
+    if by_index and mask.q_positions_BT is None:
+        return jax.nn.dot_product_attention(
+            q_BTNH, k_BSKH, v_BSKW, bias, scale=1.0, is_causal=mask.causal
         )
-
-    def _score(self, q: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Folds the kind of score into q and k, so that attention is a plain q.k."""
-        scores = self.cfg.scores
-        if isinstance(scores, Cosine):
-            init = nn.initializers.constant(jnp.log(scores.init_scale))
-            boxed = nn.with_logical_partitioning(init, ("N",))
-            log_scale_N: Any = self.param("log_scale", boxed, (self.cfg.num_heads,))
-            return (
-                unit(q) * jnp.exp(log_scale_N)[:, None].astype(q.dtype),
-                unit(k),
-            )
-        if isinstance(scores, ScaledDot):
-            return q * (self.cfg.H**-0.5), k
-        return q, k
+    visible = mask.dense(T, S)
+    o_BTNW = jax.nn.dot_product_attention(
+        q_BTNH,
+        k_BSKH,
+        v_BSKW,
+        bias,
+        None if visible is None else visible[:, None],
+        scale=1.0,
+    )
+    if mask.hidden_BTS is not None and visible is not None:
+        o_BTNW = o_BTNW * jnp.any(visible, axis=-1)[:, :, None, None]
+    return o_BTNW
 
 
-def unit(x: jax.Array) -> jax.Array:
-    """x / |x| over the last axis, in float32, safe at 0."""
-    x32 = x.astype(jnp.float32)
-    square = jnp.sum(x32 * x32, axis=-1, keepdims=True)
-    return (x32 * jax.lax.rsqrt(square + 1e-12)).astype(x.dtype)
+def splash_attention(
+    q_BTNH: Float[Array, "B T N H"],
+    k_BSKH: Float[Array, "B S K H"],
+    v_BSKW: Float[Array, "B S K W"],
+    mask: Mask,
+    terms: Terms = PLAIN,
+) -> Float[Array, "B T N W"]:
+    """jax's splash attention for TPU; interpreted, thus slow, on anything else.
+
+    It masks by index, which within a segment runs as positions do.
+    """
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_kernel as kernel,
+    )
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_mask as masks,
+    )
+
+    T, N = q_BTNH.shape[1:3]
+    if T % 128:
+        raise ValueError(
+            f"layout.attention.kind='splash' works on blocks of 128 and the sequence "
+            f"has {T} tokens; make data.seq_len a multiple of 128, or use 'blocked'"
+        )
+    here: Any
+    if mask.window is not None:
+        after = 0 if mask.causal else mask.window - 1
+        here = masks.LocalMask((T, T), (mask.window - 1, after), offset=0)
+    else:
+        here = masks.CausalMask((T, T)) if mask.causal else masks.FullMask((T, T))
+    splash: Any = kernel.make_splash_mha(
+        masks.MultiHeadMask([here] * N),
+        head_shards=1,
+        q_seq_shards=1,
+        attn_logits_soft_cap=terms.softcap,
+        interpret=jax.default_backend() != "tpu",
+    )
+    swapped = [jnp.swapaxes(x, 1, 2) for x in (q_BTNH, k_BSKH, v_BSKW)]
+    segments = None
+    if mask.k_segments_BS is not None:
+        q_segments = mask.q_segments_BT
+        q_segments = mask.k_segments_BS if q_segments is None else q_segments
+        segments = kernel.SegmentIds(q_segments, mask.k_segments_BS)
+    of_row = jax.vmap(functools.partial(splash, sinks=terms.sinks_N))
+    return jnp.swapaxes(of_row(*swapped, segments), 1, 2)

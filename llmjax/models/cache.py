@@ -7,34 +7,94 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from llmjax.config import ModelConfig
+from llmjax.config import Group, Latent, LayerSpec, ModelConfig, SlidingWindow
+from llmjax.models.mask import Mask
 
 
 @flax.struct.dataclass
 class Layers:
-    """Keys and values of one place in a group's pattern, stacked over its repeats."""
+    """Keys and values of one place in a group's pattern, stacked over its repeats.
+
+    Latent attention keeps one vector a token, in `k`, as of one key head; `v` is None.
+    """
 
     k_LBSKH: Any  # arrays, or what jax puts in their place
     v_LBSKH: Any
 
-    def write(
-        self, layer: jax.Array, slot: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array
-    ) -> "Layers":
+    def extend(
+        self, layer: jax.Array, slot: jax.Array, k: jax.Array, v: Any, mask: Mask
+    ) -> tuple["Layers", jax.Array, Any, Mask]:
+        """Adds T tokens at `slot`; returns all keys and values, and their mask."""
+        new = self.write(layer, slot, k, v)
+        return new, *new.read(layer), mask
+
+    def write(self, layer: jax.Array, slot: Any, k_BTKH: jax.Array, v: Any) -> Any:
         """Puts T new keys and values at `slot` of `layer`, in place."""
-        start = (layer, 0, slot, 0, 0)
-        return Layers(
-            lax.dynamic_update_slice(
-                self.k_LBSKH, k_BTKH[None].astype(self.k_LBSKH.dtype), start
-            ),
-            lax.dynamic_update_slice(
-                self.v_LBSKH, v_BTKH[None].astype(self.v_LBSKH.dtype), start
-            ),
+
+        def put(old, new):
+            start = (layer, 0, slot, 0, 0)
+            return lax.dynamic_update_slice(old, new[None].astype(old.dtype), start)
+
+        return self.replace(  # type: ignore[attr-defined]
+            k_LBSKH=put(self.k_LBSKH, k_BTKH),
+            v_LBSKH=None if v is None else put(self.v_LBSKH, v),
         )
 
-    def read(self, layer: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def read(self, layer: jax.Array) -> tuple[jax.Array, Any]:
         """The keys and values of `layer`, both [B, S, K, H]."""
-        k = lax.dynamic_index_in_dim(self.k_LBSKH, layer, keepdims=False)
-        return k, lax.dynamic_index_in_dim(self.v_LBSKH, layer, keepdims=False)
+        k, v = jax.tree.map(
+            lambda x: lax.dynamic_index_in_dim(x, layer, keepdims=False),
+            (self.k_LBSKH, self.v_LBSKH),
+        )
+        return k, v
+
+
+@flax.struct.dataclass
+class Ring(Layers):
+    """The last W tokens only, token n at place n % W: for a window of W."""
+
+    def extend(
+        self, layer: jax.Array, slot: jax.Array, k: jax.Array, v: Any, mask: Mask
+    ) -> tuple["Layers", jax.Array, Any, Mask]:
+        W, T = self.k_LBSKH.shape[2], k.shape[1]
+        places_W = jnp.arange(W)
+        if T == 1:  # the token that leaves is the first that the window hides
+            new = self.write(layer, slot % W, k, v)
+            held_W = slot - (slot - places_W) % W
+            return new, *new.read(layer), _held(mask, held_W)
+        last = slot - 1
+        held = jnp.concatenate([last - (last - places_W) % W, slot + jnp.arange(T)])
+        old = self.read(layer)
+        k_all, v_all = jax.tree.map(
+            lambda a, b: jnp.concatenate([a, b.astype(a.dtype)], 1), old, (k, v)
+        )
+        kept = min(T, W)
+        index = (slot + T - kept + jnp.arange(kept)) % W
+
+        def put(all_LBWKH, x):
+            return all_LBWKH.at[layer, :, index].set(
+                jnp.swapaxes(x[:, -kept:], 0, 1).astype(all_LBWKH.dtype)
+            )
+
+        rings = jax.tree.map(put, (self.k_LBSKH, self.v_LBSKH), (k, v))
+        return Ring(*rings), k_all, v_all, _held(mask, held)
+
+
+def _held(mask: Mask, slots_W: jax.Array) -> Mask:
+    """The mask against the tokens of these slots; negative ones were never filled."""
+    index = jnp.maximum(slots_W, 0)
+    segments = jnp.where(slots_W >= 0, mask.k_segments_BS[:, index], 0)
+    return mask.with_(
+        k_positions_BS=mask.k_positions_BS[:, index], k_segments_BS=segments
+    )
+
+
+@flax.struct.dataclass
+class Place:
+    """What one layer of a pattern keeps: of its own stack, and of the encoder."""
+
+    own: Layers
+    cross: Layers | None = None
 
 
 @flax.struct.dataclass
@@ -48,7 +108,7 @@ class Cache:
       positions_BS, segments_BS: of the tokens in the slots; segment 0 is empty.
     """
 
-    layers: tuple[tuple[Layers, ...], ...]
+    layers: tuple[tuple[Place, ...], ...]
     slot: Any
     positions_BS: Any
     segments_BS: Any
@@ -61,20 +121,36 @@ class Cache:
             segments_BS=lax.dynamic_update_slice(self.segments_BS, segments_BT, at),
         )
 
-    def advance(self, layers: tuple[tuple[Layers, ...] | None, ...], T: int) -> "Cache":
+    def advance(self, layers: tuple[tuple[Place, ...] | None, ...], T: int) -> "Cache":
         """The cache after a forward of T tokens filled `layers`."""
         return self.replace(layers=layers, slot=self.slot + T)  # type: ignore[attr-defined]
 
 
-def empty_cache(cfg: ModelConfig, B: int, S: int, dtype: jnp.dtype) -> Cache:
-    """A cache for B rows of up to S tokens (prompt and continuation together)."""
+def empty_cache(
+    cfg: ModelConfig, B: int, S: int, dtype: jnp.dtype, encoder_length: int = 0
+) -> Cache:
+    """A cache for B rows of up to S tokens (prompt and continuation together).
 
-    def layers(repeat: int) -> Layers:
-        shape = (repeat, B, S, cfg.K, cfg.H)
-        return Layers(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+    An encoder-decoder's also holds the keys and values of `encoder_length` tokens.
+    """
+
+    def pair(cls: Any, repeat: int, length: int) -> Any:
+        if isinstance(cfg.heads, Latent):
+            size = cfg.heads.rank + cfg.heads.rotary_dim
+            return cls(jnp.zeros((repeat, B, length, 1, size), dtype), None)
+        shape = (repeat, B, length, cfg.K, cfg.H)
+        return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+
+    def place(group: Group, spec: LayerSpec) -> Place:
+        windowed = isinstance(spec.pattern, SlidingWindow) and spec.pattern.window < S
+        length = spec.pattern.window if windowed else S  # type: ignore[union-attr]
+        own = pair(Ring if windowed else Layers, group.repeat, length)
+        if cfg.architecture != "encoder_decoder":
+            return Place(own)
+        return Place(own, pair(Layers, group.repeat, encoder_length))
 
     def numbers() -> jax.Array:  # two buffers: a donated one cannot be shared
         return jnp.zeros((B, S), jnp.int32)
 
-    groups = tuple(tuple(layers(g.repeat) for _ in g.pattern) for g in cfg.layers)
+    groups = tuple(tuple(place(g, spec) for spec in g.pattern) for g in cfg.layers)
     return Cache(groups, jnp.zeros((), jnp.int32), numbers(), numbers())

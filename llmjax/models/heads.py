@@ -1,15 +1,52 @@
-"""What stands on a Transformer: the vocabulary, or the classes of a text."""
+"""What stands on a Transformer: the vocabulary, a pooler, the classes of a text."""
 
 from typing import Any
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 
-from llmjax.config import LayoutConfig, ModelConfig, SequenceClassification
+from llmjax.config import (
+    LayoutConfig,
+    ModelConfig,
+    SequenceClassification,
+    Transformed,
+)
 from llmjax.models.cache import Cache
-from llmjax.models.layers import Projection, compute_dtype
+from llmjax.models.layers import ACTIVATIONS, Norm, Projection, compute_dtype
 from llmjax.models.transformer import Batch, Transformer
+
+
+@flax.struct.dataclass
+class Outputs:
+    """What a loss needs instead of logits: softcap(x . table + bias).
+
+    Attributes:
+      x_BTM: what meets the table.
+      table_VM: of the embeddings, or its own.
+      bias_V: None for none.
+      softcap: None for none.
+    """
+
+    x_BTM: jax.Array
+    table_VM: jax.Array
+    bias_V: Any = None
+    softcap: float | None = flax.struct.field(pytree_node=False, default=None)
+
+    def logits(self) -> jax.Array:
+        """Float32 [B, T, V]."""
+        logits_BTV = jnp.einsum(
+            "BTM,VM->BTV",
+            self.x_BTM,
+            self.table_VM.astype(self.x_BTM.dtype),
+            preferred_element_type=jnp.float32,
+        )
+        if self.bias_V is not None:
+            logits_BTV = logits_BTV + self.bias_V.astype(jnp.float32)
+        if self.softcap is not None:
+            logits_BTV = self.softcap * jnp.tanh(logits_BTV / self.softcap)
+        return nn.with_logical_constraint(logits_BTV, ("act_B", "act_T", "act_V"))
 
 
 class LanguageModel(nn.Module):
@@ -20,14 +57,20 @@ class LanguageModel(nn.Module):
 
     def setup(self):
         cfg = self.cfg
+        M = cfg.embedding_size or cfg.d_model
         self.transformer = Transformer(cfg, self.layout)
+        if isinstance(cfg.output, Transformed):
+            self.head = OutputTransform(cfg, self.layout)
         if not cfg.tie_embeddings:
             init = nn.initializers.normal(cfg.init_std)
-            self.unembedding = self.param(
+            self.unembedding: Any = self.param(
                 "unembedding",
                 nn.with_logical_partitioning(init, ("V", "D")),
-                (cfg.vocab_size, cfg.d_model),
+                (cfg.vocab_size, M),
             )
+        if cfg.output_bias:
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("V",))
+            self.output_bias: Any = self.param("output_bias", zeros, (cfg.vocab_size,))
 
     def __call__(
         self,
@@ -37,25 +80,115 @@ class LanguageModel(nn.Module):
     ) -> tuple[jax.Array, Cache | None]:
         """Float32 logits [B, T, V] and the cache; arguments as `Transformer`'s."""
         x_BTD, cache = self.transformer(batch, cache, encoded_BSD)
-        table_VD = self._table().astype(x_BTD.dtype)
-        logits_BTV = jnp.einsum(
-            "BTD,VD->BTV", x_BTD, table_VD, preferred_element_type=jnp.float32
-        )
-        logits_BTV = nn.with_logical_constraint(logits_BTV, ("act_B", "act_T", "act_V"))
-        return logits_BTV, cache
+        return self._outputs(x_BTD).logits(), cache
 
-    def hidden(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """Hidden states [B, T, D] and the output table [V, D], for a blocked loss."""
-        return self.transformer(batch)[0], self._table()
+    def hidden(self, batch: Batch) -> jax.Array:
+        """The Transformer's last hidden states [B, T, D]."""
+        return self.transformer(batch)[0]
+
+    def outputs(self, batch: Batch) -> Outputs:
+        """Logits yet to be made, for a blocked loss."""
+        return self._outputs(self.transformer(batch)[0])
 
     def encode(self, batch: Batch) -> jax.Array:
         """The encoder's hidden states [B, S, D] of an encoder-decoder."""
         return self.transformer.encode(batch)
 
-    def _table(self) -> Any:
-        if self.cfg.tie_embeddings:
-            return self.transformer.embedder.table
-        return self.unembedding
+    def _outputs(self, x_BTD: jax.Array) -> Outputs:
+        cfg = self.cfg
+        if isinstance(cfg.output, Transformed):
+            x_BTD = self.head(x_BTD)
+        if cfg.output_scale != 1.0:
+            x_BTD = x_BTD * cfg.output_scale
+        tied = cfg.tie_embeddings
+        table_VM = self.transformer.embedder.table if tied else self.unembedding
+        bias_V = self.output_bias if cfg.output_bias else None
+        return Outputs(x_BTD, table_VM, bias_V, cfg.output_softcap)
+
+
+class OutputTransform(nn.Module):
+    """norm(f(dense(x))), to the embeddings' size (Devlin et al. 2018, their code)."""
+
+    cfg: ModelConfig
+    layout: LayoutConfig
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        cfg, output = self.cfg, self.cfg.output
+        assert isinstance(output, Transformed)
+        shape = (cfg.d_model, cfg.embedding_size or cfg.d_model)
+        dtype, bias = compute_dtype(self.layout), int(output.bias)
+        dense = Projection(
+            "BTD,DM->BTM",
+            shape,
+            ("D", "D_out"),
+            cfg.init_std,
+            bias,
+            dtype,
+            name="transform",
+        )
+        x_BTM = ACTIVATIONS[output.activation](dense(x_BTD))
+        return Norm(cfg.norm, name="norm")(x_BTM)
+
+
+class Encoder(nn.Module):
+    """A Transformer without an output, and where it has one its pooler.
+
+    The pooler is tanh(dense(first token)) (Devlin et al. 2018).
+    """
+
+    cfg: ModelConfig
+    layout: LayoutConfig = LayoutConfig()
+
+    def setup(self):
+        cfg = self.cfg
+        self.transformer = Transformer(cfg, self.layout)
+        if cfg.pooler:
+            self.pooler = square(cfg, self.layout, "BD,DE->BE")
+
+    def __call__(self, batch: Batch) -> tuple[jax.Array, jax.Array | None]:
+        """Hidden states [B, T, D], and the pooled [B, D] or None."""
+        x_BTD = self.transformer(batch)[0]
+        return x_BTD, jnp.tanh(self.pooler(x_BTD[:, 0])) if self.cfg.pooler else None
+
+    def hidden(self, batch: Batch) -> jax.Array:
+        """The last hidden states [B, T, D]."""
+        return self.transformer(batch)[0]
+
+
+class Discriminator(nn.Module):
+    """Was each token replaced? ELECTRA's discriminator (Clark et al. 2020)."""
+
+    cfg: ModelConfig
+    layout: LayoutConfig = LayoutConfig()
+
+    def setup(self):
+        cfg = self.cfg
+        self.transformer = Transformer(cfg, self.layout)
+        self.dense = square(cfg, self.layout, "BTD,DE->BTE")
+        self.prediction = Projection(
+            "BTD,DC->BTC",
+            (cfg.d_model, 1),
+            ("D", "C"),
+            cfg.init_std,
+            1,
+            compute_dtype(self.layout),
+        )
+
+    def __call__(self, batch: Batch) -> jax.Array:
+        """Float32 logits [B, T]; above 0: replaced."""
+        x_BTD = ACTIVATIONS["gelu"](self.dense(self.hidden(batch)))
+        return self.prediction(x_BTD)[..., 0].astype(jnp.float32)
+
+    def hidden(self, batch: Batch) -> jax.Array:
+        """The last hidden states [B, T, D]."""
+        return self.transformer(batch)[0]
+
+
+def square(cfg: ModelConfig, layout: LayoutConfig, equation: str) -> Projection:
+    """A projection from D to D with a bias."""
+    shape, dtype = (cfg.d_model, cfg.d_model), compute_dtype(layout)
+    return Projection(equation, shape, ("D", "D_out"), cfg.init_std, 1, dtype)
 
 
 class SequenceClassifier(nn.Module):

@@ -7,7 +7,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from llmjax.config import LayerNorm, LayoutConfig, ModelConfig, RMSNorm
+from llmjax.config import (
+    ClampedGated,
+    Gated,
+    LayerNorm,
+    LayoutConfig,
+    ModelConfig,
+    Plain,
+    RMSNorm,
+)
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": lambda x: nn.gelu(x, approximate=False),
@@ -41,35 +49,50 @@ class Projection(nn.Module):
     bias: int = 0
     dtype: jnp.dtype = jnp.dtype("float32")
 
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def setup(self):
         init = nn.with_logical_partitioning(nn.initializers.normal(self.std), self.axes)
-        kernel: Any = self.param("kernel", init, self.shape)
-        y = jnp.einsum(self.equation, x.astype(self.dtype), kernel.astype(self.dtype))
+        self.kernel: Any = self.param("kernel", init, self.shape)
         if self.bias:
-            axes = tuple("D_vector" if a == "D" else a for a in self.axes[-self.bias :])
+            axes = self.axes[-self.bias :]
+            axes = tuple("D_vector" if a in ("D", "D_out") else a for a in axes)
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, axes)
-            bias: Any = self.param("bias", zeros, self.shape[-self.bias :])
-            y = y + bias.astype(self.dtype)
-        return y
+            self.offset: Any = self.param("bias", zeros, self.shape[-self.bias :])
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = jnp.einsum(self.equation, x.astype(self.dtype), self.weight())
+        return y + self.offset.astype(self.dtype) if self.bias else y
+
+    def weight(self) -> jax.Array:
+        """The kernel as it is multiplied."""
+        return self.kernel.astype(self.dtype)
 
 
 class Norm(nn.Module):
-    """LayerNorm or RMSNorm over the last axis, in float32; returns x's dtype."""
+    """LayerNorm or RMSNorm over the axes named, last ones, in float32.
+
+    Returns x's dtype.
+    """
 
     norm: LayerNorm | RMSNorm
+    axes: tuple[str, ...] = ("D_vector",)
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        def vector(name, init):
-            boxed = nn.with_logical_partitioning(init, ("D_vector",))
-            return self.param(name, boxed, x.shape[-1:])
+        shape = x.shape[-len(self.axes) :]
 
-        scale = vector("scale", nn.initializers.ones)
+        def vector(name, init):
+            boxed = nn.with_logical_partitioning(init, self.axes)
+            param: Any = self.param(name, boxed, shape)
+            return param.reshape(-1)
+
+        flat = x.reshape(*x.shape[: -len(shape)], -1)
         if isinstance(self.norm, RMSNorm):
-            return rms_norm(x, scale, self.norm.epsilon)
-        bias = vector("bias", nn.initializers.zeros)
-        return layer_norm(x, scale, bias, self.norm.epsilon)
+            ones = nn.initializers.constant(1.0 - self.norm.offset)
+            scale = vector("scale", ones).astype(jnp.float32) + self.norm.offset
+            return rms_norm(flat, scale, self.norm.epsilon).reshape(x.shape)
+        scale = vector("scale", nn.initializers.ones)
+        bias = vector("bias", nn.initializers.zeros) if self.norm.bias else None
+        return layer_norm(flat, scale, bias, self.norm.epsilon).reshape(x.shape)
 
 
 def rms_norm(x: jax.Array, scale_D: jax.Array, epsilon: float) -> jax.Array:
@@ -80,41 +103,54 @@ def rms_norm(x: jax.Array, scale_D: jax.Array, epsilon: float) -> jax.Array:
 
 
 def layer_norm(
-    x: jax.Array, scale_D: jax.Array, bias_D: jax.Array, epsilon: float
+    x: jax.Array, scale_D: jax.Array, bias_D: jax.Array | None, epsilon: float
 ) -> jax.Array:
     """(x - mean) / std * scale + bias over the last axis (Ba et al. 2016)."""
     x32 = x.astype(jnp.float32)
     x32 = x32 - jnp.mean(x32, axis=-1, keepdims=True)
     std = jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + epsilon)
-    return (x32 * std * scale_D + bias_D).astype(x.dtype)
+    y32 = x32 * std * scale_D
+    return (y32 if bias_D is None else y32 + bias_D).astype(x.dtype)
+
+
+def hidden(
+    mlp: Plain | Gated | ClampedGated, into: Callable[[str], jax.Array]
+) -> jax.Array:
+    """What `down` gets: `into` projects the input by the name of a kernel."""
+    if isinstance(mlp, ClampedGated):
+        gate = jnp.minimum(into("gate"), mlp.limit)
+        up = jnp.clip(into("up"), -mlp.limit, mlp.limit)
+        return gate * jax.nn.sigmoid(mlp.alpha * gate) * (up + 1)
+    act = ACTIVATIONS[mlp.activation]
+    if isinstance(mlp, Gated):
+        return act(into("gate")) * into("up")
+    return act(into("up"))
 
 
 class FeedForward(nn.Module):
-    """The block's second half: `Plain` or `Gated`."""
+    """The block's second half where it is one MLP, of width F = `d_ff`."""
 
     cfg: ModelConfig
     layout: LayoutConfig
+    mlp: Plain | Gated | ClampedGated
+    d_ff: int
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         cfg, dtype = self.cfg, compute_dtype(self.layout)
-        bias = int(cfg.biases == "all")
+        bias = int(cfg.biases in ("all", "mlp"))
 
         def into(name):
-            shape, axes = (cfg.d_model, cfg.d_ff), ("D", "F")
+            shape, axes = (cfg.d_model, self.d_ff), ("D", "F")
             return Projection(
                 "BTD,DF->BTF", shape, axes, cfg.init_std, bias, dtype, name=name
             )(x_BTD)
 
-        act = ACTIVATIONS[cfg.mlp.activation]
-        if cfg.mlp.kind == "gated":
-            h_BTF = act(into("gate")) * into("up")
-        else:
-            h_BTF = act(into("up"))
+        h_BTF = hidden(self.mlp, into)
         h_BTF = nn.with_logical_constraint(h_BTF, ("act_B", "act_T", "act_F"))
         return Projection(
             "BTF,FD->BTD",
-            (cfg.d_ff, cfg.d_model),
+            (self.d_ff, cfg.d_model),
             ("F", "D"),
             residual_std(cfg),
             bias,

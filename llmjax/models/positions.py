@@ -1,31 +1,126 @@
-"""Position encodings as pure functions of integer positions."""
+"""Absolute and rotary positions as pure functions of integer positions."""
+
+import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
+
+from llmjax.config import (
+    DynamicScaling,
+    LinearScaling,
+    Llama3Scaling,
+    LongRope,
+    Rotary,
+    YaRN,
+)
 
 
 def rotary(
     x_BTNH: Float[Array, "B T N H"],
     positions_BT: Int[Array, "#B T"],
-    theta: float,
+    config: Rotary,
+    size: int,
 ) -> Float[Array, "B T N H"]:
-    """Rotates the halves of each head by position (Su et al. 2021; half-split order).
+    """Rotates pairs of the first `size` of each head by position (Su et al. 2021).
 
-    The pair (x[i], x[i + H/2]) turns by position * theta**(-2i/H), in float32.
+    The pair (x[i], x[i + size/2]), or with `interleaved` (x[2i], x[2i + 1]), turns by
+    position * theta**(-2i/size), as `scaling` changes it; in float32.
     """
-    half = x_BTNH.shape[-1] // 2
-    rate_H = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    rate_H, factor = rotary_rates(config, size, positions_BT)
     angle = positions_BT[:, :, None, None].astype(jnp.float32) * rate_H
-    sin, cos = jnp.sin(angle), jnp.cos(angle)
-    a, b = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
-    return turned.astype(x_BTNH.dtype)
+    sin, cos = jnp.sin(angle) * factor, jnp.cos(angle) * factor
+    x32, rest = x_BTNH[..., :size].astype(jnp.float32), x_BTNH[..., size:]
+    if config.interleaved:
+        a, b = x32[..., ::2], x32[..., 1::2]
+        pairs = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=-1)
+        turned = pairs.reshape(x32.shape)
+    else:
+        a, b = jnp.split(x32, 2, axis=-1)
+        turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    turned = turned.astype(x_BTNH.dtype)
+    return jnp.concatenate([turned, rest], axis=-1) if rest.shape[-1] else turned
 
 
-def sinusoidal(positions_BT: jax.Array, size: int, max_wavelength: float) -> jax.Array:
-    """[B, T, size] sines in even and cosines in odd places (Vaswani et al. 2017)."""
+def rotary_rates(
+    config: Rotary, size: int, positions_BT: jax.Array
+) -> tuple[jax.Array, float]:
+    """Radians per position of each pair, [size / 2], and a factor on sin and cos."""
+    scaling = config.scaling
+    exponent_H = np.arange(0, size, 2, dtype=np.float32) / size
+    rate_H = 1.0 / config.theta**exponent_H
+    if isinstance(scaling, LinearScaling):
+        return jnp.asarray(rate_H / scaling.factor), 1.0
+    if isinstance(scaling, Llama3Scaling):
+        return jnp.asarray(_llama3(rate_H, scaling)), 1.0
+    if isinstance(scaling, YaRN):
+        return jnp.asarray(_yarn(rate_H, config.theta, size, scaling)), _mscale(scaling)
+    if isinstance(scaling, DynamicScaling):
+        original = scaling.original_length
+        length = jnp.maximum(jnp.max(positions_BT) + 1, original)
+        grown = scaling.factor * length / original - (scaling.factor - 1)
+        theta = config.theta * grown ** (size / (size - 2))
+        return 1.0 / jnp.power(theta, exponent_H), 1.0
+    if isinstance(scaling, LongRope):
+        beyond = jnp.max(positions_BT) + 1 > scaling.original_length
+        divisor_H = jnp.where(
+            beyond, jnp.array(scaling.long), jnp.array(scaling.short)
+        ).astype(jnp.float32)
+        return jnp.asarray(rate_H) / divisor_H, scaling.attention_factor
+    return jnp.asarray(rate_H), 1.0
+
+
+def _llama3(rate_H: np.ndarray, scaling: Llama3Scaling) -> np.ndarray:
+    """Slow pairs divided by `factor`, fast ones kept, those between blended."""
+    turns_H = scaling.original_length * rate_H / (2 * math.pi)
+    low, high = scaling.low_frequency, scaling.high_frequency
+    keep_H = np.clip((turns_H - low) / (high - low), 0, 1)
+    return (keep_H + (1 - keep_H) / scaling.factor) * rate_H
+
+
+def _yarn(rate_H: np.ndarray, theta: float, size: int, scaling: YaRN) -> np.ndarray:
+    """NTK by parts (Peng et al. 2023, 3.2): a ramp between two pairs."""
+
+    def pair_that_turns(times: float) -> float:
+        wavelength = scaling.original_length / (times * 2 * math.pi)
+        return size * math.log(wavelength) / (2 * math.log(theta))
+
+    low = pair_that_turns(scaling.beta_fast)
+    high = pair_that_turns(scaling.beta_slow)
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, size - 1)
+    high = high + 0.001 if low == high else high
+    keep_H = 1 - np.clip((np.arange(size // 2) - low) / (high - low), 0, 1)
+    return (keep_H + (1 - keep_H) / scaling.factor) * rate_H
+
+
+def _mscale(scaling: YaRN) -> float:
+    """What sin and cos are multiplied by, so that longer contexts stay as sharp."""
+    if scaling.attention_factor is not None:
+        return scaling.attention_factor
+
+    def grown(weight: float) -> float:
+        if scaling.factor <= 1:
+            return 1.0
+        return 0.1 * weight * math.log(scaling.factor) + 1.0
+
+    if scaling.mscale and scaling.mscale_all_dim:
+        return grown(scaling.mscale) / grown(scaling.mscale_all_dim)
+    return grown(1.0)
+
+
+def sinusoidal(
+    positions_BT: jax.Array, size: int, max_wavelength: float, order: str
+) -> jax.Array:
+    """[..., size] sines and cosines (Vaswani et al. 2017, 3.5).
+
+    "interleaved": sines in even and cosines in odd places; "halves": all sines first.
+    """
     rate = max_wavelength ** (-jnp.arange(0, size, 2, dtype=jnp.float32) / size)
     angle = positions_BT[..., None].astype(jnp.float32) * rate
+    if order == "halves":
+        return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)[..., :size]
     pairs = jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1)
     return pairs.reshape(*positions_BT.shape, -1)[..., :size]

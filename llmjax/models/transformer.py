@@ -8,18 +8,24 @@ import jax
 import jax.numpy as jnp
 
 from llmjax.config import (
+    Disentangled,
     Group,
+    Latent,
     LayerSpec,
     LayoutConfig,
-    Learned,
+    Mixture,
     ModelConfig,
-    Sinusoidal,
+    RelativeBias,
+    TransformerXL,
 )
-from llmjax.models.attention import Attention
-from llmjax.models.cache import Cache, Layers
-from llmjax.models.layers import FeedForward, Norm, compute_dtype
+from llmjax.models.cache import Cache, Layers, Place
+from llmjax.models.context import Context
+from llmjax.models.embedder import Embedder
+from llmjax.models.latent import LatentAttention
+from llmjax.models.layers import FeedForward, Norm
 from llmjax.models.mask import Mask
-from llmjax.models.positions import sinusoidal
+from llmjax.models.moe import STATISTICS, MixtureOfExperts
+from llmjax.models.multihead import Attention
 
 Batch = Mapping[str, Any]
 
@@ -41,50 +47,74 @@ class Block(nn.Module):
     def __call__(
         self,
         x_BTD: jax.Array,
-        mask: Mask,
-        positions_BT: jax.Array,
-        encoded: tuple[jax.Array, Mask] | None = None,
-        cached: tuple[Layers, jax.Array, jax.Array] | None = None,
-    ) -> tuple[jax.Array, Layers | None]:
-        cfg = self.cfg
-        layers = None
+        context: Context,
+        cached: tuple[Place, jax.Array, jax.Array] | None = None,
+    ) -> tuple[jax.Array, Place | None]:
+        cfg, spec = self.cfg, self.spec
+        written: dict[str, Layers | None] = {}
+        latent = isinstance(cfg.heads, Latent)
 
-        def attend(h_BTD):
-            nonlocal layers
-            attention = Attention(cfg, self.layout, self.spec, name="attention")
-            h_BTD, layers = attention(h_BTD, h_BTD, mask, positions_BT, cached)
-            return h_BTD
+        def attend(name, cross):
+            cls: Any = LatentAttention if latent and not cross else Attention
+            flag = {"cross": True} if cross else {}
+            attention = cls(cfg, self.layout, spec, **flag, name=name)
 
-        def attend_encoder(h_BTD):
-            assert encoded is not None
-            source_BSD, cross_mask = encoded
-            attention = Attention(
-                cfg, self.layout, self.spec, cross=True, name="cross_attention"
+            def call(h_BTD):
+                at = None
+                if cached is not None:
+                    place, layer, slot = cached
+                    at = (place.cross if cross else place.own, layer, slot)
+                h_BTD, written[name] = attention(h_BTD, context, at)
+                return h_BTD
+
+            return call
+
+        mlp = self._mlp(context)
+        attention = attend("attention", cross=False)
+        if cfg.residual == "parallel":
+            x_BTD = (
+                x_BTD
+                + self._branch("attention", attention, x_BTD)
+                + self._branch("mlp", mlp, x_BTD)
             )
-            return attention(h_BTD, source_BSD, cross_mask, positions_BT)[0]
+        else:
+            x_BTD = self._residual("attention", attention, x_BTD)
+            if self.cross:
+                cross_attention = attend("cross_attention", cross=True)
+                x_BTD = self._residual("cross_attention", cross_attention, x_BTD)
+            x_BTD = self._residual("mlp", mlp, x_BTD)
+        if cached is None:
+            return x_BTD, None
+        own: Any = written["attention"]
+        return x_BTD, Place(own, written.get("cross_attention"))
 
-        x_BTD = self._residual("attention", attend, x_BTD)
-        if self.cross:
-            x_BTD = self._residual("cross_attention", attend_encoder, x_BTD)
-        mlp = FeedForward(cfg, self.layout, name="mlp")
-        return self._residual("mlp", mlp, x_BTD), layers
+    def _mlp(self, context: Context) -> Any:
+        mlp, d_ff = self.cfg.layer_mlp(self.spec)
+        if isinstance(mlp, Mixture):
+            mixture = MixtureOfExperts(self.cfg, self.layout, mlp, name="mlp")
+            return lambda x_BTD: mixture(x_BTD, context.mask.q_segments_BT)
+        return FeedForward(self.cfg, self.layout, mlp, d_ff, name="mlp")
 
     def _residual(self, name: str, f: Any, x_BTD: jax.Array) -> jax.Array:
-        """x + f(norm(x)) before, norm(x + f(x)) after, x + norm(f(norm(x))) both."""
+        """x plus the branch; "post" norms the sum."""
+        x_BTD = x_BTD + self._branch(name, f, x_BTD)
+        if self.cfg.norm_position == "post":
+            return Norm(self.cfg.norm, name=f"{name}_norm")(x_BTD)
+        return x_BTD
+
+    def _branch(self, name: str, f: Any, x_BTD: jax.Array) -> jax.Array:
+        """f(norm(x)) pre, norm(f(x)) output, norm(f(norm(x))) both, f(x) post."""
         cfg = self.cfg
-        where = cfg.norm_position
-
-        def norm(suffix):
-            return Norm(cfg.norm, name=f"{name}_{suffix}")
-
+        before = cfg.norm_position in ("pre", "both")
         with jax.named_scope(name):
-            h_BTD = f(x_BTD if where == "post" else norm("norm")(x_BTD))
-            if where == "both":
-                h_BTD = norm("post_norm")(h_BTD)
+            if before and (name != "attention" or self.spec.attention_norm):
+                x_BTD = Norm(cfg.norm, name=f"{name}_norm")(x_BTD)
+            x_BTD = f(x_BTD)
+            if cfg.norm_position in ("both", "output"):
+                x_BTD = Norm(cfg.norm, name=f"{name}_post_norm")(x_BTD)
             if cfg.dropout and self.has_rng("dropout"):
-                h_BTD = nn.Dropout(cfg.dropout, deterministic=False)(h_BTD)
-            x_BTD = x_BTD + h_BTD
-            return norm("norm")(x_BTD) if where == "post" else x_BTD
+                x_BTD = nn.Dropout(cfg.dropout, deterministic=False)(x_BTD)
+            return x_BTD
 
 
 class Repeat(nn.Module):
@@ -96,48 +126,63 @@ class Repeat(nn.Module):
     cross: bool
 
     @nn.compact
-    def __call__(self, carry, layer, mask, positions_BT, encoded, slot):
+    def __call__(self, carry, layer, context, slot):
         x_BTD, caches = carry
         written = []
         for i, spec in enumerate(self.pattern):
             block = Block(self.cfg, self.layout, spec, self.cross, name=f"layer_{i}")
             cached = None if caches is None else (caches[i], layer, slot)
-            x_BTD, layers = block(x_BTD, mask, positions_BT, encoded, cached)
-            written.append(layers)
+            x_BTD, place = block(x_BTD, context, cached)
+            written.append(place)
         return (x_BTD, None if caches is None else tuple(written)), None
+
+
+class Relative(nn.Module):
+    """What relative positions share between the layers of a stack, if anything."""
+
+    cfg: ModelConfig
+
+    @nn.compact
+    def __call__(self) -> jax.Array | None:
+        cfg, positions = self.cfg, self.cfg.positions
+        init = nn.initializers.normal(cfg.init_std)
+        if isinstance(positions, RelativeBias):
+            boxed = nn.with_logical_partitioning(init, (None, "N"))
+            shape = (positions.buckets, cfg.num_heads)
+            bias: Any = self.param("bias_table", boxed, shape)
+            return bias
+        if isinstance(positions, Disentangled):
+            boxed = nn.with_logical_partitioning(init, (None, "D"))
+            table: Any = self.param("table", boxed, (2 * positions.span, cfg.d_model))
+            return Norm(cfg.norm, name="norm")(table)
+        return None
 
 
 class Stack(nn.Module):
     """Groups of layers over embeddings, positions and a mask; ends normed.
 
     A group scans over its repeats, so its weights are stacked on a first axis `L`
-    whatever `layout.unroll` is.
+    whatever `layout.unroll` is; one that shares its weights has them once.
     """
 
     cfg: ModelConfig
     layout: LayoutConfig
+    groups: tuple[Group, ...]
     cross: bool = False
 
     @nn.compact
     def __call__(
-        self,
-        x_BTD: jax.Array,
-        mask: Mask,
-        positions_BT: jax.Array,
-        encoded: tuple[jax.Array, Mask] | None = None,
-        cache: Cache | None = None,
-    ) -> tuple[jax.Array, tuple[tuple[Layers, ...] | None, ...]]:
+        self, x_BTD: jax.Array, context: Context, cache: Cache | None = None
+    ) -> tuple[jax.Array, tuple[tuple[Place, ...] | None, ...]]:
         slot = None if cache is None else cache.slot
         written = []
-        for i, group in enumerate(self.cfg.layers):
+        shared = Relative(self.cfg, name="relative")()
+        context = context.replace(relative=shared)  # type: ignore[attr-defined]
+        for i, group in enumerate(self.groups):
             caches = None if cache is None else cache.layers[i]
+            layers = jnp.arange(group.repeat)
             (x_BTD, caches), _ = self._scan(group, f"group_{i}")(
-                (x_BTD, caches),
-                jnp.arange(group.repeat),
-                mask,
-                positions_BT,
-                encoded,
-                slot,
+                (x_BTD, caches), layers, context, slot
             )
             written.append(caches)
         if self.cfg.norm_position != "post":
@@ -151,11 +196,17 @@ class Stack(nn.Module):
             # without a loop nothing else keeps XLA from undoing it
             unrolled = self.layout.unroll >= group.repeat
             body = nn.remat(Repeat, policy=policy, prevent_cse=unrolled)
+        stacked: Any = {"variable_axes": {"params": 0, STATISTICS: 0}}
+        if group.shared:
+            stacked = {
+                "variable_broadcast": "params",
+                "variable_axes": {STATISTICS: 0},
+            }
         scanned = nn.scan(
             body,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
+            **stacked,
+            split_rngs={"params": not group.shared, "dropout": True},
+            in_axes=(0, nn.broadcast, nn.broadcast),
             length=group.repeat,
             unroll=min(self.layout.unroll, group.repeat),
             metadata_params={nn.PARTITION_NAME: "L"},
@@ -163,48 +214,16 @@ class Stack(nn.Module):
         return scanned(self.cfg, self.layout, group.pattern, self.cross, name=name)
 
 
-class Embedder(nn.Module):
-    """Tokens to vectors and, when tied, back; adds absolute positions."""
-
-    cfg: ModelConfig
-    layout: LayoutConfig
-
-    def setup(self):
-        cfg = self.cfg
-        self.drop = nn.Dropout(cfg.dropout, deterministic=False)
-        init = nn.initializers.normal(cfg.init_std)
-        self.table: Any = self.param(
-            "table",
-            nn.with_logical_partitioning(init, ("V", "D")),
-            (cfg.vocab_size, cfg.d_model),
-        )
-        if isinstance(cfg.positions, Learned):
-            self.learned: Any = self.param(
-                "positions",
-                nn.with_logical_partitioning(init, (None, "D")),
-                (cfg.positions.max_length, cfg.d_model),
-            )
-
-    def __call__(self, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
-        cfg, dtype = self.cfg, compute_dtype(self.layout)
-        x_BTD = self.table[tokens_BT]
-        if isinstance(cfg.positions, Learned):
-            x_BTD = x_BTD + self.learned[positions_BT]
-        elif isinstance(cfg.positions, Sinusoidal):
-            wavelength = cfg.positions.max_wavelength
-            x_BTD = x_BTD + sinusoidal(positions_BT, cfg.d_model, wavelength)
-        x_BTD = x_BTD.astype(dtype)
-        if cfg.dropout and self.has_rng("dropout"):
-            x_BTD = self.drop(x_BTD)
-        return nn.with_logical_constraint(x_BTD, ("act_B", "act_T", "act_D"))
-
-
 class Transformer(nn.Module):
     """Decoder, encoder, or encoder-decoder: tokens in, last hidden states out.
 
     A batch holds `tokens` [B, T], and where rows are packed or padded `segment_ids`
-    and `positions` [B, T]; an encoder-decoder reads its encoder's from the same names
-    after `encoder_`. Dropout is on when an rng named "dropout" is given.
+    and `positions` [B, T]; some models read `token_types` [B, T]. `prefix` [B, T],
+    true for tokens that all of their segment may see, makes a prefix language model.
+    `hidden_mask` [B, T, T], true where a token may not see another, makes a model with
+    a query stream (XLNet) give that stream's states. An encoder-decoder reads its
+    encoder's from the same names after `encoder_`. Dropout is on when an rng named
+    "dropout" is given.
     """
 
     cfg: ModelConfig
@@ -215,8 +234,13 @@ class Transformer(nn.Module):
         self.embedder = Embedder(cfg, layout)
         two = cfg.architecture == "encoder_decoder"
         if two:
-            self.encoder = Stack(cfg, layout)
-        self.stack = Stack(cfg, layout, cross=two)
+            self.encoder_embedder = Embedder(cfg, layout, own_table=False)
+            self.encoder = Stack(cfg, layout, cfg.encoder_layers)
+        self.stack = Stack(cfg, layout, cfg.layers, cross=two)
+        if isinstance(cfg.positions, TransformerXL):
+            init = nn.initializers.normal(cfg.init_std)
+            boxed = nn.with_logical_partitioning(init, ("D_vector",))
+            self.query_stream: Any = self.param("query_stream", boxed, (cfg.d_model,))
 
     def __call__(
         self,
@@ -229,7 +253,8 @@ class Transformer(nn.Module):
         Args:
           batch: as above; with a cache, `tokens` are the T new ones.
           cache: of the tokens before.
-          encoded_BSD: what `encode(batch)` gave, to not compute it again.
+          encoded_BSD: what `encode(batch)` gave, to not compute it again; not needed
+            once it is in the cache.
         """
         tokens_BT = batch["tokens"]
         T = tokens_BT.shape[1]
@@ -239,25 +264,74 @@ class Transformer(nn.Module):
             positions_BT = jnp.broadcast_to(jnp.arange(T), tokens_BT.shape)
             if cache is not None:
                 positions_BT = positions_BT + cache.slot
-        encoded = None
-        if self.cfg.architecture == "encoder_decoder":
-            source = self.encode(batch) if encoded_BSD is None else encoded_BSD
-            k_segments = batch.get("encoder_segment_ids")
-            encoded = source, Mask(q_segments_BT=segments_BT, k_segments_BS=k_segments)
-        causal = self.cfg.architecture != "encoder"
-        if cache is None:
-            mask = Mask(given_BT, given_BT, segments_BT, segments_BT, causal)
-        else:
+        mask = Mask(
+            given_BT,
+            given_BT,
+            segments_BT,
+            segments_BT,
+            causal=self.cfg.architecture != "encoder",
+            k_prefix_BS=batch.get("prefix"),
+        )
+        if cache is not None:
             q_segments = (
                 jnp.ones_like(tokens_BT) if segments_BT is None else segments_BT
             )
             cache = cache.extend(positions_BT, q_segments)
-            mask = Mask(
-                positions_BT, cache.positions_BS, q_segments, cache.segments_BS, causal
+            mask = mask.with_(
+                q_positions_BT=positions_BT,
+                k_positions_BS=cache.positions_BS,
+                q_segments_BT=q_segments,
+                k_segments_BS=cache.segments_BS,
             )
-        x_BTD = self.embedder(tokens_BT, positions_BT)
-        x_BTD, written = self.stack(x_BTD, mask, positions_BT, encoded, cache)
+        types_BT = batch.get("token_types")
+        context = Context(mask, positions_BT, token_types_BT=types_BT)
+        if self.cfg.architecture == "encoder_decoder":
+            if encoded_BSD is None and "encoder_tokens" in batch:
+                encoded_BSD = self.encode(batch)
+            k_segments = batch.get("encoder_segment_ids")
+            context = context.replace(  # type: ignore[attr-defined]
+                encoded_BSD=encoded_BSD,
+                cross_mask=Mask(q_segments_BT=segments_BT, k_segments_BS=k_segments),
+            )
+        x_BTD = self.embedder(self.embedder.lookup(tokens_BT), positions_BT, types_BT)
+        if "hidden_mask" in batch:
+            x_BTD, context = self._two_streams(x_BTD, context, batch["hidden_mask"])
+        x_BTD, written = self.stack(x_BTD, context, cache)
+        x_BTD = x_BTD[:, -T:]  # of two streams the queries'
         return x_BTD, None if cache is None else cache.advance(written, T)
+
+    def _two_streams(
+        self, x_BTD: jax.Array, context: Context, hidden_BTS: jax.Array
+    ) -> tuple[jax.Array, Context]:
+        """Content and query stream (Yang et al. 2019, 2.3), one after the other.
+
+        The content stream sees itself; the query stream starts from one trained vector
+        and sees what may be seen.
+        """
+        if not isinstance(self.cfg.positions, TransformerXL):
+            raise ValueError(
+                "the batch has `hidden_mask` and model.positions.kind is "
+                f"{self.cfg.positions.kind!r}; only 'transformer_xl' has two streams"
+            )
+        T = x_BTD.shape[1]
+        start = jnp.broadcast_to(self.query_stream.astype(x_BTD.dtype), x_BTD.shape)
+        x_BTD = jnp.concatenate([x_BTD, start], axis=1)
+        content_BTS = hidden_BTS & ~jnp.eye(T, dtype=bool)
+        mask = context.mask
+
+        def twice(x):
+            return None if x is None else jnp.tile(x, (1, 2))
+
+        q_positions, k_positions = mask.positions(T, T)
+        mask = mask.with_(
+            q_positions_BT=twice(q_positions),
+            k_positions_BS=k_positions,
+            q_segments_BT=twice(mask.q_segments_BT),
+            hidden_BTS=jnp.concatenate([content_BTS, hidden_BTS], axis=1),
+        )
+        positions_BT = twice(context.positions_BT)
+        changes = {"mask": mask, "positions_BT": positions_BT, "streams": 2}
+        return x_BTD, context.replace(**changes)  # type: ignore[attr-defined]
 
     def encode(self, batch: Batch) -> jax.Array:
         """The encoder's last hidden states [B, S, D] of an encoder-decoder."""
@@ -267,6 +341,7 @@ class Transformer(nn.Module):
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         segments = batch.get("encoder_segment_ids")
-        x_BSD = self.embedder(tokens, positions)
+        types = batch.get("encoder_token_types")
+        x_BSD = self.encoder_embedder(self.embedder.lookup(tokens), positions, types)
         mask = Mask(given, given, segments, segments)
-        return self.encoder(x_BSD, mask, positions)[0]
+        return self.encoder(x_BSD, Context(mask, positions, token_types_BT=types))[0]

@@ -2,7 +2,8 @@
 
 In names of tensors (`q_BTNH`) and in equations:
   B batch, T query length, S key length, D model, F feed-forward, N query heads,
-  K key/value heads, G = N / K, H head size, L layers, V vocabulary, C classes.
+  K key/value heads, G = N / K, H head size, L layers, V vocabulary, C classes,
+  E experts, R rank of a latent, M embedding size where it is not D.
 
 A weight names its axes by these letters; a square weight's second D is `D_out`, a
 vector over D (norms, biases) is `D_vector`. Activations have names of their own
@@ -12,6 +13,7 @@ vector over D (norms, biases) is `D_vector`. Activations have names of their own
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -30,8 +32,11 @@ RULES: Rules = (
     ("N", "tensor"),
     ("K", "tensor"),
     ("H", None),
+    ("R", None),
     ("V", "tensor"),
     ("C", None),
+    ("E", "expert"),
+    ("E_vector", None),
     ("act_B", BATCH_AXES),
     ("act_T", "sequence"),
     ("act_D", None),
@@ -41,6 +46,27 @@ RULES: Rules = (
     ("act_H", None),
     ("act_V", "tensor"),
 )
+
+
+def param_axes(model: nn.Module, batch: Any) -> tuple[Any, Any]:
+    """Shapes and logical axes of a model's weights, with nothing computed.
+
+    Args:
+      model: any Linen module whose input is a batch.
+      batch: arrays or ShapeDtypeStructs.
+
+    Returns:
+      Two trees of one structure: ShapeDtypeStructs, and tuples of axis names.
+    """
+
+    def is_box(x):
+        return isinstance(x, nn.LogicallyPartitioned)
+
+    def names(x):
+        return tuple(x.names) if is_box(x) else (None,) * x.ndim
+
+    boxed = jax.eval_shape(lambda b: model.init(jax.random.key(0), b), batch)["params"]
+    return nn.unbox(boxed), jax.tree.map(names, boxed, is_leaf=is_box)
 
 
 def partition_spec(axes: Axes, name: str, rules: Rules = RULES) -> PartitionSpec:

@@ -13,7 +13,8 @@ import numpy as np
 from llmjax.config import CausalLM, LayoutConfig, ModelConfig
 from llmjax.models.heads import LanguageModel
 from llmjax.tasks.losses import blocked_cross_entropy
-from llmjax.tasks.task import Batch, Loss, Params, rngs
+from llmjax.tasks.routing import forward, routing_loss
+from llmjax.tasks.task import Batch, Loss, Params
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,22 +54,26 @@ class CausalLMTask:
         config, layout = self.config, model.layout
 
         def loss(params, frozen, extra, batch, rng):
-            x_BTD, table_VD = model.apply(
-                {"params": params}, batch, rngs=rngs(rng), method="hidden"
-            )
+            outputs, router = forward(model, params, batch, rng)
             targets_BT = batch["targets"]
             weights_BT = token_weights(batch)
             total, nll = blocked_cross_entropy(
-                x_BTD,
-                table_VD,
+                outputs.x_BTM,
+                outputs.table_VM,
+                outputs.bias_V,
                 targets_BT,
                 weights_BT,
                 layout.loss_block,
                 config.z_loss,
                 config.label_smoothing,
+                outputs.softcap,
             )
             count = jnp.sum(weights_BT)
             metrics = {"loss": (nll, count)}
+            if router:
+                balance = routing_loss(model.cfg, router)
+                total += balance * count
+                metrics["router_loss"] = (balance * count, count)
             if "num_bytes" in batch:
                 num_bytes = jnp.sum(batch["num_bytes"] * weights_BT)
                 metrics["bits_per_byte"] = (nll / math.log(2), num_bytes)

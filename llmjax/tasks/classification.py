@@ -11,7 +11,8 @@ import numpy as np
 from llmjax.config import LayoutConfig, ModelConfig, SequenceClassification
 from llmjax.models.heads import SequenceClassifier
 from llmjax.tasks.losses import cross_entropy
-from llmjax.tasks.task import Batch, Loss, Params, rngs
+from llmjax.tasks.routing import forward, routing_loss
+from llmjax.tasks.task import Batch, Loss, Params
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,7 +42,7 @@ class SequenceClassificationTask:
         """Metrics: `loss` in nats and `accuracy`, both per text."""
 
         def loss(params, frozen, extra, batch, rng):
-            logits_BC: Any = model.apply({"params": params}, batch, rngs=rngs(rng))
+            logits_BC, router = forward(model, params, batch, rng, "__call__")
             label_B = batch["label"]
             loss_B, nll_B = cross_entropy(
                 logits_BC, label_B, label_smoothing=self.config.label_smoothing
@@ -53,7 +54,10 @@ class SequenceClassificationTask:
                 "loss": (jnp.sum(nll_B * valid_B), count),
                 "accuracy": (jnp.sum(right_B * valid_B), count),
             }
-            return jnp.sum(loss_B * valid_B), count, metrics, extra
+            total = jnp.sum(loss_B * valid_B)
+            if router:
+                total += routing_loss(model.cfg, router) * count
+            return total, count, metrics, extra
 
         return loss
 

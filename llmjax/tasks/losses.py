@@ -36,39 +36,44 @@ def cross_entropy(
     return loss, nll
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7, 8))
 def blocked_cross_entropy(
     x_BTD: Float[Array, "B T D"],
     table_VD: Float[Array, "V D"],
+    bias_V: Float[Array, " V"] | None,
     targets_BT: Int[Array, "B T"],
     weights_BT: Float[Array, "B T"],
     block: int,
     z_loss: float = 0.0,
     label_smoothing: float = 0.0,
+    softcap: float | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Weighted sums of `cross_entropy` of x @ table.T, both scalars in float32.
+    """Weighted sums of `cross_entropy` of x @ table.T + bias, both float32 scalars.
 
-    Logits exist for at most `block` positions of each row at a time. Differentiated,
-    the same pass computes the gradients of `x` and `table`, so that logits are
-    computed once. The second result has no gradient.
+    With a softcap c the logits are c * tanh(logits / c). They exist for at most `block`
+    positions of each row at a time. Differentiated, the same pass computes the
+    gradients of `x`, `table` and `bias`, so that logits are computed once. The second
+    result has no gradient.
     """
-    total, nll, _ = _scan(
-        x_BTD, table_VD, targets_BT, weights_BT, block, z_loss, label_smoothing, False
-    )
+    output, data = (x_BTD, table_VD, bias_V), (targets_BT, weights_BT)
+    options = (block, z_loss, label_smoothing, softcap)
+    total, nll, _ = _scan(output, data, options, grad=False)
     return total, nll
 
 
-def _scan(x_BTD, table_VD, targets_BT, weights_BT, block, z_loss, smoothing, grad):
-    T = x_BTD.shape[1]
+def _scan(output, data, options, grad):
+    x_BTD, table_VD, bias_V = output
+    block, z_loss, smoothing, softcap = options
+    B, T, D = x_BTD.shape
     count = -(-T // block)
     block = -(-T // count)
 
     def blocks(a):  # the last one is filled up with what weighs nothing
         a = jnp.pad(a, ((0, 0), (0, count * block - T)) + ((0, 0),) * (a.ndim - 2))
-        return jnp.moveaxis(a.reshape(a.shape[0], count, block, *a.shape[2:]), 1, 0)
+        return jnp.moveaxis(a.reshape(B, count, block, *a.shape[2:]), 1, 0)
 
     def body(carry, inputs):
-        total, nll, dtable_VD = carry
+        total, nll, dtable_VD, dbias_V = carry
         x, targets, weights = inputs
         logits = jnp.einsum(
             "BTD,VD->BTV",
@@ -76,30 +81,40 @@ def _scan(x_BTD, table_VD, targets_BT, weights_BT, block, z_loss, smoothing, gra
             table_VD.astype(x.dtype),
             preferred_element_type=jnp.float32,
         )
+        if bias_V is not None:
+            logits += bias_V.astype(jnp.float32)
+        if softcap is not None:
+            logits = softcap * jnp.tanh(logits / softcap)
         loss_BT, nll_BT = cross_entropy(logits, targets, z_loss, smoothing)
         total += jnp.sum(loss_BT * weights)
         nll += jnp.sum(nll_BT * weights)
         if not grad:
-            return (total, nll, dtable_VD), None
-        dlogits = _dlogits(logits, targets, weights, z_loss, smoothing).astype(x.dtype)
+            return (total, nll, dtable_VD, dbias_V), None
+        dlogits = _dlogits(logits, targets, weights, z_loss, smoothing)
+        if softcap is not None:
+            dlogits *= 1 - jnp.square(logits / softcap)
+        if bias_V is not None:
+            dbias_V += jnp.sum(dlogits, axis=(0, 1))
+        dlogits = dlogits.astype(x.dtype)
         dx = jnp.einsum("BTV,VD->BTD", dlogits, table_VD.astype(x.dtype))
         dtable_VD += jnp.einsum(
             "BTV,BTD->VD", dlogits, x, preferred_element_type=jnp.float32
         )
-        return (total, nll, dtable_VD), dx
+        return (total, nll, dtable_VD, dbias_V), dx
 
     zero = jnp.zeros((), jnp.float32)
     dtable: Any = jnp.zeros(table_VD.shape, jnp.float32) if grad else None
-    (total, nll, dtable), dx = jax.lax.scan(
-        body,
-        (zero, zero, dtable),
-        (blocks(x_BTD), blocks(targets_BT), blocks(weights_BT)),
+    dbias: Any = None
+    if grad and bias_V is not None:
+        dbias = jnp.zeros(bias_V.shape, jnp.float32)
+    (total, nll, dtable, dbias), dx = jax.lax.scan(
+        body, (zero, zero, dtable, dbias), tuple(blocks(a) for a in (x_BTD, *data))
     )
     if not grad:
         return total, nll, None
-    B, _, D = x_BTD.shape
     dx_BTD = jnp.moveaxis(dx, 0, 1).reshape(B, count * block, D)[:, :T]
-    return total, nll, (dx_BTD, dtable.astype(table_VD.dtype))
+    dbias = None if bias_V is None else dbias.astype(bias_V.dtype)
+    return total, nll, (dx_BTD, dtable.astype(table_VD.dtype), dbias)
 
 
 def _dlogits(logits, targets, weights, z_loss, smoothing):
@@ -113,22 +128,15 @@ def _dlogits(logits, targets, weights, z_loss, smoothing):
     return (p - want) * weights[..., None]
 
 
-def _forward(x_BTD, table_VD, targets_BT, weights_BT, block, z_loss, smoothing):
-    total, nll, grads = _scan(
-        x_BTD, table_VD, targets_BT, weights_BT, block, z_loss, smoothing, True
-    )
+def _forward(x_BTD, table_VD, bias_V, targets_BT, weights_BT, *options):
+    output, data = (x_BTD, table_VD, bias_V), (targets_BT, weights_BT)
+    total, nll, grads = _scan(output, data, options, grad=True)
     return (total, nll), grads
 
 
-def _backward(block, z_loss, smoothing, grads, cotangents):
-    dx_BTD, dtable_VD = grads
-    scale = cotangents[0]
-    return (
-        dx_BTD * scale.astype(dx_BTD.dtype),
-        dtable_VD * scale.astype(dtable_VD.dtype),
-        None,
-        None,
-    )
+def _backward(block, z_loss, smoothing, softcap, grads, cotangents):
+    scaled = jax.tree.map(lambda g: g * cotangents[0].astype(g.dtype), grads)
+    return *scaled, None, None
 
 
 blocked_cross_entropy.defvjp(_forward, _backward)

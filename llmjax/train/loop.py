@@ -174,7 +174,9 @@ def _start(program: Program, checkpoints: Checkpoints) -> State:
         return checkpoints.restore(program.restorable())
     state = program.init()
     if isinstance(init, Checkpoint):
-        state, report = resume.load_initial(state, program.shardings, init)
+        state, report = resume.load_initial(
+            state, program.shardings, init, program.config.model
+        )
         state = program.with_params(state, state.params)
         print(report)
     return state

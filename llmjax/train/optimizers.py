@@ -20,7 +20,9 @@ from llmjax.config import (
     WarmupCosine,
 )
 
-NOT_DECAYED = ("bias", "scale", "log_scale")
+BALANCE = "balance"  # what moves by its gradient alone: a router's bias of the choice
+LAYER_AXES = {"L", "E", "D", "F", "N", "K", "H", "R"}  # of the matrices in a layer
+VECTORS = ("sinks", "query_stream", BALANCE)
 
 
 def schedule(config: OptimizerConfig, steps: int) -> Callable[[Any], jax.Array]:
@@ -48,6 +50,9 @@ def make(
 ) -> optax.GradientTransformationExtraArgs:
     """Clip, algorithm, decay, learning rate, average of the weights: one chain.
 
+    Leaves named `balance` stand apart: their gradient is their move (`router_loss`),
+    they take p - g, and no norm counts them.
+
     Args:
       config: what to chain.
       steps: of the whole run, for the schedule.
@@ -62,16 +67,33 @@ def make(
         mask = decayed if config.decay == "matrices" else None
         chain.append(optax.add_decayed_weights(config.weight_decay, mask))
     chain.append(optax.scale_by_learning_rate(schedule(config, steps)))
+    leaves = jax.tree_util.tree_leaves_with_path(axes, is_leaf=_is_axes)
+    if any(path[-1].key == BALANCE for path, _ in leaves):
+        parts = {"weights": optax.chain(*chain), BALANCE: optax.scale(-1.0)}
+        chain = [optax.partition(parts, _parts)]
     if config.ema is not None:
         chain.append(average_weights(config.ema))
     return optax.with_extra_args_support(optax.chain(*chain))
 
 
 def decayed(params: Any) -> Any:
-    """True for the weights that decay: all but norms, biases and score scales."""
+    """True for the weights that decay: kernels and tables, no bias, scale or vector."""
+
+    def is_decayed(path, _):
+        name = path[-1].key
+        return not ("bias" in name or "scale" in name or name in VECTORS)
+
+    return jax.tree_util.tree_map_with_path(is_decayed, params)
+
+
+def _parts(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: path[-1].key not in NOT_DECAYED, params
+        lambda path, _: BALANCE if path[-1].key == BALANCE else "weights", params
     )
+
+
+def _is_axes(x: Any) -> bool:
+    return isinstance(x, tuple)
 
 
 def _algorithm(config: Any, axes: Any) -> optax.GradientTransformation:
@@ -96,29 +118,17 @@ def _algorithm(config: Any, axes: Any) -> optax.GradientTransformation:
 
 
 def _muon(config: Muon, axes: Any) -> optax.GradientTransformation:
-    """Orthogonalised updates for the layers' matrices, Adam for the rest.
-
-    A kernel's axes say which of its dimensions a matrix multiplies: those on the side
-    of `D`; `L` counts matrices.
-    """
-    named = jax.tree_util.tree_leaves_with_path(
-        axes, is_leaf=lambda x: isinstance(x, tuple)
-    )
-    numbers = {
-        jax.tree_util.keystr(path): _matrix(leaf_axes)
-        for path, leaf_axes in named
-        if leaf_axes[:1] == ("L",) and path[-1].key == "kernel"
-    }
+    """Orthogonalised updates for the layers' matrices, Adam for the rest."""
+    numbers = matrices(axes)
 
     def label(params):
         return jax.tree_util.tree_map_with_path(
-            lambda p, _: "muon" if jax.tree_util.keystr(p) in numbers else "adam",
-            params,
+            lambda path, _: "muon" if _name(path) in numbers else "adam", params
         )
 
     def dimensions(updates):
         return jax.tree_util.tree_map_with_path(
-            lambda p, _: numbers[jax.tree_util.keystr(p)], updates
+            lambda path, _: numbers[_name(path)], updates
         )
 
     def rms_of_adam(update, number):
@@ -138,10 +148,21 @@ def _muon(config: Muon, axes: Any) -> optax.GradientTransformation:
     return optax.partition({"muon": optax.chain(muon, scale), "adam": adam}, label)
 
 
-def _matrix(axes: tuple[str, ...]) -> optax.contrib.MuonDimensionNumbers:
-    inputs = (1,) if axes[1] == "D" else tuple(range(1, len(axes) - 1))
-    outputs = tuple(i for i in range(1, len(axes)) if i not in inputs)
-    return optax.contrib.MuonDimensionNumbers(inputs, outputs)
+def matrices(axes: Any) -> dict[str, optax.contrib.MuonDimensionNumbers]:
+    """By name, which dimensions each matrix of the layers sums over and which it gives.
+
+    A kernel's axes say whether it is one: those of routers (`E_vector`), poolers
+    (`D_out`) and classes (`C`) are not. L and E count matrices; a matrix goes from D
+    or R to all that follows, else from all before it to its last axis.
+    """
+    found = {}
+    for path, names in jax.tree_util.tree_leaves_with_path(axes, is_leaf=_is_axes):
+        if path[-1].key == "kernel" and LAYER_AXES.issuperset(names):
+            own = tuple(i for i, axis in enumerate(names) if axis not in ("L", "E"))
+            split = 1 if names[own[0]] in ("D", "R") else -1
+            numbers = optax.contrib.MuonDimensionNumbers(own[:split], own[split:])
+            found[_name(path)] = numbers
+    return found
 
 
 class PerLayerState(NamedTuple):
@@ -162,15 +183,15 @@ def per_layer(
       transform: any optax transform.
       axes: the tree of logical axes, to know the stacked leaves (axis 0 is `L`).
     """
-    flat_axes = jax.tree.leaves(axes, is_leaf=lambda x: isinstance(x, tuple))
+    named = jax.tree_util.tree_leaves_with_path(axes, is_leaf=_is_axes)
+    layers = {_name(path) for path, leaf_axes in named if leaf_axes[:1] == ("L",)}
 
     def split(tree):
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
         single: dict[str, Any] = {}
         stacked: dict[str, dict[str, Any]] = {}
-        for (path, leaf), leaf_axes in zip(leaves, flat_axes, strict=True):
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            if leaf_axes[:1] == ("L",):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            name = _name(path)
+            if name in layers:
                 stacked.setdefault(str(leaf.shape[0]), {})[name] = leaf
             else:
                 single[name] = leaf
@@ -180,8 +201,7 @@ def per_layer(
         flat = dict(single)
         for group in stacked.values():
             flat |= group
-        paths = jax.tree_util.tree_leaves_with_path(tree)
-        names = [jax.tree_util.keystr(p, simple=True, separator="/") for p, _ in paths]
+        names = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
         return jax.tree.unflatten(jax.tree.structure(tree), [flat[n] for n in names])
 
     def init(params):
@@ -203,6 +223,10 @@ def per_layer(
         return join(updates, single, stacked), PerLayerState(single_state, states)
 
     return optax.GradientTransformation(init, update)
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 class AverageState(NamedTuple):

@@ -4,9 +4,12 @@ import json
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from etils import epath
+from jax.sharding import Mesh
 
-from llmjax.config import Checkpoint, RunConfig, to_dict
+from llmjax import hub
+from llmjax.config import Checkpoint, ModelConfig, RunConfig, to_dict
 from llmjax.train.checkpoints import load_params
 from llmjax.train.state import State
 
@@ -57,39 +60,89 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     return out
 
 
-def load_initial(state: State, shardings: State, init: Checkpoint) -> tuple[State, str]:
-    """A fresh state with the weights of an earlier run where names agree.
+# leaves that may have more rows than what they start from: tokens and positions
+GROWING = ("table", "unembedding", "output_bias", "positions")
+
+
+def load_initial(
+    state: State, shardings: State, init: Checkpoint, model: ModelConfig
+) -> tuple[State, str]:
+    """A fresh state with the weights of another model where names agree.
+
+    A larger vocabulary or more learned positions keep their fresh rows at the end.
 
     Returns:
-      The state, and a text that says which leaves were loaded, created and left over.
+      The state, and a text that says which leaves were loaded, grown, created and left
+      over, and in what the models' configs differ.
 
     Raises:
       ValueError: a leaf of the same name and another shape, or none that agree.
     """
-    _, source = load_params(init.path, init.step)
+    mesh = jax.tree.leaves(shardings)[0].mesh
+    cfg, source = _weights(init, mesh)
     found = _named(source)
     wanted = _named(state.params)
     loaded = sorted(wanted.keys() & found.keys())
     if not loaded:
         raise ValueError(f"{init.path}: none of its weights has a name of this model's")
-    for name in loaded:
-        if wanted[name].shape != found[name].shape:
+    grown = [name for name in loaded if wanted[name].shape != found[name].shape]
+    for name in grown:
+        here, there = wanted[name].shape, found[name].shape
+        rows = name.split("/")[-1] in GROWING
+        if not rows or here[1:] != there[1:] or here[0] < there[0]:
             raise ValueError(
-                f"{init.path}: {name} has shape {found[name].shape} and this model "
-                f"wants {wanted[name].shape}; give the model its sizes of then"
+                f"{init.path}: {name} has shape {there} and this model wants {here}; "
+                "give the model its sizes of then"
             )
 
     def pick(path, leaf, sharding):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return jax.device_put(found.get(name, leaf), sharding)
+        if name not in found:
+            return leaf
+        new = found[name].astype(leaf.dtype)
+        if name in grown:
+            new = jnp.asarray(leaf).at[: new.shape[0]].set(new)
+        return jax.device_put(new, sharding)
 
     params = jax.tree_util.tree_map_with_path(pick, state.params, shardings.params)
+    kept = [name for name in loaded if name not in grown]
     created = sorted(wanted.keys() - found.keys())
     left = sorted(found.keys() - wanted.keys())
     lines = [f"initial weights from {init.path}:"]
-    for what, names in (("loaded", loaded), ("created", created), ("left over", left)):
-        lines.append(f"  {what} {len(names)}: {_brief(names)}")
+    for what, names in (
+        ("loaded", kept),
+        ("loaded, with new rows", grown),
+        ("created", created),
+        ("left over", left),
+    ):
+        if names or what != "loaded, with new rows":
+            lines.append(f"  {what} {len(names)}: {_brief(names)}")
+    lines += [f"  model.{line}" for line in _differences(cfg, model)]
     return state.replace(params=params), "\n".join(lines)  # type: ignore[attr-defined]
+
+
+def _weights(init: Checkpoint, mesh: Mesh) -> tuple[ModelConfig, Any]:
+    """The model and the weights at `init.path`, whichever kind of place it is."""
+    path = epath.Path(init.path).expanduser()
+    config = path / CONFIG_FILE
+    package = init.path.startswith("package:")
+    in_folder = not package and config.exists() and "model_type" in config.read_text()
+    if package or in_folder or path.suffix == ".gguf":
+        model, params = hub.load(init.path, mesh=mesh, dtype=jnp.float32)
+        return model.cfg, params
+    run, params = load_params(init.path, init.step)
+    return run.model, params
+
+
+def _differences(there: ModelConfig, here: ModelConfig) -> list[str]:
+    """One line per field that the two models do not share, sizes of rows aside."""
+    old, new = _flat(to_dict(there)), _flat(to_dict(here))
+    grow = ("vocab_size", "positions.max_length", "dropout", "attention_dropout")
+    return [
+        f"{key} was {old.get(key)!r} and is {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and key not in grow
+    ]
 
 
 def _named(tree: Any) -> dict[str, Any]:

@@ -120,7 +120,7 @@ def build(
         k: jax.ShapeDtypeStruct((data.batch_size, *v.shape[1:]), v.dtype)
         for k, v in example_batch.items()
     }
-    params, axes = state_lib.param_axes(model, batch)
+    params, axes = axes_lib.param_axes(model, batch)
     if optimizer is None:
         optimizer = optimizers.make(config.optimizer, config.train.steps, axes)
     abstract = jax.eval_shape(

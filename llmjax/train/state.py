@@ -30,27 +30,6 @@ class State:
     opt_state: Any
 
 
-def param_axes(model: nn.Module, batch: Any) -> tuple[Any, Any]:
-    """Shapes and logical axes of a model's weights, with nothing computed.
-
-    Args:
-      model: any Linen module whose input is a batch.
-      batch: arrays or ShapeDtypeStructs.
-
-    Returns:
-      Two trees of one structure: ShapeDtypeStructs, and tuples of axis names.
-    """
-
-    def is_box(x):
-        return isinstance(x, nn.LogicallyPartitioned)
-
-    def names(x):
-        return tuple(x.names) if is_box(x) else (None,) * x.ndim
-
-    boxed = jax.eval_shape(lambda b: model.init(jax.random.key(0), b), batch)["params"]
-    return nn.unbox(boxed), jax.tree.map(names, boxed, is_leaf=is_box)
-
-
 def initial(
     model: nn.Module,
     optimizer: optax.GradientTransformation,

@@ -54,6 +54,15 @@ def test_every_dataclass_field_is_a_key_and_every_key_a_field():
 OTHER = {
     "model.architecture": "encoder",
     "model.groups": ({"repeat": 2},),
+    "model.encoder_groups": ({"repeat": 2},),
+    "model.embedding_norm": True,
+    "model.qk_norm": "head",
+    "model.softcap": 50.0,
+    "model.sinks": True,
+    "model.residual": "parallel",
+    "model.output_bias": True,
+    "model.output_softcap": 30.0,
+    "model.pooler": True,
     "model.num_kv_heads": 2,
     "model.head_dim": 8,
     "model.norm_position": "both",
@@ -77,6 +86,8 @@ VARIANTS = {
     "model.positions": ("learned", {"max_length": 300}),
     "model.scores": ("cosine", {"init_scale": 2.0}),
     "model.mlp": ("plain", {"activation": "relu"}),
+    "model.heads": ("latent", {"rank": 64, "query_rank": 32}),
+    "model.output": ("transformed", {"activation": "relu", "bias": False}),
     "task": ("sequence_classification", {"num_labels": 9, "pooling": "last"}),
     "layout.attention": ("blocked", {"block": 32}),
     "optimizer.algorithm": ("lion", {"b2": 0.5}),
@@ -105,7 +116,7 @@ def test_every_field_can_be_overridden(path):
         new = f"{old}x" if isinstance(old, str) else old * 2 if old else 1
     draft.update_from_flattened_dict({path: new})  # what --config.a.b=c does
     got = read(config.parse(draft), path)
-    if path == "model.groups":
+    if path in ("model.groups", "model.encoder_groups"):
         new = (config.Group(2),)
     assert got == new != old
     assert type(got) is type(new) or isinstance(old, float)
@@ -257,3 +268,43 @@ def test_other_errors_pass_through_reworded():
         raise AttributeError("nothing of ml_collections")
     with pytest.raises(TypeError, match="another"), config.reworded():
         raise TypeError("another")
+
+
+def test_an_absent_parameter_is_its_default():
+    """A draft holds None for what nobody gave: no other default may stand for it."""
+    for cls in vars(config).values():
+        for f in dataclasses.fields(cls) if hasattr(cls, "kind") else ():
+            assert "None" not in str(f.type) or f.default is None, (cls, f.name)
+
+
+def test_variants_within_variants():
+    draft = config.default()
+    draft.update_from_flattened_dict(
+        {
+            "model.positions.scaling.kind": "yarn",
+            "model.positions.scaling.factor": 4.0,
+            "model.mlp.kind": "mixture",
+            "model.mlp.router.kind": "sigmoid",
+            "model.mlp.router.groups": 2,
+            "model.mlp.dispatch.kind": "capacity",
+        }
+    )
+    run = config.parse(draft)
+    assert run.model.positions == config.Rotary(scaling=config.YaRN(4.0))
+    assert run.model.mlp == config.Mixture(
+        router=config.SigmoidRouter(groups=2), dispatch=config.Capacity()
+    )
+    assert config.parse(config.to_dict(run)) == run
+    draft.model.mlp.router.normalize = False
+    draft.model.mlp.router.kind = "softmax"
+    with pytest.raises(ValueError, match=r"mlp.router.groups' is not read by kind 'so"):
+        config.parse(draft)
+
+
+def test_a_layer_may_have_an_mlp_of_its_own():
+    dense = {"mlp": {"kind": "plain"}, "d_ff": 48, "positions": None}
+    draft = config.default()
+    draft.model.groups = ({"repeat": 1, "pattern": (dense,)}, {"repeat": 2})
+    (first, second) = config.parse(draft).model.layers
+    assert first.pattern == (config.LayerSpec(mlp=config.Plain(), d_ff=48),)
+    assert second.pattern == (config.LayerSpec(),)

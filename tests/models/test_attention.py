@@ -69,7 +69,7 @@ def test_blocked_is_einsum(name, block):
     mask = MASKS[name]
     w = weights(mask)
     want = run(einsum_attention, qkv(), mask, w)
-    got = run(lambda *a: blocked_attention(*a, block), qkv(), mask, w)
+    got = run(lambda *a: blocked_attention(*a, block=block), qkv(), mask, w)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         if a.shape == w.shape:
             a, b = a * (w != 0), b * (w != 0)
@@ -78,7 +78,7 @@ def test_blocked_is_einsum(name, block):
 
 def test_blocked_attends_to_longer_sources():
     arrays = qkv(S=9)
-    got = jax.jit(lambda *a: blocked_attention(*a, Mask(), 4))(*arrays)
+    got = jax.jit(lambda *a: blocked_attention(*a, Mask(), block=4))(*arrays)
     want = jax.jit(lambda *a: einsum_attention(*a, Mask()))(*arrays)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
@@ -110,7 +110,7 @@ def test_einsum_is_jax_nn(name, K):
 
 def test_a_row_that_sees_nothing_is_finite():
     empty = mask((rows()[0], jnp.zeros((B, T), int)))
-    for f in (einsum_attention, lambda *a: blocked_attention(*a, 4)):
+    for f in (einsum_attention, lambda *a: blocked_attention(*a, block=4)):
         (_, out), grads = run(f, qkv(), empty, 1.0)
         assert all(jnp.isfinite(a).all() for a in (out, *grads))
 

@@ -93,3 +93,32 @@ def test_a_decoder_sees_all_of_the_encoder_and_its_own_past(tiny, random_params)
     assert (got_TV[:, :T][ahead_TS >= 0] > 0).all()
     assert (got_TV[:, 20:24] > 0).all()
     assert (got_TV[:, 24:26] == 0).all()  # padding of the source
+
+
+def test_a_prefix_is_seen_by_all(tiny, random_params):
+    cfg = dataclasses.replace(tiny, num_layers=1)
+    prefix_T = np.arange(T) < 4
+    for attention in (config.EinsumAttention(), config.BlockedAttention(5)):
+        layout = config.LayoutConfig(attention=attention)
+        prefix = jnp.asarray(prefix_T[None])
+        got_TS = influence(cfg, layout, random_params, prefix=prefix)[:, :T]
+        assert ((got_TS > 0) == ((ahead_TS >= 0) | prefix_T)).all()
+
+
+def test_a_query_stream_never_sees_its_own_token(tiny, random_params):
+    """Nor those after it in its order, through any number of layers (XLNet)."""
+    cfg = dataclasses.replace(
+        tiny,
+        architecture="encoder",
+        positions=config.TransformerXL(),
+        num_layers=3,
+        num_kv_heads=None,
+    )
+    place_T = np.random.default_rng(0).permutation(T)  # of each token in the order
+    before_TS = place_T[None] < place_T[:, None]
+    hidden = jnp.asarray(~before_TS[None])
+    got_TS = influence(cfg, config.LayoutConfig(), random_params, hidden_mask=hidden)
+    got_TS = got_TS[:, :T]
+    assert (got_TS[~before_TS] == 0).all()
+    assert (got_TS[before_TS] > 0).all()
+    assert not before_TS[place_T == 0].any()  # the first sees nothing at all

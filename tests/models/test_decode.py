@@ -26,6 +26,43 @@ MODELS = {
         )
     },
     "encoder_decoder": {"architecture": "encoder_decoder"},
+    "alibi": {"positions": config.Alibi(), "num_layers": 1},
+    "relative bias": {"positions": config.RelativeBias(8, 6), "num_layers": 1},
+    "transformer xl": {"positions": config.TransformerXL(), "num_layers": 1},
+    "disentangled": {
+        "positions": config.Disentangled(3, 6),
+        "num_kv_heads": None,
+        "num_layers": 1,
+    },
+    "latent": {"heads": config.Latent(10, 8, 4, 5)},
+    "latent without a query rank": {
+        "heads": config.Latent(None, 8, 4, 5),
+        "num_layers": 1,
+    },
+    "gpt-oss": {
+        "groups": (config.Group(1, (LOCAL, config.LayerSpec())),),
+        "sinks": True,
+        "biases": "all",
+        "mlp": config.Mixture(4, 2, 12, expert=config.ClampedGated()),
+    },
+    "gemma": {
+        "groups": (config.Group(1, (LOCAL, config.LayerSpec())),),
+        "softcap": 2.0,
+        "output_softcap": 3.0,
+        "norm": config.RMSNorm(offset=1.0),
+        "norm_position": "both",
+        "qk_norm": "head",
+    },
+    "shared, parallel": {
+        "groups": (config.Group(3, shared=True),),
+        "residual": "parallel",
+        "norm": config.LayerNorm(bias=False),
+    },
+    "olmo": {"norm_position": "output", "qk_norm": "all", "num_layers": 1},
+    "partial rotary": {"positions": config.Rotary(fraction=0.5), "head_dim": 8},
+    "block sparse": {
+        "groups": (config.Group(1, (config.LayerSpec(config.BlockSparse(2, 1, 2)),)),)
+    },
 }
 
 
@@ -33,7 +70,8 @@ def decode(model, params, batch, pieces, encoded=None):
     """Logits [B, T, V] of a forward in pieces of these lengths."""
     step = jax.jit(model.apply)
     tokens = batch["tokens"]
-    cache = empty_cache(model.cfg, len(tokens), SLOTS, jnp.dtype("float32"))
+    source = 0 if encoded is None else encoded.shape[1]
+    cache = empty_cache(model.cfg, len(tokens), SLOTS, jnp.dtype("float32"), source)
     out = []
     for start, stop in itertools.pairwise(np.cumsum([0, *pieces])):
         piece = {
@@ -41,6 +79,7 @@ def decode(model, params, batch, pieces, encoded=None):
         } | {k: v for k, v in batch.items() if k.startswith("encoder_seg")}
         logits, cache = step({"params": params}, piece, cache, encoded)
         out.append(logits)
+        encoded = None  # its keys and values are in the cache now
     assert cache.slot == tokens.shape[1]
     return jnp.concatenate(out, axis=1)
 
@@ -92,10 +131,10 @@ def test_prompts_of_different_lengths_decode_together(name, tiny, random_params)
 def test_a_cache_holds_what_its_config_says(tiny):
     cfg = dataclasses.replace(tiny, **MODELS["groups"])
     cache = empty_cache(cfg, 3, SLOTS, jnp.dtype("bfloat16"))
-    shapes = [[layer.k_LBSKH.shape for layer in group] for group in cache.layers]
-    shape = (3, SLOTS, cfg.K, cfg.H)
-    assert shapes == [[(2, *shape), (2, *shape)], [(1, *shape)]]
-    assert cache.layers[0][0].v_LBSKH.dtype == jnp.bfloat16
+    shapes = [[place.own.k_LBSKH.shape for place in group] for group in cache.layers]
+    full, ring = (3, SLOTS, cfg.K, cfg.H), (3, 3, cfg.K, cfg.H)
+    assert shapes == [[(2, *ring), (2, *full)], [(1, *ring)]]
+    assert cache.layers[0][0].own.v_LBSKH.dtype == jnp.bfloat16
     assert not cache.segments_BS.any()
 
 

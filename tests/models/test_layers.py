@@ -65,7 +65,9 @@ def test_activations_are_their_formulas(name):
 def test_rotary_is_a_multiplication_of_complex_numbers():
     x_BTNH = normal(2, 5, 3, 8)
     positions = np.array([[0, 1, 2, 3, 4], [0, 1, 0, 1, 700]])
-    got = jax.jit(rotary, static_argnums=2)(x_BTNH, jnp.asarray(positions), 100.0)
+    got = jax.jit(rotary, static_argnums=(2, 3))(
+        x_BTNH, jnp.asarray(positions), config.Rotary(100.0), 8
+    )
     for b in range(2):
         for n in range(3):
             want = reference.turn(np.float64(x_BTNH[b, :, n]), positions[b], 100.0)
@@ -74,7 +76,7 @@ def test_rotary_is_a_multiplication_of_complex_numbers():
 
 def test_rotary_scores_depend_on_distance_only():
     q, k = normal(1, 1, 1, 8), normal(1, 1, 1, 8, seed=1)
-    turn = jax.jit(lambda x, t: rotary(x, t[None, None], 10_000.0))
+    turn = jax.jit(lambda x, t: rotary(x, t[None, None], config.Rotary(), 8))
 
     def score(t, s):
         return jnp.sum(turn(q, jnp.int32(t)) * turn(k, jnp.int32(s)))
@@ -87,8 +89,8 @@ def test_rotary_scores_depend_on_distance_only():
 @pytest.mark.parametrize("size", [8, 7])
 def test_sinusoidal_is_its_formula(size):
     positions = np.array([[0, 1, 5, 200]])
-    got = jax.jit(sinusoidal, static_argnums=(1, 2))(
-        jnp.asarray(positions), size, 1000.0
+    got = jax.jit(sinusoidal, static_argnums=(1, 2, 3))(
+        jnp.asarray(positions), size, 1000.0, "interleaved"
     )
     want = reference.sinusoids(positions[0], size, 1000.0)
     np.testing.assert_allclose(got[0], want, atol=1e-4)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from llmjax import config
+from llmjax.models.attention import CAPABILITIES
 from llmjax.models.heads import LanguageModel
 
 LENGTHS = (5, 3, 4, 6, 1, 4)  # two rows of 12: 5 + 3 + 4, and 6 + 1 + 4 + padding
@@ -19,6 +20,47 @@ MODELS = {
     "causal": {"positions": config.Learned(12), "num_layers": 1},
     "bidirectional": {"architecture": "encoder", "num_layers": 1},
     "window": {"groups": (config.Group(1, (LOCAL,)),)},
+    "sinusoidal": {"positions": config.Sinusoidal(), "num_layers": 1},
+    "alibi": {"positions": config.Alibi(), "num_layers": 1},
+    "relative bias": {"positions": config.RelativeBias(8, 6), "num_layers": 1},
+    "relative bias, bidirectional": {
+        "positions": config.RelativeBias(8, 6),
+        "architecture": "encoder",
+        "num_layers": 1,
+    },
+    "transformer xl": {
+        "positions": config.TransformerXL(segments=True),
+        "architecture": "encoder",
+        "num_layers": 1,
+    },
+    "disentangled": {
+        "positions": config.Disentangled(3, 6),
+        "architecture": "encoder",
+        "num_kv_heads": None,
+        "num_layers": 1,
+    },
+    "latent": {"heads": config.Latent(10, 8, 4, 5), "num_layers": 1},
+    "block sparse": {
+        "groups": (config.Group(1, (config.LayerSpec(config.BlockSparse(2, 1, 2)),)),)
+    },
+    "softcap, sinks": {"softcap": 2.0, "sinks": True, "num_layers": 1},
+    "mixture": {"mlp": config.Mixture(4, 2, 12), "num_layers": 1},
+}
+SEGMENTED = {
+    "einsum": config.EinsumAttention(),
+    "blocked": config.BlockedAttention(5),
+    "chunked": config.ChunkedAttention(5),
+    "dot_product": config.DotProductAttention(),
+}
+# what a model asks of its attention besides a mask
+TERMS = {
+    "alibi": "position bias",
+    "relative bias": "position bias",
+    "relative bias, bidirectional": "position bias",
+    "transformer xl": "content bias",
+    "disentangled": "content bias",
+    "softcap, sinks": "sinks",
+    "latent": "value size",
 }
 
 
@@ -53,13 +95,16 @@ def run(cfg, layout, params, batch, places):
     return [logits[place] for place in places], grads
 
 
+@pytest.mark.usefixtures("quick_compile")
 @pytest.mark.parametrize("name", MODELS)
 def test_packed_is_unpacked(name, tiny, random_params):
     cfg = dataclasses.replace(tiny, **MODELS[name])
     alone = place([(i,) for i in range(len(TEXTS))], max(LENGTHS))
     params = random_params(LanguageModel(cfg), alone[0])
     want = run(cfg, config.LayoutConfig(), params, *alone)
-    for attention in (config.EinsumAttention(), config.BlockedAttention(5)):
+    for kind, attention in SEGMENTED.items():
+        if TERMS.get(name, "segments") not in CAPABILITIES[kind]:
+            continue
         layout = config.LayoutConfig(attention=attention)
         got = run(cfg, layout, params, *place(ROWS, 12))
         for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from llmjax import config
-from llmjax.models.attention import Attention
+from llmjax.models.context import Context
+from llmjax.models.embedder import Embedder
 from llmjax.models.heads import LanguageModel
 from llmjax.models.mask import Mask
-from llmjax.models.transformer import Embedder, Stack
+from llmjax.models.multihead import Attention
+from llmjax.models.transformer import Stack
 
 BATCH = {"tokens": jnp.arange(16).reshape(2, 8)}
 
@@ -87,9 +89,9 @@ def test_dropout_keeps_expectations(dropped, random_params):
     """Where what follows is linear: the embeddings, and the weights of attention."""
     layout, positions = config.LayoutConfig(), jnp.arange(4)[None]
     x = jnp.float32(np.random.default_rng(0).standard_normal((1, 4, dropped.d_model)))
-    attend = x, x, Mask(causal=True), positions
+    attend = x, Context(Mask(causal=True), positions)
     cases = [
-        (Embedder(dropped, layout), (positions, positions), lambda y: y),
+        (Embedder(dropped, layout, own_table=False), (x, positions), lambda y: y),
         (Attention(dropped, layout, config.LayerSpec()), attend, lambda y: y[0]),
     ]
     for module, args, first in cases:
@@ -111,8 +113,9 @@ def test_dropout_keeps_expectations(dropped, random_params):
 def test_every_dropout_is_a_draw_of_its_own(dropped):
     """Both halves of two layers add one everywhere: 0 to 4 of them are kept."""
     cfg = dataclasses.replace(dropped, biases="all", attention_dropout=0.0)
-    stack, positions = Stack(cfg, config.LayoutConfig()), jnp.zeros((4, 8), int)
-    args = jnp.zeros((4, 8, cfg.d_model)), Mask(causal=True), positions
+    layout, positions = config.LayoutConfig(), jnp.zeros((4, 8), int)
+    stack = Stack(cfg, layout, cfg.layers)
+    args = jnp.zeros((4, 8, cfg.d_model)), Context(Mask(causal=True), positions)
     shapes = nn.unbox(jax.eval_shape(stack.init, jax.random.key(0), *args))
 
     def leaf(path, shape):

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from llmjax import config
+from llmjax.models.context import Context
 from llmjax.models.heads import LanguageModel
 from llmjax.models.layers import Norm
 from llmjax.models.mask import Mask
-from llmjax.models.transformer import Block, Embedder
+from llmjax.models.transformer import Block
 
 LAYERS = 3
 BATCH = {"tokens": jnp.arange(16).reshape(2, 8)}
@@ -102,18 +103,18 @@ def test_scan_is_layer_by_layer(cfg, params):
 
     @jax.jit
     def by_hand(p):
-        x = Embedder(cfg, layout).apply({"params": p["embedder"]}, tokens, positions)
+        x = p["embedder"]["table"][tokens]
         block = Block(cfg, layout, config.LayerSpec())
+        context = Context(Mask(causal=True), positions)
         for i in range(LAYERS):
             layer = jax.tree.map(
                 operator.itemgetter(i), p["stack"]["group_0"]["layer_0"]
             )
-            x, _ = block.apply({"params": layer}, x, Mask(causal=True), positions)
+            x, _ = block.apply({"params": layer}, x, context)
         return Norm(cfg.norm).apply({"params": p["stack"]["final_norm"]}, x)
 
     def hidden(params):
-        x, _ = LanguageModel(cfg).apply({"params": params}, BATCH, method="hidden")
-        return x
+        return LanguageModel(cfg).apply({"params": params}, BATCH, method="hidden")
 
     np.testing.assert_allclose(
         jax.jit(hidden)(params), by_hand(p), rtol=1e-4, atol=1e-5
@@ -124,8 +125,12 @@ def test_bfloat16_computes_in_it_and_keeps_float32_masters(cfg, params, plain):
     model = LanguageModel(cfg, config.LayoutConfig(precision="bfloat16"))
 
     def run(params):
-        x, table = model.apply({"params": params}, BATCH, method="hidden")
-        return x, table, model.apply({"params": params}, BATCH)[0]
+        outputs = model.apply({"params": params}, BATCH, method="outputs")
+        return (
+            outputs.x_BTM,
+            outputs.table_VM,
+            model.apply({"params": params}, BATCH)[0],
+        )
 
     x, table, logits = jax.eval_shape(run, params)
     assert (x.dtype, table.dtype, logits.dtype) == ("bfloat16", "float32", "float32")

@@ -16,17 +16,18 @@ B, T, D, V = 2, 12, 8, 37
 
 
 def inputs(T: int = T, dtype=jnp.float32):
-    """x, table, targets, and weights of which a third are zero."""
+    """x, table, bias, targets, and weights of which a third are zero."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((B, T, D)), dtype)
     table = jnp.float32(rng.standard_normal((V, D)))
     targets = jnp.asarray(rng.integers(V, size=(B, T)), jnp.int32)
     weights = jnp.float32(rng.integers(3, size=(B, T)) / 2)
-    return x, table, targets, weights
+    bias = jnp.float32(rng.standard_normal(V))
+    return x, table, bias, targets, weights
 
 
 def logits_and_targets():
-    x, table, targets, _ = inputs()
+    x, table, _, targets, _ = inputs()
     return 3 * jnp.einsum("BTD,VD->BTV", x, table), targets
 
 
@@ -63,51 +64,59 @@ def test_bfloat16_logits_are_computed_in_float32():
     np.testing.assert_array_equal(got, want)
 
 
-def plain(x, table, targets, weights, z_loss, smoothing):
+def plain(x, table, bias, targets, weights, z_loss, smoothing, softcap=None):
     logits = jnp.einsum(
         "BTD,VD->BTV",
         x,
         table.astype(x.dtype),
         preferred_element_type=jnp.float32,
     )
+    if bias is not None:
+        logits += bias
+    if softcap is not None:
+        logits = softcap * jnp.tanh(logits / softcap)
     loss, nll = cross_entropy(logits, targets, z_loss, smoothing)
     return jnp.sum(loss * weights), jnp.sum(nll * weights)
 
 
-def run(f, x, table, targets, weights):
-    def scaled(x, table):
-        total, nll = f(x, table, targets, weights)
+def run(f, x, table, bias, targets, weights):
+    def scaled(x, table, bias):
+        total, nll = f(x, table, bias, targets, weights)
         return 0.5 * total, nll  # a cotangent that is not 1
 
-    return jax.jit(jax.value_and_grad(scaled, (0, 1), has_aux=True))(x, table)
+    grad = jax.jit(jax.value_and_grad(scaled, (0, 1, 2), has_aux=True))
+    return grad(x, table, bias)
 
 
 @pytest.mark.parametrize(
-    ("T", "block", "z_loss", "smoothing"),
+    ("T", "block", "options"),
     [
-        (12, 4, 0.0, 0.0),
-        (12, 12, 0.1, 0.2),
-        (12, 100, 0.0, 0.1),
-        (12, 1, 0.1, 0.0),
-        (12, 5, 0.1, 0.2),
-        (7, 3, 0.1, 0.2),
-        (7, 7, 0.0, 0.2),
+        (12, 4, (0.0, 0.0, None)),
+        (12, 12, (0.1, 0.2, None)),
+        (12, 100, (0.0, 0.1, 5.0)),
+        (12, 1, (0.1, 0.0, None)),
+        (12, 5, (0.1, 0.2, 2.0)),
+        (7, 3, (0.1, 0.2, None)),
+        (7, 7, (0.0, 0.2, None)),
     ],
 )
-def test_blocks_are_the_whole(T, block, z_loss, smoothing):
+@pytest.mark.parametrize("biased", [True, False])
+def test_blocks_are_the_whole(T, block, options, biased):
     arrays = inputs(T)
-    want = run(lambda *a: plain(*a, z_loss, smoothing), *arrays)
-    got = run(lambda *a: blocked_cross_entropy(*a, block, z_loss, smoothing), *arrays)
+    if not biased:
+        arrays = *arrays[:2], None, *arrays[3:]
+    want = run(lambda *a: plain(*a, *options), *arrays)
+    got = run(lambda *a: blocked_cross_entropy(*a, block, *options), *arrays)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-    (dx, _), weights = got[1], arrays[3]
+    (dx, *_), weights = got[1], arrays[4]
     assert not dx[weights == 0].any()
 
 
 @pytest.mark.parametrize("table_dtype", ["float32", "bfloat16"])
 def test_bfloat16_hidden_states(table_dtype):
-    x, table, targets, weights = inputs(dtype=jnp.bfloat16)
-    arrays = x, table.astype(table_dtype), targets, weights
+    x, table, *others = inputs(dtype=jnp.bfloat16)
+    arrays = x, table.astype(table_dtype), *others
     want = run(lambda *a: plain(*a, 0.1, 0.1), *arrays)
     got = run(lambda *a: blocked_cross_entropy(*a, 4, 0.1, 0.1), *arrays)
     np.testing.assert_allclose(got[0], want[0], rtol=1e-3)
@@ -118,11 +127,9 @@ def test_bfloat16_hidden_states(table_dtype):
 
 
 def test_the_gradient_is_a_finite_difference():
-    x, table, targets, weights = inputs()
+    x, table, *others = inputs()
     value = jax.jit(
-        lambda x, table: blocked_cross_entropy(x, table, targets, weights, 5, 0.1, 0.2)[
-            0
-        ]
+        lambda x, table: blocked_cross_entropy(x, table, *others, 5, 0.1, 0.2, 9.0)[0]
     )
     dx, dtable = jax.jit(jax.grad(value, (0, 1)))(x, table)
     rng = np.random.default_rng(1)
@@ -144,6 +151,7 @@ def test_no_program_holds_all_logits(dtype):
     shapes = (
         jax.ShapeDtypeStruct((B, T, D), dtype),
         jax.ShapeDtypeStruct((V, D), "float32"),
+        None,
         jax.ShapeDtypeStruct((B, T), "int32"),
         jax.ShapeDtypeStruct((B, T), "float32"),
     )

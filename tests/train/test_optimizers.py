@@ -1,5 +1,6 @@
 """Each algorithm against optax's own, schedules by formula, decay, average, layers."""
 
+import dataclasses
 import math
 
 import jax
@@ -12,13 +13,25 @@ from llmjax.config import (
     SGD,
     Adafactor,
     AdamW,
+    BalanceBias,
     Constant,
+    Group,
+    Latent,
+    Learned,
     Linear,
     Lion,
+    Mixture,
+    Muon,
     OptimizerConfig,
+    RelativeBias,
+    Transformed,
+    TransformerXL,
     WarmupCosine,
 )
+from llmjax.models.heads import LanguageModel
+from llmjax.parallel.axes import param_axes
 from llmjax.train import optimizers
+from tests.train import toy
 
 AXES = {
     "mlp": {"kernel": ("D", "F"), "bias": ("F",)},
@@ -103,12 +116,121 @@ def test_decay_of_all():
     assert_close(updates, jax.tree.map(lambda p: -0.1 * 0.5 * p, params))
 
 
-def test_what_decays_by_default():
-    assert optimizers.decayed(draw(0)) == {
-        "mlp": {"kernel": True, "bias": False},
-        "norm": {"scale": False},
-        "scores": {"log_scale": False},
+@pytest.fixture(scope="module")
+def every_leaf():
+    """Shapes and axes of four models that have every kind of leaf between them."""
+    mixture = Mixture(4, 2, 24, 12, balance=BalanceBias())
+    same = {"mlp": mixture, "output_bias": True, "tie_embeddings": False}
+    models: dict = {
+        "deepseek": {"heads": Latent(10, 12, 4, 6), "head_dim": 6},
+        "xlnet": {"positions": TransformerXL(segments=True), "sinks": True},
+        "t5": {"positions": RelativeBias(), "qk_norm": "all", "biases": "all"},
+        "albert": {
+            "embedding_size": 6,
+            "token_types": 2,
+            "positions": Learned(8),
+            "groups": (Group(2, shared=True),),
+            "output": Transformed(),
+        },
     }
+    batch = {"tokens": jax.ShapeDtypeStruct((2, 4), "int32")}
+    made = {}
+    for name, fields in models.items():
+        cfg = dataclasses.replace(toy.CONFIG.model, **same, **fields)
+        made[name] = param_axes(LanguageModel(cfg), batch)
+    return {n: m[0] for n, m in made.items()}, {n: m[1] for n, m in made.items()}
+
+
+def test_what_decays_by_default(every_leaf):
+    shapes, _ = every_leaf
+    decays: dict = {True: set(), False: set()}
+    marked = optimizers.decayed(shapes | {"cosine": draw(0)["scores"]})
+    for path, decay in jax.tree_util.tree_leaves_with_path(marked):
+        decays[decay].add(path[-1].key)
+    tables = {"table", "unembedding", "positions", "token_types", "segments"}
+    assert decays[True] == {"kernel", *tables}
+    biases = {"bias", "bias_table", "output_bias", "balance"}
+    of_scores = {"content_bias", "position_bias", "segment_bias"}
+    others = {"scale", "log_scale", "sinks", "query_stream"}
+    assert decays[False] == biases | of_scores | others
+
+
+def test_which_matrices_muon_orthogonalises(every_leaf):
+    """In letters: what a kernel sums over, and what it gives; L and E are neither."""
+    _, axes = every_leaf
+    numbers = optimizers.matrices(axes)
+    found: dict = {}
+    for path, names in jax.tree_util.tree_leaves_with_path(
+        axes, is_leaf=lambda x: isinstance(x, tuple)
+    ):
+        number = numbers.get(jax.tree_util.keystr(path, simple=True, separator="/"))
+        sides = () if number is None else number
+        letters = tuple("".join(names[i] for i in side) for side in sides)
+        if path[-1].key == "kernel":
+            found.setdefault(path[-2].key, set()).add(letters)
+        else:
+            assert number is None, path
+    assert found == {
+        "query": {("D", "NH"), ("R", "NH")},
+        "key": {("D", "KH")},
+        "value": {("D", "KH")},
+        "out": {("NH", "D")},
+        "query_down": {("D", "R")},
+        "latent_down": {("D", "R")},
+        "key_value": {("R", "NH")},
+        "relative": {("D", "NH")},
+        "gate": {("D", "F")},
+        "up": {("D", "F")},
+        "down": {("F", "D")},
+        "router": {()},
+        "projection": {()},
+        "transform": {()},
+    }
+
+
+def test_muon_takes_every_expert_as_a_matrix_of_its_own():
+    """Of 3 layers of 4 experts each update is that of a leaf [D, F]."""
+    config = OptimizerConfig(Muon(), Constant(), 0.1, 0.1, clip_norm=None)
+    shapes = {"kernel": (3, 4, 6, 8)}
+    stacked = optimizers.make(config, STEPS, {"kernel": ("L", "E", "D", "F")})
+    params = draw(0, shapes)
+    got, _ = three_updates(stacked, params, shapes)
+    alone = optimizers.make(config, STEPS, {"kernel": ("D", "F")})
+    for at in ((0, 0), (2, 3)):
+        weights = {"kernel": params["kernel"][at]}
+        state = alone.init(weights)
+        for seed in (1, 2, 3):
+            grads = {"kernel": draw(seed, shapes)["kernel"][at]}
+            updates, state = alone.update(grads, state, weights)
+            weights = optax.apply_updates(weights, updates)
+        np.testing.assert_allclose(got["kernel"][at], weights["kernel"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("algorithm", [AdamW(), Lion(), SGD(), Adafactor(), Muon()])
+def test_a_balance_bias_only_takes_off_its_gradient(algorithm):
+    """Whatever there is beside it, which goes on as without it, clipped by its norm."""
+    config = OptimizerConfig(
+        algorithm, WarmupCosine(2), 0.1, 0.2, "all", clip_norm=0.5, ema=0.9
+    )
+    axes = AXES | {"router": {"balance": ("L", "E_vector")}}
+    shapes = SHAPES | {"router": {"balance": (3, 5)}}
+    params = draw(0, shapes)
+    got, state = three_updates(optimizers.make(config, STEPS, axes), params, shapes)
+    start, *grads = (draw(seed, shapes)["router"]["balance"] for seed in range(4))
+    moved = got.pop("router")["balance"]
+    np.testing.assert_allclose(moved, start - sum(grads), rtol=1e-5)
+    average = optimizers.averaged(state, None)
+    assert jax.tree.map(jnp.shape, average) == shapes
+    del params["router"]
+    optimizer = optimizers.make(config, STEPS, AXES)
+    want = params
+    state = optimizer.init(params)
+    for seed in (1, 2, 3):
+        rest = draw(seed, shapes)
+        del rest["router"]
+        updates, state = optimizer.update(rest, state, want)
+        want = optax.apply_updates(want, updates)
+    assert_close(got, want)
 
 
 @pytest.mark.parametrize("norm", [0.5, 100.0])

@@ -1,5 +1,6 @@
 """What may change when a run goes on, and another run's weights as a beginning."""
 
+import dataclasses
 import json
 import re
 
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 from etils import epath
 
-from llmjax.config import Checkpoint, Rotary, to_dict
+from llmjax import hub
+from llmjax.config import Checkpoint, RMSNorm, Rotary, to_dict
+from llmjax.models.heads import LanguageModel
 from llmjax.train import resume
 from tests.train import toy
 
@@ -63,7 +66,7 @@ def tuning(noisy):
 def test_weights_of_another_run(whole, tuning, noisy):
     state = jax.device_get(tuning.init())
     begun, text = resume.load_initial(
-        state, tuning.shardings, Checkpoint(str(whole.workdir), 10)
+        state, tuning.shardings, Checkpoint(str(whole.workdir), 10), tuning.config.model
     )
     average = whole.state.opt_state[-1].average
     toy.assert_same_bits(begun.params["transformer"], average["transformer"])
@@ -95,7 +98,8 @@ def test_what_is_left_over_is_listed(whole, tuning):
         }
     )
     fewer = state.replace(params={"transformer": params})
-    _, text = resume.load_initial(fewer, shardings, Checkpoint(str(whole.workdir)))
+    init, model = Checkpoint(str(whole.workdir)), tuning.config.model
+    _, text = resume.load_initial(fewer, shardings, init, model)
     assert "left over 1: transformer/stack/final_norm/scale" in text
 
 
@@ -103,13 +107,40 @@ def test_weights_of_another_size_are_named(whole, noisy):
     wider = toy.change(toy.classifier(noisy), model={"d_ff": 48})
     abstract = toy.program(wider)
     state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract.abstract)
+    init = Checkpoint(str(whole.workdir))
     with pytest.raises(ValueError, match=r"mlp/\w+/kernel has shape \(2, .*wants") as e:
-        resume.load_initial(state, abstract.shardings, Checkpoint(str(whole.workdir)))
+        resume.load_initial(state, abstract.shardings, init, wider.model)
     assert str(whole.workdir) in str(e.value)
 
 
 def test_no_name_in_common(whole, tuning):
     state = tuning.init()
     renamed = state.replace(params={"other": state.params["classifier"]})
+    init = Checkpoint(str(whole.workdir))
     with pytest.raises(ValueError, match="none of its weights has a name"):
-        resume.load_initial(renamed, tuning.shardings, Checkpoint(str(whole.workdir)))
+        resume.load_initial(renamed, tuning.shardings, init, tuning.config.model)
+
+
+def test_weights_of_the_hub_with_more_rows(tuning, tmp_path, random_params):
+    """A folder of the hub's format begins a classifier of a larger vocabulary."""
+    cfg = dataclasses.replace(tuning.config.model, vocab_size=61)
+    pretrained = LanguageModel(cfg)
+    params = random_params(pretrained, {"tokens": np.zeros((1, 4), np.int32)})
+    hub.save(pretrained, params, tmp_path / "llama")
+    state, init = tuning.init(), Checkpoint(str(tmp_path / "llama"))
+    begun, text = resume.load_initial(
+        state, tuning.shardings, init, tuning.config.model
+    )
+    table = np.asarray(begun.params["transformer"]["embedder"]["table"])
+    old = np.asarray(params["transformer"]["embedder"]["table"])
+    fresh = np.asarray(state.params["transformer"]["embedder"]["table"])
+    np.testing.assert_array_equal(table, np.concatenate([old, fresh[-3:]]))
+    toy.assert_same_bits(
+        begun.params["transformer"]["stack"], params["transformer"]["stack"]
+    )
+    assert "loaded, with new rows 1: transformer/embedder/table" in text
+    assert "created 2: classifier/bias, classifier/kernel" in text
+    assert "theta" not in text
+    other = dataclasses.replace(tuning.config.model, norm=RMSNorm(1e-3))
+    _, text = resume.load_initial(state, tuning.shardings, init, other)
+    assert "model.norm.epsilon was 1e-06 and is 0.001" in text

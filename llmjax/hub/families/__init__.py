@@ -1,0 +1,54 @@
+"""Which module knows a `model_type` of config.json; imported when asked for.
+
+A module of this folder has `FAMILIES`, a tuple of `llmjax.hub.table.Family`.
+"""
+
+import importlib
+
+from llmjax.hub.table import Family
+
+# model_type -> module; in the order in which `save` looks for one that fits
+MODULES = {
+    "llama": "llama",
+    "mistral": "mistral",
+    "qwen2": "qwen",
+    "qwen3": "qwen",
+    "olmo2": "olmo2",
+    "phi3": "phi3",
+    "gemma2": "gemma",
+    "gemma3_text": "gemma",
+    "gpt2": "gpt2",
+    "gpt_neox": "gpt_neox",
+    "bloom": "bloom",
+    "mixtral": "mixtral",
+    "gpt_oss": "gpt_oss",
+    "deepseek_v3": "deepseek",
+    "t5": "t5",
+    "mt5": "t5",
+    "bart": "bart",
+    "mbart": "bart",
+    "marian": "marian",
+    "bert": "bert",
+    "roberta": "bert",
+    "distilbert": "distilbert",
+    "albert": "albert",
+    "electra": "bert",
+    "deberta-v2": "deberta",
+    "modernbert": "modernbert",
+    "xlnet": "xlnet",
+}
+
+
+def family(model_type: object) -> Family:
+    """The family of a `model_type`.
+
+    Raises:
+      ValueError: none; it names those that there are.
+    """
+    if not isinstance(model_type, str) or model_type not in MODULES:
+        raise ValueError(
+            f"model_type is {model_type!r}; the families known are {', '.join(MODULES)}"
+        )
+    module = importlib.import_module(f"llmjax.hub.families.{MODULES[model_type]}")
+    (found,) = (f for f in module.FAMILIES if f.name == model_type)
+    return found

@@ -1,0 +1,33 @@
+"""Names of activations in config.json."""
+
+from typing import Any
+
+from llmjax.config.feed_forward import Activation
+
+NAMES: dict[str, Activation] = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "relu": "relu",
+    "relu2": "relu_squared",
+    "silu": "silu",
+    "swish": "silu",
+}
+
+
+def to_config(hf: dict[str, Any], key: str, default: str) -> Activation:
+    """The activation that `hf[key]` names.
+
+    Raises:
+      ValueError: one that there is none of here.
+    """
+    name = hf.get(key, default)
+    if name not in NAMES:
+        raise ValueError(f"{key} is {name!r}; accepted: {', '.join(NAMES)}")
+    return NAMES[name]
+
+
+def to_hf(activation: Activation) -> str:
+    """The first name of an activation."""
+    return next(name for name, ours in NAMES.items() if ours == activation)

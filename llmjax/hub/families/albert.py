@@ -1,0 +1,65 @@
+"""ALBERT (Lan et al. 2019, arXiv:1909.11942): one layer repeated, small embeddings."""
+
+from typing import Any
+
+from llmjax.config import Group, ModelConfig
+from llmjax.hub.families import accept, bert
+from llmjax.hub.families.entries import attention, linear, norm
+from llmjax.hub.table import Family, Layers, Table
+
+LAYER = "albert.encoder.albert_layer_groups.0.albert_layers.0"
+BLOCK = (
+    *attention(*(f"{LAYER}.attention.{i}" for i in ("query", "key", "value", "dense"))),
+    *norm(f"{LAYER}.attention.LayerNorm", "attention_norm"),
+    *linear(f"{LAYER}.ffn", "mlp/up"),
+    *linear(f"{LAYER}.ffn_output", "mlp/down"),
+    *norm(f"{LAYER}.full_layer_layer_norm", "mlp_norm"),
+)
+PROJECTION = "albert.encoder.embedding_hidden_mapping_in"
+COPIES = "predictions.decoder", "predictions.bias"
+
+
+def table(cfg: ModelConfig) -> Table:
+    entries = (
+        *bert.embeddings("albert."),
+        *linear(PROJECTION, "transformer/embedder/projection"),
+        *linear("albert.pooler", "pooler"),
+        *bert.head("predictions.dense", "predictions.LayerNorm"),
+        *bert.decoder(cfg, *COPIES),
+    )
+    stack = Layers("transformer/stack", cfg.layers, BLOCK)
+    return Table(entries, (stack,), bert.unread("albert", *COPIES), base="albert.")
+
+
+def to_config(hf: dict[str, Any]) -> ModelConfig:
+    accept.only(hf, num_hidden_groups=1, inner_group_num=1)
+    defaults = {
+        "hidden_act": "gelu_new",
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
+    return bert.encoder(
+        defaults | hf,
+        groups=(Group(hf["num_hidden_layers"], shared=True),),
+        embedding_size=hf.get("embedding_size", 128),
+        pooler=True,
+    )
+
+
+def to_hf(cfg: ModelConfig) -> dict[str, Any]:
+    return bert.absolute(cfg) | {
+        "embedding_size": cfg.embedding_size,
+        "num_hidden_groups": 1,
+        "inner_group_num": 1,
+    }
+
+
+FAMILIES = (
+    Family(
+        "albert",
+        {"AlbertForMaskedLM": "LanguageModel", "AlbertModel": "Encoder"},
+        to_config,
+        to_hf,
+        table,
+    ),
+)

@@ -1,0 +1,284 @@
+"""BERT (Devlin et al. 2018, arXiv:1810.04805) and its nearest kin.
+
+RoBERTa (Liu et al. 2019, 1907.11692) and ELECTRA (Clark et al. 2020, 2003.10555).
+"""
+
+import dataclasses
+from typing import Any
+
+from llmjax.config import LayerNorm, Learned, ModelConfig, Plain, Transformed
+from llmjax.hub.families import accept, activations
+from llmjax.hub.families.entries import attention, linear, norm
+from llmjax.hub.table import Entry, Family, Layers, Table
+
+# --- what BERT's descendants share ---------------------------------------------------
+
+
+def embeddings(base: str) -> tuple[Entry, ...]:
+    """The tables of `base`'s embeddings, and their norm."""
+    tables = ("word", "table"), ("position", "positions"), ("token_type", "token_types")
+    return (
+        *(
+            Entry(
+                f"{base}embeddings.{theirs}_embeddings.weight",
+                f"transformer/embedder/{ours}",
+                "V D -> V D",
+            )
+            for theirs, ours in tables
+        ),
+        *norm(f"{base}embeddings.LayerNorm", "transformer/embedder/norm"),
+    )
+
+
+def block(base: str, projection: str = "") -> tuple[Entry, ...]:
+    """A layer; `projection` ends the names of query, key and value."""
+    layer = f"{base}encoder.layer.{{l}}."
+    own = f"{layer}attention.self"
+    return (
+        *attention(
+            f"{own}.query{projection}",
+            f"{own}.key{projection}",
+            f"{own}.value{projection}",
+            f"{layer}attention.output.dense",
+        ),
+        *norm(f"{layer}attention.output.LayerNorm", "attention_norm"),
+        *linear(f"{layer}intermediate.dense", "mlp/up"),
+        *linear(f"{layer}output.dense", "mlp/down"),
+        *norm(f"{layer}output.LayerNorm", "mlp_norm"),
+    )
+
+
+def head(dense: str, after: str) -> tuple[Entry, ...]:
+    """What comes before a masked language model's output table."""
+    return *linear(dense, "head/transform"), *norm(after, "head/norm")
+
+
+def decoder(cfg: ModelConfig, table: str, bias: str) -> tuple[Entry, ...]:
+    """The output table `table`.weight and the bias.
+
+    Tied, files may carry both once more; untied, transformers reads `table`.bias.
+    """
+    return (
+        Entry(f"{table}.weight", "unembedding", "V D -> V D"),
+        Entry(bias if cfg.tie_embeddings else f"{table}.bias", "output_bias", "V -> V"),
+    )
+
+
+def unread(base: str, table: str = "", bias: str = "") -> tuple[str, ...]:
+    """Regexes of what files carry and nothing reads; arguments as `decoder`'s."""
+    escaped = table.replace(".", r"\."), bias.replace(".", r"\.")
+    copies = (rf"{escaped[0]}\.(weight|bias)", escaped[1]) if table else ()
+    buffers = rf"{base}\.embeddings\.(position_ids|token_type_ids)"
+    return buffers, rf"{base}\.pooler\.(dense\.)?(weight|bias)", *copies
+
+
+def encoder(hf: dict[str, Any], **changes: Any) -> ModelConfig:
+    """The config that the keys of BERT's config.json make, but for `changes`.
+
+    Raises:
+      ValueError: what we can't do.
+    """
+    accept.only(
+        hf,
+        is_decoder=False,
+        add_cross_attention=False,
+        position_embedding_type="absolute",
+    )
+    activation = activations.to_config(hf, "hidden_act", "gelu")
+    cfg = ModelConfig(
+        architecture="encoder",
+        vocab_size=hf["vocab_size"],
+        d_model=hf["hidden_size"],
+        d_ff=hf["intermediate_size"],
+        num_layers=hf["num_hidden_layers"],
+        num_heads=hf["num_attention_heads"],
+        token_types=hf.get("type_vocab_size", 2),
+        embedding_norm=True,
+        positions=Learned(hf.get("max_position_embeddings", 512)),
+        mlp=Plain(activation),
+        norm=LayerNorm(hf.get("layer_norm_eps", 1e-12)),
+        norm_position="post",
+        biases="all",
+        output=Transformed(activation),
+        output_bias=True,
+        tie_embeddings=hf.get("tie_word_embeddings", True),
+        dropout=hf.get("hidden_dropout_prob", 0.1),
+        attention_dropout=hf.get("attention_probs_dropout_prob", 0.1),
+        init_std=hf.get("initializer_range", 0.02),
+    )
+    return dataclasses.replace(cfg, **changes)
+
+
+def keys(cfg: ModelConfig) -> dict[str, Any]:
+    """The reverse of `encoder`.
+
+    Raises:
+      ValueError: no `Plain` feed-forward.
+    """
+    return {
+        "vocab_size": cfg.vocab_size,
+        "hidden_size": cfg.d_model,
+        "intermediate_size": cfg.d_ff,
+        "num_hidden_layers": cfg.L,
+        "num_attention_heads": cfg.num_heads,
+        "hidden_act": activations.to_hf(plain(cfg).activation),
+        "type_vocab_size": cfg.token_types,
+        "layer_norm_eps": cfg.norm.epsilon,
+        "tie_word_embeddings": cfg.tie_embeddings,
+        "hidden_dropout_prob": cfg.dropout,
+        "attention_probs_dropout_prob": cfg.attention_dropout,
+        "initializer_range": cfg.init_std,
+    }
+
+
+def absolute(cfg: ModelConfig) -> dict[str, Any]:
+    """`keys` of a model with learned positions, from their first row on.
+
+    Raises:
+      ValueError: other positions, or no token types, without which transformers fails.
+    """
+    if not isinstance(cfg.positions, Learned) or not cfg.token_types:
+        raise ValueError(
+            "this family has learned positions and token types, not "
+            f"{cfg.positions.kind!r} and {cfg.token_types}"
+        )
+    longest = cfg.positions.max_length + cfg.positions.offset
+    return keys(cfg) | {"max_position_embeddings": longest}
+
+
+def plain(cfg: ModelConfig) -> Plain:
+    """The feed-forward.
+
+    Raises:
+      ValueError: it is not `Plain`.
+    """
+    if not isinstance(cfg.mlp, Plain):
+        raise ValueError(f"this family has a plain mlp, not {cfg.mlp.kind!r}")
+    return cfg.mlp
+
+
+# --- BERT ----------------------------------------------------------------------------
+
+POOLER = linear("bert.pooler.dense", "pooler")
+PREDICTIONS = "cls.predictions"
+COPIES = f"{PREDICTIONS}.decoder", f"{PREDICTIONS}.bias"
+TRANSFORM = f"{PREDICTIONS}.transform"
+RENAMED = (
+    (r"LayerNorm\.gamma$", "LayerNorm.weight"),
+    (r"LayerNorm\.beta$", "LayerNorm.bias"),
+)
+
+
+def bert_table(cfg: ModelConfig) -> Table:
+    entries = (
+        *embeddings("bert."),
+        *POOLER,
+        *head(f"{TRANSFORM}.dense", f"{TRANSFORM}.LayerNorm"),
+        *decoder(cfg, *COPIES),
+    )
+    stack = Layers("transformer/stack", cfg.layers, block("bert."))
+    ignored = *unread("bert", *COPIES), r"cls\.seq_relationship\.(weight|bias)"
+    return Table(entries, (stack,), ignored, base="bert.", renamed=RENAMED)
+
+
+def bert_config(hf: dict[str, Any]) -> ModelConfig:
+    return encoder(hf, pooler=True)
+
+
+# --- RoBERTa -------------------------------------------------------------------------
+
+
+def roberta_table(cfg: ModelConfig) -> Table:
+    entries = (
+        *embeddings("roberta."),
+        *linear("roberta.pooler.dense", "pooler"),
+        *head("lm_head.dense", "lm_head.layer_norm"),
+        *decoder(cfg, "lm_head.decoder", "lm_head.bias"),
+    )
+    stack = Layers("transformer/stack", cfg.layers, block("roberta."))
+    ignored = unread("roberta", "lm_head.decoder", "lm_head.bias")
+    return Table(entries, (stack,), ignored, base="roberta.")
+
+
+def roberta_config(hf: dict[str, Any]) -> ModelConfig:
+    # padding has the position of its own token, the first token the next one
+    padding, longest = hf.get("pad_token_id", 1), hf.get("max_position_embeddings", 512)
+    if padding is None or not 0 <= padding < longest - 1:
+        raise ValueError(
+            f"pad_token_id is {padding} and max_position_embeddings {longest}; "
+            "positions start after the row of pad_token_id"
+        )
+    positions = Learned(longest - padding - 1, offset=padding + 1)
+    return encoder(hf, positions=positions, output=Transformed("gelu"), pooler=True)
+
+
+def roberta_hf(cfg: ModelConfig) -> dict[str, Any]:
+    said = absolute(cfg)
+    assert isinstance(cfg.positions, Learned)
+    if not cfg.positions.offset:
+        raise ValueError("RoBERTa's positions have an offset of at least 1, not 0")
+    return said | {"pad_token_id": cfg.positions.offset - 1}
+
+
+# --- ELECTRA -------------------------------------------------------------------------
+
+
+def electra_table(cfg: ModelConfig) -> Table:
+    generator, discriminator = "generator_predictions", "discriminator_predictions"
+    entries = (
+        *embeddings("electra."),
+        *linear("electra.embeddings_project", "transformer/embedder/projection"),
+        *head(f"{generator}.dense", f"{generator}.LayerNorm"),
+        Entry("generator_lm_head.weight", "unembedding", "V D -> V D"),
+        Entry("generator_lm_head.bias", "output_bias", "V -> V"),
+        *linear(f"{discriminator}.dense", "dense"),
+        *linear(f"{discriminator}.dense_prediction", "prediction"),
+    )
+    stack = Layers("transformer/stack", cfg.layers, block("electra."))
+    ignored = unread("electra")
+    if cfg.tie_embeddings:
+        ignored += (r"generator_lm_head\.weight",)
+    return Table(entries, (stack,), ignored, base="electra.")
+
+
+def electra_config(hf: dict[str, Any]) -> ModelConfig:
+    accept.only(hf, hidden_act="gelu")  # our discriminator's
+    size = hf.get("embedding_size", 128)
+    return encoder(hf, embedding_size=None if size == hf["hidden_size"] else size)
+
+
+def electra_hf(cfg: ModelConfig) -> dict[str, Any]:
+    return absolute(cfg) | {"embedding_size": cfg.embedding_size or cfg.d_model}
+
+
+FAMILIES = (
+    Family(
+        "bert",
+        {
+            "BertForMaskedLM": "LanguageModel",
+            "BertForPreTraining": "LanguageModel",
+            "BertModel": "Encoder",
+        },
+        bert_config,
+        absolute,
+        bert_table,
+    ),
+    Family(
+        "roberta",
+        {"RobertaForMaskedLM": "LanguageModel", "RobertaModel": "Encoder"},
+        roberta_config,
+        roberta_hf,
+        roberta_table,
+    ),
+    Family(
+        "electra",
+        {
+            "ElectraForPreTraining": "Discriminator",
+            "ElectraForMaskedLM": "LanguageModel",
+            "ElectraModel": "Encoder",
+        },
+        electra_config,
+        electra_hf,
+        electra_table,
+    ),
+)

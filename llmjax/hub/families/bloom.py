@@ -1,0 +1,94 @@
+"""BLOOM (BigScience 2022, arXiv:2211.05100): ALiBi, and a norm of the embeddings."""
+
+from typing import Any
+
+from llmjax.config import Alibi, LayerNorm, ModelConfig, Plain
+from llmjax.hub.families import accept
+from llmjax.hub.families.entries import linear, norm
+from llmjax.hub.table import Entry, Family, Layers, Table
+
+LAYER = "transformer.h.{l}"
+QKV = ("attention/query", "attention/key", "attention/value")
+BLOCK = (
+    *norm(f"{LAYER}.input_layernorm", "attention_norm"),
+    Entry(
+        f"{LAYER}.self_attention.query_key_value.weight",
+        tuple(f"{leaf}/kernel" for leaf in QKV),
+        "(N p H) D -> p D N H",
+    ),
+    Entry(
+        f"{LAYER}.self_attention.query_key_value.bias",
+        tuple(f"{leaf}/bias" for leaf in QKV),
+        "(N p H) -> p N H",
+    ),
+    Entry(
+        f"{LAYER}.self_attention.dense.weight",
+        "attention/out/kernel",
+        "D (N H) -> N H D",
+    ),
+    Entry(f"{LAYER}.self_attention.dense.bias", "attention/out/bias", "D -> D"),
+    *norm(f"{LAYER}.post_attention_layernorm", "mlp_norm"),
+    *linear(f"{LAYER}.mlp.dense_h_to_4h", "mlp/up"),
+    *linear(f"{LAYER}.mlp.dense_4h_to_h", "mlp/down"),
+)
+EMBEDDER = "transformer/embedder"
+ENDS = (
+    Entry("transformer.word_embeddings.weight", f"{EMBEDDER}/table", "V D -> V D"),
+    *norm("transformer.word_embeddings_layernorm", f"{EMBEDDER}/norm"),
+    *norm("transformer.ln_f", "transformer/stack/final_norm"),
+    Entry("lm_head.weight", "unembedding", "V D -> V D"),
+)
+
+
+def table(cfg: ModelConfig) -> Table:
+    ignored = (r"lm_head\.weight",) if cfg.tie_embeddings else ()
+    stack = Layers("transformer/stack", cfg.layers, BLOCK)
+    return Table(ENDS, (stack,), ignored, base="transformer.")
+
+
+def to_config(hf: dict[str, Any]) -> ModelConfig:
+    accept.only(hf, apply_residual_connection_post_layernorm=False)
+    # published files say n_embed and num_attention_heads
+    size = hf.get("n_embed") or hf["hidden_size"]
+    heads = hf.get("num_attention_heads") or hf["n_head"]
+    return ModelConfig(
+        vocab_size=hf["vocab_size"],
+        d_model=size,
+        d_ff=4 * size,
+        num_layers=hf.get("num_hidden_layers") or hf["n_layer"],
+        num_heads=heads,
+        embedding_norm=True,
+        positions=Alibi(),
+        mlp=Plain("gelu_tanh"),
+        norm=LayerNorm(hf.get("layer_norm_epsilon", 1e-5)),
+        biases="all",
+        tie_embeddings=hf.get("tie_word_embeddings", True),
+        dropout=hf.get("hidden_dropout", 0.0),
+        attention_dropout=hf.get("attention_dropout", 0.0),
+        init_std=hf.get("initializer_range", 0.02),
+    )
+
+
+def to_hf(cfg: ModelConfig) -> dict[str, Any]:
+    return {
+        "vocab_size": cfg.vocab_size,
+        "hidden_size": cfg.d_model,
+        "n_layer": cfg.L,
+        "n_head": cfg.num_heads,
+        "layer_norm_epsilon": cfg.norm.epsilon,
+        "tie_word_embeddings": cfg.tie_embeddings,
+        "hidden_dropout": cfg.dropout,
+        "attention_dropout": cfg.attention_dropout,
+        "initializer_range": cfg.init_std,
+    }
+
+
+FAMILIES = (
+    Family(
+        "bloom",
+        {"BloomForCausalLM": "LanguageModel", "BloomModel": "Encoder"},
+        to_config,
+        to_hf,
+        table,
+    ),
+)

@@ -1,0 +1,144 @@
+"""Gemma 2 and the text of Gemma 3 (arXiv:2408.00118; 2503.19786)."""
+
+import dataclasses
+from typing import Any
+
+from llmjax.config import LayerSpec, ModelConfig, RMSNorm, Rotary, ScaledDot
+from llmjax.hub.families import accept, llama, patterns, rope
+from llmjax.hub.table import Entry, Family, Table
+
+LAYER = llama.LAYER
+BLOCK = (
+    Entry(f"{LAYER}.input_layernorm.weight", "attention_norm/scale", "D -> D"),
+    *llama.ATTENTION,
+    Entry(f"{LAYER}.self_attn.q_norm.weight", "attention/query_norm/scale", "H -> H"),
+    Entry(f"{LAYER}.self_attn.k_norm.weight", "attention/key_norm/scale", "H -> H"),
+    Entry(
+        f"{LAYER}.post_attention_layernorm.weight",
+        "attention_post_norm/scale",
+        "D -> D",
+    ),
+    Entry(f"{LAYER}.pre_feedforward_layernorm.weight", "mlp_norm/scale", "D -> D"),
+    *llama.MLP,
+    Entry(
+        f"{LAYER}.post_feedforward_layernorm.weight", "mlp_post_norm/scale", "D -> D"
+    ),
+)
+DEFAULTS: dict[str, Any] = {  # of keys left out
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 4096,
+    "tie_word_embeddings": True,
+}
+DEFAULTS_2 = DEFAULTS | {
+    "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0,
+    "sliding_window_pattern": 2,
+}
+DEFAULTS_3 = DEFAULTS | {
+    "attn_logit_softcapping": None,
+    "final_logit_softcapping": None,
+    "sliding_window_pattern": 6,
+    "rope_theta": 1e6,
+    "rope_local_base_freq": 1e4,
+}
+
+
+def table(cfg: ModelConfig) -> Table:
+    return llama.table(cfg, BLOCK)
+
+
+def _to_config(hf: dict[str, Any], local: LayerSpec) -> ModelConfig:
+    """What both have in common; `local`: a layer with a window."""
+    accept.only(hf, use_bidirectional_attention=False)
+    count, every = hf["num_hidden_layers"], hf["sliding_window_pattern"]
+    types = hf.get("layer_types")
+    if types is None:
+        types = [
+            patterns.SLIDING if (i + 1) % every else patterns.FULL for i in range(count)
+        ]
+    specs = {patterns.FULL: LayerSpec(), patterns.SLIDING: local}
+    cfg = llama.to_config(
+        hf | {"hidden_act": hf["hidden_activation"], "mlp_bias": False}
+    )
+    return dataclasses.replace(
+        cfg,
+        groups=patterns.from_types(types, count, specs),
+        embedding_scale=cfg.d_model**0.5,
+        norm=RMSNorm(cfg.norm.epsilon, offset=1.0),
+        norm_position="both",
+        scores=ScaledDot(hf["query_pre_attn_scalar"] ** -0.5),
+        softcap=hf["attn_logit_softcapping"],
+        output_softcap=hf["final_logit_softcapping"],
+    )
+
+
+def to_config_2(hf: dict[str, Any]) -> ModelConfig:
+    hf = DEFAULTS_2 | hf
+    return _to_config(hf, patterns.windowed(hf["sliding_window"]))
+
+
+def to_config_3(hf: dict[str, Any]) -> ModelConfig:
+    hf = DEFAULTS_3 | hf
+    given = rope.parameters(hf)
+    longest = hf.get("max_position_embeddings")
+    near = {"rope_theta": hf["rope_local_base_freq"]}
+    if patterns.FULL in given or patterns.SLIDING in given:
+        far = {"rope_theta": hf["rope_theta"]} | (given.get(patterns.FULL) or {})
+        near |= given.get(patterns.SLIDING) or {}
+    else:
+        far = given
+    local = dataclasses.replace(
+        patterns.windowed(hf["sliding_window"]), positions=rope.rotary(near, longest)
+    )
+    cfg = _to_config(hf | {"rope_parameters": far, "rope_scaling": None}, local)
+    return dataclasses.replace(cfg, qk_norm="head")
+
+
+def to_hf_2(cfg: ModelConfig) -> dict[str, Any]:
+    if not isinstance(cfg.scores, ScaledDot):
+        raise ValueError(f"scores is {cfg.scores.kind!r}; accepted: 'scaled_dot'")
+    scale = cfg.scores.scale or cfg.H**-0.5
+    hf = llama.to_hf(cfg)
+    act = hf.pop("hidden_act")
+    return hf | {
+        # the one that published files name, of two for the same function
+        "hidden_activation": "gelu_pytorch_tanh" if act == "gelu_new" else act,
+        "query_pre_attn_scalar": round(scale**-2),  # transformers takes whole numbers
+        "attn_logit_softcapping": cfg.softcap,
+        "final_logit_softcapping": cfg.output_softcap,
+        "sliding_window": patterns.window(cfg.layers),
+        "layer_types": patterns.to_types(cfg.layers),
+    }
+
+
+def to_hf_3(cfg: ModelConfig) -> dict[str, Any]:
+    hf = to_hf_2(cfg)
+    rotaries = {
+        kind: rope.to_hf(spec.positions)["rope_parameters"]
+        for kind, spec in zip(
+            hf["layer_types"], patterns.layers(cfg.layers), strict=True
+        )
+        if isinstance(spec.positions, Rotary)
+    }
+    return hf | {"rope_parameters": {patterns.FULL: hf["rope_parameters"]} | rotaries}
+
+
+FAMILIES = (
+    Family(
+        "gemma2",
+        {"Gemma2ForCausalLM": "LanguageModel", "Gemma2Model": "Encoder"},
+        to_config_2,
+        to_hf_2,
+        table,
+    ),
+    Family(
+        "gemma3_text",
+        {"Gemma3ForCausalLM": "LanguageModel", "Gemma3TextModel": "Encoder"},
+        to_config_3,
+        to_hf_3,
+        table,
+    ),
+)

@@ -1,0 +1,108 @@
+"""GPT-NeoX-20B and Pythia (Black et al. 2022, arXiv:2204.06745; 2304.01373)."""
+
+from typing import Any
+
+from llmjax.config import LayerNorm, ModelConfig, Plain, Rotary
+from llmjax.hub.families import activations, rope
+from llmjax.hub.families.entries import linear, norm
+from llmjax.hub.table import Entry, Family, Layers, Table
+
+LAYER = "gpt_neox.layers.{l}"
+QKV = ("attention/query", "attention/key", "attention/value")
+BLOCK = (
+    *norm(f"{LAYER}.input_layernorm", "attention_norm"),
+    Entry(
+        f"{LAYER}.attention.query_key_value.weight",
+        tuple(f"{leaf}/kernel" for leaf in QKV),
+        "(N p H) D -> p D N H",
+    ),
+    Entry(
+        f"{LAYER}.attention.query_key_value.bias",
+        tuple(f"{leaf}/bias" for leaf in QKV),
+        "(N p H) -> p N H",
+    ),
+    Entry(
+        f"{LAYER}.attention.dense.weight",
+        "attention/out/kernel",
+        "D (N H) -> N H D",
+    ),
+    Entry(f"{LAYER}.attention.dense.bias", "attention/out/bias", "D -> D"),
+    *norm(f"{LAYER}.post_attention_layernorm", "mlp_norm"),
+    *linear(f"{LAYER}.mlp.dense_h_to_4h", "mlp/up"),
+    *linear(f"{LAYER}.mlp.dense_4h_to_h", "mlp/down"),
+)
+ENDS = (
+    Entry("gpt_neox.embed_in.weight", "transformer/embedder/table", "V D -> V D"),
+    *norm("gpt_neox.final_layer_norm", "transformer/stack/final_norm"),
+    Entry("embed_out.weight", "unembedding", "V D -> V D"),
+)
+BUFFERS = r"gpt_neox\.layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)"
+
+
+def table(cfg: ModelConfig) -> Table:
+    ignored = [BUFFERS]
+    if cfg.tie_embeddings:
+        ignored.append(r"embed_out\.weight")
+    stack = Layers("transformer/stack", cfg.layers, BLOCK)
+    return Table(ENDS, (stack,), tuple(ignored), base="gpt_neox.")
+
+
+def to_config(hf: dict[str, Any]) -> ModelConfig:
+    old = {
+        "rope_theta": hf.get("rotary_emb_base", 10_000),
+        "partial_rotary_factor": hf.get("rotary_pct", 0.25),
+    }
+    parallel = hf.get("use_parallel_residual", True)
+    return ModelConfig(
+        vocab_size=hf["vocab_size"],
+        d_model=hf["hidden_size"],
+        d_ff=hf["intermediate_size"],
+        num_layers=hf["num_hidden_layers"],
+        num_heads=hf["num_attention_heads"],
+        positions=rope.to_config(hf | old),
+        mlp=Plain(activations.to_config(hf, "hidden_act", "gelu")),
+        norm=LayerNorm(hf.get("layer_norm_eps", 1e-5)),
+        residual="parallel" if parallel else "sequential",
+        biases="all" if hf.get("attention_bias", True) else "mlp",
+        tie_embeddings=hf.get("tie_word_embeddings", False),
+        dropout=hf.get("hidden_dropout", 0.0),
+        attention_dropout=hf.get("attention_dropout", 0.0),
+        init_std=hf.get("initializer_range", 0.02),
+    )
+
+
+def to_hf(cfg: ModelConfig) -> dict[str, Any]:
+    if not (isinstance(cfg.positions, Rotary) and isinstance(cfg.mlp, Plain)):
+        raise ValueError(
+            f"positions is {cfg.positions.kind!r} and mlp {cfg.mlp.kind!r}; accepted: "
+            "'rotary' and 'plain'"
+        )
+    rotary = rope.to_hf(cfg.positions)
+    # not the default here, so always said
+    rotary["rope_parameters"]["partial_rotary_factor"] = cfg.positions.fraction
+    return rotary | {
+        "vocab_size": cfg.vocab_size,
+        "hidden_size": cfg.d_model,
+        "intermediate_size": cfg.d_ff,
+        "num_hidden_layers": cfg.L,
+        "num_attention_heads": cfg.num_heads,
+        "hidden_act": activations.to_hf(cfg.mlp.activation),
+        "layer_norm_eps": cfg.norm.epsilon,
+        "use_parallel_residual": cfg.residual == "parallel",
+        "attention_bias": cfg.biases == "all",
+        "tie_word_embeddings": cfg.tie_embeddings,
+        "hidden_dropout": cfg.dropout,
+        "attention_dropout": cfg.attention_dropout,
+        "initializer_range": cfg.init_std,
+    }
+
+
+FAMILIES = (
+    Family(
+        "gpt_neox",
+        {"GPTNeoXForCausalLM": "LanguageModel", "GPTNeoXModel": "Encoder"},
+        to_config,
+        to_hf,
+        table,
+    ),
+)

@@ -1,0 +1,192 @@
+"""ModernBERT (Warner et al. 2024, arXiv:2412.13663): local and global layers."""
+
+import dataclasses
+from typing import Any, Literal
+
+from llmjax.config import (
+    Gated,
+    LayerNorm,
+    LayerSpec,
+    ModelConfig,
+    Rotary,
+    SlidingWindow,
+    Transformed,
+)
+from llmjax.hub.families import activations, bert, patterns, rope
+from llmjax.hub.families.entries import linear, norm
+from llmjax.hub.table import Entry, Family, Layers, Table
+
+LAYER = "model.layers.{l}"
+QKV = "attention/query", "attention/key", "attention/value"
+GATED = "mlp/gate", "mlp/up"
+BLOCK = (
+    *norm(f"{LAYER}.attn_norm", "attention_norm"),
+    Entry(
+        f"{LAYER}.attn.Wqkv.weight",
+        tuple(f"{leaf}/kernel" for leaf in QKV),
+        "(p N H) D -> p D N H",
+    ),
+    Entry(
+        f"{LAYER}.attn.Wqkv.bias",
+        tuple(f"{leaf}/bias" for leaf in QKV),
+        "(p N H) -> p N H",
+    ),
+    Entry(f"{LAYER}.attn.Wo.weight", "attention/out/kernel", "D (N H) -> N H D"),
+    Entry(f"{LAYER}.attn.Wo.bias", "attention/out/bias", "D -> D"),
+    *norm(f"{LAYER}.mlp_norm", "mlp_norm"),
+    Entry(
+        f"{LAYER}.mlp.Wi.weight",
+        tuple(f"{leaf}/kernel" for leaf in GATED),
+        "(p F) D -> p D F",
+    ),
+    Entry(
+        f"{LAYER}.mlp.Wi.bias", tuple(f"{leaf}/bias" for leaf in GATED), "(p F) -> p F"
+    ),
+    *linear(f"{LAYER}.mlp.Wo", "mlp/down"),
+)
+ENDS = (
+    Entry(
+        "model.embeddings.tok_embeddings.weight",
+        "transformer/embedder/table",
+        "V D -> V D",
+    ),
+    *norm("model.embeddings.norm", "transformer/embedder/norm"),
+    *norm("model.final_norm", "transformer/stack/final_norm"),
+    *bert.head("head.dense", "head.norm"),
+    Entry("decoder.weight", "unembedding", "V D -> V D"),
+    Entry("decoder.bias", "output_bias", "V -> V"),
+)
+THETA = {patterns.FULL: 160_000.0, patterns.SLIDING: 10_000.0}
+BIASES: dict[
+    tuple[bool, bool], Literal["none", "attention", "mlp", "all"]
+] = {  # (attention_bias, mlp_bias) -> ours
+    (False, False): "none",
+    (True, False): "attention",
+    (False, True): "mlp",
+    (True, True): "all",
+}
+
+
+def table(cfg: ModelConfig) -> Table:
+    ignored = (r"decoder\.weight",) if cfg.tie_embeddings else ()
+    stack = Layers("transformer/stack", cfg.layers, BLOCK)
+    return Table(ENDS, (stack,), ignored, base="model.")
+
+
+def to_config(hf: dict[str, Any]) -> ModelConfig:
+    count, every = hf["num_hidden_layers"], hf.get("global_attn_every_n_layers", 3)
+    types = [patterns.SLIDING if i % every else patterns.FULL for i in range(count)]
+    positions = {kind: _positions(hf, kind) for kind in THETA}
+    # the hub's window has two sides, the token itself in between
+    window = SlidingWindow(hf.get("local_attention", 128) // 2 + 1)
+    specs = {
+        patterns.FULL: LayerSpec(),
+        patterns.SLIDING: LayerSpec(window, positions=positions[patterns.SLIDING]),
+    }
+    groups = patterns.from_types(hf.get("layer_types") or types, count, specs)
+    layers = patterns.layers(groups)
+    activation = activations.to_config(hf, "classifier_activation", "gelu")
+    biases = bool(hf.get("attention_bias")), bool(hf.get("mlp_bias"))
+    return ModelConfig(
+        architecture="encoder",
+        vocab_size=hf["vocab_size"],
+        d_model=hf["hidden_size"],
+        d_ff=hf["intermediate_size"],
+        num_layers=count,
+        groups=patterns.groups([*map(_unnormed, layers[:1]), *layers[1:]]),
+        num_heads=hf["num_attention_heads"],
+        embedding_norm=True,
+        positions=positions[patterns.FULL],
+        mlp=Gated(activations.to_config(hf, "hidden_activation", "gelu")),
+        norm=LayerNorm(hf.get("norm_eps", 1e-5), hf.get("norm_bias", False)),
+        biases=BIASES[biases],
+        output=Transformed(activation, hf.get("classifier_bias", False)),
+        output_bias=hf.get("decoder_bias", True),
+        tie_embeddings=hf.get("tie_word_embeddings", True),
+        dropout=hf.get("mlp_dropout", 0.0),
+        attention_dropout=hf.get("attention_dropout", 0.0),
+        init_std=hf.get("initializer_range", 0.02),
+    )
+
+
+def _unnormed(spec: LayerSpec) -> LayerSpec:
+    """The first layer, whose input the embeddings' norm has normed."""
+    return dataclasses.replace(spec, attention_norm=False)
+
+
+def _positions(hf: dict[str, Any], kind: str) -> Rotary:
+    """Those of one type of layer, from today's keys or those of its first release."""
+    old = {patterns.FULL: "global_rope_theta", patterns.SLIDING: "local_rope_theta"}
+    given = hf.get("rope_parameters") or {}
+    one = {
+        "rope_parameters": given.get(kind),
+        "rope_scaling": hf.get("rope_scaling"),
+        "max_position_embeddings": hf.get("max_position_embeddings", 8192),
+    }
+    return rope.to_config(one, hf.get(old[kind]) or THETA[kind])
+
+
+def to_hf(cfg: ModelConfig) -> dict[str, Any]:
+    types, window = patterns.to_types(cfg.layers), patterns.window(cfg.layers) or 1
+    if not isinstance(cfg.positions, Rotary) or not isinstance(cfg.mlp, Gated):
+        raise ValueError(
+            "ModernBERT has rotary positions and a gated mlp, not "
+            f"{cfg.positions.kind!r} and {cfg.mlp.kind!r}"
+        )
+    said = rope.to_hf(cfg.positions)
+    rotaries = {patterns.FULL: said["rope_parameters"]} | {
+        kind: rope.to_hf(spec.positions)["rope_parameters"]
+        for kind, spec in zip(types, patterns.layers(cfg.layers), strict=True)
+        if isinstance(spec.positions, Rotary)
+    }
+    biased = {ours: given for given, ours in BIASES.items()}
+    if cfg.biases not in biased:
+        raise ValueError(
+            f"biases is {cfg.biases!r}; ModernBERT has {', '.join(biased)}"
+        )
+    attention, mlp = biased[cfg.biases]
+    return (
+        said
+        | {
+            "rope_parameters": rotaries,
+            "vocab_size": cfg.vocab_size,
+            "hidden_size": cfg.d_model,
+            "intermediate_size": cfg.d_ff,
+            "num_hidden_layers": cfg.L,
+            "num_attention_heads": cfg.num_heads,
+            "layer_types": patterns.to_types(cfg.layers),
+            "local_attention": 2 * (window - 1),
+            "hidden_activation": activations.to_hf(cfg.mlp.activation),
+            "norm_eps": cfg.norm.epsilon,
+            "norm_bias": isinstance(cfg.norm, LayerNorm) and cfg.norm.bias,
+            "attention_bias": attention,
+            "mlp_bias": mlp,
+            "decoder_bias": cfg.output_bias,
+            "tie_word_embeddings": cfg.tie_embeddings,
+            "mlp_dropout": cfg.dropout,
+            "attention_dropout": cfg.attention_dropout,
+            "initializer_range": cfg.init_std,
+            "pad_token_id": None,  # or it would be the published vocabulary's
+        }
+        | _head(cfg)
+    )
+
+
+def _head(cfg: ModelConfig) -> dict[str, Any]:
+    if not isinstance(cfg.output, Transformed):
+        return {}  # a bare model's, which has none
+    return {
+        "classifier_activation": activations.to_hf(cfg.output.activation),
+        "classifier_bias": cfg.output.bias,
+    }
+
+
+FAMILIES = (
+    Family(
+        "modernbert",
+        {"ModernBertForMaskedLM": "LanguageModel", "ModernBertModel": "Encoder"},
+        to_config,
+        to_hf,
+        table,
+    ),
+)

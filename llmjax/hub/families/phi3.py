@@ -1,0 +1,68 @@
+"""Phi-3, 3.5 and 4 (Abdin et al. 2024, arXiv:2404.14219): Llama with fused weights."""
+
+import dataclasses
+from typing import Any
+
+from llmjax.config import Group, LongRope, ModelConfig, NoScaling, Rotary
+from llmjax.hub.families import llama, patterns
+from llmjax.hub.table import Entry, Family, Table
+
+LAYER = llama.LAYER
+BLOCK = (
+    *llama.NORMS,
+    Entry(
+        f"{LAYER}.self_attn.qkv_proj.weight",
+        ("attention/query/kernel", "attention/key/kernel", "attention/value/kernel"),
+        ("(N H) D -> D N H", "(K H) D -> D K H", "(K H) D -> D K H"),
+    ),
+    Entry(
+        f"{LAYER}.self_attn.o_proj.weight", "attention/out/kernel", "D (N H) -> N H D"
+    ),
+    Entry(
+        f"{LAYER}.mlp.gate_up_proj.weight",
+        ("mlp/gate/kernel", "mlp/up/kernel"),
+        "(p F) D -> p D F",
+    ),
+    Entry(f"{LAYER}.mlp.down_proj.weight", "mlp/down/kernel", "D F -> F D"),
+)
+DEFAULTS = {  # of keys left out
+    "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 4096,
+    "original_max_position_embeddings": 4096,
+}
+
+
+def to_config(hf: dict[str, Any]) -> ModelConfig:
+    cfg = llama.to_config(DEFAULTS | hf)
+    assert isinstance(cfg.positions, Rotary)
+    if not isinstance(cfg.positions.scaling, (NoScaling, LongRope)):
+        raise ValueError(
+            f"rope_type is {cfg.positions.scaling.kind!r}; accepted: default, longrope"
+        )
+    spec = patterns.windowed(hf.get("sliding_window"))
+    return dataclasses.replace(cfg, groups=(Group(cfg.L, (spec,)),), biases="none")
+
+
+def to_hf(cfg: ModelConfig) -> dict[str, Any]:
+    hf = llama.to_hf(cfg) | {"sliding_window": patterns.window(cfg.layers)}
+    original = hf["rope_parameters"].get("original_max_position_embeddings")
+    return hf | {
+        # transformers reads this key here before it looks into rope_parameters
+        "original_max_position_embeddings": original or hf["max_position_embeddings"],
+        "pad_token_id": None,  # or transformers would take 32000, of any vocabulary
+    }
+
+
+def table(cfg: ModelConfig) -> Table:
+    return llama.table(cfg, BLOCK)
+
+
+FAMILIES = (
+    Family(
+        "phi3",
+        {"Phi3ForCausalLM": "LanguageModel", "Phi3Model": "Encoder"},
+        to_config,
+        to_hf,
+        table,
+    ),
+)

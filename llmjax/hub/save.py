@@ -1,0 +1,260 @@
+"""A model to a folder of the hub's format, which transformers loads."""
+
+import collections
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from flax import traverse_util
+
+from llmjax.config import Direct, Dropless, Mixture, ModelConfig
+from llmjax.hub import families
+from llmjax.hub.files import FLOATS, INDEX
+from llmjax.hub.load import abstract
+from llmjax.hub.table import Bound, Family, Shape, bind
+
+SHARD_BYTES = 5 * 10**9
+TRAINING: dict[str, Any] = {"dropout": 0.0, "attention_dropout": 0.0, "init_std": 0.02}
+OUTPUT: dict[str, Any] = {  # what a language model's head alone reads
+    "output": Direct(),
+    "tie_embeddings": True,
+    "output_bias": False,
+    "output_scale": 1.0,
+    "output_softcap": None,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """A tensor of the hub that is still to be made."""
+
+    name: str
+    shape: Shape
+    dtype: np.dtype
+    make: Callable[[], np.ndarray]
+
+    @property
+    def nbytes(self) -> int:
+        """Of the tensor once made."""
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+
+def save(
+    model: Any,
+    params: Any,
+    path: str | Path,
+    *,
+    family: str | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    beside: Sequence[Path] = (),
+) -> Family:
+    """Writes config.json and safetensors to a new folder, whole or not at all.
+
+    Args:
+      model: of `llmjax.models.heads`.
+      params: its parameters, all of them on this process's devices; stored in their
+        own types.
+      path: the folder; it must not exist, or be empty.
+      family: `model_type` to write; None: the first that can say this model.
+      shard_bytes: above this there are several files and an index; the host holds one.
+      beside: files to copy along, such as tokenizer.json.
+
+    Returns:
+      The family that was written.
+
+    Raises:
+      ValueError: no family can say this model, parameters that are not the model's,
+        or a folder that is not empty.
+    """
+    path = Path(path).expanduser()
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"{path} is not empty; give a new folder or remove it")
+    leaves = traverse_util.flatten_dict(nn.unbox(params), sep="/")
+    _check(leaves, abstract(model)[0])
+    head = type(model).__name__
+    found = find_family(model.cfg, head, family)
+    tensors = list(_tensors(found, model.cfg, leaves, head == "Encoder"))
+    config = _config(found, model.cfg, head, tensors)
+    partial = path.parent / f".{path.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        _write(tensors, partial, shard_bytes)
+        for file in beside:
+            shutil.copy(file, partial / file.name)
+        partial.replace(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return found
+
+
+def to_hub(
+    family: Family, cfg: ModelConfig, params: Any, *, bare: bool = False
+) -> dict[str, np.ndarray]:
+    """All tensors as the hub names and lays them; `bare`: without a head's prefix.
+
+    Raises:
+      ValueError: parameters that the family cannot say.
+    """
+    leaves = traverse_util.flatten_dict(nn.unbox(params), sep="/")
+    return {t.name: t.make() for t in _tensors(family, cfg, leaves, bare)}
+
+
+def find_family(cfg: ModelConfig, head: str, name: str | None = None) -> Family:
+    """The family `name`, or the first that can say this config and head.
+
+    A family can say a config if its own config.json, read again, is the same but for
+    what only training reads (dropout, init_std, losses and dispatch of a mixture).
+
+    Raises:
+      ValueError: with what each family tried cannot say.
+    """
+    reasons = []
+    for model_type in families.MODULES if name is None else (name,):
+        family = families.family(model_type)
+        problem = _unsaid(family, cfg, head)
+        if problem is None:
+            return family
+        reasons.append(f"{model_type}: {problem}")
+    raise ValueError(
+        "no family of the hub can say this model. " + "; ".join(reasons)
+        if name is None
+        else f"the family {reasons[0]}; let family be None to find one that fits"
+    )
+
+
+def _unsaid(family: Family, cfg: ModelConfig, head: str) -> str | None:
+    """What keeps a family from saying a config; None if nothing does."""
+    if head not in family.architectures.values():
+        return f"it has no {head}"
+    try:
+        again = family.to_config(family.to_hf(cfg))
+        ours, theirs = normal(cfg, head), normal(again, head)
+    except (ValueError, AttributeError, KeyError, TypeError) as e:
+        return str(e)
+    for field in dataclasses.fields(cfg):
+        a, b = getattr(ours, field.name), getattr(theirs, field.name)
+        if a != b:
+            return f"{field.name} is {a} and would become {b}"
+    return None
+
+
+def normal(cfg: ModelConfig, head: str) -> ModelConfig:
+    """A config with what follows from other fields said, and with what neither the
+    head nor inference reads forgotten."""
+    two = cfg.architecture == "encoder_decoder"
+    said: dict[str, Any] = {
+        "num_layers": cfg.L,
+        "groups": cfg.layers,
+        "encoder_groups": cfg.encoder_layers if two else (),
+        "head_dim": cfg.H,
+        "num_kv_heads": cfg.K,
+    }
+    if head != "Encoder":
+        said["pooler"] = False
+    if head != "LanguageModel":
+        said |= OUTPUT
+    return _without_training(dataclasses.replace(cfg, **said, **TRAINING))
+
+
+def _without_training(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_without_training(v) for v in value)
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return value
+    fields = {
+        f.name: _without_training(getattr(value, f.name))
+        for f in dataclasses.fields(value)
+    }
+    if isinstance(value, Mixture):
+        fields |= {"dispatch": Dropless(), "z_loss": 0.0}
+        fields["balance"] = type(value.balance)()
+    return dataclasses.replace(value, **fields)
+
+
+def _check(leaves: Mapping[str, Any], shapes: Mapping[str, Shape]) -> None:
+    """Raises ValueError unless the parameters are the model's, all on this process."""
+    for path in sorted(leaves.keys() | shapes.keys()):
+        shape = tuple(leaves[path].shape) if path in leaves else "no such leaf"
+        if shape != shapes.get(path, "no such leaf"):
+            raise ValueError(
+                f"params have {shape} at {path}; the model has "
+                f"{shapes.get(path, 'no such leaf')}"
+            )
+        if not getattr(leaves[path], "is_fully_addressable", True):
+            raise ValueError(
+                f"{path} lies on several processes' devices; save from a mesh of one "
+                "process: restore the checkpoint there first"
+            )
+        if jnp.dtype(leaves[path].dtype) not in FLOATS.values():
+            raise ValueError(
+                f"{path} is of type {leaves[path].dtype}; accepted: {', '.join(FLOATS)}"
+            )
+
+
+def _tensors(
+    family: Family, cfg: ModelConfig, leaves: Mapping[str, Any], bare: bool
+) -> Iterator[Tensor]:
+    table = family.table(cfg)
+    prefix = table.base if bare else ""
+    for entry in bind(table, {k: tuple(v.shape) for k, v in leaves.items()}):
+        parts = [leaves[path] for path in entry.paths]
+        dtype = np.result_type(*(jnp.dtype(p.dtype) for p in parts))
+        for index in entry.indices():
+            name = entry.tensor(index).removeprefix(prefix)
+            yield Tensor(name, entry.shape, dtype, _maker(entry, parts, index))
+
+
+def _maker(
+    entry: Bound, parts: Sequence[Any], index: tuple[int, ...]
+) -> Callable[[], np.ndarray]:
+    # one layer at a time comes to the host, not the stack
+    return lambda: np.ascontiguousarray(
+        entry.join([np.asarray(part[index] if index else part) for part in parts])
+    )
+
+
+def _config(
+    family: Family, cfg: ModelConfig, head: str, tensors: Sequence[Tensor]
+) -> dict[str, Any]:
+    architecture = next(a for a, h in family.architectures.items() if h == head)
+    sizes: collections.Counter[str] = collections.Counter()
+    for tensor in tensors:
+        sizes[tensor.dtype.name] += tensor.nbytes
+    said = {
+        "architectures": [architecture],
+        "model_type": family.name,
+        "dtype": sizes.most_common(1)[0][0],
+    }
+    return said | family.to_hf(cfg)
+
+
+def _write(tensors: Sequence[Tensor], folder: Path, shard_bytes: int) -> None:
+    """One safetensors file, or shards and their index."""
+    shards: list[list[Tensor]] = [[]]
+    filled = 0
+    for tensor in tensors:
+        if shards[-1] and filled + tensor.nbytes > shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(tensor)
+        filled += tensor.nbytes
+    where: dict[str, str] = {}
+    for i, shard in enumerate(shards, 1):
+        name = f"model-{i:05}-of-{len(shards):05}.safetensors"
+        name = "model.safetensors" if len(shards) == 1 else name
+        made = {t.name: t.make() for t in shard}
+        safetensors.numpy.save_file(made, folder / name, metadata={"format": "pt"})
+        where |= dict.fromkeys(made, name)
+    if len(shards) > 1:
+        total = sum(t.nbytes for t in tensors)
+        index = {"metadata": {"total_size": total}, "weight_map": where}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")

@@ -1,0 +1,32 @@
+"""What every layer of a stack is told besides its input."""
+
+from typing import Any
+
+import flax.struct
+
+from llmjax.models.mask import Mask
+
+
+@flax.struct.dataclass
+class Context:
+    """The same for all layers of a stack.
+
+    Attributes:
+      mask: who sees whom, before a layer's own pattern.
+      positions_BT: of the queries.
+      encoded_BSD: the encoder's states; None where there are none, or where the cache
+        holds their keys and values.
+      cross_mask: of the decoder's queries against the encoder's keys.
+      relative: what the layers' relative positions share; see `Stack`.
+      token_types_BT: for scores that depend on them (XLNet).
+      streams: 2 where the queries are two streams, content before query, of T tokens
+        each, and only the content gives keys and values (XLNet).
+    """
+
+    mask: Mask
+    positions_BT: Any
+    encoded_BSD: Any = None
+    cross_mask: Mask | None = None
+    relative: Any = None
+    token_types_BT: Any = None
+    streams: int = flax.struct.field(pytree_node=False, default=1)

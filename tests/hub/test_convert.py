@@ -1,0 +1,84 @@
+"""experiments.convert: the hub, GGUF and checkpoints into each other."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from llmjax import hub
+from llmjax.hub import families
+from llmjax.train.checkpoints import load_params
+from tests.experiments.forked import Mains
+
+
+@pytest.fixture(scope="module")
+def mains(tmp_path_factory):
+    mains = Mains(tmp_path_factory.mktemp("mains"))
+    yield mains
+    mains.close()
+
+
+def result(done):
+    assert done.code == 0, done.err
+    return json.loads(done.out[done.out.index("{\n") :])
+
+
+def test_hub_to_checkpoint_and_back(mains, folder, tmp_path, cfg, params, same):
+    (folder / "tokenizer.json").write_text("{}")
+    run = tmp_path / "run"
+    done = mains.run("convert", f"--source={folder}", f"--target={run}")
+    assert result(done)["written"] == "checkpoint"
+    assert "model.layers.{l}.mlp.up_proj.weight" in done.out
+    config, loaded = load_params(run)
+    same(loaded, params)
+    assert config.model.layers == cfg.layers
+
+    again = tmp_path / "again"
+    done = mains.run("convert", f"--source={run}", f"--target={again}")
+    assert result(done)["written"] == "hub, llama"
+    a, b = (load_file(p / "model.safetensors") for p in (folder, again))
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_gguf_to_hub_in_another_type(mains, tmp_path, cfg, params, write_gguf):
+    tensors = hub.to_hub(families.family("llama"), cfg, params)
+    path = write_gguf(tmp_path / "m.gguf", cfg, tensors)
+    target = tmp_path / "hub"
+    args = (f"--source={path}", f"--target={target}", "--to=hub", "--dtype=bfloat16")
+    done = mains.run("convert", *args)
+    assert result(done)["leaves"] == 12
+    made = load_file(target / "model.safetensors")
+    name = "model.layers.1.self_attn.q_proj.weight"
+    np.testing.assert_array_equal(made[name], tensors[name].astype(made[name].dtype))
+    assert json.loads((target / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_the_tokenizer_comes_along(mains, folder, tmp_path):
+    (folder / "tokenizer.json").write_text("{}")
+    target = tmp_path / "copy"
+    done = mains.run("convert", f"--source={folder}", f"--target={target}", "--to=hub")
+    assert result(done)["parameters"] > 0
+    assert (target / "tokenizer.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--source=nothing", "--target=x"], "error: nothing is no model; give"),
+        (["--source=package:evil", "--target=x"], "error: package:evil is not on"),
+        (["--target=x"], "--source"),
+    ],
+)
+def test_a_mistake_is_one_line(mains, args, message):
+    done = mains.run("convert", *args)
+    assert done.code != 0 and message in done.err and "Traceback" not in done.err
+
+
+def test_what_is_there_is_not_overwritten(mains, folder, tmp_path):
+    args = (f"--source={folder}", f"--target={tmp_path / 'run'}")
+    result(mains.run("convert", *args))
+    done = mains.run("convert", *args)
+    assert done.code == 2 and "checkpoints exists; give a new folder" in done.err

@@ -1,0 +1,200 @@
+"""Every implementation of attention: what it claims it does, the rest it refuses."""
+
+import functools
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llmjax import config
+from llmjax.models.attention import CAPABILITIES, Terms, attend
+from llmjax.models.mask import Mask
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+B, T, N, K, H = 2, 13, 4, 2, 8
+LAYOUTS = {
+    "einsum": config.EinsumAttention(),
+    "blocked": config.BlockedAttention(5),
+    "chunked": config.ChunkedAttention(5),
+    "dot_product": config.DotProductAttention(),
+    "splash": config.SplashAttention(),
+}
+
+
+def normal(*shape, seed=0) -> jax.Array:
+    return jnp.float32(np.random.default_rng(seed).standard_normal(shape))
+
+
+def rows(T=T):
+    """Positions and segments of two texts and padding."""
+    n = T // 2
+    segments = [[1] * n + [2] * (T - n), [1] * (T - n) + [0] * n]
+    positions = [[*range(n), *range(T - n)], [*range(T - n), *range(n)]]
+    return jnp.array(positions), jnp.array(segments)
+
+
+def case(feature, T=T) -> tuple[Mask, Terms]:
+    """A mask and terms that ask for this feature and hardly more."""
+    positions, segments = rows(T)
+    mask, terms = Mask(causal=feature != "bidirectional"), Terms()
+    slopes_N = jnp.linspace(0.1, 1.0, N)
+
+    def bias(q_BT, k_BS):
+        distance = jnp.abs(q_BT[:, :, None] - k_BS[:, None])
+        return -slopes_N[:, None, None] * distance[:, None]
+
+    if feature == "window":
+        mask = mask.with_(window=4)
+    elif feature == "blocks":
+        mask = mask.with_(blocks=config.BlockSparse(2, 2, 3))
+    elif feature == "segments":
+        mask = Mask(positions, positions, segments, segments, True)
+    elif feature == "prefix":
+        mask = mask.with_(k_prefix_BS=jnp.arange(T)[None] < jnp.array([[3], [7]]))
+    elif feature == "pairs":
+        hidden = jnp.asarray(np.random.default_rng(0).random((B, T, T)) < 0.4)
+        mask = mask.with_(hidden_BTS=hidden & (jnp.arange(T) > 3)[:, None])
+        mask = mask.with_(hidden_BTS=mask.hidden_BTS.at[:, 5].set(True))  # sees none
+    elif feature == "position bias":
+        terms = Terms(bias=bias)
+    elif feature == "content bias":
+        content = normal(B, N, T, T, seed=5)
+        terms = Terms(bias=lambda q, k: content, content=True)
+    elif feature == "softcap":
+        terms = Terms(softcap=0.7)
+    elif feature == "sinks":
+        terms = Terms(sinks_N=normal(N))
+    elif feature == "dropout":
+        terms = Terms(dropout=nn.Dropout(0.5, deterministic=False))
+    return mask, terms
+
+
+FEATURES = sorted(set.union(*CAPABILITIES.values()))
+
+
+def run(kind, feature, T=T, S=None, K=K):
+    """Value and gradients by q, k and v of a weighted sum over real queries."""
+    mask, terms = case(feature, T)
+    layout = config.LayoutConfig(attention=LAYOUTS[kind])
+    q = normal(B, T, N, H)
+    k, v = (normal(B, S or T, K, H, seed=i) for i in (1, 2))
+    if feature == "value size":
+        v = v[..., :5]
+    weights = normal(B, T, N, v.shape[-1], seed=3)
+    if mask.q_segments_BT is not None:
+        weights *= (mask.q_segments_BT > 0)[:, :, None, None]
+
+    def loss(q, k, v):
+        out = attend(layout, q, k, v, mask, terms)
+        return jnp.sum(out * weights), out * (weights != 0)
+
+    return jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(q, k, v)
+
+
+@functools.cache
+def reference(feature):
+    return run("einsum", feature)
+
+
+@pytest.mark.parametrize(
+    "feature", [f for f in FEATURES if f not in ("cross", "dropout")]
+)
+@pytest.mark.parametrize("kind", ["blocked", "chunked", "dot_product"])
+def test_what_it_claims_is_what_einsum_does(kind, feature):
+    if feature not in CAPABILITIES[kind]:
+        able = [k for k, can in CAPABILITIES.items() if feature in can]
+        with pytest.raises(
+            ValueError, match=re.escape(f"cannot honour {feature}")
+        ) as e:
+            run(kind, feature)
+        assert all(name in str(e.value).split("asks for; ")[1] for name in able)
+        return
+    got, want = run(kind, feature), reference(feature)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-6 * max(1, np.abs(b).max()))
+
+
+@pytest.mark.parametrize("feature", sorted(CAPABILITIES["splash"]))
+def test_splash_is_einsum(feature):
+    """Interpreted, at the smallest size that its blocks take."""
+    got, want = run("splash", feature, T=128), run("einsum", feature, T=128)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(1, np.abs(b).max()))
+
+
+@pytest.mark.parametrize("feature", [f for f in FEATURES if f != "cross"])
+def test_splash_refuses_the_rest(feature):
+    if feature in CAPABILITIES["splash"]:
+        with pytest.raises(ValueError, match="make data.seq_len a multiple of 128"):
+            run("splash", feature)
+    else:
+        with pytest.raises(ValueError, match=f"cannot honour {feature}"):
+            run("splash", feature, T=128)
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_sources_of_another_length(kind):
+    if "cross" not in CAPABILITIES[kind]:
+        with pytest.raises(ValueError, match="cannot honour cross"):
+            run(kind, "bidirectional", T=128, S=7)
+        return
+    got, want = (run(k, "bidirectional", S=7) for k in (kind, "einsum"))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_dropout_is_honoured_or_refused(kind):
+    """Half of the weights are dropped and the rest doubled, in expectation the same."""
+    layout = config.LayoutConfig(attention=LAYOUTS[kind])
+    size = 128 if kind == "splash" else 64
+    mask, _ = case("bidirectional")
+
+    class Drops(nn.Module):
+        @nn.compact
+        def __call__(self, q, k, v):
+            terms = Terms(dropout=nn.Dropout(0.5, deterministic=False))
+            return attend(layout, q, k, v, mask, terms)
+
+    q = jnp.zeros((64, size, N, H))
+    k, v = jnp.zeros((64, size, N, H)), jnp.ones((64, size, N, H))
+    rngs = {"dropout": jax.random.key(0)}
+    if "dropout" not in CAPABILITIES[kind]:
+        with pytest.raises(ValueError, match="cannot honour dropout"):
+            Drops().apply({}, q, k, v, rngs=rngs)
+        return
+    out = np.asarray(Drops().apply({}, q, k, v, rngs=rngs))
+    assert abs(out.mean() - 1) < 0.01
+    # the mean of 64 weights that are 0 or 2
+    assert abs(out.std() - (1 / 64) ** 0.5) < 0.02
+
+
+def test_chunks_keep_nothing_of_the_size_of_all_scores():
+    """Forward and backward; einsum is seen to go past it."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    T = 1024
+    shape = jax.ShapeDtypeStruct((1, T, 2, 8), jnp.float32)
+
+    def temporaries(attention):
+        layout = config.LayoutConfig(attention=attention)
+
+        def loss(q, k, v):
+            return jnp.sum(attend(layout, q, k, v, Mask(causal=True)) ** 2)
+
+        compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(*[shape] * 3).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    scores = 4 * 2 * T * T
+    assert temporaries(config.EinsumAttention()) >= scores
+    assert temporaries(config.ChunkedAttention(64)) < scores / 2
+
+
+def test_every_kind_has_its_line():
+    kinds = {a.kind for a in LAYOUTS.values()}
+    assert set(CAPABILITIES) == kinds
+    everything = set.union(*CAPABILITIES.values())
+    assert CAPABILITIES["einsum"] == everything
