@@ -70,7 +70,7 @@ setup(
         "report": ["matplotlib>=3.9", "scikit-learn>=1.5"],
         "wandb": ["wandb>=0.19"],
         # What it is tested with.
-        "parity": ["torch>=2.6", "transformers>=4.56"],
+        "parity": ["onnx>=1.17", "torch>=2.6", "transformers>=5.23"],
         "dev": [
             "beartype>=0.20",
             "gguf>=0.17",

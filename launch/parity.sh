@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Every family of llmjax.hub against transformers, on fresh shapes. Arguments go to
+# tests/parity/live.py:
+#
+#     bash launch/parity.sh [--seed=7] [llama qwen3/tied ...]
+#
+# The reference has an environment of its own, .venv-parity, of a Python that
+# constraints/parity-*.txt has pins for; PYTHON names one.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+say() { echo "parity: $*" >&2; }
+
+venv=$PWD/.venv-parity
+minor() {
+  "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true
+}
+if [[ ! -f constraints/parity-$(minor "$venv/bin/python").txt ]]; then
+  for python in ${PYTHON:-python3 python3.11}; do
+    [[ ! -f constraints/parity-$(minor "$python").txt ]] || break
+  done
+  if [[ ! -f constraints/parity-$(minor "$python").txt ]]; then
+    say "there are pins for Python" \
+      "$(cd constraints && echo parity-*.txt | sed 's/parity-//g; s/\.txt//g') only;" \
+      "name one, as in: PYTHON=/opt/python3.11/bin/python3 bash $0"
+    exit 1
+  fi
+  say "making .venv-parity with Python $(minor "$python")"
+  "$python" -m venv --clear "$venv"
+fi
+unset PYTHON
+export VIRTUAL_ENV=$venv
+source launch/env.sh
+
+pins=constraints/parity-$(minor python).txt
+stamp=$VIRTUAL_ENV/.parity-installed
+wanted=$(cat setup.py "$pins" | cksum)
+if [[ ! -f $stamp || $(<"$stamp") != "$wanted" ]]; then
+  install=(python -m pip --disable-pip-version-check install --no-input)
+  torch=$(grep ^torch== "$pins")
+  # The build without CUDA, on Linux a tenth of the size: pip's own sources may have
+  # it, else PyTorch's index has. Elsewhere there is no other.
+  from=() size="200 MB of torch, the build for CPUs,"
+  if [[ $(uname) == Linux ]] &&
+    ! "${install[@]}" --quiet --dry-run --no-deps "$torch+cpu" >/dev/null 2>&1; then
+    from=(--index-url https://download.pytorch.org/whl/cpu)
+    if ! "${install[@]}" --quiet --dry-run --no-deps "${from[@]}" "$torch+cpu" \
+      >/dev/null 2>&1; then
+      from=() size="3 GB of torch with CUDA, as no build for CPUs is to be found,"
+    fi
+  fi
+  say "installing $size and 60 MB of packages of $pins into .venv-parity, once"
+  "${install[@]}" --quiet "${from[@]}" --no-deps "$torch"
+  "${install[@]}" --quiet -e '.[report,dev,parity]' -c "$pins" \
+    -c "constraints/$(minor python).txt"
+  echo "$wanted" >"$stamp"
+fi
+
+export JAX_PLATFORMS=cpu TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
+export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}
+exec python -m tests.parity.live "$@"

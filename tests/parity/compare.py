@@ -1,0 +1,143 @@
+"""What is compared, and how far two sides may be apart."""
+
+import dataclasses
+
+import numpy as np
+
+TOLERANCE = 1e-5  # of the largest value
+# variant or family -> (quantity, tolerance, why)
+STEEP = "float32 gradients of transformers are themselves up to {} from float64's: {}"
+GEMMA = STEEP.format("7e-6", "embeddings times sqrt(D), scales of norms 1 + w")
+T5 = STEEP.format("1e-5", "scores are not scaled, so that softmax is steep")
+EXCEPTIONS: dict[str, tuple[str, float, str]] = {
+    "gemma2": ("gradients", 5e-5, GEMMA),
+    "gemma3_text": ("gradients", 5e-5, GEMMA),
+    "t5": ("gradients", 5e-5, T5),
+    "mt5": ("gradients", 5e-5, T5),
+}
+# of the largest gradient: what a tensor's gradient is at least compared with, as where
+# it is 0 (a key's bias before a softmax) only rounding is left
+FLOOR = 0.1
+NEAR_TIE = 1e-4  # of the largest logit: a choice that rounding may turn
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """What one model gives for one batch; 0 at padding.
+
+    Attributes:
+      logits: [B, T, V], [B, T] of a discriminator, or None of a bare model.
+      hidden: the last hidden states [B, T, D].
+      pooled: [B, D] of a bare model with a pooler, or None.
+      gradients: of sum(cotangent * (logits, else hidden, and pooled)), by hub name.
+      decoded: greedy continuations [B, M] of the prompts, or None.
+      gaps: how far the best logit was above the second at each of them, relative to
+        the largest; or None.
+    """
+
+    logits: np.ndarray | None
+    hidden: np.ndarray
+    pooled: np.ndarray | None
+    gradients: dict[str, np.ndarray]
+    decoded: np.ndarray | None = None
+    gaps: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Error:
+    """How far apart two sides are in one quantity, and where.
+
+    Attributes:
+      size: relative to the largest value of the reference.
+      where: the tensor, or an index.
+      tolerance: what `size` may be.
+    """
+
+    size: float
+    where: str
+    tolerance: float
+
+    @property
+    def fine(self) -> bool:
+        return self.size <= self.tolerance  # False for NaN, too
+
+
+def blank(value: np.ndarray, segment_ids: np.ndarray) -> np.ndarray:
+    """The same, with 0 at padding; a pooled [B, D] has none."""
+    if value.shape[:2] != segment_ids.shape:
+        return value
+    real = (segment_ids > 0).reshape(segment_ids.shape + (1,) * (value.ndim - 2))
+    return np.where(real, value, np.float32(0))
+
+
+def distance(ours: np.ndarray, theirs: np.ndarray, at_least: float = 0.0) -> float:
+    """The largest difference, relative to the largest of theirs or `at_least`.
+
+    Infinite for unlike shapes, NaN for NaNs.
+    """
+    if ours.shape != theirs.shape:
+        return float("inf")
+    scale = max(float(np.abs(theirs).max()), at_least)
+    largest = float(np.abs(ours.astype(np.float64) - theirs).max())
+    return largest / scale if scale else largest
+
+
+def compare(variant: str, ours: Outputs, theirs: Outputs) -> dict[str, Error]:
+    """The errors of every quantity that the reference has."""
+    found = {}
+    for name in ("logits", "hidden", "pooled"):
+        a, b = getattr(ours, name), getattr(theirs, name)
+        if b is not None:
+            size = float("inf") if a is None else distance(a, b)
+            found[name] = size, _largest(a, b)
+    found["gradients"] = _gradients(ours.gradients, theirs.gradients)
+    if theirs.decoded is not None:
+        found["decode"] = _decoded(ours.decoded, theirs)
+    return {
+        name: Error(size, where, tolerance(variant, name))
+        for name, (size, where) in found.items()
+    }
+
+
+def tolerance(variant: str, quantity: str) -> float:
+    """Of a quantity of a variant "family/name"."""
+    for key in (variant, variant.split("/")[0]):
+        if key in EXCEPTIONS and EXCEPTIONS[key][0] == quantity:
+            return EXCEPTIONS[key][1]
+    return TOLERANCE
+
+
+def unread(grad: np.ndarray) -> float:
+    """The error of lacking a gradient: none if nothing depends on the tensor."""
+    return float("inf") if grad.any() else 0.0
+
+
+def _gradients(
+    ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]
+) -> tuple[float, str]:
+    floor = FLOOR * max(float(np.abs(g).max()) for g in theirs.values())
+    sizes = {
+        # a tensor that the model never reads may be unknown to us
+        name: distance(ours[name], grad, floor) if name in ours else unread(grad)
+        for name, grad in theirs.items()
+    }
+    worst = max(sizes, key=lambda name: (np.isnan(sizes[name]), sizes[name]))
+    return sizes[worst], worst if worst in ours else f"{worst} is missing"
+
+
+def _decoded(ours: np.ndarray | None, theirs: Outputs) -> tuple[float, str]:
+    """The part of tokens that differ, each row up to the first that was a near tie."""
+    assert theirs.decoded is not None and theirs.gaps is not None
+    if ours is None or ours.shape != theirs.decoded.shape:
+        return float("inf"), "shape"
+    counted = np.cumprod(theirs.gaps > NEAR_TIE, axis=1).astype(bool)
+    wrong = (ours != theirs.decoded) & counted
+    first = np.argwhere(wrong)
+    return float(wrong.mean()), f"row, step {first[0].tolist()}" if len(first) else ""
+
+
+def _largest(a: np.ndarray | None, b: np.ndarray) -> str:
+    if a is None or a.shape != b.shape:
+        return f"shape {None if a is None else a.shape}, wanted {b.shape}"
+    index = np.unravel_index(np.abs(a - b).argmax(), a.shape)
+    return str([int(i) for i in index])

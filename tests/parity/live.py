@@ -1,0 +1,130 @@
+"""Every family against transformers, live: `bash launch/parity.sh [--seed=7] [llama]`.
+
+Sizes, weights and inputs are fresh at each run; the seed is printed and `--seed=`
+repeats it. Further arguments keep only the families or variants that begin so.
+"""
+
+import argparse
+import collections
+import random
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+import jax
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+
+from llmjax.hub.load import load
+from llmjax.hub.save import save
+from tests.parity import draws, ours, reference
+from tests.parity.compare import Error, compare, distance, tolerance
+from tests.parity.families import Shapes, Variant, variants
+
+COLUMNS = ("logits", "gradients", "decode", "load", "reload")
+
+
+def check(variant: Variant, shapes: Shapes, seed: int) -> dict[str, Error]:
+    """All errors of a variant; "hidden" and "pooled" too."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, again = Path(name, "theirs"), Path(name, "ours")
+        folder.mkdir()
+        reference.write(variant, folder, seed)
+        theirs = reference.load(variant, folder)
+        given = draws.inputs(variant, shapes, seed)
+        wanted = reference.run(variant, theirs, given, seed)
+        model, params = load(folder)
+        found = ours.run(
+            folder, model, params, given, seed=seed, decode=wanted.decoded is not None
+        )
+        errors = compare(variant.name, found, wanted)
+        errors["load"] = loaded(folder, model, params)
+        save(model, params, again, family=variant.family)
+        errors["reload"] = reloaded(variant, again, given, wanted)
+    return errors
+
+
+def loaded(folder: Path, model, params) -> Error:
+    """How far what we loaded is from the file: not at all."""
+    file = load_file(folder / "model.safetensors")
+    back = ours.named(folder, model, params)
+    sizes = {
+        name: distance(back[name], value) if name in back else float("inf")
+        for name, value in file.items()
+    }
+    worst = max(sizes, key=lambda name: sizes[name])
+    return Error(sizes[worst], worst, 0.0)
+
+
+def reloaded(variant: Variant, folder: Path, given, wanted) -> Error:
+    """How far transformers' outputs are once we have saved the model."""
+    model = reference.load(variant, folder)
+    if model.config.architectures != [variant.architecture]:
+        return Error(float("inf"), f"saved as {model.config.architectures}", 0.0)
+    logits, hidden, _ = reference.outputs(variant, model, given)
+    kind, value, other = "logits", logits, wanted.logits
+    if logits is None:
+        kind, value, other = "hidden", hidden, wanted.hidden
+    return Error(distance(value, other), kind, tolerance(variant.name, "reload"))
+
+
+def table(errors: dict[str, dict[str, Error]]) -> str:
+    """Family × quantity: the largest error of a family's variants."""
+    families: dict[str, dict[str, list[Error]]] = {}
+    for name, found in errors.items():
+        family = families.setdefault(name.split("/")[0], collections.defaultdict(list))
+        for quantity, error in found.items():
+            shown = {"hidden": "logits", "pooled": "logits"}.get(quantity, quantity)
+            family[shown].append(error)
+    lines = ["".join([f"{'family':14}", *(f"{c:>12}" for c in COLUMNS)])]
+    for family, quantities in families.items():
+        cells = []
+        for column in COLUMNS:
+            those = quantities.get(column, quantities.get("failed", []))
+            wrong = "" if all(e.fine for e in those) else " !"
+            sizes = [e.size for e in those]
+            cells.append(f"{np.max(sizes):.1e}{wrong}" if sizes else "-")
+        lines.append("".join([f"{family:14}", *(f"{c:>12}" for c in cells)]))
+    return "\n".join(lines)
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=random.randrange(1, 2**31))
+    parser.add_argument("only", nargs="*", help="families or variants")
+    options = parser.parse_args(arguments)
+    shapes = Shapes.draw(options.seed)
+    print(f"parity: --seed={options.seed} {shapes}", flush=True)
+    torch.set_num_threads(1)
+    errors: dict[str, dict[str, Error]] = {}
+    for variant in variants(shapes):
+        if options.only and not variant.name.startswith(tuple(options.only)):
+            continue
+        started = time.monotonic()
+        try:
+            errors[variant.name] = check(variant, shapes, options.seed)
+        except Exception:  # the others are still of interest
+            traceback.print_exc()
+            errors[variant.name] = {"failed": Error(float("inf"), "raised", 0.0)}
+        jax.clear_caches()
+        wrong = {k: e for k, e in errors[variant.name].items() if not e.fine}
+        print(
+            f"parity: {variant.name:26} {time.monotonic() - started:5.1f} s "
+            + (f"FAILED {wrong}" if wrong else "fine"),
+            flush=True,
+        )
+    print(f"\n{table(errors)}\n")
+    failed = [n for n, e in errors.items() if not all(x.fine for x in e.values())]
+    if failed or not errors:
+        print(f"parity: {len(failed)} of {len(errors)} variants are off: {failed}")
+        print(f"parity: repeat with --seed={options.seed}")
+        return 1
+    print(f"parity: all {len(errors)} variants within tolerance")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,194 @@
+"""What transformers computes: the other side of every comparison."""
+
+import contextlib
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from safetensors.numpy import load_file, save_file
+from transformers.core_model_loading import revert_weight_conversion
+
+from tests.parity import draws
+from tests.parity.compare import Outputs, blank
+from tests.parity.draws import NEW_TOKENS, Inputs
+from tests.parity.families import Variant
+
+transformers.utils.logging.disable_progress_bar()
+transformers.utils.logging.set_verbosity_error()
+
+
+def write(variant: Variant, folder: Path, seed: int) -> dict[str, tuple[int, ...]]:
+    """A model's folder as transformers writes it, weights redrawn; its tensors.
+
+    Where the config says that the embeddings are untied and transformers nevertheless
+    ties them (T5 1.1), the folder has the head of its own, as published ones do.
+    """
+    torch.manual_seed(0)
+    model_class = getattr(transformers, variant.architecture)
+    model = model_class(model_class.config_class(**variant.config))
+    model.save_pretrained(folder)
+    file = folder / "model.safetensors"
+    shapes = {name: value.shape for name, value in load_file(file).items()}
+    if variant.name in ("t5/1.1", "mt5/gated"):
+        shapes["lm_head.weight"] = shapes["shared.weight"]
+        config = json.loads((folder / "config.json").read_text())
+        config["tie_word_embeddings"] = False
+        config.pop("scale_decoder_outputs", None)
+        (folder / "config.json").write_text(json.dumps(config, indent=2))
+    save_file(
+        {name: draws.weight(name, shape, seed) for name, shape in shapes.items()},
+        file,
+        metadata={"format": "pt"},
+    )
+    return shapes
+
+
+def load(variant: Variant, folder: Path) -> torch.nn.Module:
+    """The model in a folder.
+
+    Raises:
+      ValueError: a tensor was missing, extra or mis-shaped.
+    """
+    with quiet():
+        model, info = getattr(transformers, variant.architecture).from_pretrained(
+            folder,
+            attn_implementation="eager",
+            experts_implementation="eager",
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    if wrong := {kind: names for kind, names in info.items() if names}:
+        raise ValueError(f"transformers loads {folder} with {wrong}")
+    return model.eval()
+
+
+@contextlib.contextmanager
+def quiet():
+    """Without warnings, which say that embeddings are untied where they are."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def run(variant: Variant, model: torch.nn.Module, given: Inputs, seed: int) -> Outputs:
+    """Logits, hidden states, gradients and greedy decoding."""
+    logits, hidden, pooled = forward(variant, model, given)
+    total = torch.zeros(())
+    for value in (hidden if logits is None else logits, pooled):
+        if value is not None:
+            drawn = draws.cotangent(tuple(value.shape), given.segment_ids, seed)
+            total = total + (value * torch.from_numpy(drawn)).sum()
+    model.zero_grad()
+    total.backward()
+    decoded = gaps = None
+    if variant.decode and variant.kind != "encoder":
+        decoded, gaps = decode(variant, model, given)
+    arrays = blanked(given, logits, hidden, pooled)
+    return Outputs(*arrays, gradients(model), decoded, gaps)
+
+
+def outputs(variant: Variant, model: torch.nn.Module, given: Inputs):
+    """Logits, hidden, pooled alone, as of `Outputs`."""
+    with torch.no_grad():
+        return blanked(given, *forward(variant, model, given))
+
+
+def blanked(given: Inputs, *values: torch.Tensor | None) -> list[np.ndarray | None]:
+    return [
+        None if v is None else blank(v.detach().numpy(), given.segment_ids)
+        for v in values
+    ]
+
+
+def forward(variant: Variant, model: torch.nn.Module, given: Inputs):
+    """Logits, last hidden states of the Transformer or decoder, pooled, or None."""
+    arguments = {"input_ids": given.tokens, "attention_mask": given.segment_ids}
+    if variant.kind == "encoder-decoder":
+        arguments = {
+            "input_ids": given.encoder_tokens,
+            "attention_mask": given.encoder_segment_ids,
+            "decoder_input_ids": given.tokens,
+            "decoder_attention_mask": given.segment_ids,
+        }
+    elif variant.takes_positions:
+        arguments["position_ids"] = given.positions
+    if given.token_types is not None:
+        arguments["token_type_ids"] = given.token_types
+    tensors = {k: torch.from_numpy(v).long() for k, v in arguments.items()}
+    if given.hidden_mask is not None:
+        tensors["perm_mask"] = torch.from_numpy(given.hidden_mask).float()
+        tensors["target_mapping"] = torch.eye(given.tokens.shape[1]).repeat(
+            len(given.tokens), 1, 1
+        )
+    if variant.family == "xlnet":
+        tensors["attention_mask"] = tensors["attention_mask"].float()
+    core = model.base_model
+    if core is model and variant.kind == "encoder-decoder":
+        core = model.decoder  # T5's
+    kept = []
+    hook = core.register_forward_hook(lambda *call: kept.append(call[-1]))
+    output = model(**tensors)
+    hook.remove()
+    hidden = kept[-1].last_hidden_state
+    return (
+        getattr(output, "logits", None),
+        hidden,
+        getattr(output, "pooler_output", None),
+    )
+
+
+def gradients(model: torch.nn.Module) -> dict[str, np.ndarray]:
+    """By the names of files; saving is linear, so it serves for gradients too."""
+    unsaved = {*model.all_tied_weights_keys, *(model._keys_to_ignore_on_save or ())}
+    grads = {
+        name: torch.zeros_like(p) if p.grad is None else p.grad
+        for name, p in model.named_parameters()
+        if p.requires_grad and name not in unsaved
+    }
+    grads = revert_weight_conversion(model, grads)
+    return {name: grad.numpy().copy() for name, grad in grads.items()}
+
+
+def decode(
+    variant: Variant, model: torch.nn.Module, given: Inputs
+) -> tuple[np.ndarray, np.ndarray]:
+    """Greedy continuations [B, M], and the gaps of `Outputs`."""
+    pad = variant.config.get("pad_token_id", 0)
+    longest = max(map(len, given.prompts))
+    rows = [(pad,) * (longest - len(p)) + p for p in given.prompts]
+    mask = [(0,) * (longest - len(p)) + (1,) * len(p) for p in given.prompts]
+    if variant.kind == "encoder-decoder":
+        arguments = {
+            "input_ids": torch.from_numpy(given.encoder_tokens).long(),
+            "attention_mask": torch.from_numpy(given.encoder_segment_ids).long(),
+            "decoder_input_ids": torch.tensor(rows),
+        }
+    else:
+        arguments = {
+            "input_ids": torch.tensor(rows),
+            "attention_mask": torch.tensor(mask),
+        }
+    config = transformers.GenerationConfig(
+        max_new_tokens=NEW_TOKENS,
+        min_new_tokens=NEW_TOKENS,
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        eos_token_id=None,
+        pad_token_id=pad,
+        decoder_start_token_id=variant.config.get("decoder_start_token_id"),
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    model.generation_config = transformers.GenerationConfig()
+    with quiet(), torch.no_grad():
+        found = model.generate(**arguments, generation_config=config)
+    logits = torch.stack(found.logits, dim=1)
+    best = logits.topk(2, dim=-1).values
+    gaps = (best[..., 0] - best[..., 1]) / logits.abs().max()
+    return found.sequences[:, longest:].numpy().astype(np.int32), gaps.numpy()
