@@ -4,8 +4,8 @@
 #
 #     bash launch/test.sh [tests/models] [-k causal] [-x]
 #
-# WORKERS=4 spreads the tests over processes; the default is one, because XLA compiles
-# on every core and on two cores a second process made compile-bound tests slower.
+# WORKERS=4 spreads the tests over processes, a file to each; the default is two, since
+# most tests trace and compile small programs, which takes one core.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/env.sh
@@ -27,7 +27,7 @@ part() {
 part style python -m ruff check .
 part format python -m ruff format --check .
 part types python -m mypy llmjax experiments configs
-part tests python -m pytest -n "${WORKERS:-0}" --durations=10 "$@"
+part tests python -m pytest -n "${WORKERS:-2}" --dist=loadfile --durations=10 "$@"
 
 printf '\n%s' "$summary"
 exit "$failed"

@@ -24,6 +24,8 @@ from llmjax.hub import families
 from llmjax.hub.families import gpt2, patterns
 from llmjax.models.heads import LanguageModel
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 GLOBAL, LOCAL, WIDE = LayerSpec(), *map(patterns.windowed, (4, 5))
 
 

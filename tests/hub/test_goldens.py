@@ -9,8 +9,10 @@ import pytest
 from llmjax.hub.load import load
 from tests.parity import goldens, ours
 from tests.parity.compare import compare
-from tests.parity.families import LIVE_ONLY, Shapes, variants
+from tests.parity.families import LIVE_ONLY, variants
+from tests.parity.shapes import Shapes
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
 NAMES = [v.name for v in variants(Shapes.draw(0)) if v.name not in LIVE_ONLY]
 
 

@@ -10,6 +10,8 @@ import pytest
 from llmjax import config
 from llmjax.models.heads import LanguageModel
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 T = 9
 
 

@@ -84,6 +84,7 @@ def decode(model, params, batch, pieces, encoded=None):
     return jnp.concatenate(out, axis=1)
 
 
+@pytest.mark.usefixtures("quick_compile")
 @pytest.mark.parametrize("name", MODELS)
 def test_cached_decode_is_the_full_forward(name, tiny, random_params):
     cfg = dataclasses.replace(tiny, **MODELS[name])

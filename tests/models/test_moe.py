@@ -21,6 +21,8 @@ from llmjax.parallel.mesh import make_mesh, use
 from tests.models.test_decode import decode
 from tests.models.test_packing import LENGTHS, ROWS, TEXTS, place, run
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 B, T, D = 2, 7, 16
 GROUPED = config.SigmoidRouter(groups=3, top_groups=2, scale=2.5)
 BIAS = config.BalanceBias()

@@ -11,6 +11,8 @@ from llmjax import config
 from llmjax.models.heads import LanguageModel
 from tests.models import reference
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 LOCAL = config.LayerSpec(config.SlidingWindow(3))
 
 FAMILIES = {

@@ -9,7 +9,7 @@ import zlib
 
 import numpy as np
 
-from tests.parity.families import Shapes, Variant
+from tests.parity.shapes import Shapes, Variant
 
 NEW_TOKENS = 8
 ROWS = 3

@@ -22,7 +22,8 @@ from llmjax.hub.load import load
 from llmjax.hub.save import save
 from tests.parity import draws, ours, reference
 from tests.parity.compare import Error, compare, distance, tolerance
-from tests.parity.families import Shapes, Variant, variants
+from tests.parity.families import variants
+from tests.parity.shapes import Shapes, Variant
 
 COLUMNS = ("logits", "gradients", "decode", "load", "reload")
 

@@ -15,8 +15,9 @@ import torch
 import transformers
 
 from tests.parity import draws, reference
-from tests.parity.families import LIVE_ONLY, Shapes, Variant, variants
+from tests.parity.families import LIVE_ONLY, variants
 from tests.parity.goldens import FOLDER, Golden, path
+from tests.parity.shapes import Shapes, Variant
 
 GAP = 2e-3  # of the largest logit, between the best and the second
 VERSIONS = {

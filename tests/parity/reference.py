@@ -14,7 +14,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from tests.parity import draws
 from tests.parity.compare import Outputs, blank
 from tests.parity.draws import NEW_TOKENS, Inputs
-from tests.parity.families import Variant
+from tests.parity.shapes import Variant
 
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()

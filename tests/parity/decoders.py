@@ -1,0 +1,230 @@
+"""Tiny decoders with one MLP a layer, as transformers writes them."""
+
+from collections.abc import Iterator
+
+from tests.parity.shapes import Shapes, Variant
+
+
+def classic_decoders(s: Shapes) -> Iterator[Variant]:
+    """GPT-2, GPT-NeoX and BLOOM (whose ALiBi has no other family here)."""
+    gpt2 = dict(
+        vocab_size=s.V,
+        n_embd=3 * s.H,
+        n_head=3,
+        n_layer=2,
+        n_positions=s.T + 9,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    yield Variant("gpt2/tied", "GPT2LMHeadModel", gpt2)
+    yield Variant(
+        "gpt2/untied",
+        "GPT2LMHeadModel",
+        gpt2 | dict(n_inner=s.F, tie_word_embeddings=False, activation_function="relu"),
+    )
+    neox = dict(
+        vocab_size=s.V,
+        hidden_size=3 * 8,
+        num_attention_heads=3,
+        num_hidden_layers=2,
+        intermediate_size=s.F,
+        max_position_embeddings=s.T + 9,
+        rope_parameters=dict(
+            rope_type="default", rope_theta=10000.0, partial_rotary_factor=0.5
+        ),
+    )
+    yield Variant("gpt_neox/parallel", "GPTNeoXForCausalLM", neox)
+    yield Variant(
+        "gpt_neox/sequential",
+        "GPTNeoXForCausalLM",
+        neox | dict(use_parallel_residual=False, attention_bias=False),
+    )
+    yield Variant(
+        "gpt_neox/tied", "GPTNeoXForCausalLM", neox | dict(tie_word_embeddings=True)
+    )
+    bloom = dict(vocab_size=s.V, hidden_size=3 * s.H, n_head=3, n_layer=2)
+    yield Variant("bloom/tied", "BloomForCausalLM", bloom)
+    yield Variant(
+        "bloom/untied",
+        "BloomForCausalLM",
+        bloom | dict(n_head=5, hidden_size=5 * s.H, tie_word_embeddings=False),
+    )
+
+
+def grouped(s: Shapes, **config) -> dict:
+    """What the decoders since Llama share."""
+    return (
+        dict(
+            vocab_size=s.V,
+            hidden_size=s.D,
+            num_attention_heads=s.N,
+            num_key_value_heads=s.K,
+            num_hidden_layers=2,
+            intermediate_size=s.F,
+            max_position_embeddings=s.T + 9,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+        )
+        | config
+    )
+
+
+def rope(kind: str, **parameters) -> dict:
+    return dict(rope_parameters=dict(rope_type=kind, rope_theta=10000.0) | parameters)
+
+
+def llamas(s: Shapes) -> Iterator[Variant]:
+    """Llama with every scaling of its rotary positions; Mistral; Qwen 2 and 3."""
+
+    def llama(name, **config):
+        config = grouped(s, hidden_size=s.D_free, head_dim=s.H) | config
+        decode = config.pop("decode", True)
+        return Variant(f"llama/{name}", "LlamaForCausalLM", config, decode=decode)
+
+    yield llama("default")
+    yield llama("biases", attention_bias=True, mlp_bias=True, tie_word_embeddings=True)
+    yield llama("linear", **rope("linear", factor=3.0))
+    yield llama(
+        "dynamic",
+        **rope("dynamic", factor=2.0),
+        max_position_embeddings=s.T - 4,
+        # transformers leaves the cached keys turned by the frequencies of the length
+        # they were computed at, so that its cached decoding isn't its full forward.
+        decode=False,
+    )
+    # Long enough originals that the ramp lies inside the few frequencies of a head.
+    long = dict(head_dim=8, max_position_embeddings=256)
+    yield llama(
+        "yarn",
+        **rope("yarn", factor=4.0, original_max_position_embeddings=64),
+        **long,
+    )
+    yield llama(
+        "llama3",
+        **rope(
+            "llama3",
+            factor=8.0,
+            low_freq_factor=1.0,
+            high_freq_factor=4.0,
+            original_max_position_embeddings=64,
+        ),
+        **long,
+    )
+    mistral = grouped(s, hidden_size=s.D_free, head_dim=s.H)
+    yield Variant(
+        "mistral/window", "MistralForCausalLM", mistral | dict(sliding_window=4)
+    )
+    yield Variant(
+        "mistral/global", "MistralForCausalLM", mistral | dict(sliding_window=None)
+    )
+    qwen2 = grouped(s)
+    yield Variant("qwen2/global", "Qwen2ForCausalLM", qwen2)
+    yield Variant(
+        "qwen2/window",
+        "Qwen2ForCausalLM",
+        qwen2
+        | dict(
+            use_sliding_window=True,
+            sliding_window=4,
+            max_window_layers=1,
+            num_hidden_layers=3,
+            tie_word_embeddings=True,
+        ),
+    )
+    qwen3 = grouped(s, hidden_size=s.D_free, head_dim=s.H + 2)
+    yield Variant("qwen3/plain", "Qwen3ForCausalLM", qwen3)
+    yield Variant(
+        "qwen3/tied",
+        "Qwen3ForCausalLM",
+        qwen3 | dict(tie_word_embeddings=True, attention_bias=True),
+    )
+
+
+def later_decoders(s: Shapes) -> Iterator[Variant]:
+    """Gemma 2 and 3, OLMo 2 and Phi-3."""
+    gemma = grouped(
+        s,
+        hidden_size=s.D_free,
+        head_dim=s.H + 2,
+        num_hidden_layers=3,
+        query_pre_attn_scalar=5,
+        sliding_window=4,
+    )
+    yield Variant(
+        "gemma2/capped",
+        "Gemma2ForCausalLM",
+        gemma | dict(attn_logit_softcapping=2.0, final_logit_softcapping=3.0),
+    )
+    yield Variant(
+        "gemma2/uncapped",
+        "Gemma2ForCausalLM",
+        gemma | dict(attn_logit_softcapping=None, final_logit_softcapping=None),
+    )
+    local, all_ = "sliding_attention", "full_attention"
+    yield Variant(
+        "gemma3_text/default",
+        "Gemma3ForCausalLM",
+        gemma | dict(layer_types=[local, local, all_, local], num_hidden_layers=4),
+    )
+    yield Variant(
+        "gemma3_text/scaled",
+        "Gemma3ForCausalLM",
+        gemma
+        | dict(
+            layer_types=[local, all_, local],
+            final_logit_softcapping=3.0,
+            rope_parameters={
+                all_: dict(rope_type="linear", factor=8.0, rope_theta=1e6),
+                local: dict(rope_type="default", rope_theta=1e4),
+            },
+        ),
+    )
+    yield Variant("olmo2/plain", "Olmo2ForCausalLM", grouped(s))
+    yield Variant(
+        "olmo2/tied",
+        "Olmo2ForCausalLM",
+        grouped(s, attention_bias=True, tie_word_embeddings=True),
+    )
+    phi3 = grouped(s)
+    yield Variant(
+        "phi3/default",
+        "Phi3ForCausalLM",
+        phi3 | dict(original_max_position_embeddings=s.T + 9),
+    )
+    yield Variant(
+        "phi3/window",
+        "Phi3ForCausalLM",
+        phi3
+        | dict(
+            original_max_position_embeddings=s.T + 9,
+            sliding_window=4,
+            tie_word_embeddings=True,
+        ),
+    )
+    half = s.H // 2
+    for name, original in ("long", s.T - 4), ("short", s.T + 9):
+        yield Variant(
+            f"phi3/longrope-{name}",
+            "Phi3ForCausalLM",
+            phi3
+            | dict(
+                max_position_embeddings=4 * original,
+                original_max_position_embeddings=original,
+                **rope(
+                    "longrope",
+                    short_factor=[1.0 + 0.3 * i for i in range(half)],
+                    long_factor=[2.0 + 1.7 * i for i in range(half)],
+                ),
+            ),
+            # Past the original length all frequencies change: the cached keys of
+            # transformers keep the old ones.
+            decode=name == "short",
+        )
+    yield Variant(
+        "phi3/partial",
+        "Phi3ForCausalLM",
+        phi3
+        | dict(hidden_size=s.N * 8, original_max_position_embeddings=s.T + 9)
+        | rope("default", partial_rotary_factor=0.5),
+    )
