@@ -37,5 +37,5 @@ def test_equals_transformers(name, tmp_path):
         decode=golden.outputs.decoded is not None,
     )
     assert outputs.gradients.keys() <= golden.tensors.keys()
-    errors = compare(name, outputs, golden.outputs)
+    errors = compare(outputs, golden.outputs)
     assert not {k: e for k, e in errors.items() if not e.fine}

@@ -5,16 +5,6 @@ import dataclasses
 import numpy as np
 
 TOLERANCE = 1e-5  # of the largest value
-# variant or family -> (quantity, tolerance, why)
-STEEP = "float32 gradients of transformers are themselves up to {} from float64's: {}"
-GEMMA = STEEP.format("7e-6", "embeddings times sqrt(D), scales of norms 1 + w")
-T5 = STEEP.format("1e-5", "scores are not scaled, so that softmax is steep")
-EXCEPTIONS: dict[str, tuple[str, float, str]] = {
-    "gemma2": ("gradients", 5e-5, GEMMA),
-    "gemma3_text": ("gradients", 5e-5, GEMMA),
-    "t5": ("gradients", 5e-5, T5),
-    "mt5": ("gradients", 5e-5, T5),
-}
 # of the largest gradient: what a tensor's gradient is at least compared with, as where
 # it is 0 (a key's bias before a softmax) only rounding is left
 FLOOR = 0.1
@@ -82,7 +72,7 @@ def distance(ours: np.ndarray, theirs: np.ndarray, at_least: float = 0.0) -> flo
     return largest / scale if scale else largest
 
 
-def compare(variant: str, ours: Outputs, theirs: Outputs) -> dict[str, Error]:
+def compare(ours: Outputs, theirs: Outputs) -> dict[str, Error]:
     """The errors of every quantity that the reference has."""
     found = {}
     for name in ("logits", "hidden", "pooled"):
@@ -94,17 +84,8 @@ def compare(variant: str, ours: Outputs, theirs: Outputs) -> dict[str, Error]:
     if theirs.decoded is not None:
         found["decode"] = _decoded(ours.decoded, theirs)
     return {
-        name: Error(size, where, tolerance(variant, name))
-        for name, (size, where) in found.items()
+        name: Error(size, where, TOLERANCE) for name, (size, where) in found.items()
     }
-
-
-def tolerance(variant: str, quantity: str) -> float:
-    """Of a quantity of a variant "family/name"."""
-    for key in (variant, variant.split("/")[0]):
-        if key in EXCEPTIONS and EXCEPTIONS[key][0] == quantity:
-            return EXCEPTIONS[key][1]
-    return TOLERANCE
 
 
 def unread(grad: np.ndarray) -> float:

@@ -41,10 +41,19 @@ class Inputs:
     prompts: tuple[tuple[int, ...], ...] = ()
 
 
-def weight(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """Float32; scales of norms around 0.6, all else, biases too, around 0.
+def norms_around(variant: str) -> float:
+    """The mean of a variant's norm weights: scales are around 0.6, and Gemma adds 1.
 
-    (0.6: Gemma adds 1, and a large scale makes softmax steep, rounding loud.)
+    Larger ones make softmax steep, and rounding loud.
+    """
+    return -0.4 if variant.startswith("gemma") else 0.6
+
+
+def weight(
+    name: str, shape: tuple[int, ...], seed: int, norms: float = 0.0
+) -> np.ndarray:
+    """Float32; weights of norms around `norms`, all else, biases too, around 0.
+
     A matrix keeps the size of what it multiplies, about, whichever side it is used
     from; so that rounding isn't blown up by the model.
     """
@@ -54,7 +63,7 @@ def weight(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     std = 0.3 if len(shape) == 1 else float(np.prod(shape)) ** -0.25
     if name.endswith("Attention.q.weight"):
         std *= 0.4  # T5 does not scale its scores: its queries' weights do
-    return (0.6 * scale_of_norm + std * rng.standard_normal(shape)).astype(np.float32)
+    return (norms * scale_of_norm + std * rng.standard_normal(shape)).astype(np.float32)
 
 
 def cotangent(shape: tuple[int, ...], segment_ids: np.ndarray, seed: int) -> np.ndarray:

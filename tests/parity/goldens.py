@@ -68,7 +68,9 @@ class Golden:
         """The folder as of the hub that the reference was computed from."""
         (folder / "config.json").write_text(json.dumps(self.config))
         weights = {
-            name: draws.weight(name, tuple(shape), self.seed)
+            name: draws.weight(
+                name, tuple(shape), self.seed, draws.norms_around(self.name)
+            )
             for name, shape in self.tensors.items()
         }
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 from llmjax.hub.load import load
 from llmjax.hub.save import save
 from tests.parity import draws, ours, reference
-from tests.parity.compare import Error, compare, distance, tolerance
+from tests.parity.compare import TOLERANCE, Error, compare, distance
 from tests.parity.families import variants
 from tests.parity.shapes import Shapes, Variant
 
@@ -41,7 +41,7 @@ def check(variant: Variant, shapes: Shapes, seed: int) -> dict[str, Error]:
         found = ours.run(
             folder, model, params, given, seed=seed, decode=wanted.decoded is not None
         )
-        errors = compare(variant.name, found, wanted)
+        errors = compare(found, wanted)
         errors["load"] = loaded(folder, model, params)
         save(model, params, again, family=variant.family)
         errors["reload"] = reloaded(variant, again, given, wanted)
@@ -69,7 +69,7 @@ def reloaded(variant: Variant, folder: Path, given, wanted) -> Error:
     kind, value, other = "logits", logits, wanted.logits
     if logits is None:
         kind, value, other = "hidden", hidden, wanted.hidden
-    return Error(distance(value, other), kind, tolerance(variant.name, "reload"))
+    return Error(distance(value, other), kind, TOLERANCE)
 
 
 def table(errors: dict[str, dict[str, Error]]) -> str:

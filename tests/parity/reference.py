@@ -38,8 +38,12 @@ def write(variant: Variant, folder: Path, seed: int) -> dict[str, tuple[int, ...
         config["tie_word_embeddings"] = False
         config.pop("scale_decoder_outputs", None)
         (folder / "config.json").write_text(json.dumps(config, indent=2))
+    norms = draws.norms_around(variant.name)
     save_file(
-        {name: draws.weight(name, shape, seed) for name, shape in shapes.items()},
+        {
+            name: draws.weight(name, shape, seed, norms)
+            for name, shape in shapes.items()
+        },
         file,
         metadata={"format": "pt"},
     )
