@@ -51,12 +51,16 @@ setup(
         "numpy>=2.0",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
+        "protobuf>=4",  # SentencePiece's files
+        "pyarrow>=15",
         "rensa>=0.5",
         "safetensors>=0.6",
+        "sentencepiece>=0.2",  # trains Unigram reproducibly
         "tensorboardX>=2.6.2",
         "tensorflow-datasets>=4.9.9",
         "tokenizers>=0.21",
         "tqdm>=4.66",
+        "zstandard>=0.22",
     ],
     extras_require={
         # Where it runs.
@@ -66,6 +70,10 @@ setup(
         "gcs": ["etils[epath-gcs]"],  # gs:// work directories
         # What it reads.
         "gguf": ["gguf>=0.17"],
+        "filters": ["py3langid>=0.3"],  # data.prepare.language
+        # Where texts are cleaned on many machines (launch/beam.sh, dataflow.sh).
+        "beam": ["apache-beam>=2.70", "zstandard>=0.22"],
+        "dataflow": ["apache-beam[gcp]>=2.70", "etils[epath-gcs]"],
         # What it writes.
         "report": ["matplotlib>=3.9", "scikit-learn>=1.5"],
         "wandb": ["wandb>=0.19"],
@@ -76,6 +84,7 @@ setup(
             "gguf>=0.17",
             "hypothesis>=6.100",
             "mypy>=1.15",
+            "py3langid>=0.3",
             "pytest>=8.3",
             "pytest-xdist>=3.6",
             "ruff>=0.12",

@@ -19,20 +19,13 @@ from absl import flags
 
 from experiments import cli
 from llmjax.config import RunConfig, SequenceClassification
+from llmjax.data.vocabulary import PlainVocabulary
 from llmjax.parallel import mesh as mesh_lib
 from llmjax.tasks.registry import make_task
 from llmjax.train import flops, setup
 
 STEPS = flags.DEFINE_integer("steps", 20, "Steps to time, after two to warm up.")
 REPEATS = flags.DEFINE_integer("repeats", 20, "Matmuls per shape for the peak.")
-
-
-class _Vocabulary:
-    """A tokenizer's numbers without a tokenizer."""
-
-    def __init__(self, size: int):
-        self.vocab_size, self.bos_id, self.eos_id = size, 1, 2
-        self.token_bytes = np.ones(size, np.int32)
 
 
 def random_batch(config: RunConfig) -> dict[str, np.ndarray]:
@@ -49,7 +42,7 @@ def random_batch(config: RunConfig) -> dict[str, np.ndarray]:
 def measure(config: RunConfig, steps: int, repeats: int) -> dict[str, Any]:
     """What the benchmark prints."""
     before, measured = flops.matmul_peak(repeats)
-    task = make_task(config, _Vocabulary(config.model.vocab_size))
+    task = make_task(config, PlainVocabulary(config.model.vocab_size))
     rows = random_batch(config)
     start = time.perf_counter()
     program = setup.build(config, task, rows)

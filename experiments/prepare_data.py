@@ -1,8 +1,9 @@
-"""Makes the corpus of a config: documents, tokenizer, token files.
+"""Makes the corpora of a config: documents, tokenizer, token files.
 
     python -m experiments.prepare_data --config=configs/pretrain/python_docs.py
 
-What was made before is kept; a second call takes a second.
+What was made before is kept: a second call takes a second, and a killed one goes on
+where it was.
 """
 
 from typing import Any
@@ -12,7 +13,15 @@ from llmjax.data import prepare
 
 
 def main() -> dict[str, Any]:
-    corpus = prepare.prepare(cli.config().data)
+    data = cli.config().data
+    first = describe(prepare.prepare(data))
+    opened = prepare.open_corpora(data)
+    if len(opened) == 1:
+        return first
+    return {**first, "mixture": [describe(corpus) for _, corpus in opened]}
+
+
+def describe(corpus: prepare.Corpus) -> dict[str, Any]:
     manifest = corpus.manifest
     return {
         "corpus": manifest["corpus"],

@@ -14,7 +14,7 @@ README = (ROOT / "README.md").read_text()
 # What shrinks a command: any config to a toy on a small corpus.
 TOY = [
     "--config.data.source=python_docs/small",
-    "--config.data.tokenizer_vocab_size=512",
+    "--config.data.tokenizer.vocab_size=512",
     "--config.model.vocab_size=512",
     "--config.model.d_model=16",
     "--config.model.d_ff=32",
@@ -26,7 +26,13 @@ TOY = [
     "--config.train.steps=2",
     "--config.train.eval_batches=1",
 ]
-MAINS = {"benchmark": ["--steps=1", "--repeats=1"], "generate": ["--max_new_tokens=2"]}
+MAINS = {
+    "benchmark": ["--steps=1", "--repeats=1"],
+    "generate": ["--max_new_tokens=2"],
+    "benchmark_loader": ["--millions=1", "--rounds=1", "--batches=2"],
+    "benchmark_prepare": ["--megabytes=1", "--vocab_size=300"],
+    "objectives": ["--quick", "--only=causal_lm,next_sentence"],
+}
 
 
 def blocks(language):

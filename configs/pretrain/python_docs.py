@@ -15,7 +15,7 @@ from llmjax import config as cfg
 
 def get_config() -> ml_collections.ConfigDict:
     config = cfg.default()
-    config.data.tokenizer_vocab_size = 4096
+    config.data.tokenizer.vocab_size = 4096
     config.data.batch_size = 8
     config.data.seq_len = 256
     config.model.vocab_size = 4096

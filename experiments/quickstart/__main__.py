@@ -42,7 +42,7 @@ SCRATCH_RATES = (3e-4, 1e-3, 3e-3)
 def toy(config: Any) -> Any:
     """The same run in seconds, on the small corpus."""
     config.data.source = "python_docs/small"
-    config.data.tokenizer_vocab_size = 512
+    config.data.tokenizer.vocab_size = 512
     config.data.seq_len = 64
     config.model.vocab_size = 512
     config.model.d_model = 32

@@ -8,57 +8,10 @@ import dataclasses
 from typing import ClassVar, Literal
 
 from llmjax.config.checks import require
+from llmjax.config.data import DataConfig
 from llmjax.config.model import ModelConfig
 from llmjax.config.positions import Learned
-
-# --- task ----------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class CausalLM:
-    """Predict the next token (Radford et al. 2018)."""
-
-    kind: ClassVar[str] = "causal_lm"
-    z_loss: float = 0.0
-    label_smoothing: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class SequenceClassification:
-    """One label per text, from the pooled last hidden states."""
-
-    kind: ClassVar[str] = "sequence_classification"
-    num_labels: int = 2
-    pooling: Literal["mean", "first", "last"] = "mean"
-    text_field: str = "text"
-    label_smoothing: float = 0.0
-
-
-# --- data ----------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """Where examples come from and how they become the global batch."""
-
-    source: str = "python_docs"
-    directory: str = "~/.cache/llmjax"
-    tokenizer_vocab_size: int = 8192
-    train_split: str = "train"
-    eval_split: str = "validation"
-    batch_size: int = 16  # rows of one optimizer update, over all devices
-    seq_len: int = 256
-    packing: Literal["concat", "pad"] = "concat"
-    shuffle_seed: int = 0
-    prefetch: int = 4
-
-    def __post_init__(self):
-        for name in ("batch_size", "seq_len"):
-            require(
-                getattr(self, name) > 0,
-                f"{name} is {getattr(self, name)}; it must be positive",
-            )
-
+from llmjax.config.task import CausalLM, TaskConfig
 
 # --- layout --------------------------------------------------------------------------
 
@@ -283,7 +236,7 @@ class RunConfig:
     """Everything that a run is a function of."""
 
     model: ModelConfig = ModelConfig()
-    task: CausalLM | SequenceClassification = CausalLM()
+    task: TaskConfig = CausalLM()
     data: DataConfig = DataConfig()
     layout: LayoutConfig = LayoutConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -296,10 +249,11 @@ class RunConfig:
             B % k == 0,
             f"data.batch_size={B} is not a multiple of layout.microbatches={k}",
         )
-        positions = self.model.positions
+        positions, data = self.model.positions, self.data
+        longest = max(data.seq_len, data.encoder_seq_len or 0)
         require(
-            not isinstance(positions, Learned)
-            or positions.max_length >= self.data.seq_len,
-            f"data.seq_len={self.data.seq_len} exceeds the learned positions; raise "
+            not isinstance(positions, Learned) or positions.max_length >= longest,
+            f"data.seq_len={data.seq_len} or data.encoder_seq_len="
+            f"{data.encoder_seq_len} exceeds the learned positions; raise "
             f"model.positions.max_length={getattr(positions, 'max_length', None)}",
         )

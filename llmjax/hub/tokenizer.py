@@ -1,19 +1,18 @@
 """Tokenizers of the hub: tokenizer.json, or what a GGUF file says of one."""
 
-import functools
-import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tokenizers
+from etils import epath
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from llmjax.hub import files, gguf, packages
+from llmjax.data import chat, tokenizer_files
+from llmjax.data.tokenizer_files import NAMES
+from llmjax.hub import gguf, packages
 
-SPECIALS = ("bos", "eos", "pad", "unk", "sep", "cls", "mask")
 CONTROL, USER_DEFINED = 3, 4  # kinds of tokens in GGUF
 
 # how llama.cpp's names of pre-tokenizers split a text (its llama-vocab.cpp)
@@ -60,7 +59,7 @@ class Tokenizer:
         self.specials = dict(specials)
         self.chat_template = chat_template
         self.vocab_size: int = inner.get_vocab_size(with_added_tokens=True)
-        for name in SPECIALS:
+        for name in NAMES:
             token = self.specials.get(name)
             setattr(self, f"{name}_id", token and inner.token_to_id(token))
 
@@ -93,65 +92,14 @@ class Tokenizer:
         add_generation_prompt: bool = True,
         **variables: Any,
     ) -> str:
-        """The text of a conversation; encode it with `specials=False`.
-
-        Args:
-          messages: each with `role` and `content`.
-          add_generation_prompt: end where the model is to answer.
-          variables: what else the template reads, e.g. `tools`.
-
-        Raises:
-          ValueError: no template, one that is broken or refuses these messages.
-        """
-        if self.chat_template is None:
-            raise ValueError("this tokenizer has no chat template; write the text out")
-        import jinja2
-
-        tokens = {f"{name}_token": token for name, token in self.specials.items()}
-        try:
-            return (
-                _environment()
-                .from_string(self.chat_template)
-                .render(
-                    messages=messages,
-                    add_generation_prompt=add_generation_prompt,
-                    **tokens,
-                    **variables,
-                )
-            )
-        except (jinja2.TemplateError, TypeError, ArithmeticError, LookupError) as e:
-            raise ValueError(f"the chat template fails: {e}") from e
-
-
-@functools.cache
-def _environment() -> Any:
-    """Jinja as transformers sets it up for templates, in its sandbox.
-
-    Raises:
-      ValueError: jinja2 is not installed.
-    """
-    try:
-        from jinja2 import TemplateError, sandbox
-    except ImportError as e:
-        raise ValueError(
-            "chat templates need the library jinja2; pip install jinja2"
-        ) from e
-
-    def refuse(message: str) -> None:
-        raise TemplateError(message)
-
-    def tojson(value: Any, indent: int | None = None) -> str:
-        return json.dumps(value, ensure_ascii=False, indent=indent)
-
-    environment = sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        extensions=["jinja2.ext.loopcontrols"],
-    )
-    environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    return environment
+        """As `chat.render`; encode it with `specials=False`."""
+        return chat.render(
+            self.chat_template,
+            self.specials,
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            **variables,
+        )
 
 
 def tokenizer(path: str | Path) -> Tokenizer:
@@ -175,29 +123,7 @@ def tokenizer(path: str | Path) -> Tokenizer:
         inner = tokenizers.Tokenizer.from_file(str(file))
     except Exception as e:
         raise ValueError(f"{file} is no tokenizer's json: {str(e)[:200]}") from e
-    config: dict[str, Any] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        if (path / name).is_file():
-            config |= files.read_json(path / name)
-    specials = {}
-    for name in SPECIALS:
-        token = config.get(f"{name}_token")
-        token = token.get("content") if isinstance(token, dict) else token
-        if isinstance(token, str):
-            specials[name] = token
-    return Tokenizer(inner, specials, _template(path, config))
-
-
-def _template(path: Path, config: Mapping[str, Any]) -> str | None:
-    """A folder's chat template: a file of its own, or in tokenizer_config.json."""
-    file = path / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text(encoding="utf-8")
-    given = config.get("chat_template")
-    if isinstance(given, list):  # several, by name
-        named = {t.get("name"): t.get("template") for t in given if isinstance(t, dict)}
-        given = named.get("default")
-    return given if isinstance(given, str) else None
+    return Tokenizer(inner, *tokenizer_files.names(epath.Path(path)))
 
 
 # --- from GGUF -----------------------------------------------------------------------
@@ -227,7 +153,7 @@ def from_gguf(metadata: Mapping[str, Any], path: Path) -> Tokenizer:
                 added = tokenizers.AddedToken(token, normalized=False)
                 inner.add_tokens([added])
         specials = {}
-        names = dict(zip(SPECIALS, SPECIALS, strict=True))
+        names = {name: name for name in NAMES}
         names |= {"pad": "padding", "unk": "unknown", "sep": "seperator"}
         for ours, theirs in names.items():
             number = metadata.get(f"tokenizer.ggml.{theirs}_token_id")

@@ -60,6 +60,19 @@ class Embedder(nn.Module):
         positions_BT: jax.Array,
         token_types_BT: jax.Array | None = None,
     ) -> jax.Array:
+        """What the stack takes: `vectors`, projected where their size is another."""
+        x_BTM = self.vectors(x_BTM, positions_BT, token_types_BT)
+        projected = self.cfg.embedding_size is not None
+        x_BTD = self.projection(x_BTM) if projected else x_BTM
+        return nn.with_logical_constraint(x_BTD, ("act_B", "act_T", "act_D"))
+
+    def vectors(
+        self,
+        x_BTM: jax.Array,
+        positions_BT: jax.Array,
+        token_types_BT: jax.Array | None = None,
+    ) -> jax.Array:
+        """The vectors of tokens with positions and types, normed and dropped out."""
         cfg, dtype = self.cfg, compute_dtype(self.layout)
         if isinstance(cfg.positions, Learned):
             x_BTM = x_BTM + self.positions[positions_BT + cfg.positions.offset]
@@ -76,5 +89,4 @@ class Embedder(nn.Module):
             x_BTM = self.norm(x_BTM)
         if cfg.dropout and self.has_rng("dropout"):
             x_BTM = self.drop(x_BTM)
-        x_BTD = x_BTM if cfg.embedding_size is None else self.projection(x_BTM)
-        return nn.with_logical_constraint(x_BTD, ("act_B", "act_T", "act_D"))
+        return x_BTM

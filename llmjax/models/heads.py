@@ -58,7 +58,7 @@ class LanguageModel(nn.Module):
     def setup(self):
         cfg = self.cfg
         M = cfg.embedding_size or cfg.d_model
-        self.transformer = Transformer(cfg, self.layout)
+        self.transformer = self.body()
         if isinstance(cfg.output, Transformed):
             self.head = OutputTransform(cfg, self.layout)
         if not cfg.tie_embeddings:
@@ -71,6 +71,10 @@ class LanguageModel(nn.Module):
         if cfg.output_bias:
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("V",))
             self.output_bias: Any = self.param("output_bias", zeros, (cfg.vocab_size,))
+
+    def body(self) -> Any:
+        """What gives the hidden states; called once, by `setup`."""
+        return Transformer(self.cfg, self.layout)
 
     def __call__(
         self,

@@ -3,7 +3,8 @@
 In names of tensors (`q_BTNH`) and in equations:
   B batch, T query length, S key length, D model, F feed-forward, N query heads,
   K key/value heads, G = N / K, H head size, L layers, V vocabulary, C classes,
-  E experts, R rank of a latent, M embedding size where it is not D.
+  E experts, R rank of a latent, M embedding size where it is not D, P places whose
+  tokens are predicted.
 
 A weight names its axes by these letters; a square weight's second D is `D_out`, a
 vector over D (norms, biases) is `D_vector`. Activations have names of their own

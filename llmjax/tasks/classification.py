@@ -8,19 +8,19 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from llmjax.config import LayoutConfig, ModelConfig, SequenceClassification
+from llmjax.config import LayoutConfig, ModelConfig
 from llmjax.models.heads import SequenceClassifier
 from llmjax.tasks.losses import cross_entropy
 from llmjax.tasks.routing import forward, routing_loss
-from llmjax.tasks.task import Batch, Loss, Params
+from llmjax.tasks.task import Batch, Loss, Objective, Params
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class SequenceClassificationTask:
+class SequenceClassificationTask(Objective):
     """Needs `data.packing = "pad"`: one text per row, cut at `seq_len`."""
 
-    config: SequenceClassification
-    bos_id: int
+    architectures = ("decoder", "encoder")
+    packings = ("pad",)
 
     def features(
         self, example: Mapping[str, np.ndarray], rng: np.random.Generator
@@ -28,7 +28,7 @@ class SequenceClassificationTask:
         """`tokens` from <bos> on, and the scalar `label`."""
         text = example["tokens"].astype(np.int32)
         return {
-            "tokens": np.concatenate([[np.int32(self.bos_id)], text]),
+            "tokens": np.concatenate([[np.int32(self.vocabulary.bos_id)], text]),
             "label": np.asarray(example["label"], np.int32),
         }
 

@@ -61,30 +61,66 @@ def blocked_cross_entropy(
     return total, nll
 
 
+def blocked_evaluation(
+    x_BTD: Float[Array, "B T D"],
+    table_VD: Float[Array, "V D"],
+    bias_V: Float[Array, " V"] | None,
+    targets_BT: Int[Array, "B T"],
+    weights_BT: Float[Array, "B T"],
+    block: int,
+    softcap: float | None = None,
+) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
+    """Of each row: the negative log-likelihood in nats, and how many targets are the
+    likeliest token; weighted sums, made as `blocked_cross_entropy` makes its."""
+
+    def body(carry, inputs):
+        x, targets, weights = inputs
+        logits = _logits(x, table_VD, bias_V, softcap)
+        _, nll = cross_entropy(logits, targets)
+        right = jnp.argmax(logits, axis=-1) == targets
+        sums = jnp.sum(nll * weights, axis=1), jnp.sum(right * weights, axis=1)
+        return jax.tree.map(jnp.add, carry, sums), None
+
+    zeros_B = jnp.zeros(x_BTD.shape[0], jnp.float32)
+    data = (x_BTD, targets_BT, weights_BT)
+    sums, _ = jax.lax.scan(body, (zeros_B, zeros_B), _blocks(data, block))
+    return sums
+
+
+def _blocks(arrays, block):
+    """[B, T, ..] each as [blocks, B, t, ..], filled up with what weighs nothing."""
+    T = arrays[0].shape[1]
+    count = -(-T // block)
+    block = -(-T // count)
+
+    def cut(a):
+        a = jnp.pad(a, ((0, 0), (0, count * block - T)) + ((0, 0),) * (a.ndim - 2))
+        return jnp.moveaxis(a.reshape(a.shape[0], count, block, *a.shape[2:]), 1, 0)
+
+    return tuple(map(cut, arrays))
+
+
+def _logits(x, table_VD, bias_V, softcap):
+    logits = jnp.einsum(
+        "BTD,VD->BTV",
+        x,
+        table_VD.astype(x.dtype),
+        preferred_element_type=jnp.float32,
+    )
+    if bias_V is not None:
+        logits += bias_V.astype(jnp.float32)
+    return logits if softcap is None else softcap * jnp.tanh(logits / softcap)
+
+
 def _scan(output, data, options, grad):
     x_BTD, table_VD, bias_V = output
     block, z_loss, smoothing, softcap = options
     B, T, D = x_BTD.shape
-    count = -(-T // block)
-    block = -(-T // count)
-
-    def blocks(a):  # the last one is filled up with what weighs nothing
-        a = jnp.pad(a, ((0, 0), (0, count * block - T)) + ((0, 0),) * (a.ndim - 2))
-        return jnp.moveaxis(a.reshape(B, count, block, *a.shape[2:]), 1, 0)
 
     def body(carry, inputs):
         total, nll, dtable_VD, dbias_V = carry
         x, targets, weights = inputs
-        logits = jnp.einsum(
-            "BTD,VD->BTV",
-            x,
-            table_VD.astype(x.dtype),
-            preferred_element_type=jnp.float32,
-        )
-        if bias_V is not None:
-            logits += bias_V.astype(jnp.float32)
-        if softcap is not None:
-            logits = softcap * jnp.tanh(logits / softcap)
+        logits = _logits(x, table_VD, bias_V, softcap)
         loss_BT, nll_BT = cross_entropy(logits, targets, z_loss, smoothing)
         total += jnp.sum(loss_BT * weights)
         nll += jnp.sum(nll_BT * weights)
@@ -108,11 +144,11 @@ def _scan(output, data, options, grad):
     if grad and bias_V is not None:
         dbias = jnp.zeros(bias_V.shape, jnp.float32)
     (total, nll, dtable, dbias), dx = jax.lax.scan(
-        body, (zero, zero, dtable, dbias), tuple(blocks(a) for a in (x_BTD, *data))
+        body, (zero, zero, dtable, dbias), _blocks((x_BTD, *data), block)
     )
     if not grad:
         return total, nll, None
-    dx_BTD = jnp.moveaxis(dx, 0, 1).reshape(B, count * block, D)[:, :T]
+    dx_BTD = jnp.moveaxis(dx, 0, 1).reshape(B, -1, D)[:, :T]
     dbias = None if bias_V is None else dbias.astype(bias_V.dtype)
     return total, nll, (dx_BTD, dtable.astype(table_VD.dtype), dbias)
 

@@ -1,51 +1,63 @@
 """From a task's config to the task."""
 
-from typing import Protocol, runtime_checkable
-
-import numpy as np
-
-from llmjax.config import CausalLM, RunConfig, SequenceClassification
-from llmjax.tasks.causal_lm import CausalLMTask
+from llmjax import config as cfg
+from llmjax.config import RunConfig
+from llmjax.data.vocabulary import Vocabulary
 from llmjax.tasks.classification import SequenceClassificationTask
-from llmjax.tasks.task import Task
+from llmjax.tasks.masked_lm import MaskedLMTask
+from llmjax.tasks.multi_task import GENERATIVE, MultiTask
+from llmjax.tasks.multi_token_prediction import MultiTokenPredictionTask
+from llmjax.tasks.next_sentence import NextSentenceTask
+from llmjax.tasks.permutation_lm import PermutationLMTask
+from llmjax.tasks.replaced_tokens import ReplacedTokensTask
+from llmjax.tasks.sentence_embedding import SentenceEmbeddingTask
+from llmjax.tasks.sentence_order import SentenceOrderTask
+from llmjax.tasks.task import Objective
+
+TASKS: dict[type, type[Objective]] = {
+    **GENERATIVE,
+    cfg.SequenceClassification: SequenceClassificationTask,
+    cfg.MaskedLM: MaskedLMTask,
+    cfg.MultiTask: MultiTask,
+    cfg.MultiTokenPrediction: MultiTokenPredictionTask,
+    cfg.NextSentence: NextSentenceTask,
+    cfg.PermutationLM: PermutationLMTask,
+    cfg.ReplacedTokens: ReplacedTokensTask,
+    cfg.SentenceEmbedding: SentenceEmbeddingTask,
+    cfg.SentenceOrder: SentenceOrderTask,
+}
 
 
-@runtime_checkable
-class Vocabulary(Protocol):
-    """What tasks ask of a tokenizer."""
-
-    vocab_size: int
-    bos_id: int
-    eos_id: int
-    token_bytes: np.ndarray
-
-
-def make_task(config: RunConfig, vocabulary: Vocabulary) -> Task:
+def make_task(config: RunConfig, vocabulary: Vocabulary) -> Objective:
     """The task of a run, checked against its model and data.
 
     Raises:
       ValueError: a vocabulary, architecture or packing that does not fit the task.
     """
-    task, model = config.task, config.model
-    if model.vocab_size < vocabulary.vocab_size:
-        raise ValueError(
-            f"model.vocab_size={model.vocab_size} is less than the tokenizer's "
-            f"{vocabulary.vocab_size}; set it to that, or to a multiple of 128 above"
-        )
-    if isinstance(task, CausalLM):
-        if model.architecture != "decoder":
+    task = TASKS[type(config.task)](config, vocabulary)
+    kind = config.task.kind
+    for name, given, accepted in (
+        ("model.architecture", config.model.architecture, task.architectures),
+        ("data.packing", config.data.packing, task.packings),
+    ):
+        if given not in accepted:
             raise ValueError(
-                f"task 'causal_lm' needs model.architecture='decoder', "
-                f"not {model.architecture!r}"
+                f"task {kind!r} needs {name}={' or '.join(map(repr, accepted))}, not "
+                f"{given!r}"
             )
-        # rows of a padded vocabulary stand for no token and no bytes
-        extra = model.vocab_size - len(vocabulary.token_bytes)
-        token_bytes = np.pad(vocabulary.token_bytes, (0, max(0, extra)))
-        return CausalLMTask(task, vocabulary.bos_id, vocabulary.eos_id, token_bytes)
-    assert isinstance(task, SequenceClassification)
-    if model.architecture == "encoder_decoder" or config.data.packing != "pad":
+    data, architecture = config.data, config.model.architecture
+    if data.encoder_seq_len is not None and architecture != "encoder_decoder":
         raise ValueError(
-            "task 'sequence_classification' needs data.packing='pad' and an encoder "
-            f"or decoder; got {config.data.packing!r} and {model.architecture!r}"
+            f"data.encoder_seq_len={data.encoder_seq_len} is read by an "
+            f"'encoder_decoder', not by a {architecture!r}; leave it out"
         )
-    return SequenceClassificationTask(task, vocabulary.bos_id)
+    ids = [vocabulary.special_id(token) for token in task.specials]
+    needed = max([vocabulary.vocab_size, *(i + 1 for i in ids)])
+    if config.model.vocab_size < needed:
+        why = f" with {task.specials[ids.index(max(ids))]}" if ids else ""
+        raise ValueError(
+            f"model.vocab_size={config.model.vocab_size} is less than the {needed} ids "
+            f"of the tokenizer{why}; set it to that, or to a multiple of 128 above"
+        )
+    task.check()
+    return task

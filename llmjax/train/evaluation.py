@@ -17,7 +17,18 @@ def evaluate(
     frozen: Any = None,
     extra: Any = None,
 ) -> dict[str, float]:
-    """Every metric of the task over `batches`, without dropout.
+    """Every metric of the task over `batches`, without dropout; see `totals`."""
+    return means([totals(program, params, batches, frozen, extra)])
+
+
+def totals(
+    program: Program,
+    params: Any,
+    batches: Batches,
+    frozen: Any = None,
+    extra: Any = None,
+) -> dict[str, tuple[float, float]]:
+    """(sum, count) of every metric over `batches`: all examples of the split once.
 
     Args:
       program: what `setup.build` gave.
@@ -30,7 +41,7 @@ def evaluate(
     with mesh_lib.use(program.mesh):
         for rows in _rows(program, batches):
             sums.append(program.evaluate(params, frozen, extra, program.place(rows)))
-    return means(jax.device_get(sums))
+    return _add(jax.device_get(sums))
 
 
 def predictions(
@@ -52,13 +63,16 @@ def predictions(
 
 def means(metrics: list[Any]) -> dict[str, float]:
     """sum / count of each metric over a list of {name: (sum, count)}."""
-    totals: dict[str, list[float]] = {}
+    return {k: value / max(count, 1) for k, (value, count) in _add(metrics).items()}
+
+
+def _add(metrics: list[Any]) -> dict[str, tuple[float, float]]:
+    out: dict[str, tuple[float, float]] = {}
     for one in metrics:
         for name, (value, count) in one.items():
-            total = totals.setdefault(name, [0.0, 0.0])
-            total[0] += float(value)
-            total[1] += float(count)
-    return {name: value / max(count, 1) for name, (value, count) in totals.items()}
+            before = out.get(name, (0.0, 0.0))
+            out[name] = before[0] + float(value), before[1] + float(count)
+    return out
 
 
 def _rows(program: Program, batches: Batches) -> Iterable[HostBatch]:

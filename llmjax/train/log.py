@@ -9,6 +9,7 @@ import tqdm
 from etils import epath
 
 from llmjax.config import RunConfig
+from llmjax.data.curriculum import Curriculum
 from llmjax.train import optimizers, writers
 from llmjax.train.evaluation import means
 
@@ -29,6 +30,7 @@ class Log:
         self.writers = writers.make(config, directory, start) if leader else []
         self.pending: tuple[int, Any] | None = None
         self.watch = Stopwatch()
+        self.curriculum = Curriculum(config.data)
         self.results: dict[str, Any] = {}
         self.bar = tqdm.tqdm(
             total=config.train.steps,
@@ -66,7 +68,7 @@ class Log:
         self.pending = None
         metrics, scalars = jax.device_get(out)
         row = means([metrics])
-        self.watch.lap()
+        self.watch.lap(self.curriculum.tokens(step - 1))
         if not all(map(math.isfinite, [*row.values(), float(scalars["grad_norm"])])):
             raise NotFiniteError(
                 f"step {step}: loss is {row.get('loss')}, gradient norm "
@@ -77,7 +79,7 @@ class Log:
         if step % self.config.train.log_every == 0:
             row["learning_rate"] = float(self.schedule(step - 1))
             row |= {name: float(value) for name, value in scalars.items()}
-            row["tokens_per_second"] = rate = self._rate(self.watch.since_last_read())
+            row["tokens_per_second"] = rate = self.watch.rate_since_last()
             self._write(step, "train", row)
             self.bar.set_postfix_str(f"loss {row['loss']:.3f}, {rate:,.0f} tokens/s")
 
@@ -91,10 +93,6 @@ class Log:
             writer.write(step, {f"{kind}/{k}": v for k, v in row.items()})
         self.results |= {kind: row}
 
-    def _rate(self, laps: tuple[int, float]) -> float:
-        data = self.config.data
-        return laps[0] * data.batch_size * data.seq_len / max(laps[1], 1e-9)
-
     def summary(self) -> dict[str, Any]:
         """The last metrics, tokens/s over all steps but the first, and its time.
 
@@ -104,32 +102,37 @@ class Log:
             return writers.summary(self.directory)
         return {
             **self.results,
-            "tokens_per_second": self._rate((self.watch.laps, self.watch.seconds)),
+            "tokens_per_second": self.watch.rate(),
             "seconds_to_first_step": self.watch.first,
         }
 
 
 class Stopwatch:
-    """Times steps; the first, which compiles, stands apart."""
+    """Tokens per second of steps; the first, which compiles, stands apart."""
 
     def __init__(self) -> None:
         self.mark = time.perf_counter()
         self.first: float | None = None
-        self.laps, self.seconds = 0, 0.0
+        self.tokens, self.seconds = 0, 0.0
         self.read = 0, 0.0
 
-    def lap(self) -> None:
+    def lap(self, tokens: int) -> None:
         now = time.perf_counter()
         if self.first is None:
             self.first = now - self.mark
         else:
-            self.laps, self.seconds = self.laps + 1, self.seconds + now - self.mark
+            self.tokens += tokens
+            self.seconds += now - self.mark
         self.mark = now
 
     def restart(self) -> None:
         self.mark = time.perf_counter()
 
-    def since_last_read(self) -> tuple[int, float]:
-        laps, seconds = self.laps - self.read[0], self.seconds - self.read[1]
-        self.read = self.laps, self.seconds
-        return laps, seconds
+    def rate(self) -> float:
+        return self.tokens / max(self.seconds, 1e-9)
+
+    def rate_since_last(self) -> float:
+        """Since it was last asked for."""
+        tokens, seconds = self.tokens - self.read[0], self.seconds - self.read[1]
+        self.read = self.tokens, self.seconds
+        return tokens / max(seconds, 1e-9)

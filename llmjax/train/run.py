@@ -8,10 +8,16 @@ import jax
 import optax
 from etils import epath
 
-from llmjax.config import LayoutConfig, RunConfig, SequenceClassification
+from llmjax.config import (
+    LayoutConfig,
+    MixturePart,
+    RunConfig,
+    SequenceClassification,
+)
 from llmjax.data import prepare
-from llmjax.data.pipeline import Pipeline
+from llmjax.data.pipeline import Part, Pipeline
 from llmjax.data.prepare import Corpus
+from llmjax.data.tokens import TokenSource
 from llmjax.parallel.axes import MESH_AXES
 from llmjax.tasks.registry import make_task
 from llmjax.tasks.task import Task
@@ -50,11 +56,13 @@ def run(
       log.NotFiniteError: the run diverged.
     """
     if task is None or source is None:
-        corpus = prepare.open_corpus(config.data)
-        task = task or make_task(config, corpus.tokenizer)
-        check_labels(config, corpus)
-        source = source or batches(config, task, corpus, config.data.train_split)
-        evaluation = evaluation or batches(config, task, corpus, config.data.eval_split)
+        corpora = prepare.open_corpora(config.data)
+        task = task or make_task(config, corpora[0][1].tokenizer)
+        data = config.data
+        if source is None:
+            source = batches(config, task, corpora, data.train_split)
+            source.check(config.train.steps)
+        evaluation = evaluation or batches(config, task, corpora, data.eval_split)
     program = setup.build(config, task, source.batch(0), model=model, optimizer=update)
     _, result = loop.fit(
         program, source, evaluation, workdir, profile=profile, progress=progress
@@ -62,27 +70,40 @@ def run(
     return result
 
 
-def batches(config: RunConfig, task: Task, corpus: Corpus, split: str) -> Pipeline:
-    """The global batches of one split of a corpus for a task."""
-    if isinstance(config.task, SequenceClassification):
-        documents = corpus.source(split, config.task.text_field).labelled()
-    else:
-        documents = corpus.source(split)
-    return Pipeline(documents, task.features, config.data, task.length)
+Corpora = list[tuple[MixturePart, Corpus]]
 
 
-def check_labels(config: RunConfig, corpus: Corpus) -> None:
-    """A clear error where the task's classes are not the corpus's.
+def batches(config: RunConfig, task: Task, corpora: Corpora, split: str) -> Pipeline:
+    """The global batches of one split of the corpora for a task."""
+    parts = [
+        Part(
+            member.source,
+            task.source(documents(config, corpus, split)),
+            task.features,
+            task.length,
+            member.weight,
+            member.max_epochs,
+        )
+        for member, corpus in corpora
+    ]
+    return Pipeline.of(parts, config.data)
+
+
+def documents(config: RunConfig, corpus: Corpus, split: str) -> TokenSource:
+    """The documents of a split that a task learns from.
 
     Raises:
-      ValueError: another number of classes.
+      ValueError: the corpus has another number of classes than the task.
     """
     task, names = config.task, corpus.class_names
-    if isinstance(task, SequenceClassification) and task.num_labels != len(names):
+    if not isinstance(task, SequenceClassification):
+        return corpus.source(split)
+    if task.num_labels != len(names):
         raise ValueError(
             f"task.num_labels={task.num_labels}, and the corpus has {len(names)} "
             f"classes ({', '.join(names) or 'none'}); set it to {len(names)}"
         )
+    return corpus.source(split, task.text_field).labelled()
 
 
 def load(
@@ -103,8 +124,8 @@ def load(
     layout = dataclasses.replace(config.layout, microbatches=1, **here)
     train = dataclasses.replace(config.train, eval_batches=None)
     config = dataclasses.replace(config, layout=layout, train=train)
-    corpus = prepare.open_corpus(config.data)
-    task = make_task(config, corpus.tokenizer)
-    pipeline = batches(config, task, corpus, split or config.data.eval_split)
+    corpora = prepare.open_corpora(config.data)
+    task = make_task(config, corpora[0][1].tokenizer)
+    pipeline = batches(config, task, corpora, split or config.data.eval_split)
     program = setup.build(config, task, pipeline.batch(0))
     return program, jax.device_put(params, program.shardings.params), pipeline

@@ -11,6 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from llmjax.config import RunConfig
+from llmjax.data.curriculum import Curriculum
 from llmjax.parallel import axes as axes_lib
 from llmjax.parallel import mesh as mesh_lib
 from llmjax.tasks.task import Task
@@ -114,7 +115,8 @@ def build(
     """
     mesh = mesh or mesh_lib.make_mesh(config.layout)
     data, layout = config.data, config.layout
-    mesh_lib.check_batch(data.batch_size, data.seq_len, layout.microbatches, mesh)
+    for size, T in Curriculum(data).shapes():
+        mesh_lib.check_batch(size, T, layout.microbatches, mesh)
     model = task.model(config.model, layout) if model is None else model
     batch = {
         k: jax.ShapeDtypeStruct((data.batch_size, *v.shape[1:]), v.dtype)

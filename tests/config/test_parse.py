@@ -70,7 +70,16 @@ OTHER = {
     "model.tie_embeddings": False,
     "model.dropout": 0.5,
     "model.attention_dropout": 0.5,
+    "data.mixture": ({"source": "tfds:a", "weight": 2.0}, {"max_epochs": 4.0}),
+    "data.encoder_seq_len": 64,
     "data.packing": "pad",
+    "data.batch_sizes": ({"step": 0, "value": 4}, {"step": 9, "value": 16}),
+    "data.seq_lens": ({"step": 0, "value": 64}, {"step": 9, "value": 256}),
+    "data.prepare.label": "label",
+    "data.prepare.language": "en",
+    "data.prepare.quality": "gopher",
+    "data.prepare.near_duplicates": False,
+    "data.prepare.annotate": "module:function",
     "layout.data": 4,
     "layout.precision": "bfloat16",
     "layout.remat": "dots",
@@ -89,6 +98,8 @@ VARIANTS = {
     "model.heads": ("latent", {"rank": 64, "query_rank": 32}),
     "model.output": ("transformed", {"activation": "relu", "bias": False}),
     "task": ("sequence_classification", {"num_labels": 9, "pooling": "last"}),
+    "data.tokenizer": ("wordpiece", {"vocab_size": 500, "lowercase": False}),
+    "data.weighting": ("temperature", {"temperature": 3.0}),
     "layout.attention": ("blocked", {"block": 32}),
     "optimizer.algorithm": ("lion", {"b2": 0.5}),
     "optimizer.schedule": ("linear", {"warmup_steps": 7, "final": 0.25}),
@@ -118,6 +129,10 @@ def test_every_field_can_be_overridden(path):
     got = read(config.parse(draft), path)
     if path in ("model.groups", "model.encoder_groups"):
         new = (config.Group(2),)
+    if path == "data.mixture":
+        new = config.MixturePart("tfds:a", 2.0), config.MixturePart(max_epochs=4.0)
+    if path in ("data.batch_sizes", "data.seq_lens"):
+        new = tuple(config.Stage(**stage) for stage in new)
     assert got == new != old
     assert type(got) is type(new) or isinstance(old, float)
 

@@ -50,7 +50,7 @@ from llmjax import config
                 model=config.ModelConfig(positions=config.Learned(64)),
                 data=config.DataConfig(seq_len=65),
             ),
-            "data.seq_len=65 exceeds .* raise model.positions.max_length=64",
+            "data.seq_len=65 or .* exceeds .* raise model.positions.max_length=64",
         ),
     ],
 )

@@ -2,10 +2,11 @@
 
 import itertools
 import random
+from typing import Any
 
 import numpy as np
 
-from llmjax.data import cleaning
+from llmjax.data import cleaning, duplicates
 
 WORDS = [f"{a}{b}" for a in ("ba", "de", "ki", "lo", "mu") for b in ("ra", "st", "no")]
 
@@ -14,15 +15,14 @@ def sentence(rng: random.Random, n: int = 60) -> list[str]:
     return [rng.choice(WORDS) + str(rng.randrange(40)) for _ in range(n)]
 
 
-def plain_jaccard(a: str, b: str) -> float:
+def grams(text: str) -> frozenset[tuple[str, ...]]:
     """Written without a line of the code under test."""
+    words = "".join(c if c.isalnum() or c == "_" else " " for c in text.lower())
+    w = words.split()
+    return frozenset(zip(w, w[1:], w[2:], strict=False))
 
-    def grams(text: str) -> set[tuple[str, ...]]:
-        words = "".join(c if c.isalnum() or c == "_" else " " for c in text.lower())
-        w = words.split()
-        return set(zip(w, w[1:], w[2:], strict=False))
 
-    x, y = grams(a), grams(b)
+def plain_jaccard(x: frozenset[Any], y: frozenset[Any]) -> float:
     return len(x & y) / len(x | y)
 
 
@@ -57,8 +57,9 @@ def test_no_similar_pair_crosses_a_split() -> None:
     texts += [" ".join(sentence(rng, 60)) for _ in range(120)]  # and some alone
     found = cleaning.run(texts)
     crossing = 0
-    for i, j in itertools.combinations(found.texts, 2):
-        if plain_jaccard(texts[i], texts[j]) >= 0.5:
+    sets = {i: grams(texts[i]) for i in found.texts}
+    for i, j in itertools.combinations(sets, 2):
+        if plain_jaccard(sets[i], sets[j]) >= 0.5:
             assert found.splits[i] == found.splits[j]
             crossing += 1
     assert crossing > 10  # the families were there to be kept together
@@ -86,7 +87,7 @@ def test_similar_pairs_are_those_of_exact_jaccard() -> None:
 
 def test_connected_finds_components_by_their_smallest_member() -> None:
     pairs = np.array([[4, 2], [2, 5], [0, 1]])
-    assert cleaning.connected(6, pairs).tolist() == [0, 0, 2, 3, 2, 2]
+    assert duplicates.connected(6, pairs).tolist() == [0, 0, 2, 3, 2, 2]
 
 
 def test_a_big_cluster_belongs_to_train() -> None:
@@ -96,3 +97,47 @@ def test_a_big_cluster_belongs_to_train() -> None:
         rng = random.Random(seed)
         family = [" ".join(base[:40] + sentence(rng, 30)) for _ in range(6)]
         assert set(cleaning.run(family).splits.values()) == {"train"}
+
+
+def test_signatures_of_files_estimate_the_similarity_of_words() -> None:
+    rng = random.Random(3)
+    pairs = []
+    for cut in range(0, 61, 6):
+        base = sentence(rng)
+        pairs.append([" ".join(base), " ".join(base[:cut] + sentence(rng, 60 - cut))])
+    flat = [text for pair in pairs for text in pair]
+    found = duplicates.signatures(flat)
+    assert found.dtype == np.uint32 and found.shape == (22, 126)
+    for k, (a, b) in enumerate(pairs):
+        estimate = (found[2 * k] == found[2 * k + 1]).mean()
+        assert abs(estimate - plain_jaccard(grams(a), grams(b))) < 4 * 0.5 / 126**0.5
+    # A text's signature is its own, whatever stands beside it; case is nothing.
+    alone = np.concatenate([duplicates.signatures([t.upper()]) for t in flat])
+    np.testing.assert_array_equal(alone, found)
+    np.testing.assert_array_equal(duplicates.signatures(flat[::-1])[::-1], found)
+    # Of a script without spaces, each ideograph is a word.
+    chinese = "".join(chr(0x4E00 + rng.randrange(5000)) for _ in range(60))
+    a, b = duplicates.signatures([chinese, chinese[:-6] + "一二三四五六"])
+    assert 0.5 < (a == b).mean() < 1
+    # Nothing and little have signatures as well; ideographs are words.
+    odd = duplicates.signatures(["", "...", "a", "a b", "中文文本好", "中文文本坏"])
+    assert len({row.tobytes() for row in odd}) == 5  # "" and "..." are one
+
+
+def test_similar_signatures_are_found_again() -> None:
+    rng = random.Random(4)
+    base = [sentence(rng) for _ in range(40)]
+    near = [" ".join(b[:55] + sentence(rng, 5)) for b in base]
+    texts = [" ".join(b) for b in base] + near
+    pairs, similarity = duplicates.similar(duplicates.signatures(texts), 0.5)
+    assert pairs.tolist() == [[i, i + 40] for i in range(40)]
+    for (i, j), found in zip(pairs.tolist(), similarity, strict=True):
+        assert abs(found - plain_jaccard(grams(texts[i]), grams(texts[j]))) < 0.18
+
+
+def test_the_longest_stays_but_never_against_its_rank() -> None:
+    pairs = np.array([[0, 1], [1, 2]])
+    assert duplicates.drop_near_copies(pairs, [1, 2, 3]) == {1}
+    assert duplicates.drop_near_copies(pairs, [1, 3, 2]) == {0, 2}
+    assert duplicates.drop_near_copies(pairs, [2, 2, 2]) == {1}
+    assert duplicates.drop_near_copies(pairs, [1, 3, 2], [0, 1, 1]) == {1}

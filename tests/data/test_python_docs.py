@@ -1,5 +1,6 @@
 """The corpus of docstrings, at a tenth of its size."""
 
+import contextlib
 import importlib.metadata
 import itertools
 import json
@@ -9,8 +10,8 @@ import sys
 
 import pytest
 
-from llmjax.config import DataConfig
-from llmjax.data import docstrings, prepare
+from llmjax.config import BPE, DataConfig
+from llmjax.data import docstrings, prepare, readers
 from llmjax.data.masking import mask
 from llmjax.data.python_docs import CLASSES
 
@@ -24,7 +25,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> prepare.Corpus:
     data = DataConfig(
         source="python_docs/small",
         directory=str(directory),
-        tokenizer_vocab_size=1024,
+        tokenizer=BPE(1024),
     )
     return prepare.prepare(data)
 
@@ -56,6 +57,35 @@ def test_masked_texts_are_the_texts_masked(corpus: prepare.Corpus) -> None:
     assert masked == [mask(t) for t in texts] != texts
     assert not any("optax" in t.lower() or "flax" in t.lower() for t in masked)
     assert min(map(len, texts)) >= 80
+
+
+def test_its_files_can_be_read_as_local_files(corpus: prepare.Corpus) -> None:
+    found = readers.find(str(corpus.dataset), "package")
+    for split in SPLITS:
+        records = [
+            record
+            for part in found.parts
+            if part.split == split
+            for record in readers.read(part, "text", "package")
+        ]
+        assert [text for text, _ in records] == list(corpus.texts(split))
+        assert {label for _, label in records} >= {"flax", "optax"}
+    with pytest.raises(ValueError, match=r"no field 'txt'; it has .*'text'"):
+        next(readers.read(found.parts[0], "txt", ""))
+
+
+def test_a_dataset_without_an_account_of_ours_is_read_by_its_features(
+    corpus: prepare.Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "account_of", lambda folder: {})
+    data = DataConfig(directory=str(corpus.folder.parents[2]))
+    found = prepare._documents(
+        data, "python_docs/small", lambda stage: contextlib.nullcontext()
+    )
+    assert found.account["fields"] == ["text", "masked_text", "package", "name"]
+    assert found.account["class_names"] == []
+    assert found.account["documents"] == corpus.manifest["dataset"]["documents"]
+    assert list(found.texts("test", "text")) == list(corpus.texts("test"))
 
 
 def test_no_text_leaks_into_another_split(corpus: prepare.Corpus) -> None:
@@ -105,10 +135,10 @@ def test_docstrings_are_read_and_not_imported(tmp_path: pathlib.Path) -> None:
 
 def test_no_tensorflow_torch_or_jax_is_imported(corpus: prepare.Corpus) -> None:
     code = (
-        "import sys; from llmjax.config import DataConfig; "
+        "import sys; from llmjax.config import BPE, DataConfig; "
         "from llmjax.data import prepare; "
         f"c = prepare.open_corpus(DataConfig(source='python_docs/small', "
-        f"directory={str(corpus.folder.parents[2])!r}, tokenizer_vocab_size=1024)); "
+        f"directory={str(corpus.folder.parents[2])!r}, tokenizer=BPE(1024))); "
         "next(iter(c.texts('test'))); "
         "assert not {'tensorflow', 'torch', 'jax'} & set(sys.modules)"
     )
@@ -124,7 +154,7 @@ def test_the_command_writes_its_result(
         "def get_config():\n"
         "    config = cfg.default()\n"
         "    config.data.source = 'python_docs/small'\n"
-        "    config.data.tokenizer_vocab_size = 1024\n"
+        "    config.data.tokenizer.vocab_size = 1024\n"
         f"    config.data.directory = {str(corpus.folder.parents[2])!r}\n"
         "    return config\n"
     )

@@ -31,7 +31,7 @@ def assert_told(done, *words):
         (["--config.modle.d_model=64"], ["'modle'", "did you mean 'model'"]),
         (["--config.model.d_modle=64"], ["'d_modle'", "did you mean 'd_model'"]),
         (["--config.model.d_model=wide"], ["d_model", "wide"]),
-        (["--config.data.packing=7"], ["data.packing", "7", "'concat', 'pad'"]),
+        (["--config.data.packing=7"], ["data.packing", "7", "'chunk', 'pad'"]),
         (
             ["--config.optimizer.algorithm.kind=adam"],
             ["optimizer.algorithm.kind", "'adam'", "'adamw'"],
@@ -66,7 +66,7 @@ def test_a_missing_corpus(mains, tmp_path):
 def test_an_unknown_corpus(main, mains, tmp_path):
     source = "--config.data.source=/no/such/folder"
     done = mains.run(main, PRETRAIN, f"--workdir={tmp_path}/run", source)
-    assert_told(done, "data.source='/no/such/folder'", "folder of .txt files")
+    assert_told(done, "data.source='/no/such/folder'", "the path of a file")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from tests.experiments.forked import Mains
 
 TOY = [
-    "--config.data.tokenizer_vocab_size=300",
+    "--config.data.tokenizer.vocab_size=300",
     "--config.data.seq_len=16",
     "--config.model.vocab_size=300",
     "--config.model.d_model=16",

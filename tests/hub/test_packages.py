@@ -9,6 +9,7 @@ import zipfile
 import pytest
 
 from llmjax import hub
+from llmjax.data import wheels
 from llmjax.hub import packages
 
 MEMBERS = {
@@ -35,12 +36,12 @@ def package(wheel, monkeypatch):
         sha256=hashlib.sha256(wheel.read_bytes()).hexdigest(),
         megabytes=1,
         licence="MIT",
-        upstream="toy/toy",
+        upstream="weights of toy/toy",
         folder="toy/model",
         members=("config.json",),
     )
     monkeypatch.setitem(packages.PACKAGES, "toy", package)
-    monkeypatch.delenv(packages.CONSENT, raising=False)
+    monkeypatch.delenv(wheels.CONSENT, raising=False)
     return package
 
 
@@ -55,7 +56,7 @@ def pip(wheel, monkeypatch):
         subprocess.check_call(["cp", wheel, folder])
         return types.SimpleNamespace(returncode=0, stderr="")
 
-    monkeypatch.setattr(packages, "subprocess", types.SimpleNamespace(run=run))
+    monkeypatch.setattr(wheels, "subprocess", types.SimpleNamespace(run=run))
     return calls
 
 
@@ -69,6 +70,12 @@ def test_fetched_once_and_only_what_is_listed(tmp_path, package, pip):
     (command,) = pip
     assert command[-1] == "toy==1.0"
     assert {"download", "--no-deps", "--only-binary=:all:"} <= set(command)
+
+
+def test_a_model_of_one_file_is_that_file(tmp_path, package, pip, monkeypatch):
+    single = dataclasses.replace(package, model="config.json")
+    monkeypatch.setitem(packages.PACKAGES, "toy", single)
+    assert packages.fetch("toy", consent=True, directory=tmp_path).is_file()
 
 
 def test_environment_agrees_and_says_where(tmp_path, package, pip, monkeypatch):
@@ -96,8 +103,8 @@ def test_a_terminal_is_asked(
     def terminal(**more):
         return types.SimpleNamespace(isatty=lambda: True, **more)
 
-    monkeypatch.setattr(packages.sys, "stdin", terminal(readline=lambda: answer))
-    monkeypatch.setattr(packages.sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(wheels.sys, "stdin", terminal(readline=lambda: answer))
+    monkeypatch.setattr(wheels.sys.stderr, "isatty", lambda: True, raising=False)
     if agreed:
         packages.fetch("toy", directory=tmp_path / "cache")
     else:
@@ -119,7 +126,7 @@ def test_a_download_that_fails_says_why(tmp_path, package, monkeypatch):
     def run(command, **kwargs):
         return types.SimpleNamespace(returncode=1, stderr="a\nERROR: no network\n")
 
-    monkeypatch.setattr(packages, "subprocess", types.SimpleNamespace(run=run))
+    monkeypatch.setattr(wheels, "subprocess", types.SimpleNamespace(run=run))
     with pytest.raises(ValueError, match="ERROR: no network; check the network"):
         packages.fetch("toy", consent=True, directory=tmp_path / "cache")
 

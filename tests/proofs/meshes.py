@@ -36,6 +36,7 @@ from llmjax.config import (
 )
 from llmjax.data.pipeline import Pipeline
 from llmjax.data.tokens import from_documents
+from llmjax.data.vocabulary import PlainVocabulary
 from llmjax.parallel.mesh import make_mesh
 from llmjax.tasks.registry import make_task
 from llmjax.train import loop, setup, writers
@@ -49,13 +50,6 @@ LAYOUTS = {
     "4 fsdp x 2 tensor": (8, {"data": 1, "fsdp": 4, "tensor": 2}),
 }
 MOVES = (("1 device", "4 fsdp x 2 tensor"), ("8 fsdp", "8 data"))
-
-
-class Vocabulary:
-    """A tokenizer's numbers without a tokenizer."""
-
-    vocab_size, bos_id, eos_id = V, 1, 2
-    token_bytes = np.ones(V, np.int32)
 
 
 class Half:
@@ -93,8 +87,8 @@ def batches(run: RunConfig) -> Pipeline:
     rng = np.random.default_rng(0)
     lengths = rng.integers(10, 400, 500)
     texts = [np.minimum(rng.zipf(1.3, n) + 2, V - 1) for n in lengths]
-    source = from_documents(texts, [0] * len(texts), Vocabulary.token_bytes)
-    task = make_task(run, Vocabulary())
+    source = from_documents(texts, [0] * len(texts), PlainVocabulary(V).token_bytes)
+    task = make_task(run, PlainVocabulary(V))
     return Pipeline(source, task.features, run.data, task.length)
 
 
@@ -105,7 +99,7 @@ def build(run: RunConfig, name: str) -> setup.Program:
     run = dataclasses.replace(run, layout=layout)
     mesh = make_mesh(layout, jax.devices()[:devices])
     return setup.build(
-        run, make_task(run, Vocabulary()), batches(run).batch(0), mesh=mesh
+        run, make_task(run, PlainVocabulary(V)), batches(run).batch(0), mesh=mesh
     )
 
 

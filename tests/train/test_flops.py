@@ -4,10 +4,13 @@ import importlib
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
-from experiments.benchmark import random_batch
 from llmjax import config as cfg
+from llmjax.data.pipeline import Pipeline
+from llmjax.data.tokens import from_documents
+from llmjax.data.vocabulary import PlainVocabulary
 from llmjax.models.heads import LanguageModel
 from llmjax.parallel.axes import param_axes
 from llmjax.parallel.mesh import make_mesh, use
@@ -216,11 +219,13 @@ def test_a_peak_is_measured_where_none_is_published(monkeypatch):
 def test_every_config_builds_and_its_step_keeps_the_shapes(name):
     """Under eval_shape: however large, nothing is computed."""
     config = load(name)
-    vocabulary = toy.Vocabulary()
-    vocabulary.vocab_size = config.model.vocab_size
-    task = make_task(config, vocabulary)
+    task = make_task(config, PlainVocabulary(config.data.tokenizer.vocab_size))
+    rng = np.random.default_rng(0)
+    texts = rng.integers(3, 99, (3, 4 * config.data.seq_len))
+    source = task.source(from_documents(texts, [0] * len(texts)))
+    batches = Pipeline(source, task.features, config.data, task.length)
     mesh = make_mesh(config.layout, jax.devices()[:1])
-    program = setup.build(config, task, random_batch(config), mesh=mesh)
+    program = setup.build(config, task, batches.batch(0), mesh=mesh)
     with use(mesh):
         state, (metrics, scalars) = jax.eval_shape(
             program.step, program.abstract, program.batch

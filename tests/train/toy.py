@@ -17,6 +17,7 @@ from llmjax.config import (
 )
 from llmjax.data.pipeline import Pipeline
 from llmjax.data.tokens import from_documents
+from llmjax.data.vocabulary import PlainVocabulary
 from llmjax.parallel.mesh import make_mesh
 from llmjax.tasks.registry import make_task
 from llmjax.train import setup
@@ -32,11 +33,14 @@ CONFIG = RunConfig(
 LABELS = 3
 
 
-class Vocabulary:
+@dataclasses.dataclass
+class Vocabulary(PlainVocabulary):
     """The numbers of a tokenizer; tokens differ in bytes."""
 
-    vocab_size, bos_id, eos_id = 64, 1, 2
-    token_bytes = np.arange(64, dtype=np.int32) % 3 + 1
+    vocab_size: int = 64
+
+    def __post_init__(self):
+        self.token_bytes = np.arange(64, dtype=np.int32) % 3 + 1
 
 
 def change(config: RunConfig, **parts: Any) -> RunConfig:
@@ -65,7 +69,7 @@ def batches(config: RunConfig, documents: int = 60, seed: int = 0) -> Pipeline:
     starts = rng.integers(3, 64, documents)
     texts = [(s + np.arange(n)) % 61 + 3 for s, n in zip(starts, lengths, strict=True)]
     labels = (starts % LABELS).tolist()
-    source = from_documents(texts, labels, Vocabulary.token_bytes)
+    source = from_documents(texts, labels, Vocabulary().token_bytes)
     bound = task(config)
     return Pipeline(source, bound.features, config.data, bound.length)
 

@@ -1,0 +1,22 @@
+"""BERT's two objectives: hidden tokens, and whether B follows A.
+
+    python -m experiments.prepare_data --config=configs/objectives/next_sentence.py
+    python -m experiments.pretrain --config=configs/objectives/next_sentence.py \
+        --workdir=runs/next_sentence
+
+On two CPU cores three to five minutes. Rows are short, so that there are many pairs.
+"""
+
+import ml_collections
+
+from configs.objectives import masked_lm
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = masked_lm.get_config()
+    config.task.kind = "next_sentence"
+    config.data.packing = "pad"
+    config.data.batch_size = 32
+    config.data.seq_len = 64
+    config.model.token_types = 2
+    return config

@@ -1,0 +1,242 @@
+"""Where examples come from and how they become the global batch."""
+
+import dataclasses
+from typing import ClassVar, Literal
+
+from llmjax.config.checks import positive, require
+
+# --- tokenizers ----------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class BPE:
+    """Byte-level byte pairs, trained (Sennrich et al. 2016; Radford et al. 2019)."""
+
+    kind: ClassVar[str] = "bpe"
+    vocab_size: int = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class WordPiece:
+    """BERT's: words cut greedily into pieces, trained (Schuster & Nakajima 2012)."""
+
+    kind: ClassVar[str] = "wordpiece"
+    vocab_size: int = 8192
+    lowercase: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Unigram:
+    """SentencePiece's unigram model with byte fallback, trained (Kudo 2018)."""
+
+    kind: ClassVar[str] = "unigram"
+    vocab_size: int = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class Bytes:
+    """Each byte a token (ByT5, Xue et al. 2022); nothing to train."""
+
+    kind: ClassVar[str] = "byte"
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerFile:
+    """A `tokenizer.json` or its folder, a SentencePiece `.model`, tiktoken ranks.
+
+    `pattern`: how tiktoken ranks split a text, a regular expression; "": as the file's
+    name says.
+    """
+
+    kind: ClassVar[str] = "file"
+    path: str = ""
+    pattern: str = ""
+
+    def __post_init__(self):
+        require(bool(self.path), "path is empty; give a tokenizer's file or folder")
+
+
+TokenizerConfig = BPE | WordPiece | Unigram | Bytes | TokenizerFile
+
+# --- preparing -----------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareConfig:
+    """How local files become clean documents. A TFDS dataset is taken as it is.
+
+    Attributes:
+      text, label: the fields that hold them; label "" for none.
+      min_characters: shorter documents are dropped.
+      language: keep only documents in it (ISO 639-1, "en"); None: all.
+      quality: "gopher": the rules of Rae et al. 2021, A1.1.
+      near_duplicates: drop near copies (MinHash), split by their clusters.
+      validation, test: shares held out.
+      annotate: "module:function" that gives an array per token; "" for none.
+      shards: files per split; None: by size.
+      workers: processes; None: one per core.
+    """
+
+    text: str = "text"
+    label: str = ""
+    min_characters: int = 80
+    language: str | None = None
+    quality: Literal["none", "gopher"] = "none"
+    near_duplicates: bool = True
+    validation: float = 0.06
+    test: float = 0.06
+    annotate: str = ""
+    shards: int | None = None
+    workers: int | None = None
+
+    def __post_init__(self):
+        positive(self, "shards", "workers")
+        for name in ("validation", "test"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"{name} is {value}; it must be in [0, 1)")
+        require(
+            self.validation + self.test < 1,
+            f"validation={self.validation} and test={self.test} leave nothing to train",
+        )
+
+
+# --- mixing --------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class MixturePart:
+    """One source of several.
+
+    Attributes:
+      source: as `data.source`.
+      weight: its share of the rows, times the others'; read by kind "explicit".
+      max_epochs: how often it may be seen; None: without end.
+    """
+
+    source: str = "python_docs"
+    weight: float = 1.0
+    max_epochs: float | None = None
+
+    def __post_init__(self):
+        positive(self, "max_epochs")
+        require(
+            self.weight >= 0,
+            f"weight of {self.source!r} is {self.weight}; it must not be negative",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Explicit:
+    """By the weights that are given."""
+
+    kind: ClassVar[str] = "explicit"
+
+
+@dataclasses.dataclass(frozen=True)
+class Proportional:
+    """By how many rows a source has."""
+
+    kind: ClassVar[str] = "proportional"
+
+
+@dataclasses.dataclass(frozen=True)
+class Temperature:
+    """By rows ** (1 / temperature) (Arivazhagan et al. 2019; mT5: 1 / 0.3)."""
+
+    kind: ClassVar[str] = "temperature"
+    temperature: float = 2.0
+
+    def __post_init__(self):
+        positive(self, "temperature")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """From update `step` on, another value."""
+
+    step: int = 0
+    value: int = 1
+
+    def __post_init__(self):
+        positive(self, "value")
+        require(self.step >= 0, f"step is {self.step}; it must not be negative")
+
+
+# --- all of it -----------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where examples come from and how they become the global batch.
+
+    Attributes:
+      source: "python_docs", "tfds:NAME", a file or a folder; see `prepare`.
+      mixture: several sources instead, by `weighting`; one tokenizer for all, trained
+        on the first.
+      batch_size: rows of one optimizer update, over all devices.
+      seq_len: of a row; of an encoder-decoder the decoder's.
+      encoder_seq_len: of its encoder; None: as `seq_len`.
+      packing: "concat": documents end to end, cut into rows, segments apart;
+        "first_fit": whole documents fitted into rows, segments apart; "chunk": cut
+        into texts of a row's length across documents, one a row; "pad": a document a
+        row.
+      window: documents among which first-fit chooses.
+      batch_sizes: a ramp: from each stage's step on its batch size, at last
+        `batch_size`; () for always `batch_size`.
+      seq_lens: a curriculum, at last `seq_len`: each row is cut into several, the
+        tokens of a batch and their order stay (packings "concat" and "first_fit").
+      prefetch: batches made ahead; `prefetch_processes` 0: in threads.
+    """
+
+    source: str = "python_docs"
+    mixture: tuple[MixturePart, ...] = ()
+    weighting: Explicit | Proportional | Temperature = Explicit()
+    directory: str = "~/.cache/llmjax"
+    tokenizer: TokenizerConfig = BPE()
+    prepare: PrepareConfig = PrepareConfig()
+    train_split: str = "train"
+    eval_split: str = "validation"
+    batch_size: int = 16
+    seq_len: int = 256
+    encoder_seq_len: int | None = None
+    packing: Literal["concat", "first_fit", "chunk", "pad"] = "concat"
+    window: int = 8192
+    batch_sizes: tuple[Stage, ...] = ()
+    seq_lens: tuple[Stage, ...] = ()
+    shuffle_seed: int = 0
+    prefetch: int = 4
+    prefetch_processes: int = 0
+
+    def __post_init__(self):
+        positive(self, "batch_size", "seq_len", "encoder_seq_len", "window")
+        for name in ("prefetch", "prefetch_processes"):
+            value = getattr(self, name)
+            require(value >= 0, f"{name} is {value}; it must not be negative")
+        for name in ("batch_sizes", "seq_lens"):
+            steps = [stage.step for stage in getattr(self, name)]
+            require(
+                steps == sorted(set(steps)) and steps[:1] in ([], [0]),
+                f"the steps of {name} are {steps}; they must rise from 0",
+            )
+            last = getattr(self, name[:-1])
+            values = [stage.value for stage in getattr(self, name)]
+            require(
+                values[-1:] in ([], [last]),
+                f"{name} ends with {values[-1:]}; it must end with {name[:-1]}={last}",
+            )
+        for stage in self.seq_lens:
+            require(
+                self.seq_len % stage.value == 0,
+                f"seq_lens has {stage.value}, which does not divide "
+                f"seq_len={self.seq_len}",
+            )
+        require(
+            not self.seq_lens or self.packing in ("concat", "first_fit"),
+            f"seq_lens needs packing 'concat' or 'first_fit', not {self.packing!r}",
+        )
+        total = sum(part.weight for part in self.mixture)
+        require(
+            not self.mixture or total > 0,
+            f"the weights of data.mixture sum to {total}; give at least one source a "
+            "weight above 0",
+        )
