@@ -122,8 +122,8 @@ def learn(name: str, folder: epath.Path) -> list[Row]:
         if metric in ANSWERS:
             share = means[ANSWERS[metric]]
             baseline = max(share, 1 - share)
-        if baseline is None:  # one text among those of a batch
-            baseline = 1 / settings.data.batch_size
+        if baseline is None:
+            baseline = means["chance"]  # of finding a text among those of a batch
         out.append(
             Row(
                 name,
