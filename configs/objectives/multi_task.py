@@ -4,8 +4,8 @@
     python -m experiments.pretrain --config=configs/objectives/multi_task.py \
         --workdir=runs/multi_task
 
-On two CPU cores three to five minutes. Half of the rows are plain text; the evaluation
-tells the loss of each objective.
+Meant for five minutes on two CPU cores, not timed yet. Half of the rows are plain text;
+the evaluation tells the loss of each objective.
 """
 
 import ml_collections

@@ -4,7 +4,8 @@
     python -m experiments.pretrain --config=configs/objectives/permutation_lm.py \
         --workdir=runs/permutation_lm
 
-The paper's model, small: 4 layers of 256. On two CPU cores about five minutes.
+The paper's model, small: 4 layers of 256. Meant for five minutes on two CPU cores, not
+timed yet.
 """
 
 import ml_collections

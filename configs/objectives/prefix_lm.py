@@ -4,7 +4,8 @@
     python -m experiments.pretrain --config=configs/objectives/prefix_lm.py \
         --workdir=runs/prefix_lm
 
-On two CPU cores about four minutes; about half of the tokens are predicted.
+Meant for five minutes on two CPU cores, not timed yet; about half of the tokens are
+predicted.
 """
 
 import ml_collections

@@ -4,8 +4,8 @@
     python -m experiments.pretrain --config=configs/objectives/ul2.py \
         --workdir=runs/ul2
 
-On two CPU cores three to five minutes. Inputs and targets share a row, the inputs as a
-prefix.
+Meant for five minutes on two CPU cores, not timed yet. Inputs and targets share a row,
+the inputs as a prefix.
 """
 
 import ml_collections

@@ -75,8 +75,8 @@ def _lines(text: str, lines: Sequence[str]) -> Iterator[tuple[str, bool]]:
     """Lines and paragraphs that are there twice: their share, and their characters'."""
     paragraphs = [p for p in re.split(r"\n\s*\n", text) if p.strip()]
     for name, parts in (("line", lines), ("paragraph", paragraphs)):
-        seen: set[str] = set()
-        copies = [p for p in map(str.strip, parts) if p in seen or seen.add(p)]  # type: ignore[func-returns-value]
+        times = Counter(map(str.strip, parts))
+        copies = [*(times - Counter(set(times))).elements()]  # all but the first
         yield f"duplicate_{name}s", len(copies) > 0.3 * len(parts)
         characters = sum(map(len, copies))
         yield f"duplicate_{name}_characters", characters > 0.2 * len(text)
