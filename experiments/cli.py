@@ -9,6 +9,7 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
+from experiments import several
 from llmjax import config as cfg
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -34,8 +35,10 @@ def launch(
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.ERROR)  # orbax tells every step it takes
         with _one_line():
+            if several.wanted():
+                several.join(config().train if CONFIG.value else cfg.TrainConfig())
             result = main()
-        if result is not None:
+        if result is not None and several.rank() == 0:
             text = json.dumps(result, indent=1)
             print(text)
             if WORKDIR.value is not None:
@@ -50,6 +53,9 @@ def launch(
     except flags.Error as e:
         print(f"error: {e}", file=sys.stderr)
         sys.exit(2)
+    except BaseException as e:
+        several.leave(e)
+        raise
 
 
 def config() -> cfg.RunConfig:

@@ -5,6 +5,7 @@
 # Which Python: the one PYTHON names; else the active virtual environment; else .venv
 # as it stands; else the first of python3, python3.13, python3.12, python3.11 that
 # constraints/ has pins for. A second Python gets a folder of its own: .venv-3.12.
+# EXTRAS=tpu,gcs installs these extras of setup.py too.
 set -euo pipefail
 
 _say() { echo "env: $*" >&2; }
@@ -65,13 +66,14 @@ _choose_venv() {
 _install() {
   local pins=constraints/$minor.txt stamp=$venv/.llmjax-installed wanted
   local pip=("$venv/bin/python" -m pip --disable-pip-version-check)
-  wanted="$PWD $(cat setup.py "$pins" | cksum)"
+  wanted="$PWD ${EXTRAS:-} $(cat setup.py "$pins" | cksum)"
   [[ ! -f $stamp || $(<"$stamp") != "$wanted" ]] || return 0
   _say "installing the $(grep -c == "$pins") packages of $pins into ${venv##*/}," \
     "once, a few minutes"
   "${pip[@]}" --version >/dev/null 2>&1 ||
     "$venv/bin/python" -m ensurepip --default-pip >/dev/null
-  "${pip[@]}" install --quiet --no-input -e '.[report,dev]' -c "$pins" ||
+  "${pip[@]}" install --quiet --no-input -e ".[report,dev${EXTRAS:+,$EXTRAS}]" \
+    -c "$pins" ||
     _fail "the installation failed, pip says why above"
   echo "$wanted" >"$stamp"
 }

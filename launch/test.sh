@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Style, types and tests, as continuous integration runs them; all parts run, and any
-# that fails fails the whole. Arguments go to pytest:
+# Style, types, scripts and tests, as continuous integration runs them; all parts run,
+# and any that fails fails the whole. Arguments go to pytest:
 #
 #     bash launch/test.sh [tests/models] [-k causal] [-x]
 #
@@ -27,6 +27,7 @@ part() {
 part style python -m ruff check .
 part format python -m ruff format --check .
 part types python -m mypy llmjax experiments configs
+part shell shellcheck -x launch/*.sh .ci/run
 part tests python -m pytest -n "${WORKERS:-2}" --dist=loadfile --durations=10 "$@"
 
 printf '\n%s' "$summary"

@@ -23,6 +23,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.mlp.kind = "plain"
     config.model.mlp.activation = "gelu_tanh"
     config.model.biases = "all"
+    config.layout.plan_topology = "v5e:2x2"
     config.layout.unroll = 6
     config.layout.attention.kind = "blocked"
     return config

@@ -19,6 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.num_heads = 8
     config.model.num_kv_heads = 4
     config.model.tie_embeddings = False
+    config.layout.plan_topology = "v5e:2x2"
     config.layout.unroll = 4
     config.layout.attention.kind = "blocked"
     return config

@@ -27,5 +27,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.mlp.kind = "plain"
     config.model.mlp.activation = "gelu"
     config.model.biases = "all"
+    config.layout.plan_topology = "v5e:2x2"
     config.layout.unroll = 6
     return config

@@ -7,7 +7,7 @@ union of dataclasses, told apart by their `kind`; each carries its own parameter
 import dataclasses
 from typing import ClassVar, Literal
 
-from llmjax.config.checks import require
+from llmjax.config.checks import positive, require
 from llmjax.config.data import DataConfig
 from llmjax.config.model import ModelConfig
 from llmjax.config.positions import Learned
@@ -51,9 +51,19 @@ class DotProductAttention:
 
 @dataclasses.dataclass(frozen=True)
 class SplashAttention:
-    """jax's Pallas kernel for TPU."""
+    """jax's Pallas kernel for TPU, in blocks of queries and keys."""
 
     kind: ClassVar[str] = "splash"
+    block_q: int = 512
+    block_kv: int = 512
+    fused_backward: bool = False  # one kernel for all gradients, not two
+
+    def __post_init__(self):
+        for name in ("block_q", "block_kv"):
+            size = getattr(self, name)
+            require(
+                size > 0 and size % 128 == 0, f"{name} is {size}; a multiple of 128"
+            )
 
 
 Attention = (
@@ -66,28 +76,110 @@ Attention = (
 
 
 @dataclasses.dataclass(frozen=True)
+class NoQuantization:
+    """Matmuls in layout.precision."""
+
+    kind: ClassVar[str] = "none"
+
+
+@dataclasses.dataclass(frozen=True)
+class Int8:
+    """Matmuls of int8 forward, and backward too unless told (AQT; qwix)."""
+
+    kind: ClassVar[str] = "int8"
+    backward: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Fp8:
+    """Matmuls of float8: e4m3 forward, e5m2 gradients (Micikevicius et al. 2022)."""
+
+    kind: ClassVar[str] = "fp8"
+    backward: bool = True
+
+
+Quantization = NoQuantization | Int8 | Fp8
+
+
+@dataclasses.dataclass(frozen=True)
+class LossScale:
+    """Dynamic scaling of float16's loss (Micikevicius et al. 2017, arXiv:1710.03740).
+
+    It multiplies the mean loss. Gradients that overflow skip the update, which `step`
+    counts and the learning rate's schedule doesn't, and halve the scale;
+    `growth_interval` updates without one double it. An overflow at a scale of 1 ends
+    the run.
+    """
+
+    initial: float = 2.0**15
+    growth_interval: int = 2000
+
+    def __post_init__(self):
+        positive(self, "initial", "growth_interval")
+
+
+# What a layer computes that remat can keep (or bring to the host) by name: its input,
+# projections, the attention's result before and after `out`, and those of the MLP.
+Activations = Literal[
+    "input", "query", "key", "value", "context", "out", "gate", "up", "down"
+]
+
+
+@dataclasses.dataclass(frozen=True)
 class LayoutConfig:
     """How the same maths is spread over devices and time."""
 
+    # the mesh, outermost first: one of them -1 takes the devices that are left
     data: int = -1
     pipeline: int = 1
     fsdp: int = 1
     expert: int = 1
     sequence: int = 1
     tensor: int = 1
-    precision: Literal["float32", "bfloat16"] = "float32"
-    remat: Literal["none", "full", "dots"] = "none"
+    slices: int = 1  # that `data` spans over the slow network
+    plan_topology: str | None = None  # of TPU chips that the run fits: "v5p:4x4x4"
+    # what is computed
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    loss_scale: LossScale = LossScale()  # of float16
+    quantization: Quantization = NoQuantization()
+    masters: Literal["float32", "bfloat16"] = "float32"  # bfloat16: rounded at random
+    attention: Attention = EinsumAttention()
+    context: Literal["gather", "ring", "ulysses"] = (
+        "gather"  # attention over `sequence`
+    )
+    # what is kept, and where
+    remat: Literal["none", "full", "dots", "names"] = "none"
+    saved: tuple[Activations, ...] = ()  # by remat="names", in the device's memory
+    offloaded: tuple[Activations, ...] = ()  # by remat="names", in the host's
+    optimizer_sharding: Literal["weights", "data"] = "weights"  # data: ZeRO-1
+    optimizer_memory: Literal["device", "host"] = "device"
+    loss_block: int = 128  # positions of each row whose logits exist at a time
+    # what comes after what
     unroll: int = 1  # layers per iteration of the scan
     microbatches: int = 1
-    attention: Attention = EinsumAttention()
-    loss_block: int = 128  # positions of each row whose logits exist at a time
+    pipeline_microbatches: int | None = None  # None: as many as stages
+    pipeline_rounds: int = 1  # times that a microbatch passes all stages
 
     def __post_init__(self):
-        for name in ("unroll", "microbatches", "loss_block"):
+        for name in (
+            "unroll",
+            "microbatches",
+            "loss_block",
+            "slices",
+            "pipeline_rounds",
+        ):
             require(
                 getattr(self, name) >= 1,
                 f"{name} is {getattr(self, name)}; it must be at least 1",
             )
+        for name in ("saved", "offloaded"):
+            require(
+                not getattr(self, name) or self.remat == "names",
+                f"{name} is {getattr(self, name)} and remat {self.remat!r}; only "
+                "remat='names' reads it",
+            )
+        twice = set(self.saved) & set(self.offloaded)
+        require(not twice, f"{', '.join(sorted(twice))}: both saved and offloaded")
 
 
 # --- optimizer -----------------------------------------------------------------------
@@ -137,11 +229,53 @@ class Muon:
 
 
 @dataclasses.dataclass(frozen=True)
+class Lamb:
+    """You et al. 2019, arXiv:1904.00962: Adam with a trust ratio per layer's leaf."""
+
+    kind: ClassVar[str] = "lamb"
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class Sophia:
+    """Liu et al. 2023, arXiv:2305.14342: a clipped step by a diagonal Hessian.
+
+    The diagonal is estimated every `interval` updates, by Hutchinson's estimator over
+    the whole batch: the loss is differentiated twice.
+    """
+
+    kind: ClassVar[str] = "sophia"
+    b1: float = 0.96
+    b2: float = 0.99
+    eps: float = 1e-8
+    gamma: float = 0.01
+    interval: int = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleFree:
+    """Defazio et al. 2024, arXiv:2405.15682: AdamW without a schedule's decay.
+
+    Evaluated and kept with its averaged weights. The schedule is `Constant`.
+    """
+
+    kind: ClassVar[str] = "schedule_free"
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+
+
+@dataclasses.dataclass(frozen=True)
 class SGD:
     """Stochastic gradient descent with momentum."""
 
     kind: ClassVar[str] = "sgd"
     momentum: float = 0.9
+
+
+Algorithm = AdamW | Adafactor | Lion | Lamb | Muon | Sophia | ScheduleFree | SGD
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +308,7 @@ class Constant:
 class OptimizerConfig:
     """One optax chain."""
 
-    algorithm: AdamW | Adafactor | Lion | Muon | SGD = AdamW()
+    algorithm: Algorithm = AdamW()
     schedule: WarmupCosine | Linear | Constant = WarmupCosine()
     learning_rate: float = 1e-3
     weight_decay: float = 0.1
@@ -222,9 +356,16 @@ class TrainConfig:
     keep_best: int = 1
     best_metric: str = "loss"  # of the evaluation; smaller is better
     writers: tuple[Literal["jsonl", "tensorboard", "wandb"], ...] = ("jsonl",)
+    heartbeat_timeout_seconds: int = 100  # a process silent for so long is lost
 
     def __post_init__(self):
-        for name in ("steps", "log_every", "eval_every", "checkpoint_every"):
+        for name in (
+            "steps",
+            "log_every",
+            "eval_every",
+            "checkpoint_every",
+            "heartbeat_timeout_seconds",
+        ):
             require(
                 getattr(self, name) >= 1,
                 f"{name} is {getattr(self, name)}; it must be at least 1",

@@ -3,53 +3,25 @@
 `attend` is the one entry; `CAPABILITIES` says what each implementation can honour.
 """
 
-import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from llmjax.config import LayoutConfig
+from llmjax.models import context_parallel
+from llmjax.models.dot_product import dot_product_attention
 from llmjax.models.mask import Mask
+from llmjax.models.remat import named
+from llmjax.models.ring import ring_attention
+from llmjax.models.terms import PLAIN, Terms
+from llmjax.parallel.manual import axis_size
 
 HIDDEN = -1e30  # the score of a hidden key; finite, so that empty rows stay finite
 
 
-@dataclasses.dataclass(frozen=True)
-class Terms:
-    """What happens to the scores q.k besides the mask.
-
-    Attributes:
-      bias: (q_positions_BT, k_positions_BS) -> [B or 1, N, T, S], added to them.
-      content: `bias` holds for these queries and keys as a whole, not for a part.
-      softcap: c * tanh((scores + bias) / c), before the mask (Gemma 2).
-      sinks_N: one more score per head, which takes probability and gives no value.
-      dropout: of the probabilities.
-    """
-
-    bias: Callable[[jax.Array, jax.Array], jax.Array] | None = None
-    content: bool = False
-    softcap: float | None = None
-    sinks_N: Any = None
-    dropout: nn.Dropout | None = None
-
-    def features(self) -> set[str]:
-        """What an implementation must honour, in the words of the capability table."""
-        asked = {
-            "position bias": self.bias is not None and not self.content,
-            "content bias": self.bias is not None and self.content,
-            "softcap": self.softcap is not None,
-            "sinks": self.sinks_N is not None,
-            "dropout": self.dropout is not None,
-        }
-        return {name for name, wanted in asked.items() if wanted}
-
-
-PLAIN = Terms()
 # "value size": values of another size than keys; "cross": another length than queries
 _MASKS = {"causal", "bidirectional", "window", "blocks", "segments", "prefix", "pairs"}
 CAPABILITIES: dict[str, set[str]] = {
@@ -90,18 +62,32 @@ def attend(
             f"layout.attention.kind={kind!r} cannot honour {', '.join(sorted(missing))}"
             f", which this model or batch asks for; {', '.join(able)} can"
         )
+    context_parallel.check(layout, asked, q_BTNH.shape, k_BSKH.shape)
+    n = axis_size("sequence")
+    block = getattr(layout.attention, "block", 0)
+    q_BTNH = named(q_BTNH, "query")
+    k_BSKH, v_BSKH = named(k_BSKH, "key"), named(v_BSKH, "value")
+    if n > 1 and layout.context == "ring":
+        tile = block or k_BSKH.shape[1]
+        o_BTNH = ring_attention(q_BTNH, k_BSKH, v_BSKH, mask, terms, tile)
+        return named(o_BTNH, "context")
+    cut = n if layout.context == "gather" else 1  # of the queries
     implementation: Any = {
         "einsum": einsum_attention,
-        "blocked": functools.partial(
-            blocked_attention, block=getattr(layout.attention, "block", 0)
+        "blocked": functools.partial(blocked_attention, block=block),
+        "chunked": functools.partial(chunked_attention, block=block, shards=cut),
+        "dot_product": functools.partial(dot_product_attention, shards=cut),
+        "splash": functools.partial(
+            splash_attention, config=layout.attention, context=layout.context
         ),
-        "chunked": functools.partial(
-            chunked_attention, block=getattr(layout.attention, "block", 0)
-        ),
-        "dot_product": dot_product_attention,
-        "splash": splash_attention,
     }[kind]
-    return implementation(q_BTNH, k_BSKH, v_BSKH, mask=mask, terms=terms)
+    operands = q_BTNH, k_BSKH, v_BSKH, mask
+    if n > 1:
+        operands = context_parallel.spread(layout, *operands)
+    o_BTNH = implementation(*operands, terms)
+    if n > 1:
+        o_BTNH = context_parallel.collect(layout, o_BTNH)
+    return named(o_BTNH, "context")
 
 
 def einsum_attention(
@@ -189,25 +175,28 @@ def chunked_attention(
     mask: Mask,
     terms: Terms = PLAIN,
     block: int = 512,
+    shards: int = 1,
 ) -> Float[Array, "B T N W"]:
     """`einsum_attention`, a block of queries at a time, computed again backward.
 
     So scores take [B, N, block, S] and nothing of size T * S is kept: for sequences
-    too long for anything else, on any device (Rabe & Staats 2021, 2112.05682).
+    too long for anything else, on any device (Rabe & Staats 2021, 2112.05682). Queries
+    that are cut into `shards` give a block of each at a time.
     """
     T, S = q_BTNH.shape[1], k_BSKH.shape[1]
     q_positions_BT, k_positions_BS = mask.positions(T, S)
-    count = -(-T // block)
+    count = -(-T // shards // block)
 
-    def blocks(x, axis=1):
-        """[count, ..., block, ...] of a tensor, padded at the end."""
+    def blocks(x):
+        """[count, B, shards * block, ...] of a tensor, padded at the end of each."""
         if x is None:
             return None
+        x = x.reshape(x.shape[0], shards, T // shards, *x.shape[2:])
         pad = [(0, 0)] * x.ndim
-        pad[axis] = (0, count * block - T)
-        x = jnp.pad(x, pad)
-        shape = (*x.shape[:axis], count, block, *x.shape[axis + 1 :])
-        return jnp.moveaxis(x.reshape(shape), axis, 0)
+        pad[2] = (0, count * block - T // shards)
+        x = jnp.pad(x, pad).reshape(*x.shape[:2], count, block, *x.shape[3:])
+        x = jnp.moveaxis(x, 2, 0)
+        return x.reshape(*x.shape[:2], shards * block, *x.shape[4:])
 
     queries = (
         blocks(q_BTNH),
@@ -228,83 +217,14 @@ def chunked_attention(
         return None, einsum_attention(q, k_BSKH, v_BSKW, here, terms)
 
     _, out = jax.lax.scan(one, None, queries)
-    out = jnp.moveaxis(out, 0, 1)  # [B, count, block, N, W]
-    return out.reshape(out.shape[0], count * block, *out.shape[3:])[:, :T]
+    out = out.reshape(*out.shape[:2], shards, block, *out.shape[3:])
+    out = jnp.moveaxis(out, 0, 2)  # [B, shards, count, block, N, W]
+    out = out.reshape(*out.shape[:2], count * block, *out.shape[4:])
+    return out[:, :, : T // shards].reshape(out.shape[0], T, *out.shape[3:])
 
 
-def dot_product_attention(
-    q_BTNH: Float[Array, "B T N H"],
-    k_BSKH: Float[Array, "B S K H"],
-    v_BSKW: Float[Array, "B S K W"],
-    mask: Mask,
-    terms: Terms = PLAIN,
-) -> Float[Array, "B T N W"]:
-    """`jax.nn.dot_product_attention`: cuDNN's kernel where the GPU has it, else XLA."""
-    T, S = q_BTNH.shape[1], k_BSKH.shape[1]
-    bias = None
-    if terms.bias is not None:
-        bias = terms.bias(*mask.positions(T, S)).astype(q_BTNH.dtype)
-    by_index = mask.features() <= {"causal", "bidirectional"} and T == S
-    if by_index and mask.q_positions_BT is None:
-        return jax.nn.dot_product_attention(
-            q_BTNH, k_BSKH, v_BSKW, bias, scale=1.0, is_causal=mask.causal
-        )
-    visible = mask.dense(T, S)
-    o_BTNW = jax.nn.dot_product_attention(
-        q_BTNH,
-        k_BSKH,
-        v_BSKW,
-        bias,
-        None if visible is None else visible[:, None],
-        scale=1.0,
-    )
-    if mask.hidden_BTS is not None and visible is not None:
-        o_BTNW = o_BTNW * jnp.any(visible, axis=-1)[:, :, None, None]
-    return o_BTNW
+def splash_attention(*operands: Any, **settings: Any) -> jax.Array:
+    """`llmjax.models.splash`, which imports Pallas only where it is asked for."""
+    from llmjax.models import splash
 
-
-def splash_attention(
-    q_BTNH: Float[Array, "B T N H"],
-    k_BSKH: Float[Array, "B S K H"],
-    v_BSKW: Float[Array, "B S K W"],
-    mask: Mask,
-    terms: Terms = PLAIN,
-) -> Float[Array, "B T N W"]:
-    """jax's splash attention for TPU; interpreted, thus slow, on anything else.
-
-    It masks by index, which within a segment runs as positions do.
-    """
-    from jax.experimental.pallas.ops.tpu.splash_attention import (
-        splash_attention_kernel as kernel,
-    )
-    from jax.experimental.pallas.ops.tpu.splash_attention import (
-        splash_attention_mask as masks,
-    )
-
-    T, N = q_BTNH.shape[1:3]
-    if T % 128:
-        raise ValueError(
-            f"layout.attention.kind='splash' works on blocks of 128 and the sequence "
-            f"has {T} tokens; make data.seq_len a multiple of 128, or use 'blocked'"
-        )
-    here: Any
-    if mask.window is not None:
-        after = 0 if mask.causal else mask.window - 1
-        here = masks.LocalMask((T, T), (mask.window - 1, after), offset=0)
-    else:
-        here = masks.CausalMask((T, T)) if mask.causal else masks.FullMask((T, T))
-    splash: Any = kernel.make_splash_mha(
-        masks.MultiHeadMask([here] * N),
-        head_shards=1,
-        q_seq_shards=1,
-        attn_logits_soft_cap=terms.softcap,
-        interpret=jax.default_backend() != "tpu",
-    )
-    swapped = [jnp.swapaxes(x, 1, 2) for x in (q_BTNH, k_BSKH, v_BSKW)]
-    segments = None
-    if mask.k_segments_BS is not None:
-        q_segments = mask.q_segments_BT
-        q_segments = mask.k_segments_BS if q_segments is None else q_segments
-        segments = kernel.SegmentIds(q_segments, mask.k_segments_BS)
-    of_row = jax.vmap(functools.partial(splash, sinks=terms.sinks_N))
-    return jnp.swapaxes(of_row(*swapped, segments), 1, 2)
+    return splash.splash_attention(*operands, **settings)

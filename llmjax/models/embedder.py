@@ -64,7 +64,7 @@ class Embedder(nn.Module):
         x_BTM = self.vectors(x_BTM, positions_BT, token_types_BT)
         projected = self.cfg.embedding_size is not None
         x_BTD = self.projection(x_BTM) if projected else x_BTM
-        return nn.with_logical_constraint(x_BTD, ("act_B", "act_T", "act_D"))
+        return nn.with_logical_constraint(x_BTD, ("act_B_L", "act_T", "act_D"))
 
     def vectors(
         self,

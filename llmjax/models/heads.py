@@ -46,7 +46,7 @@ class Outputs:
             logits_BTV = logits_BTV + self.bias_V.astype(jnp.float32)
         if self.softcap is not None:
             logits_BTV = self.softcap * jnp.tanh(logits_BTV / self.softcap)
-        return nn.with_logical_constraint(logits_BTV, ("act_B", "act_T", "act_V"))
+        return nn.with_logical_constraint(logits_BTV, ("act_B_L", "act_T", "act_V"))
 
 
 class LanguageModel(nn.Module):

@@ -18,6 +18,7 @@ from llmjax.models.multihead import (
     score_scale,
 )
 from llmjax.models.positions import rotary
+from llmjax.models.remat import named
 
 
 class LatentAttention(nn.Module):
@@ -101,8 +102,10 @@ class LatentAttention(nn.Module):
     def _project(
         self, name: str, equation: str, shape: tuple[int, ...], axes: tuple[str, ...]
     ) -> Projection:
-        dtype, std = compute_dtype(self.layout), self.cfg.init_std
-        return Projection(equation, shape, axes, std, 0, dtype, name=name)
+        dtype, how = compute_dtype(self.layout), self.layout.quantization
+        std = self.cfg.init_std
+        return Projection(equation, shape, axes, std, 0, dtype, how, name=name)
 
     def _out(self, o_BTNH: jax.Array) -> jax.Array:
-        return output(self.cfg, self.layout, o_BTNH.shape[-1])(o_BTNH)
+        out = output(self.cfg, self.layout, o_BTNH.shape[-1])
+        return named(out(o_BTNH), "out")

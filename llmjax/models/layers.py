@@ -13,9 +13,13 @@ from llmjax.config import (
     LayerNorm,
     LayoutConfig,
     ModelConfig,
+    NoQuantization,
     Plain,
+    Quantization,
     RMSNorm,
 )
+from llmjax.models import quantized
+from llmjax.models.remat import named, settled
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": lambda x: nn.gelu(x, approximate=False),
@@ -40,6 +44,7 @@ class Projection(nn.Module):
       bias: how many of the kernel's last axes a bias spans; 0 for none.
       std: of the normal initialiser.
       dtype: of the multiplication; the parameters are float32.
+      quantization: of the multiplication, `layout.quantization` inside layers.
     """
 
     equation: str
@@ -48,6 +53,7 @@ class Projection(nn.Module):
     std: float
     bias: int = 0
     dtype: jnp.dtype = jnp.dtype("float32")
+    quantization: Quantization = NoQuantization()
 
     def setup(self):
         init = nn.with_logical_partitioning(nn.initializers.normal(self.std), self.axes)
@@ -59,12 +65,19 @@ class Projection(nn.Module):
             self.offset: Any = self.param("bias", zeros, self.shape[-self.bias :])
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = jnp.einsum(self.equation, x.astype(self.dtype), self.weight())
+        x = x.astype(self.dtype)
+        y = quantized.einsum(self.quantization, self.equation, x, self.weight())
         return y + self.offset.astype(self.dtype) if self.bias else y
 
     def weight(self) -> jax.Array:
         """The kernel as it is multiplied."""
-        return self.kernel.astype(self.dtype)
+        return quantized.dense(self.kernel, self.dtype)
+
+    @property
+    def contracted(self) -> tuple[int, ...]:
+        """Those of the kernel's axes that are summed over."""
+        (_, axes), _ = quantized.dot_dimensions(self.equation)[0]
+        return tuple(axes)
 
 
 class Norm(nn.Module):
@@ -138,25 +151,30 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         cfg, dtype = self.cfg, compute_dtype(self.layout)
+        how = self.layout.quantization
         bias = int(cfg.biases in ("all", "mlp"))
 
         def into(name):
             shape, axes = (cfg.d_model, self.d_ff), ("D", "F")
-            return Projection(
-                "BTD,DF->BTF", shape, axes, cfg.init_std, bias, dtype, name=name
-            )(x_BTD)
+            projection = Projection(
+                "BTD,DF->BTF", shape, axes, cfg.init_std, bias, dtype, how, name=name
+            )
+            return named(settled(projection(x_BTD)), name)
 
         h_BTF = hidden(self.mlp, into)
+        h_BTF = jax.lax.optimization_barrier(h_BTF)  # as `settled`: it is read twice
         h_BTF = nn.with_logical_constraint(h_BTF, ("act_B", "act_T", "act_F"))
-        return Projection(
+        down = Projection(
             "BTF,FD->BTD",
             (self.d_ff, cfg.d_model),
             ("F", "D"),
             residual_std(cfg),
             bias,
             dtype,
+            how,
             name="down",
-        )(h_BTF)
+        )
+        return named(down(h_BTF), "down")
 
 
 def residual_std(cfg: ModelConfig) -> float:

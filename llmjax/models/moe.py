@@ -1,6 +1,5 @@
-"""Mixtures of experts: the router, and experts with and without a capacity."""
+"""Mixtures of experts: the router, what it counts, and what training adds for it."""
 
-import math
 from typing import Any
 
 import flax.linen as nn
@@ -11,14 +10,13 @@ import jax.numpy as jnp
 from llmjax.config import (
     BalanceBias,
     BalanceLoss,
-    Capacity,
     LayoutConfig,
     Mixture,
     ModelConfig,
-    Plain,
     SigmoidRouter,
 )
-from llmjax.models.layers import FeedForward, compute_dtype, hidden, residual_std
+from llmjax.models.experts import Experts
+from llmjax.models.layers import FeedForward
 
 STATISTICS = "router"  # the collection of `RouterSums` that a forward may give
 
@@ -99,7 +97,7 @@ class MixtureOfExperts(nn.Module):
 
 
 class Router(nn.Module):
-    """Float32 logits [B, T, E], whatever the precision of the rest."""
+    """Logits [B, T, E] in float32 or wider, whatever the precision of the rest."""
 
     num_experts: int
     std: float
@@ -111,8 +109,9 @@ class Router(nn.Module):
             nn.initializers.normal(self.std), ("D", "E_vector")
         )
         kernel_DE: Any = self.param("kernel", init, (x_BTD.shape[-1], self.num_experts))
+        wide = jnp.promote_types(x_BTD.dtype, jnp.float32)
         logits_BTE = jnp.einsum(
-            "BTD,DE->BTE", x_BTD.astype(jnp.float32), kernel_DE.astype(jnp.float32)
+            "BTD,DE->BTE", x_BTD.astype(wide), kernel_DE.astype(wide)
         )
         if self.bias:
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("E_vector",))
@@ -143,105 +142,6 @@ def choose(
         total = jnp.sum(weight_BTk, axis=-1, keepdims=True)
         weight_BTk = weight_BTk / (total + 1e-20)
     return chosen_BTk, weight_BTk * getattr(router, "scale", 1.0)
-
-
-class Experts(nn.Module):
-    """E MLPs in three stacked kernels, and how tokens get to them and back."""
-
-    cfg: ModelConfig
-    layout: LayoutConfig
-    mlp: Mixture
-
-    @nn.compact
-    def __call__(
-        self,
-        x_BTD: jax.Array,
-        chosen_BTk: jax.Array,
-        weight_BTk: jax.Array,
-        real_BT: jax.Array,
-    ) -> jax.Array:
-        cfg, mlp = self.cfg, self.mlp
-        dtype = compute_dtype(self.layout)
-        bias = cfg.biases in ("all", "mlp")
-        D, F = cfg.d_model, mlp.d_ff
-
-        def projection(name, sizes, axes, std):
-            shape = (mlp.num_experts, *sizes)
-            return ExpertProjection(shape, ("E", *axes), std, bias, dtype, name=name)
-
-        names = ("up",) if isinstance(mlp.expert, Plain) else ("gate", "up")
-        into = {n: projection(n, (D, F), ("D", "F"), cfg.init_std) for n in names}
-        down = projection("down", (F, D), ("F", "D"), residual_std(cfg))
-
-        def expert(x, where):
-            h = hidden(mlp.expert, lambda name: into[name](x, where))
-            return down(h, where)
-
-        if isinstance(mlp.dispatch, Capacity):
-            C = math.ceil(mlp.dispatch.factor * x_BTD.shape[1] * mlp.top_k)
-            C = max(1, C // mlp.num_experts)
-            place = places(chosen_BTk, real_BT, mlp.num_experts, C)
-            x_BECD = jnp.einsum("BTkEC,BTD->BECD", place.astype(dtype), x_BTD)
-            y_BECD = expert(x_BECD, None)
-            combine = jnp.einsum("BTkEC,BTk->BTEC", place.astype(dtype), weight_BTk)
-            return jnp.einsum("BTEC,BECD->BTD", combine, y_BECD)
-        chosen_X = chosen_BTk.reshape(-1)
-        order_X = jnp.argsort(chosen_X)
-        sizes_E = jnp.bincount(chosen_X, length=mlp.num_experts)
-        x_XD = x_BTD.reshape(-1, D)[order_X // mlp.top_k]
-        y_XD = expert(x_XD, (sizes_E, chosen_X[order_X]))
-        y_XD = jnp.zeros_like(y_XD).at[order_X].set(y_XD, unique_indices=True)
-        return jnp.einsum(
-            "BTkD,BTk->BTD", y_XD.reshape(*chosen_BTk.shape, D), weight_BTk
-        )
-
-
-class ExpertProjection(nn.Module):
-    """One kernel [E, in, out] and bias [E, out] of all experts."""
-
-    shape: tuple[int, ...]
-    axes: tuple[str, ...]
-    std: float
-    bias: bool
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, sorted_by: tuple[jax.Array, jax.Array] | None
-    ) -> jax.Array:
-        """[X, in] sorted by expert (counts [E], each row's [X]), or [B, E, C, in]."""
-        init = nn.with_logical_partitioning(nn.initializers.normal(self.std), self.axes)
-        kernel: Any = self.param("kernel", init, self.shape)
-        kernel = kernel.astype(self.dtype)
-        offset = None
-        if self.bias:
-            axes = (self.axes[0], "D_vector" if self.axes[2] == "D" else self.axes[2])
-            zeros = nn.with_logical_partitioning(nn.initializers.zeros, axes)
-            param: Any = self.param("bias", zeros, (self.shape[0], self.shape[2]))
-            offset = param.astype(self.dtype)
-        if sorted_by is None:
-            y = jnp.einsum("BECI,EIO->BECO", x, kernel)
-            return y if offset is None else y + offset[:, None]
-        sizes_E, expert_X = sorted_by
-        y = jax.lax.ragged_dot(x.astype(self.dtype), kernel, sizes_E.astype(jnp.int32))
-        return y if offset is None else y + offset[expert_X]
-
-
-def places(
-    chosen_BTk: jax.Array, real_BT: jax.Array, num_experts: int, capacity: int
-) -> jax.Array:
-    """Bool [B, T, k, E, C]: which place of which expert a token's choice takes, if any.
-
-    First choices come before second ones, earlier tokens before later ones.
-    """
-    B, T, k = chosen_BTk.shape
-    wants = jax.nn.one_hot(chosen_BTk, num_experts, dtype=jnp.int32)
-    wants = wants * real_BT[..., None, None]
-    by_choice = jnp.swapaxes(wants, 1, 2).reshape(B, k * T, num_experts)
-    before = jnp.cumsum(by_choice, axis=1) - by_choice
-    before = jnp.swapaxes(before.reshape(B, k, T, num_experts), 1, 2)
-    at = jnp.where(wants > 0, before, capacity)
-    return at[..., None] == jnp.arange(capacity)
 
 
 def router_loss(mlp: Mixture, sums: RouterSums) -> jax.Array:

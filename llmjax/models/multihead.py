@@ -22,12 +22,14 @@ from llmjax.config import (
     TransformerXL,
 )
 from llmjax.models import relative
-from llmjax.models.attention import Terms, attend, einsum_attention
+from llmjax.models.attention import attend, einsum_attention
 from llmjax.models.cache import Layers
 from llmjax.models.context import Context
 from llmjax.models.layers import Norm, Projection, compute_dtype, residual_std
 from llmjax.models.mask import Mask
 from llmjax.models.positions import rotary, sinusoidal
+from llmjax.models.remat import named
+from llmjax.models.terms import Terms
 
 Cached = tuple[Layers, jax.Array, jax.Array]  # keys and values, layer, slot
 
@@ -89,7 +91,7 @@ class Attention(nn.Module):
             o_BTNH = attend(self.layout, q_BTNH, k_BSKH, v_BSKH, mask, terms)
         else:  # few queries against many keys: nothing to cut
             o_BTNH = einsum_attention(q_BTNH, k_BSKH, v_BSKH, mask, terms)
-        return output(cfg, self.layout, cfg.H)(o_BTNH), layers
+        return named(output(cfg, self.layout, cfg.H)(o_BTNH), "out"), layers
 
     def _projection(self, name: str, count: int, axis: str) -> Projection:
         cfg = self.cfg
@@ -100,6 +102,7 @@ class Attention(nn.Module):
             cfg.init_std,
             2 * int(cfg.biases in ("all", "qkv", "attention")),
             compute_dtype(self.layout),
+            self.layout.quantization,
             name=name,
         )
 
@@ -213,6 +216,7 @@ class Attention(nn.Module):
             ("D", "N", "H"),
             cfg.init_std,
             dtype=dtype,
+            quantization=self.layout.quantization,
             name="relative",
         )
         relative_XNH = project(sines_XD)
@@ -268,6 +272,7 @@ def output(cfg: ModelConfig, layout: LayoutConfig, size: int) -> Projection:
         residual_std(cfg),
         int(cfg.biases in ("all", "attention")),
         compute_dtype(layout),
+        layout.quantization,
         name="out",
     )
 

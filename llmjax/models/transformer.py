@@ -26,13 +26,11 @@ from llmjax.models.layers import FeedForward, Norm
 from llmjax.models.mask import Mask
 from llmjax.models.moe import STATISTICS, MixtureOfExperts
 from llmjax.models.multihead import Attention
+from llmjax.models.remat import named, remat, settled
+from llmjax.models.stages import through_stages
+from llmjax.parallel import pipeline
 
 Batch = Mapping[str, Any]
-
-REMAT_POLICIES = {
-    "full": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
 
 
 class Block(nn.Module):
@@ -108,7 +106,7 @@ class Block(nn.Module):
         before = cfg.norm_position in ("pre", "both")
         with jax.named_scope(name):
             if before and (name != "attention" or self.spec.attention_norm):
-                x_BTD = Norm(cfg.norm, name=f"{name}_norm")(x_BTD)
+                x_BTD = settled(Norm(cfg.norm, name=f"{name}_norm")(x_BTD))
             x_BTD = f(x_BTD)
             if cfg.norm_position in ("both", "output"):
                 x_BTD = Norm(cfg.norm, name=f"{name}_post_norm")(x_BTD)
@@ -130,6 +128,7 @@ class Repeat(nn.Module):
         x_BTD, caches = carry
         written = []
         for i, spec in enumerate(self.pattern):
+            x_BTD = named(x_BTD, "input")
             block = Block(self.cfg, self.layout, spec, self.cross, name=f"layer_{i}")
             cached = None if caches is None else (caches[i], layer, slot)
             x_BTD, place = block(x_BTD, context, cached)
@@ -189,29 +188,69 @@ class Stack(nn.Module):
             x_BTD = Norm(self.cfg.norm, name="final_norm")(x_BTD)
         return x_BTD, tuple(written)
 
-    def _scan(self, group: Group, name: str) -> nn.Module:
-        body: Any = Repeat
-        if self.layout.remat != "none":
-            policy = REMAT_POLICIES[self.layout.remat]
-            # without a loop nothing else keeps XLA from undoing it
-            unrolled = self.layout.unroll >= group.repeat
-            body = nn.remat(Repeat, policy=policy, prevent_cse=unrolled)
+    def _scan(self, group: Group, name: str) -> Any:
+        """A group as a function of `Repeat`'s arguments, over all layers' indices.
+
+        On a mesh with a pipeline it goes through that, except to make weights and to
+        decode: then each device computes all layers.
+        """
+
+        def run(carry, layers, context, slot):
+            x_BTD, caches = carry
+            stages = pipeline.mesh_stages()
+            if stages > 1 and caches is None and not self.is_initializing():
+                plan = pipeline.schedule(self.layout, stages)
+                x_BTD = self._pipelined(group, name, plan, x_BTD, context)
+                return (x_BTD, None), None
+            body = self._repeats(group, group.repeat)
+            module = body(self.cfg, self.layout, group.pattern, self.cross, name=name)
+            return module(carry, layers, context, slot)
+
+        return run
+
+    def _repeats(self, group: Group, count: int) -> Any:
+        """The class of modules that scan over so many repeats of a group."""
+        looped = self.layout.unroll < count
+        body = remat(Repeat, self.layout, looped=looped)
         stacked: Any = {"variable_axes": {"params": 0, STATISTICS: 0}}
         if group.shared:
             stacked = {
                 "variable_broadcast": "params",
                 "variable_axes": {STATISTICS: 0},
             }
-        scanned = nn.scan(
+        return nn.scan(
             body,
             **stacked,
             split_rngs={"params": not group.shared, "dropout": True},
             in_axes=(0, nn.broadcast, nn.broadcast),
-            length=group.repeat,
-            unroll=min(self.layout.unroll, group.repeat),
+            length=count,
+            unroll=min(self.layout.unroll, count),
             metadata_params={nn.PARTITION_NAME: "L"},
         )
-        return scanned(self.cfg, self.layout, group.pattern, self.cross, name=name)
+
+    def _pipelined(
+        self,
+        group: Group,
+        name: str,
+        plan: pipeline.Schedule,
+        x_BTD: jax.Array,
+        context: Context,
+    ) -> jax.Array:
+        count = pipeline.layers_per_stage(group.repeat, plan)
+        body = self._repeats(group, count)
+        x_BTD, sums = through_stages(
+            body(self.cfg, self.layout, group.pattern, self.cross, parent=None),
+            self.get_variable("params", name),
+            x_BTD,
+            context,
+            plan,
+            layers=count,
+            shared=group.shared,
+            key=self.make_rng("dropout") if self.has_rng("dropout") else None,
+        )
+        if sums and self.is_mutable_collection(STATISTICS):
+            self.put_variable(STATISTICS, name, sums)
+        return x_BTD
 
 
 class Transformer(nn.Module):

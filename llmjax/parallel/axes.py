@@ -2,13 +2,15 @@
 
 In names of tensors (`q_BTNH`) and in equations:
   B batch, T query length, S key length, D model, F feed-forward, N query heads,
-  K key/value heads, G = N / K, H head size, L layers, V vocabulary, C classes,
-  E experts, R rank of a latent, M embedding size where it is not D, P places whose
-  tokens are predicted.
+  K key/value heads, G = N / K, H head size, L layers, V vocabulary, C classes or an
+  expert's capacity, E experts, R rank of a latent, M embedding size where it is not D,
+  P places whose tokens are predicted.
 
 A weight names its axes by these letters; a square weight's second D is `D_out`, a
 vector over D (norms, biases) is `D_vector`. Activations have names of their own
-(`act_D`), because D -> fsdp and B -> (data, fsdp) would meet in one tensor.
+(`act_D`), because D -> fsdp and B -> (data, fsdp) would meet in one tensor. Rows
+are `act_B_L` outside of the layers, which may lie on `pipeline`, and `act_B_E` beside
+experts `act_E`, of which each has `act_C` places.
 """
 
 from collections.abc import Mapping
@@ -16,7 +18,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "pipeline", "fsdp", "expert", "sequence", "tensor")
 BATCH_AXES = ("data", "fsdp", "expert")
@@ -39,6 +41,7 @@ RULES: Rules = (
     ("E", "expert"),
     ("E_vector", None),
     ("act_B", BATCH_AXES),
+    ("act_B_L", (*BATCH_AXES, "pipeline")),  # outside of the layers
     ("act_T", "sequence"),
     ("act_D", None),
     ("act_F", "tensor"),
@@ -46,6 +49,9 @@ RULES: Rules = (
     ("act_K", "tensor"),
     ("act_H", None),
     ("act_V", "tensor"),
+    ("act_E", "expert"),
+    ("act_B_E", ("data", "fsdp")),  # beside act_E
+    ("act_C", "sequence"),
 )
 
 
@@ -97,7 +103,7 @@ def partition_spec(axes: Axes, name: str, rules: Rules = RULES) -> PartitionSpec
     return PartitionSpec(*spec)
 
 
-def shards(entry: str | tuple[str, ...] | None, mesh: Mesh) -> int:
+def shards(entry: str | tuple[str, ...] | None, mesh: Mesh | AbstractMesh) -> int:
     """Into how many parts one entry of a PartitionSpec cuts its dimension."""
     count = 1
     for axis in (entry,) if isinstance(entry, str) else entry or ():

@@ -2,10 +2,13 @@
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from llmjax.config import LayoutConfig
@@ -18,7 +21,8 @@ def make_mesh(
     """A mesh over `MESH_AXES`, outermost first; one size of -1 takes what is left.
 
     Raises:
-      ValueError: sizes whose product is not the number of devices.
+      ValueError: sizes whose product is not the number of devices, or slices that
+        are not there or that `data` is no multiple of.
     """
     devices = list(devices if devices is not None else jax.devices())
     sizes = {axis: getattr(layout, axis) for axis in MESH_AXES}
@@ -36,12 +40,46 @@ def make_mesh(
             f"layout asks for {fixed} devices ({text}) and there are {len(devices)}; "
             f"make the product of layout's axes {len(devices)}, or one of them -1"
         )
-    return jax.make_mesh(
-        tuple(sizes.values()),
+    return Mesh(
+        arrange(tuple(sizes.values()), devices, layout.slices),
         tuple(sizes),
         axis_types=(AxisType.Auto,) * len(sizes),  # Linen's metadata needs Auto
-        devices=devices,
     )
+
+
+def arrange(
+    sizes: tuple[int, ...], devices: Sequence[Any], slices: int = 1
+) -> np.ndarray:
+    """Devices as an array of these sizes: inner axes over near links of the network.
+
+    Of several slices each has the same share of the first axis. TPUs know their slice;
+    other devices are taken to lie in contiguous blocks where they do not say so.
+
+    Raises:
+      ValueError: a number of slices that the TPUs do not have, or a first axis that
+        does not divide over them.
+    """
+    found = len({getattr(device, "slice_index", 0) for device in devices})
+    if found != slices and devices[0].platform == "tpu":
+        raise ValueError(
+            f"layout.slices={slices} and the {len(devices)} TPU chips are of {found} "
+            f"slices; set layout.slices={found}"
+        )
+    if sizes[0] % slices:
+        raise ValueError(
+            f"layout.data={sizes[0]} does not divide over layout.slices={slices}, "
+            f"whose slow network it spans; make it a multiple of {slices}"
+        )
+    # what a torus cannot give whole is split over two of its axes
+    split = {"allow_split_physical_axes": True}
+    inner = (sizes[0] // slices, *sizes[1:])
+    if found == slices > 1:
+        outer = (slices, *(1 for _ in sizes[1:]))
+        return mesh_utils.create_hybrid_device_mesh(inner, outer, devices, **split)
+    block = len(devices) // slices
+    blocks = [devices[i : i + block] for i in range(0, len(devices), block)]
+    meshes = [mesh_utils.create_device_mesh(inner, part, **split) for part in blocks]
+    return np.concatenate(meshes)
 
 
 @contextlib.contextmanager
@@ -74,3 +112,44 @@ def check_batch(batch_size: int, seq_len: int, microbatches: int, mesh: Mesh) ->
             f"data.seq_len={seq_len} does not divide over layout.sequence="
             f"{mesh.shape['sequence']}; make it a multiple"
         )
+
+
+# what a mesh axis does for a run, and what does as much where it can do nothing
+_USES = {
+    "pipeline": ("stages of stacked layers", "L"),
+    "fsdp": ("weights with a model dimension", "D"),
+    "expert": ("experts", "E"),
+    "tensor": ("weights of heads, feed-forward or vocabulary", "N, K, F, V"),
+}
+
+
+def check_axes(axes: Any, batch: Mapping[str, Any], mesh: Mesh) -> None:
+    """A clear error for a mesh axis that nothing of a run lies on.
+
+    Args:
+      axes: tree of the weights' logical axes.
+      batch: arrays or their shapes; `sequence` cuts their second dimension.
+      mesh: of the run.
+
+    Raises:
+      ValueError: naming the axis, what would use it, and the remedy.
+    """
+    names = {name for leaf in _leaves(axes) for name in leaf if name is not None}
+    used = {m for name in names for m in jax.tree.leaves(dict(RULES)[name])}
+    for axis, (what, letters) in _USES.items():
+        if mesh.shape[axis] > 1 and axis not in used:
+            raise ValueError(
+                f"layout.{axis}={mesh.shape[axis]} is for {what}, and no weight has "
+                f"an axis {letters}; make it 1 and layout.data "
+                f"{mesh.shape[axis]} times larger"
+            )
+    if mesh.shape["sequence"] > 1 and all(v.ndim < 2 for v in batch.values()):
+        raise ValueError(
+            f"layout.sequence={mesh.shape['sequence']} cuts sequences, and the batch "
+            f"({', '.join(batch)}) has none; make it 1 and layout.data "
+            f"{mesh.shape['sequence']} times larger"
+        )
+
+
+def _leaves(axes: Any) -> list[tuple[str | None, ...]]:
+    return jax.tree.leaves(axes, is_leaf=lambda x: isinstance(x, tuple))

@@ -13,7 +13,10 @@ from llmjax.parallel.axes import partition_spec, shards
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """One array of a state: bytes are those that one device holds."""
+    """One array of a state: bytes are those that one device holds.
+
+    `memory` is "device", or another kind of memory that they lie in.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -21,24 +24,47 @@ class Leaf:
     logical_axes: tuple[str | None, ...]
     mesh_axes: tuple[str | tuple[str, ...] | None, ...]
     bytes_per_device: int
+    memory: str = "device"
 
 
-def sharding_report(shapes: Any, axes: Any, mesh: Mesh) -> list[Leaf]:
-    """One `Leaf` per leaf of `shapes`; `axes` is a tree of logical axes beside it."""
+def sharding_report(
+    shapes: Any, axes: Any, mesh: Mesh, shardings: Any = None
+) -> list[Leaf]:
+    """One `Leaf` per leaf of `shapes`.
 
-    def leaf(path, value, leaf_axes):
+    Args:
+      shapes: arrays or ShapeDtypeStructs.
+      axes: a tree of logical axes beside it.
+      mesh: of the devices.
+      shardings: a tree of NamedShardings beside it, where leaves may lie otherwise
+        than the table of axes says.
+    """
+
+    def leaf(path, value, leaf_axes, *given):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        spec = tuple(partition_spec(leaf_axes, name))
+        spec = given[0].spec if given else partition_spec(leaf_axes, name)
         count = math.prod(shards(entry, mesh) for entry in spec)
         size = math.prod(value.shape) * np.dtype(value.dtype).itemsize
-        return Leaf(name, value.shape, str(value.dtype), leaf_axes, spec, size // count)
+        kind = given[0].memory_kind if given else None
+        memory = kind if kind in ("pinned_host", "unpinned_host") else "device"
+        bytes_per_device = size // count
+        return Leaf(
+            name,
+            value.shape,
+            str(value.dtype),
+            leaf_axes,
+            tuple(spec),
+            bytes_per_device,
+            memory,
+        )
 
-    rows = jax.tree_util.tree_map_with_path(leaf, shapes, axes)
+    trees = (axes,) if shardings is None else (axes, shardings)
+    rows = jax.tree_util.tree_map_with_path(leaf, shapes, *trees)
     return jax.tree.leaves(rows, is_leaf=lambda x: isinstance(x, Leaf))
 
 
 def format_report(rows: list[Leaf]) -> str:
-    """The rows as aligned text, largest first, with the total."""
+    """The rows as aligned text, largest first, with the total of each memory."""
 
     def cells(row: Leaf) -> list[str]:
         axes = " ".join(a or "-" for a in row.logical_axes) or "-"
@@ -52,8 +78,12 @@ def format_report(rows: list[Leaf]) -> str:
     ordered = sorted(rows, key=lambda r: -r.bytes_per_device)
     head = ["leaf", "shape", "dtype", "logical axes", "mesh axes", "bytes/device"]
     table = [head] + [[*cells(r), f"{r.bytes_per_device:,}"] for r in ordered]
-    total = sum(r.bytes_per_device for r in rows)
-    table.append(["total", "", "", "", "", f"{total:,}"])
+    totals = {"device": 0}
+    for row in rows:
+        totals[row.memory] = totals.get(row.memory, 0) + row.bytes_per_device
+    for memory, total in totals.items():
+        name = "total" if memory == "device" else f"total in {memory}"
+        table.append([name, "", "", "", "", f"{total:,}"])
     widths = [max(len(row[i]) for row in table) for i in range(len(head))]
     lines = [
         "  ".join(

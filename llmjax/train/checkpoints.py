@@ -16,6 +16,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
 from llmjax.config import RunConfig, parse, to_dict
+from llmjax.train import averages
 from llmjax.train.state import State
 
 FORMAT = 1
@@ -122,22 +123,22 @@ class Checkpoints:
         return parse(run["config"])
 
     def params(self, step: int | None = None) -> Any:
-        """Only the weights of `step` (None: the best), on the default device."""
+        """Only the weights of `step` (None: the best), on each one's first device."""
         step = self._existing(self.best_step if step is None else step)
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
         saved = self._saved(step)
-        wanted = _average_path(saved) or ("params",)
+        needed = averages.needed(saved)
 
         def pick(path, leaf):
-            if _path(path)[: len(wanted)] != wanted:
+            if not needed(_path(path)):
                 return ocp.PLACEHOLDER
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
 
         picked = jax.tree_util.tree_map_with_path(pick, saved)
         args = ocp.args.Composite(state=_restore(picked))
         with self._reading(step):
-            return _at(self.manager.restore(step, args=args)["state"], wanted)
+            return averages.evaluated(self.manager.restore(step, args=args)["state"])
 
     def close(self) -> None:
         """Waits until everything is written."""
@@ -222,21 +223,6 @@ def _mute_abandoned_reads() -> None:
 
 def _path(path: Any) -> tuple[Any, ...]:
     return tuple(k.key if hasattr(k, "key") else k.idx for k in path)
-
-
-def _average_path(saved: Any) -> tuple[Any, ...] | None:
-    """Where a saved state keeps averaged weights, if it does."""
-    for path, _ in jax.tree_util.tree_leaves_with_path(saved):
-        keys = _path(path)
-        if "average" in keys:
-            return keys[: keys.index("average") + 1]
-    return None
-
-
-def _at(tree: Any, path: tuple[Any, ...]) -> Any:
-    for key in path:
-        tree = tree[key]
-    return tree
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

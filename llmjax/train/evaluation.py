@@ -5,8 +5,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from llmjax.parallel import mesh as mesh_lib
+from llmjax.parallel import processes
 from llmjax.train.setup import Batches, HostBatch, Program
 
 
@@ -49,15 +51,16 @@ def predictions(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of a task with one label per row: what is predicted and what is right, int [n].
 
-    Only of a single process.
+    The same of all processes.
     """
     predicted, right = [], []
     with mesh_lib.use(program.mesh):
         for rows in _rows(program, batches):
-            out = jax.device_get(program.predict(params, program.place(rows)))
-            valid = rows["valid"] > 0
-            predicted.append(out[valid])
-            right.append(rows["label"][valid])
+            batch = program.place(rows)
+            whole = program.predict(params, batch), batch["label"], batch["valid"]
+            out, label, valid = multihost_utils.process_allgather(whole, tiled=True)
+            predicted.append(out[valid > 0])
+            right.append(label[valid > 0])
     return np.concatenate(predicted), np.concatenate(right)
 
 
@@ -76,9 +79,8 @@ def _add(metrics: list[Any]) -> dict[str, tuple[float, float]]:
 
 
 def _rows(program: Program, batches: Batches) -> Iterable[HostBatch]:
-    return batches.evaluation(
-        jax.process_index(), jax.process_count(), program.config.train.eval_batches
-    )
+    own = processes.share(program.mesh)
+    return batches.evaluation(*own, program.config.train.eval_batches)
 
 
 def classification_report(predicted: np.ndarray, right: np.ndarray) -> dict[str, Any]:

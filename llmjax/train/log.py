@@ -10,7 +10,8 @@ from etils import epath
 
 from llmjax.config import RunConfig
 from llmjax.data.curriculum import Curriculum
-from llmjax.train import optimizers, writers
+from llmjax.parallel import processes
+from llmjax.train import optimizers, supervise, writers
 from llmjax.train.evaluation import means
 
 
@@ -26,7 +27,7 @@ class Log:
     ):
         self.config, self.directory = config, directory
         self.schedule = optimizers.schedule(config.optimizer, config.train.steps)
-        leader = jax.process_index() == 0
+        leader = processes.is_leader()
         self.writers = writers.make(config, directory, start) if leader else []
         self.pending: tuple[int, Any] | None = None
         self.watch = Stopwatch()
@@ -67,7 +68,7 @@ class Log:
         step, out = self.pending
         self.pending = None
         metrics, scalars = jax.device_get(out)
-        row = means([metrics])
+        row = means([{k: v for k, v in metrics.items() if v[1] > 0}])
         self.watch.lap(self.curriculum.tokens(step - 1))
         if not all(map(math.isfinite, [*row.values(), float(scalars["grad_norm"])])):
             raise NotFiniteError(
@@ -76,12 +77,18 @@ class Log:
                 "lower optimizer.learning_rate or look at that batch"
             )
         self.bar.update(step - self.bar.n)
+        supervise.tell_step(step)
         if step % self.config.train.log_every == 0:
             row["learning_rate"] = float(self.schedule(step - 1))
             row |= {name: float(value) for name, value in scalars.items()}
             row["tokens_per_second"] = rate = self.watch.rate_since_last()
             self._write(step, "train", row)
-            self.bar.set_postfix_str(f"loss {row['loss']:.3f}, {rate:,.0f} tokens/s")
+            told = [f"{rate:,.0f} tokens/s"]
+            if "loss" in row:  # of a step that float16 skipped there is none
+                told.insert(0, f"loss {row['loss']:.3f}")
+            if row.get("skipped"):
+                told.append(f"{row['skipped']:.0f} steps skipped")
+            self.bar.set_postfix_str(", ".join(told))
 
     def evaluated(self, step: int, metrics: dict[str, float]) -> None:
         """Writes an evaluation's metrics; its time does not count as training's."""

@@ -4,15 +4,17 @@ import contextlib
 import math
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import optax
 from etils import epath
+from jax.experimental import multihost_utils
 
 from llmjax.config import Checkpoint, RunConfig
 from llmjax.parallel import mesh as mesh_lib
+from llmjax.parallel import pipeline, processes
 from llmjax.train import flops, optimizers, resume
 from llmjax.train.checkpoints import Checkpoints
 from llmjax.train.evaluation import evaluate
@@ -32,7 +34,8 @@ def fit(
 ) -> tuple[State, dict[str, Any]]:
     """Trains to `train.steps`, from the workdir's latest checkpoint if it has one.
 
-    SIGTERM saves and returns early; the same call then goes on.
+    SIGTERM, to any of the run's processes, saves and returns early; the same call then
+    goes on.
 
     Args:
       program: what `setup.build` gave.
@@ -57,6 +60,7 @@ def fit(
         resume.save_or_check_config(config, directory, resumed)
         state = _start(program, checkpoints)
         log = Log(config, directory, int(state.step), progress)
+        _tell_bubble(program)
         with _sigterm() as terminated, mesh_lib.use(program.mesh), log:
             if not resumed and evaluation is not None:
                 metrics = _evaluate(program, state, evaluation)
@@ -81,6 +85,19 @@ def fit(
         **log.summary(),
     }
     return state, result
+
+
+def _tell_bubble(program: Program) -> None:
+    """Says how much of its time a pipeline idles, where there is one."""
+    stages = program.mesh.shape[pipeline.AXIS]
+    if stages == 1 or not processes.is_leader():
+        return
+    plan = pipeline.schedule(program.config.layout, stages)
+    share = pipeline.bubble_share(stages, plan.microbatches, plan.rounds)
+    print(
+        f"pipeline: {stages} stages idle {share:.1%} of their time, with "
+        f"{plan.microbatches} microbatches and {plan.rounds} rounds"
+    )
 
 
 class _Trace:
@@ -118,12 +135,12 @@ def _train(
     checkpoints: Checkpoints,
     log: Log,
     trace: _Trace,
-    terminated: threading.Event,
+    terminated: Callable[[int], bool],
 ) -> State:
     config = program.config.train
-    rank, count = jax.process_index(), jax.process_count()
+    own = processes.share(program.mesh)
     with trace:
-        for step, rows in train.prefetch(int(state.step), config.steps, rank, count):
+        for step, rows in train.prefetch(int(state.step), config.steps, *own):
             with trace.at(step):
                 state, out = program.step(state, program.place(rows))
             log.stepped(step + 1, out)  # reads the step before: nothing waits for this
@@ -134,7 +151,7 @@ def _train(
                 log.flush()
                 metrics = _evaluate(program, state, evaluation)
                 log.evaluated(now, metrics)
-            last = done or terminated.is_set()
+            last = terminated(now) or done
             if now % config.checkpoint_every == 0 or last:
                 log.flush()
                 _check_finite(state, now)  # or the last good checkpoint would go
@@ -170,7 +187,8 @@ def _evaluate(program: Program, state: State, batches: Batches) -> dict[str, flo
 def _start(program: Program, checkpoints: Checkpoints) -> State:
     init = program.config.init
     if checkpoints.latest_step is not None:
-        print(f"going on from step {checkpoints.latest_step}")
+        if processes.is_leader():
+            print(f"going on from step {checkpoints.latest_step}")
         return checkpoints.restore(program.restorable())
     state = program.init()
     if isinstance(init, Checkpoint):
@@ -178,19 +196,23 @@ def _start(program: Program, checkpoints: Checkpoints) -> State:
             state, program.shardings, init, program.config.model
         )
         state = program.with_params(state, state.params)
-        print(report)
+        if processes.is_leader():
+            print(report)
     return state
 
 
 @contextlib.contextmanager
-def _sigterm() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, while inside."""
+def _sigterm() -> Iterator[Callable[[int], bool]]:
+    """Whether to end after a step, as SIGTERM asks; all processes name the same."""
+    if jax.process_count() > 1:  # jax has a handler of its own, and tells the others
+        yield multihost_utils.reached_preemption_sync_point
+        return
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield event
+        yield lambda _: False
         return
     before = signal.signal(signal.SIGTERM, lambda *_: event.set())
     try:
-        yield event
+        yield lambda _: event.is_set()
     finally:
         signal.signal(signal.SIGTERM, before)

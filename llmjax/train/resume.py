@@ -6,10 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from etils import epath
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from llmjax import hub
 from llmjax.config import Checkpoint, ModelConfig, RunConfig, to_dict
+from llmjax.parallel import processes
 from llmjax.train.checkpoints import load_params
 from llmjax.train.state import State
 
@@ -25,6 +26,7 @@ FREE = (
     "train.checkpoint_every",
     "train.keep_best",
     "train.writers",
+    "train.heartbeat_timeout_seconds",
 )
 
 
@@ -46,6 +48,8 @@ def save_or_check_config(config: RunConfig, workdir: epath.Path, resumed: bool) 
                     f"{workdir} holds a run with {key}={saved.get(key)!r} and this one "
                     f"has {given.get(key)!r}; set it back, or give another --workdir"
                 )
+    if not processes.is_leader():
+        return
     part = path.with_suffix(".part")
     part.write_text(json.dumps(to_dict(config), indent=2))
     part.replace(path)
@@ -100,9 +104,11 @@ def load_initial(
         if name not in found:
             return leaf
         new = found[name].astype(leaf.dtype)
-        if name in grown:
-            new = jnp.asarray(leaf).at[: new.shape[0]].set(new)
-        return jax.device_put(new, sharding)
+        if name not in grown:
+            return processes.spread(new, sharding)
+        new = processes.spread(new, NamedSharding(mesh, PartitionSpec()))
+        grow = jax.jit(_with_first_rows, out_shardings=sharding)
+        return grow(leaf, new)
 
     params = jax.tree_util.tree_map_with_path(pick, state.params, shardings.params)
     kept = [name for name in loaded if name not in grown]
@@ -119,6 +125,10 @@ def load_initial(
             lines.append(f"  {what} {len(names)}: {_brief(names)}")
     lines += [f"  model.{line}" for line in _differences(cfg, model)]
     return state.replace(params=params), "\n".join(lines)  # type: ignore[attr-defined]
+
+
+def _with_first_rows(leaf: jax.Array, rows: jax.Array) -> jax.Array:
+    return leaf.at[: rows.shape[0]].set(rows)
 
 
 def _weights(init: Checkpoint, mesh: Mesh) -> tuple[ModelConfig, Any]:

@@ -18,6 +18,7 @@ from llmjax.data import prepare
 from llmjax.data.pipeline import Part, Pipeline
 from llmjax.data.prepare import Corpus
 from llmjax.data.tokens import TokenSource
+from llmjax.parallel import processes
 from llmjax.parallel.axes import MESH_AXES
 from llmjax.tasks.registry import make_task
 from llmjax.tasks.task import Task
@@ -128,4 +129,5 @@ def load(
     task = make_task(config, corpora[0][1].tokenizer)
     pipeline = batches(config, task, corpora, split or config.data.eval_split)
     program = setup.build(config, task, pipeline.batch(0))
-    return program, jax.device_put(params, program.shardings.params), pipeline
+    params = jax.tree.map(processes.spread, params, program.shardings.params)
+    return program, params, pipeline

@@ -1,6 +1,7 @@
 """From a config to everything a loop needs: built once, checked before tracing."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,10 +13,13 @@ from jax.sharding import Mesh
 
 from llmjax.config import RunConfig
 from llmjax.data.curriculum import Curriculum
+from llmjax.models import quantized
 from llmjax.parallel import axes as axes_lib
 from llmjax.parallel import mesh as mesh_lib
+from llmjax.parallel import pipeline, processes
 from llmjax.tasks.task import Task
-from llmjax.train import optimizers
+from llmjax.train import loss_scale, optimizers
+from llmjax.train import placement as placement_lib
 from llmjax.train import state as state_lib
 from llmjax.train.state import State
 from llmjax.train.step import make_evaluation, make_step
@@ -59,6 +63,7 @@ class Program:
     abstract: State
     axes: State
     shardings: State
+    fresh: Callable[[jax.Array], State]
     step: Callable[..., Any]
     evaluate: Callable[..., Any]
     predict: Callable[..., Any]
@@ -67,19 +72,18 @@ class Program:
     def init(self) -> State:
         """A fresh state from `train.seed`, born sharded."""
 
-        def init(key):
-            return state_lib.initial(self.model, self.optimizer, self.batch, key)
-
         with mesh_lib.use(self.mesh):
             key = jax.random.key(self.config.train.seed)
-            return jax.jit(init, out_shardings=self.shardings)(key)
+            return jax.jit(self.fresh, out_shardings=self.shardings)(key)
 
     def with_params(self, state: State, params: Any) -> State:
         """`state` with other weights and an optimizer that starts from them."""
+
+        def init(params):
+            return self.optimizer.init(state_lib.float32(params))
+
         with mesh_lib.use(self.mesh):
-            opt_state = jax.jit(
-                self.optimizer.init, out_shardings=self.shardings.opt_state
-            )(params)
+            opt_state = jax.jit(init, out_shardings=self.shardings.opt_state)(params)
         return state.replace(params=params, opt_state=opt_state)  # type: ignore[attr-defined]
 
     def restorable(self) -> State:
@@ -113,39 +117,40 @@ def build(
     Raises:
       ValueError: a mesh that is not there, a batch or weight that does not divide.
     """
-    mesh = mesh or mesh_lib.make_mesh(config.layout)
-    data, layout = config.data, config.layout
-    for size, T in Curriculum(data).shapes():
-        mesh_lib.check_batch(size, T, layout.microbatches, mesh)
+    layout = config.layout
+    mesh = mesh or mesh_lib.make_mesh(layout)
+    _check(config, mesh)
     model = task.model(config.model, layout) if model is None else model
     batch = {
-        k: jax.ShapeDtypeStruct((data.batch_size, *v.shape[1:]), v.dtype)
+        k: jax.ShapeDtypeStruct((config.data.batch_size, *v.shape[1:]), v.dtype)
         for k, v in example_batch.items()
     }
     params, axes = axes_lib.param_axes(model, batch)
+    mesh_lib.check_axes(axes, batch, mesh)
     if optimizer is None:
+        optimizers.check(config)
         optimizer = optimizers.make(config.optimizer, config.train.steps, axes)
-    abstract = jax.eval_shape(
-        lambda: state_lib.initial(model, optimizer, batch, jax.random.key(0))
-    )
+    fresh = functools.partial(_fresh, config, model, optimizer, batch)
+    abstract = jax.eval_shape(fresh, jax.random.key(0))
     all_axes = state_lib.state_axes(abstract, params, axes)
-    shardings = axes_lib.tree_shardings(abstract, all_axes, mesh)
+    shardings, placement = placement_lib.place(
+        abstract,
+        all_axes,
+        axes_lib.tree_shardings(abstract, all_axes, mesh),
+        layout,
+        mesh,
+    )
     on_batch = axes_lib.batch_sharding(mesh, batch)
     loss = task.loss(model)
     step = make_step(
         loss,
         optimizer,
+        layout,
         seed=config.train.seed,
-        microbatches=layout.microbatches,
         norms_every=config.train.log_every,
+        placement=placement,
     )
-
-    def place(rows: HostBatch) -> Any:
-        return {
-            k: jax.make_array_from_process_local_data(on_batch[k], v)
-            for k, v in rows.items()
-        }
-
+    weights = shardings.params
     return Program(
         config=config,
         mesh=mesh,
@@ -156,6 +161,7 @@ def build(
         abstract=abstract,
         axes=all_axes,
         shardings=shardings,
+        fresh=fresh,
         step=jax.jit(
             step,
             in_shardings=(shardings, on_batch),
@@ -164,13 +170,42 @@ def build(
         ),
         evaluate=jax.jit(
             make_evaluation(loss),
-            in_shardings=(
-                shardings.params,
-                shardings.frozen,
-                shardings.extra,
-                on_batch,
-            ),
+            # `extra` may be none: of weights alone
+            in_shardings=(weights, shardings.frozen, None, on_batch),
         ),
-        predict=jax.jit(task.predict(model), in_shardings=(shardings.params, on_batch)),
-        place=place,
+        predict=jax.jit(task.predict(model), in_shardings=(weights, on_batch)),
+        place=functools.partial(_place, on_batch, mesh),
     )
+
+
+def _check(config: RunConfig, mesh: Mesh) -> None:
+    """What is wrong with a run on this mesh, before anything is traced."""
+    quantized.check(config.layout.quantization)
+    for size, T in Curriculum(config.data).shapes():
+        mesh_lib.check_batch(size, T, config.layout.microbatches, mesh)
+        rows = size // config.layout.microbatches
+        pipeline.check(config.model, config.layout, rows, mesh)
+
+
+def _fresh(
+    config: RunConfig,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    batch: Any,
+    key: jax.Array,
+) -> State:
+    layout = config.layout
+    half = layout.precision == "float16"
+    extra = loss_scale.initial(layout.loss_scale) if half else {}
+    return state_lib.initial(model, optimizer, batch, key, layout.masters, extra)
+
+
+def _place(on_batch: Any, mesh: Mesh, rows: HostBatch) -> Any:
+    """This process's share of the rows, as a part of the global batch."""
+    shares = processes.share(mesh)[1]
+    return {
+        k: jax.make_array_from_process_local_data(
+            on_batch[k], v, (shares * len(v), *v.shape[1:])
+        )
+        for k, v in rows.items()
+    }

@@ -17,9 +17,9 @@ class State:
 
     Attributes:
       step: int scalar, updates done.
-      params: what is differentiated and updated, float32.
+      params: what is differentiated and updated, of the type `layout.masters`.
       frozen: weights that are neither.
-      extra: what the loss carries from step to step.
+      extra: what the loss carries from step to step; in float16 its scale.
       opt_state: of the optax chain.
     """
 
@@ -35,11 +35,27 @@ def initial(
     optimizer: optax.GradientTransformation,
     batch: Any,
     key: jax.Array,
+    masters: str = "float32",
+    extra: Any = None,
 ) -> State:
-    """A fresh state; `batch` may be ShapeDtypeStructs. Meant to be jitted."""
+    """A fresh state; `batch` may be ShapeDtypeStructs. Meant to be jitted.
+
+    The optimizer's state is float32 whatever the weights' type, `masters`, is.
+    """
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
     params = nn.unbox(model.init(key, zeros)["params"])
-    return State(jnp.zeros((), jnp.int32), params, {}, {}, optimizer.init(params))
+    if masters == "bfloat16":
+        params = optax.tree.cast(params, jnp.bfloat16)
+    opt_state = optimizer.init(float32(params))
+    extra = {} if extra is None else extra
+    return State(jnp.zeros((), jnp.int32), params, {}, extra, opt_state)
+
+
+def float32(tree: Any) -> Any:
+    """Weights or gradients as the optimizer sees them: never of less than 32 bits."""
+    return jax.tree.map(
+        lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree
+    )
 
 
 def state_axes(shapes: State, params: Any, axes: Any) -> State:

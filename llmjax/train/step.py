@@ -7,96 +7,98 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from llmjax.parallel.axes import partition_spec
+from llmjax.config import LayoutConfig
 from llmjax.tasks.task import Batch, Loss, Metrics
-from llmjax.train.state import State
+from llmjax.train import loss_scale
+from llmjax.train.microbatches import accumulate, mean_loss
+from llmjax.train.placement import Placement
+from llmjax.train.rounding import round_tree
+from llmjax.train.state import State, float32
 
 Scalars = dict[str, jax.Array]
 Step = Callable[[State, Batch], tuple[State, tuple[Metrics, Scalars]]]
+
+ROUNDING = 2**32 - 1  # its noise's place among the keys of a step's microbatches
+ANYWHERE = Placement()
 
 
 def make_step(
     loss: Loss,
     optimizer: optax.GradientTransformationExtraArgs,
+    layout: LayoutConfig,
     *,
     seed: int,
-    microbatches: int,
     norms_every: int,
+    placement: Placement = ANYWHERE,
 ) -> Step:
     """(state, batch) -> (state, (metrics, scalars)); not yet jitted.
 
     The gradient is that of sum / count over the whole batch, however many microbatches
     it is computed in. Scalars: `grad_norm`, and every `norms_every` updates (else 0)
-    `grad_norm/G` and `param_norm/G` per group of weights G.
+    `grad_norm/G` and `param_norm/G` per group of weights G; in float16 `loss_scale`,
+    and `skipped`: how many updates overflowed so far. Such an update changes neither
+    weights nor optimizer; `step` counts it, so that its batch is not met again.
+
+    Args:
+      loss, optimizer: of the run.
+      layout: `precision`, `loss_scale`, `masters` and `microbatches` are read.
+      seed: of dropout and of rounding at random.
+      norms_every: see above.
+      placement: where gradients and the optimizer's state lie.
     """
+    k, half = layout.microbatches, layout.precision == "float16"
 
     def gradient(state, batch, key):
         def scalar(params):
             total, count, metrics, extra = loss(
                 params, state.frozen, state.extra, batch, key
             )
-            return total, (count, metrics, extra)
+            factor = loss_scale.factor(state.extra, count) if half else 1.0
+            return total * factor, (factor, (count, metrics, extra))
 
-        (_, aux), grads = jax.value_and_grad(scalar, has_aux=True)(state.params)
-        return grads, aux
+        (_, (factor, aux)), grads = jax.value_and_grad(scalar, has_aux=True)(
+            state.params
+        )
+        grads = jax.tree.map(lambda g: g / factor, float32(grads))
+        return placement.as_gradients(grads), aux
 
     def step(state: State, batch: Batch):
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        if microbatches == 1:
+        if k == 1:
             grads, (count, metrics, extra) = gradient(state, batch, key)
         else:
-            grads, (count, metrics, extra) = _accumulate(
-                gradient, state, batch, key, microbatches
+            grads, (count, metrics, extra) = accumulate(
+                gradient, state, batch, key, k, placement
             )
         scale = 1 / jnp.maximum(count, 1)
         grads = jax.tree.map(lambda g: g * scale, grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        scalars = {"grad_norm": optax.tree.norm(grads)}
-        due = (state.step + 1) % norms_every == 0
+        old = state.replace(opt_state=placement.fetched(state.opt_state))  # type: ignore[attr-defined]
+        objective = mean_loss(loss, state, batch, key, k)
+        new = old.replace(
+            **update(old, grads, objective, key), step=state.step + 1, extra=extra
+        )
+        out = metrics, {"grad_norm": optax.tree.norm(grads)}
+        if half:
+            new, grads, out = loss_scale.checked(
+                old, new, grads, out, layout.loss_scale
+            )
+        metrics, scalars = out
+        due = new.step % norms_every == 0
         scalars |= jax.lax.cond(due, _norms, _no_norms, grads, state.params)
-        state = State(state.step + 1, params, state.frozen, extra, opt_state)
-        return state, (metrics, scalars)
+        new = new.replace(opt_state=placement.stored(new.opt_state))
+        return new, (metrics, scalars)
+
+    def update(state, grads, objective, key):
+        params = placement.as_gradients(float32(state.params))
+        updates, opt_state = optimizer.update(
+            grads, state.opt_state, params, obj_fn=objective
+        )
+        params = optax.apply_updates(params, updates)
+        if layout.masters == "bfloat16":
+            params = round_tree(params, jax.random.fold_in(key, ROUNDING))
+        return {"params": placement.as_weights(params), "opt_state": opt_state}
 
     return step
-
-
-def _accumulate(gradient, state, batch, key, microbatches):
-    """Sums of gradients, counts and metrics over a scan of microbatches, in float32.
-
-    Rows are dealt out in turn (row r to microbatch r % k), so that each microbatch
-    lies on all devices as the batch does.
-    """
-
-    def deal(x):
-        x = jnp.moveaxis(x.reshape(-1, microbatches, *x.shape[1:]), 1, 0)
-        names = (None, "act_B", "act_T")[: x.ndim]
-        mesh = jax.sharding.get_abstract_mesh()
-        if mesh.empty:
-            return x
-        spec = partition_spec(names + (None,) * (x.ndim - len(names)), "microbatch")
-        return jax.lax.with_sharding_constraint(x, spec)
-
-    def body(carry, inputs):
-        batch, index = inputs
-        total, extra = carry
-        state_now = state.replace(extra=extra)
-        grads, (count, metrics, extra) = gradient(
-            state_now, batch, jax.random.fold_in(key, index)
-        )
-        total = jax.tree.map(jnp.add, total, (grads, count, metrics))
-        return (total, extra), None
-
-    batches = jax.tree.map(deal, dict(batch))
-    first = jax.tree.map(lambda x: x[0], batches)
-    shapes = jax.eval_shape(gradient, state, first, key)
-    sums = (shapes[0], shapes[1][0], shapes[1][1])
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.float32), sums)
-    (total, extra), _ = jax.lax.scan(
-        body, (zeros, state.extra), (batches, jnp.arange(microbatches))
-    )
-    grads, count, metrics = total
-    return grads, (count, metrics, extra)
 
 
 def _norms(grads: Any, params: Any) -> Scalars:

@@ -83,6 +83,14 @@ OTHER = {
     "layout.data": 4,
     "layout.precision": "bfloat16",
     "layout.remat": "dots",
+    "layout.plan_topology": "v5e:4x4",
+    "layout.masters": "bfloat16",
+    "layout.context": "ring",
+    "layout.saved": ("query",),
+    "layout.offloaded": ("context",),
+    "layout.optimizer_sharding": "data",
+    "layout.optimizer_memory": "host",
+    "layout.pipeline_microbatches": 4,
     "layout.microbatches": 2,
     "optimizer.decay": "all",
     "optimizer.clip_norm": None,
@@ -101,6 +109,7 @@ VARIANTS = {
     "data.tokenizer": ("wordpiece", {"vocab_size": 500, "lowercase": False}),
     "data.weighting": ("temperature", {"temperature": 3.0}),
     "layout.attention": ("blocked", {"block": 32}),
+    "layout.quantization": ("int8", {"backward": False}),
     "optimizer.algorithm": ("lion", {"b2": 0.5}),
     "optimizer.schedule": ("linear", {"warmup_steps": 7, "final": 0.25}),
     "init": ("checkpoint", {"path": "runs/a", "step": 3}),
@@ -125,6 +134,8 @@ def test_every_field_can_be_overridden(path):
     new = OTHER.get(path)
     if path not in OTHER:
         new = f"{old}x" if isinstance(old, str) else old * 2 if old else 1
+    if path in ("layout.saved", "layout.offloaded"):
+        draft.layout.remat = "names"
     draft.update_from_flattened_dict({path: new})  # what --config.a.b=c does
     got = read(config.parse(draft), path)
     if path in ("model.groups", "model.encoder_groups"):

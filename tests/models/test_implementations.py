@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from llmjax import config
-from llmjax.models.attention import CAPABILITIES, Terms, attend
+from llmjax.models import dot_product
+from llmjax.models.attention import CAPABILITIES, attend, einsum_attention
 from llmjax.models.mask import Mask
+from llmjax.models.terms import Terms
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -171,6 +173,62 @@ def test_dropout_is_honoured_or_refused(kind):
     assert abs(out.mean() - 1) < 0.01
     # the mean of 64 weights that are 0 or 2
     assert abs(out.std() - (1 / 64) ** 0.5) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("feature", "own"),
+    [
+        ("causal", {"is_causal": True}),
+        ("bidirectional", {"is_causal": False}),
+        ("window", {"is_causal": True, "local_window_size": (3, 0)}),
+        ("segments", {}),
+        ("window to both sides", {}),
+    ],
+)
+def test_what_a_gpu_is_asked_for_is_what_einsum_does(feature, own, monkeypatch):
+    """cuDNN's kernel isn't here: XLA is given the arguments that it would get."""
+    monkeypatch.setattr(dot_product, "_compute_capability", lambda: 9.0)
+    xla = jax.nn.dot_product_attention
+    asked = []
+
+    def kernel(q, k, v, bias, mask, *, implementation, **settings):
+        asked.append((implementation, settings, mask))
+        return xla(q, k, v, bias, mask, **settings)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
+    mask, _ = case(feature.split()[0], T=16)
+    if "both" in feature:
+        mask = mask.with_(causal=False)
+    q, k, v = (normal(B, 16, n, H, seed=n).astype(jnp.bfloat16) for n in (N, K, K))
+    got = dot_product.dot_product_attention(q, k, v, mask)
+    ((implementation, settings, given),) = asked
+    assert implementation == "cudnn" and settings == {"scale": 1.0} | own
+    assert (given is None) == bool(own)
+    want = einsum_attention(q, k, v, mask)
+    real = jnp.ones((B, 16)) if mask.q_segments_BT is None else mask.q_segments_BT > 0
+    np.testing.assert_allclose(
+        np.float32(got)[real > 0], np.float32(want)[real > 0], atol=0.02
+    )
+
+
+@pytest.mark.parametrize(
+    ("why", "dtype", "H", "T", "capability", "terms", "shards"),
+    [
+        ("it can", jnp.bfloat16, 8, 16, 8.0, Terms(), 1),
+        ("no GPU", jnp.bfloat16, 8, 16, 0.0, Terms(), 1),
+        ("32 bits", jnp.float32, 8, 16, 9.0, Terms(), 1),
+        ("head size", jnp.bfloat16, 12, 16, 9.0, Terms(), 1),
+        ("odd length", jnp.bfloat16, 8, 15, 9.0, Terms(), 1),
+        ("a bias", jnp.bfloat16, 8, 16, 9.0, Terms(bias=lambda q, k: 0), 1),
+        ("cut rows", jnp.bfloat16, 8, 16, 9.0, Terms(), 2),
+    ],
+)
+def test_what_cudnn_cannot_is_xlas(
+    why, dtype, H, T, capability, terms, shards, monkeypatch
+):
+    monkeypatch.setattr(dot_product, "_compute_capability", lambda: capability)
+    q = jnp.zeros((1, T, 2, H), dtype)
+    assert dot_product.fused(q, q, terms, shards) == (why == "it can")
 
 
 def test_chunks_keep_nothing_of_the_size_of_all_scores():

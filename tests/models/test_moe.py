@@ -6,17 +6,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 
 from llmjax import config
+from llmjax.models.experts import places
 from llmjax.models.heads import LanguageModel
 from llmjax.models.moe import (
     STATISTICS,
     MixtureOfExperts,
     RouterSums,
     choose,
-    places,
     router_loss,
 )
+from llmjax.parallel.axes import param_axes, partition_spec, tree_shardings
 from llmjax.parallel.mesh import make_mesh, use
 from tests.models.test_decode import decode
 from tests.models.test_packing import LENGTHS, ROWS, TEXTS, place, run
@@ -262,41 +264,60 @@ def test_a_balance_bias_gives_no_value_and_a_sign():
     np.testing.assert_array_equal(grad, [0.25, 0, 0, -0.25])
 
 
-@pytest.mark.parametrize("dispatch", [config.Dropless(), config.Capacity(1.0)])
-def test_eight_devices_are_one(dispatch, tiny, random_params):
-    """Outputs, gradients and the loss of global sums, for whose sake rows differ."""
-    mlp = config.Mixture(
-        4, 2, 6, 7, balance=config.BalanceLoss(1.0), dispatch=dispatch, z_loss=0.1
+SPREAD = {
+    "experts, D and F": config.LayoutConfig(data=1, fsdp=2, expert=2, tensor=2),
+    "an expert each, and T": config.LayoutConfig(data=1, expert=4, sequence=2),
+}
+
+
+@pytest.fixture(scope="module", params=["dropless", "capacity"])
+def on_one(request, tiny, random_params):
+    """A mixture of all that may be, on one device: (step, params, x, its results)."""
+    dispatch = (
+        config.Dropless() if request.param == "dropless" else config.Capacity(1.0)
     )
-    layout = config.LayoutConfig(data=4, expert=2)
-    module = MixtureOfExperts(tiny, layout, mlp)
+    mlp = config.Mixture(
+        4, 2, 6, 8, balance=config.BalanceLoss(1.0), dispatch=dispatch, z_loss=0.1
+    )
+    cfg = dataclasses.replace(tiny, biases="all")
+    module = MixtureOfExperts(cfg, config.LayoutConfig(), mlp)
     x_BTD = np.random.default_rng(0).standard_normal((8, 4, D)).astype(np.float32)
-    params = random_params(module, x_BTD)
+    segments_BT = jnp.ones((8, 4), int).at[2, 3:].set(0)
 
     def loss(params, x_BTD):
-        y_BTD, sown = module.apply({"params": params}, x_BTD, mutable=[STATISTICS])
+        y_BTD, sown = module.apply(
+            {"params": params}, x_BTD, segments_BT, mutable=[STATISTICS]
+        )
         routing = router_loss(mlp, sown[STATISTICS]["sums"])
-        return jnp.sum(jnp.sin(y_BTD)) + routing, routing
+        return jnp.sum(jnp.sin(y_BTD)) + routing, (routing, y_BTD)
 
-    step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
-    (want, routing), want_grads = step(params, x_BTD)
-    rows = [jax.jit(loss)(params, x_BTD[b : b + 1])[1] for b in range(8)]
-    assert abs(np.mean(rows) - routing) > 0.01
-    mesh = make_mesh(layout)
+    step = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+    axes = param_axes(module, x_BTD)[1]
+    params = random_params(module, x_BTD)
+    return step, params, axes, x_BTD, jax.jit(step)(params, x_BTD)
 
-    def lay(leaf, *axes):
-        spec = jax.sharding.PartitionSpec(*axes)
-        return jax.device_put(leaf, jax.sharding.NamedSharding(mesh, spec))
 
+@pytest.mark.parametrize("name", SPREAD)
+def test_eight_devices_are_one(name, on_one):
+    """Outputs, gradients and the loss of global sums; tokens go by all-to-all."""
+    step, params, axes, x_BTD, ((want, (routing, y_BTD)), want_grads) = on_one
+    mesh = make_mesh(SPREAD[name])
+    rows = NamedSharding(mesh, partition_spec(("act_B", "act_T", "act_D"), "x"))
     with use(mesh):
-        experts = jax.tree.map(lambda k: lay(k, "expert"), params["experts"])
-        x_BTD = lay(x_BTD, ("data", "expert"))
-        assert x_BTD.addressable_shards[0].data.shape == (1, 4, D)
-        assert experts["up"]["kernel"].addressable_shards[0].data.shape == (2, D, 6)
-        (got, got_routing), grads = step({**params, "experts": experts}, x_BTD)
+        params = jax.device_put(params, tree_shardings(params, axes, mesh))
+        x_BTD = jax.device_put(x_BTD, rows)
+        run = jax.jit(step).lower(params, x_BTD).compile()
+        (got, (got_routing, got_y_BTD)), grads = run(params, x_BTD)
+    assert {s.data.shape[0] for s in experts_up(params)} == {4 // mesh.shape["expert"]}
     np.testing.assert_allclose(got, want, rtol=1e-5)
     np.testing.assert_allclose(got_routing, routing, rtol=1e-5)
+    assert_close(got_y_BTD, y_BTD)
     jax.tree.map(assert_close, grads, want_grads)
+    assert "all-to-all(" in run.as_text()
+
+
+def experts_up(params):
+    return params["experts"]["up"]["kernel"].addressable_shards
 
 
 def decoder(tiny, dispatch):

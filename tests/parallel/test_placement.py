@@ -100,16 +100,17 @@ def pinned(model, params, mesh, enter) -> dict[tuple[int, ...], list[str]]:
 
 
 ROWS = '"data", "fsdp", "expert"'
+ALL_ROWS = '"data", "fsdp", "expert", "pipeline"'  # outside of the layers
 
 
 def test_activations_are_pinned_at_four_places(model, params):
     mesh = make_mesh(LAYOUTS["fsdp and tensor"])
     assert pinned(model, params, mesh, use(mesh)) == {
-        (8, 12, 16): [ROWS, '"sequence"', ""],  # embeddings
+        (8, 12, 16): [ALL_ROWS, '"sequence"', ""],  # embeddings
         (8, 12, 4, 6): [ROWS, '"sequence"', '"tensor"', ""],  # queries
         (8, 12, 2, 6): [ROWS, '"sequence"', '"tensor"', ""],  # keys and values
         (8, 12, 24): [ROWS, '"sequence"', '"tensor"'],  # inside the mlp
-        (8, 12, 40): [ROWS, '"sequence"', '"tensor"'],  # logits
+        (8, 12, 40): [ALL_ROWS, '"sequence"', '"tensor"'],  # logits
     }
 
 

@@ -19,8 +19,8 @@ def _quick():
 
 @pytest.fixture(scope="package")
 def noisy():
-    """That run's config: with dropout and averaged weights, which must resume too."""
-    return toy.change(toy.CONFIG, model={"dropout": 0.1}, optimizer={"ema": 0.8})
+    """That run's config."""
+    return toy.NOISY
 
 
 @pytest.fixture(scope="package")

@@ -219,7 +219,8 @@ def test_a_peak_is_measured_where_none_is_published(monkeypatch):
 def test_every_config_builds_and_its_step_keeps_the_shapes(name):
     """Under eval_shape: however large, nothing is computed."""
     config = load(name)
-    task = make_task(config, PlainVocabulary(config.data.tokenizer.vocab_size))
+    tokens = getattr(config.data.tokenizer, "vocab_size", config.model.vocab_size)
+    task = make_task(config, PlainVocabulary(tokens))
     rng = np.random.default_rng(0)
     texts = rng.integers(3, 99, (3, 4 * config.data.seq_len))
     source = task.source(from_documents(texts, [0] * len(texts)))

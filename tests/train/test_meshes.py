@@ -1,4 +1,7 @@
-"""One config on four meshes: initial bits, losses, and a checkpoint that moves."""
+"""One config on some meshes: initial bits, losses, and a checkpoint that moves.
+
+All axes, alone and together, with five models: `python tests/proofs/meshes.py`.
+"""
 
 import dataclasses
 
@@ -6,14 +9,19 @@ import jax
 import numpy as np
 import pytest
 
+from llmjax.config import Dropless, Mixture
 from llmjax.train import loop, writers
+from tests.float64 import float64, widened
 from tests.train import toy
 
 LAYOUTS = {
     "one": (1, {}),
-    "data": (8, {"data": 8}),
     "fsdp": (8, {"data": 1, "fsdp": 8}),
     "fsdp and tensor": (8, {"data": 1, "fsdp": 4, "tensor": 2}),
+    "pipeline, ring and tensor": (
+        8,
+        {"data": 1, "pipeline": 2, "sequence": 2, "tensor": 2, "context": "ring"},
+    ),
 }
 CONFIG = toy.change(toy.CONFIG, optimizer={"learning_rate": 3e-3})
 
@@ -55,8 +63,24 @@ def test_the_same_losses_on_every_mesh(runs):
         np.testing.assert_allclose(losses, want, rtol=1e-5)
 
 
+def test_a_mixture_has_the_same_losses(tmp_path):
+    """Dropless over experts, D and F; in float64, so that no router turns."""
+    model = {"mlp": Mixture(4, 2, 16, 8, dispatch=Dropless(), z_loss=0.01)}
+    config = toy.change(CONFIG, model=model)
+    spread = {"data": 1, "fsdp": 2, "expert": 2, "tensor": 2}
+    with float64():
+        one = toy.program(widened(config))
+        eight = toy.program(widened(toy.change(config, layout=spread)), 8)
+        toy.assert_same_bits(*(jax.device_get(p.init()) for p in (one, eight)))
+        _, want = train(one, tmp_path / "one")
+        _, losses = train(eight, tmp_path / "eight")
+    assert len(want) == 10 and want[-1] < want[0]
+    np.testing.assert_allclose(losses, want, rtol=1e-10)
+
+
 @pytest.mark.parametrize(
-    ("here", "there"), [("one", "fsdp and tensor"), ("fsdp", "data")]
+    ("here", "there"),
+    [("one", "fsdp and tensor"), ("fsdp", "pipeline, ring and tensor")],
 )
 def test_a_checkpoint_moves_to_another_mesh(here, there, programs, runs, tmp_path):
     """Saved at the fourth step of ten, and gone on from; the schedule is of ten."""

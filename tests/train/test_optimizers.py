@@ -16,6 +16,7 @@ from llmjax.config import (
     BalanceBias,
     Constant,
     Group,
+    Lamb,
     Latent,
     Learned,
     Linear,
@@ -24,13 +25,14 @@ from llmjax.config import (
     Muon,
     OptimizerConfig,
     RelativeBias,
+    ScheduleFree,
     Transformed,
     TransformerXL,
     WarmupCosine,
 )
 from llmjax.models.heads import LanguageModel
 from llmjax.parallel.axes import param_axes
-from llmjax.train import optimizers
+from llmjax.train import algorithms, optimizers
 from tests.train import toy
 
 AXES = {
@@ -92,8 +94,13 @@ def is_matrix(params):
             0.0,
             lambda r: optax.adafactor(r, min_dim_size_to_factor=4, decay_rate=0.7),
         ),
+        (
+            Lamb(0.8, 0.9, 1e-5),
+            0.2,
+            lambda r: optax.lamb(r, 0.8, 0.9, 1e-5, weight_decay=0.2, mask=is_matrix),
+        ),
     ],
-    ids=["adamw", "lion", "sgd", "adafactor"],
+    ids=["adamw", "lion", "sgd", "adafactor", "lamb"],
 )
 def test_three_updates_are_those_of_optax(algorithm, decay, alias):
     config = OptimizerConfig(
@@ -158,7 +165,7 @@ def test_what_decays_by_default(every_leaf):
 def test_which_matrices_muon_orthogonalises(every_leaf):
     """In letters: what a kernel sums over, and what it gives; L and E are neither."""
     _, axes = every_leaf
-    numbers = optimizers.matrices(axes)
+    numbers = algorithms.matrices(axes)
     found: dict = {}
     for path, names in jax.tree_util.tree_leaves_with_path(
         axes, is_leaf=lambda x: isinstance(x, tuple)
@@ -206,7 +213,9 @@ def test_muon_takes_every_expert_as_a_matrix_of_its_own():
         np.testing.assert_allclose(got["kernel"][at], weights["kernel"], rtol=1e-4)
 
 
-@pytest.mark.parametrize("algorithm", [AdamW(), Lion(), SGD(), Adafactor(), Muon()])
+@pytest.mark.parametrize(
+    "algorithm", [AdamW(), Lion(), SGD(), Adafactor(), Muon(), Lamb()]
+)
 def test_a_balance_bias_only_takes_off_its_gradient(algorithm):
     """Whatever there is beside it, which goes on as without it, clipped by its norm."""
     config = OptimizerConfig(
@@ -292,9 +301,21 @@ def test_without_an_average_the_weights_are_their_own():
     assert optimizers.averaged(optimizer.init(params), params) is params
 
 
-def test_stacked_layers_are_updated_as_if_apart():
-    """Adafactor factors, clips and scales per leaf: here per layer of a leaf."""
-    config = OptimizerConfig(Adafactor(0.8, 4), Constant(), 0.1, 0.1, clip_norm=None)
+ALGORITHMS = [
+    AdamW(),
+    Adafactor(0.8, 4),
+    Lion(),
+    Lamb(),
+    Muon(),
+    ScheduleFree(),
+    SGD(),
+]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda a: a.kind)
+def test_stacked_layers_are_updated_as_if_apart(algorithm):
+    """Whatever factors, clips, scales or rotates a leaf does so layer by layer."""
+    config = OptimizerConfig(algorithm, Constant(), 0.1, 0.1, clip_norm=None)
     stacked_axes = {
         "stack": {"kernel": ("L", "D", "F"), "scale": ("L", "D_vector")},
         "table": ("V", "D"),

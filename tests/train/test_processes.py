@@ -1,31 +1,29 @@
-"""Two real processes train as one does: the same rows, the same losses."""
+"""Two real processes train as one does; one is lost, and all goes on from there."""
+
+import sys
 
 import numpy as np
 
-from llmjax.train import loop, writers
-from tests import two_processes
-from tests.train import toy
-
-TRAIN = """
-jax.config.update("jax_disable_most_optimizations", True)
-from llmjax.train import loop
-from tests.train import toy
-config = toy.change(toy.CONFIG, layout={"data": 2, "fsdp": 4})
-batches = toy.batches(config)
-held_out = toy.batches(config, documents=9, seed=1)
-loop.fit(toy.program(config, 8), batches, held_out, sys.argv[3], progress=False)
-"""
+from llmjax.train import supervise, writers
+from tests.train import toy, toy_main
 
 
-def test_two_processes_train_to_the_losses_of_one(tmp_path):
-    config = toy.change(toy.CONFIG, layout={"data": 2, "fsdp": 4})
-    batches = toy.batches(config)
-    held_out = toy.batches(config, documents=9, seed=1)
-    program = toy.program(config, 8)
-    loop.fit(program, batches, held_out, tmp_path / "one", progress=False)
-    two_processes.run(TRAIN, tmp_path / "two")
-    one, two = (toy.untimed(writers.read(tmp_path / n)) for n in ("one", "two"))
-    assert [r["step"] for r in one if "train/loss" in r] == [*range(1, 11)]
+def test_a_lost_process_is_named_and_then_it_goes_on_as_a_single_one_does(
+    whole, tmp_path, capfd, monkeypatch
+):
+    monkeypatch.setenv("PYTHONPATH", str(toy_main.ROOT))
+    monkeypatch.chdir(toy_main.ROOT)
+    flags = ["--processes=2", "--devices=2", f"--logs={tmp_path}", "--timeout=5"]
+    main = [sys.executable, "-m", "tests.train.toy_main", "--layout=fsdp=2,tensor=2"]
+    command = [*flags, "--", *main, f"--workdir={tmp_path}/run"]
+
+    assert supervise.main([*command, "--lose=1:5"]) == 137
+    said = capfd.readouterr().err
+    assert "process 1 of 2 was killed by SIGKILL after step" in said
+    assert "the other 1 have ended" in said
+    assert supervise.main(command) == 0
+
+    one, two = (toy.untimed(writers.read(w)) for w in (whole.workdir, tmp_path / "run"))
     for wanted, found in zip(one, two, strict=True):
         assert wanted.keys() == found.keys()
         for name, value in wanted.items():

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from llmjax.config import SGD, Constant
+from llmjax.config import SGD, Constant, LayoutConfig
 from llmjax.parallel.mesh import use
 from llmjax.train.step import make_step
 from tests.train import toy
@@ -90,9 +90,8 @@ def test_any_loss_is_divided_once_and_carries_its_extra(program):
     x, error = batch["x"] * 2, batch["x"].sum(1) * 2 - batch["y"]
     wanted = 1 - np.einsum("b,b,bd->d", batch["weight"], 2 * error, x) / 3
     for microbatches in (1, 3):
-        step = make_step(
-            linear, optimizer, seed=0, microbatches=microbatches, norms_every=1
-        )
+        layout = LayoutConfig(microbatches=microbatches)
+        step = make_step(linear, optimizer, layout, seed=0, norms_every=1)
         new, (metrics, scalars) = jax.jit(step)(state, batch)
         np.testing.assert_allclose(new.params["w"], wanted, rtol=1e-5)
         assert (int(new.step), int(new.extra)) == (1, microbatches)

@@ -30,6 +30,12 @@ CONFIG = RunConfig(
     ),
     train=TrainConfig(steps=10, log_every=1, eval_every=4, checkpoint_every=4),
 )
+# with dropout and averaged weights, which must resume too
+NOISY = dataclasses.replace(
+    CONFIG,
+    model=dataclasses.replace(CONFIG.model, dropout=0.1),
+    optimizer=dataclasses.replace(CONFIG.optimizer, ema=0.8),
+)
 LABELS = 3
 
 

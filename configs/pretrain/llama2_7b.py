@@ -1,0 +1,48 @@
+"""Llama 2 7B (Touvron et al. 2023, arXiv:2307.09288), on 64 chips of TPU v5p.
+
+    python -m experiments.plan --config=configs/pretrain/llama2_7b.py
+    python -m experiments.pretrain --config=configs/pretrain/llama2_7b.py \
+        --workdir=gs://BUCKET/llama2_7b
+
+The sizes of meta-llama/Llama-2-7b-hf and the paper's optimizer (2.2), with a quarter of
+its 4M tokens a step; `--config.data.batch_size=1024 --config.layout.microbatches=4`
+are all of them. Planned, never trained.
+"""
+
+import ml_collections
+
+from llmjax import config as cfg
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = cfg.default()
+    config.data.source = "tfds:c4/en"
+    config.data.tokenizer.kind = "file"
+    config.data.tokenizer.path = "tokenizer.model"  # Llama 2's own
+    config.data.batch_size = 256
+    config.data.seq_len = 4096
+    config.model.vocab_size = 32000
+    config.model.d_model = 4096
+    config.model.d_ff = 11008
+    config.model.num_layers = 32
+    config.model.num_heads = 32
+    config.model.num_kv_heads = 32
+    config.model.norm.epsilon = 1e-5
+    config.model.tie_embeddings = False
+    config.layout.plan_topology = "v5p:4x4x4"
+    config.layout.data = 1
+    config.layout.fsdp = -1
+    config.layout.precision = "bfloat16"
+    config.layout.attention.kind = "splash"
+    config.layout.remat = "names"
+    config.layout.saved = ("query", "key", "out", "gate", "up")
+    config.layout.loss_block = 256
+    config.optimizer.algorithm.eps = 1e-5
+    config.optimizer.learning_rate = 3e-4
+    config.optimizer.schedule.warmup_steps = 2000
+    config.train.steps = 500_000
+    config.train.log_every = 100
+    config.train.eval_every = 5000
+    config.train.eval_batches = 100
+    config.train.checkpoint_every = 1000
+    return config

@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# Runs a command whose workdir is a folder of this machine, and keeps a copy in a bucket:
+#
+#     bash launch/sync.sh --bucket=gs://my-bucket/runs --workdir=runs/x [--every=300] \
+#       [--dry_run] -- COMMAND
+#
+# Brings what the bucket has of the workdir first, so that the run goes on from there;
+# copies every so many seconds and at the end. $bucket/$workdir/synced lists the
+# checkpoints that were copied whole: only these come back. The exit code is COMMAND's.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+say() { echo "sync: $*" >&2; }
+fail() { say "$@" && exit 2; }
+
+bucket="" workdir="" every=300 dry_run=""
+while (($#)); do
+  case $1 in
+    --) shift && break ;;
+    --bucket=*) bucket=${1#*=} ;;
+    --workdir=*) workdir=${1#*=} ;;
+    --every=*) every=${1#*=} ;;
+    --dry_run) dry_run=yes ;;
+    *) fail "$1 is no flag; there are: --bucket, --workdir, --every, --dry_run" ;;
+  esac
+  shift
+done
+[[ $bucket == gs://?* ]] || fail "--bucket=$bucket must be gs://NAME or gs://NAME/FOLDER"
+[[ -n $workdir && $workdir != *://* ]] || fail "--workdir=$workdir is no local folder"
+[[ $every =~ ^[1-9][0-9]*$ ]] || fail "--every=$every is no number of seconds"
+(($#)) || fail "the command is missing, after --"
+copy=${bucket%/}/$workdir
+[[ $workdir != /* ]] || copy=${bucket%/}/$(basename "$workdir")
+unfinished='.*orbax-checkpoint-tmp.*'
+
+bring=(gcloud storage rsync --recursive "$copy" "$workdir")
+push=(gcloud storage rsync --recursive --exclude="$unfinished" "$workdir" "$copy")
+prune=(gcloud storage rsync --recursive --exclude="$unfinished"
+  --delete-unmatched-destination-objects "$workdir/checkpoints" "$copy/checkpoints")
+
+if [[ -n $dry_run ]]; then
+  printf '%q ' "${bring[@]}" && printf '# if the bucket has it\n'
+  # what is started says itself what it would do
+  "$@"
+  printf '%q ' "${push[@]}" && printf '# every %s s and at the end\n' "$every"
+  printf '%q ' "${prune[@]}" && printf '# then: old checkpoints go\n'
+  exit
+fi
+
+steps() {
+  [[ ! -d $workdir/checkpoints ]] ||
+    find "$workdir/checkpoints" -mindepth 1 -maxdepth 1 -name '[0-9]*' \
+      ! -name '*orbax-checkpoint-tmp*' -exec basename {} \; | sort -n
+}
+
+bring_back() {
+  local told step
+  if ! told=$(gcloud storage ls "$copy/synced" 2>&1); then
+    [[ $told == *"matched no objects"* ]] || fail "$bucket can't be read: $told"
+    return 0
+  fi
+  mkdir -p "$workdir"
+  "${bring[@]}"
+  for step in $(steps); do
+    grep -qx "$step" "$workdir/synced" ||
+      { say "step $step was not copied whole" && rm -r "$workdir/checkpoints/$step"; }
+  done
+}
+
+copy_out() {
+  local whole
+  whole=$(steps)
+  [[ -d $workdir ]] || return 0
+  "${push[@]}" || return 1
+  [[ -z $whole ]] || { gcloud storage cp - "$copy/synced" <<<"$whole" && "${prune[@]}"; }
+}
+
+bring_back
+"$@" &
+child=$!
+trap 'kill -TERM "$child"' TERM INT
+next=$((SECONDS + every))
+while kill -0 "$child" 2>/dev/null; do
+  if ((SECONDS >= next)); then
+    copy_out || say "not copied this time; again in $every s"
+    next=$((SECONDS + every))
+  fi
+  sleep 1
+done
+code=0
+wait "$child" || code=$?
+copy_out || say "the last copy failed: $workdir is here only"
+exit "$code"

@@ -1,0 +1,1 @@
+"""What a run would do on a TPU, told by its compiler on any machine."""

@@ -1,0 +1,234 @@
+"""TPU chips by their published numbers, and topologies of them.
+
+Sources, by the letters used in `CHIPS`:
+  [D] https://docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}, system
+      architecture: peak compute, HBM, network, TensorCores.
+  [B] Austin et al. 2025, "How to Scale Your Model", part 2 ("How to Think About
+      TPUs", https://jax-ml.github.io/scaling-book/tpus): bandwidth of one ICI link in
+      one direction, wrap-around rules; part 3 ("Sharded Matrices") for latency.
+  [C] the TPU compiler itself (libtpu 0.0.52): what an ahead-of-time compile of a
+      300 GiB array says is available ("exceeds available HBM (15.75G)").
+  [P] https://cloud.google.com/tpu/pricing, on demand, where the book cites it, else
+      as commonly quoted; only the default of a flag.
+"""
+
+import dataclasses
+import math
+import re
+
+from llmjax.train.flops import PUBLISHED_PEAKS
+
+GIB = 2**30
+# Seconds that one hop over a link takes at least [B, part 3].
+HOP_SECONDS = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One TPU chip; rates are in FLOP/s and bytes/s of the whole chip."""
+
+    name: str  # as topologies are named: "v5p"
+    device_kind: str  # as in PUBLISHED_PEAKS: "TPU v5p"
+    int8_speedup: float  # of its int8 peak over bfloat16
+    flops_per_cycle: int  # bfloat16: MXUs x rows x columns x 2
+    mxu: int  # rows, and columns, of one MXU
+    hbm_bytes: int  # nominal
+    usable_hbm_bytes: int  # what the compiler lets one program use, per chip
+    hbm_bandwidth: float
+    link_bandwidth: float  # of one ICI link in one direction
+    torus_dims: int
+    dcn_bandwidth: float  # of one chip's share of its host's, in one direction
+    host_bandwidth: float  # of its PCIe link to the host's memory, in one direction
+    dollars_per_hour: float  # default of the price flag
+    devices: int = 1  # jax devices per chip
+    fp8_speedup: float = 1.0  # of its float8 peak over bfloat16 [D]
+    config: str | None = None  # the compiler's chip_config_name, if not its default
+
+    @property
+    def bf16_flops(self) -> float:
+        """Peak FLOP/s at bfloat16."""
+        return PUBLISHED_PEAKS[self.device_kind]
+
+    @property
+    def hertz(self) -> float:
+        """Clock of the TensorCores: what turns the published peak into cycles."""
+        return self.bf16_flops / self.flops_per_cycle
+
+    @property
+    def cores(self) -> int:
+        """TensorCores that one jax device runs on: two where they act as one."""
+        core = 4 * self.mxu * self.mxu * 2
+        return self.flops_per_cycle // self.devices // core
+
+    @property
+    def wrap_multiple(self) -> int:
+        """A dimension of this multiple is a ring [B]: a cube's side, or a pod's."""
+        return 4 if self.torus_dims == 3 else 16
+
+
+# flops_per_cycle: four MXUs of 128 x 128 a core [D]. v6e has two of 256 x 256 [D, B],
+# which take two rows a cycle: the compiler estimates 369e3 FLOPs a cycle for an 8192^3
+# matmul (of a core of tpu7x 422e3), between 262144 of one row and 524288 of two, and
+# schedules attention kernels at the latter [C].
+CHIPS = {
+    chip.name: chip
+    for chip in (
+        Chip(
+            name="v4",
+            device_kind="TPU v4",
+            int8_speedup=1.0,  # [D] 275 of either
+            flops_per_cycle=2 * 4 * 128 * 128 * 2,  # 1.05 GHz
+            mxu=128,
+            hbm_bytes=32 * GIB,  # [D]
+            usable_hbm_bytes=int(30.75 * GIB),  # [C]
+            hbm_bandwidth=1.2e12,  # [D]
+            link_bandwidth=4.5e10,  # [B]
+            torus_dims=3,
+            dcn_bandwidth=2.5e10 / 4,  # [B] per host of four chips
+            host_bandwidth=1.5e10,  # [B] "around 1.5e10"
+            dollars_per_hour=3.22,  # [P]
+            config="megacore",  # both cores as one device, as Cloud runs them
+        ),
+        Chip(
+            name="v5e",
+            device_kind="TPU v5 lite",
+            int8_speedup=2.0,  # [D] 393
+            flops_per_cycle=4 * 128 * 128 * 2,  # 1.50 GHz
+            mxu=128,
+            hbm_bytes=16 * GIB,  # [D]
+            usable_hbm_bytes=int(15.75 * GIB),  # [C]
+            hbm_bandwidth=8.19e11,  # [D]
+            link_bandwidth=4.5e10,  # [B]
+            torus_dims=2,
+            dcn_bandwidth=6.4e12 / 8 / 256,  # [D] 6.4 Tbps a pod of 256
+            host_bandwidth=1.5e10,  # [B] "around 1.5e10"
+            dollars_per_hour=1.20,  # [P]
+        ),
+        Chip(
+            name="v5p",
+            device_kind="TPU v5p",
+            int8_speedup=2.0,  # [B] 918
+            flops_per_cycle=2 * 4 * 128 * 128 * 2,  # 1.75 GHz
+            mxu=128,
+            hbm_bytes=96 * GIB,  # [B]; [D] says 95, [C] gives more
+            usable_hbm_bytes=int(95.73 * GIB),  # [C]
+            hbm_bandwidth=2.765e12,  # [D]
+            link_bandwidth=9e10,  # [B]
+            torus_dims=3,
+            dcn_bandwidth=50e9 / 8,  # [D] 50 Gbps
+            host_bandwidth=1.5e10,  # [B] "around 1.5e10"
+            dollars_per_hour=4.20,  # [P]
+        ),
+        Chip(
+            name="v6e",
+            device_kind="TPU v6 lite",
+            int8_speedup=2.0,  # [D] 1836
+            flops_per_cycle=4 * 256 * 256 * 2,  # 1.75 GHz
+            mxu=256,
+            hbm_bytes=32 * GIB,  # [D]
+            usable_hbm_bytes=int(31.24 * GIB),  # [C]
+            hbm_bandwidth=1.638e12,  # [D]
+            link_bandwidth=9e10,  # [B]
+            torus_dims=2,
+            dcn_bandwidth=100e9 / 8,  # [D] 100 Gbps
+            host_bandwidth=3.2e10,  # [B]
+            dollars_per_hour=2.70,  # [P]
+        ),
+        Chip(
+            name="tpu7x",
+            device_kind="TPU7x",
+            int8_speedup=1.0,  # [C] estimates no int8 gain; fp8 has 4614 [D]
+            flops_per_cycle=2 * 4 * 256 * 256 * 2,  # 2.20 GHz
+            mxu=256,
+            hbm_bytes=192 * GIB,  # [D]
+            usable_hbm_bytes=2 * int(94.74 * GIB),  # [C] of each of two devices
+            hbm_bandwidth=7.38e12,  # [D]
+            link_bandwidth=1.2e12 / 6 / 2,  # [D] bidirectional, of six links
+            torus_dims=3,
+            dcn_bandwidth=100e9 / 8,  # [D] 100 Gbps
+            host_bandwidth=3.2e10,  # not published; v6e's
+            dollars_per_hour=12.0,  # [P]
+            devices=2,
+            fp8_speedup=2.0,  # 4614
+        ),
+    )
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """`num_slices` slices, each a grid of chips."""
+
+    chip: Chip
+    shape: tuple[int, ...]
+    num_slices: int = 1
+
+    @property
+    def chips(self) -> int:
+        """Chips of all slices together."""
+        return math.prod(self.shape) * self.num_slices
+
+    @property
+    def devices(self) -> int:
+        """jax devices: two per chip on tpu7x, else one."""
+        return self.chips * self.chip.devices
+
+    @property
+    def name(self) -> str:
+        """One slice as `jax.experimental.topologies` names it: "v5p:4x4x4"."""
+        return f"{self.chip.name}:{'x'.join(map(str, self.shape))}"
+
+    @property
+    def options(self) -> dict[str, object]:
+        """Further arguments of `topologies.get_topology_desc`."""
+        slices = {"num_slices": self.num_slices} if self.num_slices > 1 else {}
+        config = {"chip_config_name": self.chip.config} if self.chip.config else {}
+        return {**slices, **config}
+
+    @property
+    def wraps(self) -> tuple[bool, ...]:
+        """Per dimension, whether its ends are linked (a ring).
+
+        A cube of 4x4x4 and its multiples wrap by optical switches, smaller slices
+        of a 3D torus nowhere; a side of 16 of a 2D torus wraps by itself [B].
+        """
+        multiple = self.chip.wrap_multiple
+        rings = tuple(n % multiple == 0 for n in self.shape)
+        return rings if self.chip.torus_dims == 2 or all(rings) else (False,) * 3
+
+
+def parse(text: str, num_slices: int = 1) -> Topology:
+    """ "v5p:4x4x4" as a Topology.
+
+    Raises:
+      ValueError: naming the chips and shapes that are accepted.
+    """
+    match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", text)
+    name, sizes = match.groups() if match else (text.split(":")[0], "")
+    if name not in CHIPS or not sizes:
+        raise ValueError(
+            f"topology is {text!r}; it is CHIP:SHAPE, as v5e:16x16 or v5p:4x4x4, with "
+            f"a chip of {', '.join(CHIPS)}"
+        )
+    chip = CHIPS[name]
+    shape = tuple(int(n) for n in sizes.split("x"))
+    if len(shape) != chip.torus_dims or 0 in shape:
+        example = "4x4x4" if chip.torus_dims == 3 else "16x16"
+        raise ValueError(
+            f"topology is {text!r}; {name} is a torus of {chip.torus_dims} dimensions, "
+            f"so give {chip.torus_dims} sizes, as {name}:{example}"
+        )
+    if chip.torus_dims == 2 and max(shape) > 16:
+        raise ValueError(
+            f"topology is {text!r}; a slice of {name} has at most 16x16 chips, so take "
+            f"several: --topology={name}:16x16 --num_slices=N"
+        )
+    odd = [n for n in shape[:2] if n > 1 and n % 2]
+    if odd:
+        raise ValueError(
+            f"topology is {text!r}; a host holds 2x2 chips, so the first two sizes are "
+            f"1 or even, not {odd[0]}"
+        )
+    if num_slices < 1:
+        raise ValueError(f"num_slices is {num_slices}; it must be at least 1")
+    return Topology(chip, shape, num_slices)

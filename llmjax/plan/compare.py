@@ -1,0 +1,112 @@
+"""Two plans side by side."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from etils import epath
+
+from llmjax.plan.report import duration, gib, table
+
+Result = dict[str, Any]
+
+
+def read(path: epath.PathLike) -> Result:
+    """A plan's result.json.
+
+    Raises:
+      FileNotFoundError: it is not there.
+      ValueError: it is none of a plan.
+    """
+    file = epath.Path(path).expanduser()
+    if file.is_dir():
+        file = file / "result.json"
+    if not file.exists():
+        raise FileNotFoundError(
+            f"--compare: {file} is not there; accepted: two result.json of "
+            "experiments.plan, or their folders, with a comma between"
+        )
+    try:
+        result = json.loads(file.read_text())
+    except ValueError:
+        result = None
+    if not isinstance(result, dict) or "memory" not in result:
+        raise ValueError(f"--compare: {file} is no result.json of experiments.plan")
+    return result
+
+
+def compare(a: Result, b: Result) -> str:
+    """A table of both, and how many times the first the second is."""
+    return table(("", _name(a), _name(b), "second / first"), _rows(a, b))
+
+
+def _name(result: Result) -> str:
+    slices = result["num_slices"]
+    where = result["topology"] + (f" x{slices}" if slices > 1 else "")
+    return f"{result.get('config', 'a run')}, {where}"
+
+
+def _rows(a: Result, b: Result) -> list[Sequence[str]]:
+    rows: list[Sequence[str]] = [("fits", _yes(a), _yes(b), "")]
+    mesh = [
+        " ".join(f"{axis}={n}" for axis, n in r["mesh"].items() if n > 1)
+        for r in (a, b)
+    ]
+    rows.append(("mesh", *mesh, ""))
+    layouts = [r.get("layout", {}) for r in (a, b)]
+    for key in sorted(set(layouts[0]) | set(layouts[1])):
+        values = [str(layout.get(key, "-")) for layout in layouts]
+        if values[0] != values[1] and key not in a["mesh"]:
+            rows.append((f"layout.{key}", *values, ""))
+    for key in a["memory"]:
+        rows.append(_row(key, a["memory"][key], b["memory"].get(key), gib))
+    times = [r.get("time", {}) for r in (a, b)]
+    for key, show in _TIMES.items():
+        first, second = (t.get(key) for t in times)
+        rows.append(_row(key.replace("_", " "), first, second, show))
+    sent = [_sent(t) for t in times]
+    for key in sorted(set(sent[0]) | set(sent[1])):
+        rows.append(_row(key, sent[0].get(key, 0), sent[1].get(key, 0), gib))
+    took = (a["seconds"]["compile"], b["seconds"]["compile"])
+    rows.append(_row("compile seconds", took[0], took[1], duration))
+    return rows
+
+
+def _plain(value: int | float | None) -> str:
+    return "-" if value is None else f"{value:,.4g}"
+
+
+def _share(value: int | float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+_TIMES = {
+    "step_seconds": duration,
+    "compiler_seconds": duration,
+    "pallas_seconds": duration,
+    "exposed_seconds": duration,
+    "estimated_cycles": _plain,
+    "mfu": _share,
+    "mfu_causal": _share,
+    "tokens_per_second_per_chip": _plain,
+    "dollars_per_billion_tokens": _plain,
+}
+
+
+def _yes(result: Result) -> str:
+    return "yes" if result["fits"] else "no"
+
+
+def _sent(time: Result) -> dict[str, int]:
+    """Bytes that a chip sends in a step, by kind and network."""
+    found: dict[str, int] = {}
+    for row in time.get("collectives", ()):
+        key = f"{row['kind']} over {row['network']}"
+        found[key] = found.get(key, 0) + row["link_bytes"]
+    return found
+
+
+def _row(name: str, first: Any, second: Any, show: Any) -> tuple[str, str, str, str]:
+    known = first not in (None, 0) and second is not None
+    ratio = f"{second / first:.3f}" if known else "-"
+    return name, show(first), show(second), ratio

@@ -1,0 +1,313 @@
+"""The step that pretraining runs, compiled for TPUs that are not there."""
+
+import contextlib
+import dataclasses
+import importlib.util
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+from jax.experimental.compilation_cache import compilation_cache
+
+from llmjax.config import LayoutConfig, RunConfig
+from llmjax.parallel import mesh as mesh_lib
+from llmjax.plan import chips, rows
+from llmjax.plan.chips import Topology
+from llmjax.train import setup
+from llmjax.train.setup import Program
+
+INSTALL = "pip install -e '.[tpu]'"
+# libtpu looks for the machine that it runs on and for others that use it.
+_QUIET = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+    "TPU_MIN_LOG_LEVEL": "3",
+    "TPU_STDERR_LOG_LEVEL": "3",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+_OUT_OF_MEMORY = re.compile(r"RESOURCE_EXHAUSTED.*?([Rr]an out of memory[^\n]*)", re.S)
+_TOTAL = re.compile(r"^Memory Space: default.*\nTotal bytes: (\d+)", re.M)
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclasses.dataclass(frozen=True)
+class Seconds:
+    """How long each part took on this machine."""
+
+    build: float
+    trace: float
+    lower: float
+    compile: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Lowered:
+    """A step for a topology, not yet compiled."""
+
+    config: RunConfig
+    topology: Topology
+    program: Program
+    lowered: jax.stages.Lowered
+    seconds: Seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes per device, by `memory_analysis()`."""
+
+    arguments: int
+    outputs: int  # those that overwrite arguments among them
+    aliased: int  # outputs that overwrite arguments
+    temporaries: int
+    code: int
+    host: int  # all of it, in the host's memory
+
+    @property
+    def peak(self) -> int:
+        """Of data, without the program's code."""
+        return self.arguments + self.outputs - self.aliased + self.temporaries
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """What the compiler made of a step, or why it would not.
+
+    Attributes:
+      program: the run's, over the topology's mesh.
+      memory: None where it does not fit.
+      needed: bytes per chip that the program takes, whether they are there or not.
+      available: bytes per chip that it may take.
+      error: the compiler's, "" where it fits.
+      text: the program with estimated cycles; "" where it does not fit.
+      dump: the compiler's other reports, by the end of their file names.
+    """
+
+    config: RunConfig
+    topology: Topology
+    program: Program
+    memory: Memory | None
+    needed: int
+    available: int
+    error: str
+    text: str
+    dump: dict[str, str]
+    seconds: Seconds
+
+    @property
+    def fits(self) -> bool:
+        """Whether the compiler found room for it."""
+        return self.memory is not None
+
+
+def lower_step(
+    config: RunConfig, topology: str | Topology, num_slices: int = 1
+) -> Lowered:
+    """Traces and lowers a run's step for a topology.
+
+    Args:
+      config: the run; `layout.slices` is set to `num_slices`, and `layout.data` too
+        where it was 1.
+      topology: of one slice, as "v5p:4x4x4".
+      num_slices: over the data-centre network.
+
+    Raises:
+      ValueError: no libtpu, an unknown topology, or a layout that does not fit it.
+    """
+    require_compiler()
+    if isinstance(topology, str):
+        topology = chips.parse(topology, num_slices)
+    config = over_slices(config, topology.num_slices)
+    start = time.perf_counter()
+    mesh = make_mesh(config.layout, topology)
+    task, example = rows.example(config)
+    program = setup.build(config, task, example, mesh=mesh)
+    built = time.perf_counter()
+    with mesh_lib.use(mesh):
+        traced = program.step.trace(program.abstract, program.batch)  # type: ignore[attr-defined]
+        after_trace = time.perf_counter()
+        lowered = traced.lower(lowering_platforms=("tpu",))
+    seconds = Seconds(
+        built - start, after_trace - built, time.perf_counter() - after_trace
+    )
+    return Lowered(config, topology, program, lowered, seconds)
+
+
+def compile_step(
+    config: RunConfig, topology: str | Topology, num_slices: int = 1
+) -> Compiled:
+    """`lower_step`, and the compiler's verdict; that it does not fit is no error.
+
+    Raises:
+      ValueError: as `lower_step`.
+      jax.errors.JaxRuntimeError: the compiler failed for another reason.
+    """
+    return compile_lowered(lower_step(config, topology, num_slices))
+
+
+def compile_lowered(step: Lowered) -> Compiled:
+    """The compiler's verdict on a lowered step; see `compile_step`."""
+    error, memory, text = "", None, ""
+    with tempfile.TemporaryDirectory(prefix="llmjax-plan-") as folder:
+        options: Any = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        start = time.perf_counter()
+        try:
+            with _uncached():
+                compiled = step.lowered.compile(compiler_options=options)
+        except jax.errors.JaxRuntimeError as e:
+            error = out_of_memory(e)
+        seconds = time.perf_counter() - start
+        dump = read_dump(Path(folder))
+    if not error:
+        memory = _memory(compiled.memory_analysis())
+        text = _text(compiled, dump)
+    chip = step.topology.chip
+    available = chip.usable_hbm_bytes // chip.devices
+    needed = memory.peak if memory is not None else needed_bytes(error, dump)
+    return Compiled(
+        step.config,
+        step.topology,
+        step.program,
+        memory,
+        needed,
+        available,
+        error,
+        text,
+        dump,
+        dataclasses.replace(step.seconds, compile=seconds),
+    )
+
+
+# --- pieces --------------------------------------------------------------------------
+
+
+def require_compiler() -> None:
+    """Makes libtpu ready to load, quietly.
+
+    Raises:
+      ValueError: it is not installed; gives the line that installs it.
+    """
+    if importlib.util.find_spec("libtpu") is None:
+        raise ValueError(
+            "planning needs the TPU compiler (libtpu), which is not installed; no TPU "
+            f"is needed to run it: {INSTALL}"
+        )
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+
+
+def over_slices(config: RunConfig, slices: int) -> RunConfig:
+    """The run on so many slices: a copy of the weights on each, unless told."""
+    data = config.layout.data
+    layout = dataclasses.replace(
+        config.layout, slices=slices, data=slices if data == 1 else data
+    )
+    return dataclasses.replace(config, layout=layout)
+
+
+def devices(topology: Topology) -> Sequence[jax.Device]:
+    """The devices of a topology that nobody has to have.
+
+    Raises:
+      ValueError: the compiler does not know it.
+    """
+    try:
+        return topologies.get_topology_desc(
+            platform="tpu", topology_name=topology.name, **topology.options
+        ).devices
+    except (jax.errors.JaxRuntimeError, NotImplementedError) as e:
+        raise ValueError(
+            f"the compiler does not know the topology {topology.name!r}: "
+            f"{str(e).splitlines()[0]}"
+        ) from e
+
+
+def make_mesh(layout: LayoutConfig, topology: Topology) -> jax.sharding.Mesh:
+    """The mesh of a layout over a topology."""
+    return mesh_lib.make_mesh(layout, devices(topology))
+
+
+def out_of_memory(error: Exception) -> str:
+    """What the compiler says of the memory that a program lacks.
+
+    Raises:
+      ValueError: it lacks that of a core, which holds a kernel's blocks.
+      Exception: `error`, where it is another.
+    """
+    found = _OUT_OF_MEMORY.search(str(error))
+    if found is None:
+        raise error
+    if "vmem" in found[1].lower():
+        raise ValueError(
+            f"the compiler: {found[1]}: a kernel's blocks are too large for a core; "
+            "lower layout.attention.block_q and layout.attention.block_kv"
+        ) from error
+    return found[1]
+
+
+def needed_bytes(error: str, dump: dict[str, str]) -> int:
+    """What a program that did not fit would take, by its dump or else the message."""
+    total = _TOTAL.search(dump.get("memory-usage-report", ""))
+    if total is not None:
+        return int(total[1])
+    amounts = re.findall(r"([\d.]+)([KMGT]?)\b", error)
+    return max((int(float(n) * _UNITS[unit]) for n, unit in amounts), default=0)
+
+
+def read_dump(folder: Path) -> dict[str, str]:
+    """The reports of a step among the files of `xla_dump_to`, by kind."""
+    wanted = {
+        "hlo": "after_optimizations.txt",
+        "buffers": "after_optimizations-buffer-assignment.txt",
+        "live-range": "after_optimizations-live-range.txt",
+        "memory-usage-report": "after_optimizations-memory-usage-report.txt",
+        "codegen": "after_codegen.txt",
+    }
+    found = {}
+    for kind, end in wanted.items():
+        files = sorted(folder.glob(f"*jit_*.{end}"), key=lambda f: f.stat().st_size)
+        if files:
+            found[kind] = files[-1].read_text(errors="replace")
+    return found
+
+
+@contextlib.contextmanager
+def _uncached() -> Iterator[None]:
+    """Without the persistent cache: what comes from it brings no dump."""
+    before = jax.config.values["jax_enable_compilation_cache"]
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
+
+
+def _memory(analysis: Any) -> Memory:
+    return Memory(
+        arguments=analysis.argument_size_in_bytes,
+        outputs=analysis.output_size_in_bytes,
+        aliased=analysis.alias_size_in_bytes,
+        temporaries=analysis.temp_size_in_bytes,
+        code=analysis.generated_code_size_in_bytes,
+        host=analysis.host_argument_size_in_bytes
+        + analysis.host_output_size_in_bytes
+        - analysis.host_alias_size_in_bytes
+        + analysis.host_temp_size_in_bytes,
+    )
+
+
+def _text(compiled: Any, dump: dict[str, str]) -> str:
+    """`as_text()`, which fails for some large programs; else what the dump has."""
+    try:
+        return compiled.as_text()
+    except jax.errors.JaxRuntimeError:
+        return dump["codegen"]

@@ -1,0 +1,133 @@
+"""How often a step runs each instruction of a program, and in how many cycles."""
+
+import functools
+import re
+
+from llmjax.plan.hlo import Computation, Instruction, Program
+
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"?(\d+)')
+
+
+@functools.lru_cache(maxsize=2)
+def walk(program: Program) -> tuple[tuple[Instruction, str, int], ...]:
+    """(instruction, its computation, executions per step), in scheduled order.
+
+    Loops are entered with their trip count, all branches of a conditional once;
+    fused and asynchronous computations are not entered.
+    """
+    found: list[tuple[Instruction, str, int]] = []
+    _walk(program, program.entry, 1, found)
+    return tuple(found)
+
+
+def _walk(program: Program, name: str, times: int, found: list) -> None:
+    for instruction in program.computations[name].values():
+        found.append((instruction, name, times))
+        for callee in callees(instruction):
+            trips = trip_count(program, name, instruction) or 1
+            _walk(program, callee, times * trips, found)
+
+
+@functools.lru_cache(maxsize=2)
+def cycles(program: Program) -> dict[str, int]:
+    """Of every computation that runs: the compiler's cycles of one execution, loops
+    applied, of a conditional its longest branch."""
+    found: dict[str, int] = {}
+    _cycles(program, program.entry, found)
+    return found
+
+
+def callees(instruction: Instruction) -> tuple[str, ...]:
+    """Computations that run as part of the one that holds the instruction."""
+    if instruction.opcode == "while":
+        names: tuple[str | None, ...] = (instruction.attribute("body"),)
+    elif instruction.opcode == "call":
+        names = (instruction.attribute("to_apply"),)
+    else:
+        names = instruction.branches if instruction.opcode == "conditional" else ()
+    return tuple(x for x in names if x)
+
+
+def _cycles(program: Program, name: str, found: dict[str, int]) -> int:
+    total = 0
+    for instruction in program.computations[name].values():
+        total += instruction.cycles or 0
+        inner = [_cycles(program, x, found) for x in callees(instruction)]
+        if inner:
+            trips = trip_count(program, name, instruction) or 1
+            total += max(inner) * trips
+    found[name] = total
+    return total
+
+
+def trip_count(program: Program, computation: str, loop: Instruction) -> int | None:
+    """Of a while: as the compiler notes it, or from `i < n`, where `i` starts and
+    what the body adds. 1 for anything else, None where it isn't understood."""
+    if loop.opcode != "while":
+        return 1
+    known = _TRIPS.search(loop.rest)
+    if known:
+        return int(known.group(1))
+    compared = _comparison(program, loop)
+    if compared is None:
+        return None
+    index, limit = compared
+    here = program.computations[computation]
+    initial = here.get(loop.operands[0])
+    start = None
+    if initial is not None and initial.opcode == "tuple":
+        start = _constant(here, initial.operands[index])
+    step = _increment(program, loop.attribute("body") or "", index)
+    return max(1, -(-(limit - (start or 0)) // (step or 1)))
+
+
+def _comparison(program: Program, loop: Instruction) -> tuple[int, int] | None:
+    """Index of the counter in the loop's state and its limit, of `counter < limit`."""
+    condition = program.computations[loop.attribute("condition") or ""]
+    root = program.root(loop.attribute("condition") or "")
+    sides = root.operands
+    values = condition
+    if root.opcode == "fusion":
+        inner = program.computations[root.attribute("calls") or ""]
+        root, outer = program.root(root.attribute("calls") or ""), root.operands
+        values = {**inner, **condition}
+
+        def from_outside(name: str) -> str:
+            value = inner.get(name)
+            if value is None or value.opcode != "parameter":
+                return name
+            return outer[int(value.operands[0])]
+
+        sides = tuple(from_outside(x) for x in root.operands)
+    if "direction=LT" not in root.rest or len(sides) < 2:
+        return None
+    counter = values.get(sides[0])
+    limit = _constant(values, sides[1])
+    index = re.search(r"index=(\d+)", counter.rest) if counter else None
+    return (int(index.group(1)), limit) if index and limit is not None else None
+
+
+def _increment(program: Program, name: str, index: int) -> int | None:
+    body, root = program.computations[name], program.root(name)
+    if root.opcode != "tuple":
+        return None
+    value = body.get(root.operands[index])
+    while value is not None and value.opcode in ("copy", "bitcast"):
+        value = body.get(value.operands[0])
+    if value is None or value.opcode != "add":
+        return None
+    constants = [_constant(body, x) for x in value.operands]
+    return next((c for c in constants if c is not None), None)
+
+
+def _constant(computation: Computation, name: str) -> int | None:
+    """An integer constant, through copies; None for anything else."""
+    value = computation.get(name)
+    for _ in range(6):
+        if value is None or value.opcode not in ("copy", "bitcast", "convert"):
+            break
+        value = computation.get(value.operands[0])
+    if value is None or value.opcode != "constant":
+        return None
+    number = value.operands[0] if value.operands else ""
+    return int(number) if re.fullmatch(r"-?\d+", number) else None

@@ -1,0 +1,235 @@
+"""Compiled TPU HLO text as instructions.
+
+XLA's text form: https://openxla.org/xla/operation_semantics. TPU programs carry the
+compiler's own estimate of each instruction's cycles in `backend_config`.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Iterator
+
+_COMMENT = re.compile(r"/\*.*?\*/")
+_HEADER = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{\s*$")
+_DEFINITION = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = (.*)", re.DOTALL)
+_OPCODE = re.compile(r"(?:^| )([a-z][\w\-]*)\(")
+_CYCLES = re.compile(r'"estimated_cycles":"?(\d+)')
+_OP_NAME = re.compile(r'op_name="([^"]*)"')
+_SOURCE = re.compile(r'source_file="([^"]*)" source_line=(\d+)')
+_FRAME = re.compile(r"stack_frame_id=(\d+)")
+_ARRAY = re.compile(r"\b([a-z]+\d+[a-z0-9]*|pred)\[([\d,]*)\](?:\{([^}]*)\})?")
+_SPACE = re.compile(r"S\((\d+)\)")
+_MAX_INT64 = 2**63 - 1  # the compiler's "cannot tell"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Instruction:
+    """One line: `%name = shape opcode(operands), attributes`."""
+
+    name: str
+    opcode: str  # "fusion", "while", "all-gather-start", ...
+    shape: str  # "bf16[4,128]{1,0}", or a tuple of such
+    rest: str  # from the operands on
+    root: bool
+    location: str  # "file.py:12" of the op; "" where unknown
+
+    @functools.cached_property
+    def operands(self) -> tuple[str, ...]:
+        """Names of the operands; of a constant its value, of a parameter its index."""
+        end = self.rest.find(")")
+        if not re.search(r"[(\[{]", self.rest[:end]):  # names alone, as is usual
+            listed = self.rest[:end].split(",")
+        else:
+            listed = _split(self.rest)
+        return tuple(x.split()[-1].lstrip("%") for x in listed if x.strip())
+
+    @functools.cached_property
+    def cycles(self) -> int | None:
+        """The compiler's estimate for one execution, where it gives one."""
+        match = _CYCLES.search(self.rest)
+        value = int(match.group(1)) if match else None
+        return None if value == _MAX_INT64 else value
+
+    @property
+    def op_name(self) -> str:
+        """jax's path of the op: "jit(step)/.../dot_general"; "" where unknown."""
+        match = _OP_NAME.search(self.rest)
+        return match.group(1) if match else ""
+
+    def attribute(self, key: str) -> str | None:
+        """A name that the instruction refers to: body, condition, calls, ..."""
+        match = re.search(rf"[ ,]{key}=%?([\w.\-]+)", self.rest)
+        return match.group(1) if match else None
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """Computations of a conditional."""
+        keys = ("true_computation", "false_computation")
+        pair = tuple(x for x in map(self.attribute, keys) if x)
+        listed = re.search(r"branch_computations=\{([^}]*)\}", self.rest)
+        names = listed.group(1).split(",") if listed else ()
+        return pair + tuple(x.strip().lstrip("%") for x in names)
+
+    @functools.cached_property
+    def arrays(self) -> tuple["ArrayShape", ...]:
+        """The arrays of the result."""
+        return tuple(
+            ArrayShape(
+                dtype,
+                tuple(int(n) for n in dims.split(",") if n),
+                int(match.group(1)) if (match := _SPACE.search(layout)) else 0,
+            )
+            for dtype, dims, layout in _ARRAY.findall(self.shape)
+        )
+
+
+def _split(text: str) -> list[str]:
+    """What commas part, up to the bracket that closes the list."""
+    depth, start, found = 0, 0, []
+    for i, char in enumerate(text):
+        depth += char in "([{"
+        depth -= char in ")]}"
+        if depth < 0 or (char == "," and depth == 0):
+            found.append(text[start:i])
+            start = i + 1
+        if depth < 0:
+            break
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class ArrayShape:
+    """One array; `space` is XLA's: 0 HBM, 1 vector memory, 5 the host's, others."""
+
+    dtype: str
+    dims: tuple[int, ...]
+    space: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """Without padding."""
+        bits = re.search(r"\d+", self.dtype)
+        return math.prod(self.dims) * (int(bits.group()) if bits else 8) // 8
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{','.join(map(str, self.dims))}]"
+
+
+HBM, HOST = 0, 5
+Computation = dict[str, Instruction]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+    """`computations[name][instruction name]`, in scheduled order."""
+
+    computations: dict[str, Computation]
+    entry: str
+
+    def root(self, computation: str) -> Instruction:
+        """The result of a computation."""
+        body = self.computations[computation].values()
+        return next(x for x in reversed(body) if x.root)
+
+
+def parse(text: str) -> Program:
+    """Reads `compiled.as_text()` or the file of a scheduled module in a dump.
+
+    Raises:
+      ValueError: no entry computation.
+    """
+    frames = _Frames(text)
+    computations: dict[str, Computation] = {}
+    entry: str | None = None
+    current: Computation | None = None
+    for line in _logical_lines(text):
+        if line.startswith(" "):
+            found = _instruction(line, frames)
+            if current is not None and found is not None:
+                current[found.name] = found
+        elif line.startswith("}"):
+            current = None
+        else:
+            header = _HEADER.match(_COMMENT.sub("", line)) if "{" in line else None
+            if header:
+                current = computations[header.group(2)] = {}
+                entry = header.group(2) if header.group(1) else entry
+    if entry is None:
+        raise ValueError(
+            "this text has no ENTRY computation; give compiled.as_text() or a "
+            "*after_optimizations.txt of xla_dump_to"
+        )
+    return Program(computations, entry)
+
+
+def _logical_lines(text: str) -> Iterator[str]:
+    """Lines, with what a kernel's metadata spreads over several joined to one."""
+    pending = None
+    for line in text.splitlines():
+        if line.startswith(" "):
+            if pending is not None:
+                yield pending
+            pending = line
+        elif pending is not None and line not in ("", "}") and not _closes(line):
+            pending += line
+        else:
+            if pending is not None:
+                yield pending
+            pending = None
+            yield line
+    if pending is not None:
+        yield pending
+
+
+def _closes(line: str) -> bool:
+    return line.startswith("}, execution_thread")
+
+
+def _instruction(line: str, frames: "_Frames") -> Instruction | None:
+    match = _DEFINITION.match(_COMMENT.sub("", line) if "/*" in line else line)
+    if match is None:
+        return None
+    root, name, right = match.groups()
+    opcode = _OPCODE.search(right)
+    if opcode is None:
+        return None
+    shape, rest = right[: opcode.start()], right[opcode.end() :]
+    return Instruction(
+        name, opcode.group(1), shape, rest, root is not None, frames.of(rest)
+    )
+
+
+class _Frames:
+    """Source lines: in the instruction, or in the tables that start the text."""
+
+    def __init__(self, text: str):
+        head = text[: text.find(") -> ")] if ") -> " in text else text
+        tables = {}
+        for title in ("FileNames", "FileLocations", "StackFrames"):
+            section = re.search(rf"^{title}\n((?:\d+ .*\n)*)", head, re.MULTILINE)
+            lines = section.group(1).splitlines() if section else []
+            tables[title] = dict(line.split(" ", 1) for line in lines)
+        self.files = tables["FileNames"]
+        self.locations = tables["FileLocations"]
+        self.frames = tables["StackFrames"]
+
+    def of(self, rest: str) -> str:
+        direct = _SOURCE.search(rest)
+        if direct:
+            return f"{direct.group(1).rsplit('/', 1)[-1]}:{direct.group(2)}"
+        frame = _FRAME.search(rest)
+        return self._frame(frame.group(1)) if frame else ""
+
+    @functools.cache  # noqa: B019 - lives as long as one parse
+    def _frame(self, number: str) -> str:
+        def field(text: str | None, key: str) -> str | None:
+            match = re.search(rf"{key}=(\d+)", text or "")
+            return match.group(1) if match else None
+
+        location = self.locations.get(
+            field(self.frames.get(number), "file_location_id") or ""
+        )
+        file = self.files.get(field(location, "file_name_id") or "", "").strip('"')
+        line = field(location, "line")
+        return f"{file.rsplit('/', 1)[-1]}:{line}" if file and line else ""

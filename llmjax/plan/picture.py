@@ -1,0 +1,99 @@
+"""A plan as a picture: what fills a chip's memory, and where the time goes."""
+
+from typing import Any
+
+from etils import epath
+
+from llmjax.plan.buffers import KINDS
+
+# Okabe and Ito's colours, told apart by colour-blind eyes too.
+COLORS = ("#0072B2", "#56B4E9", "#999999", "#009E73", "#E69F00", "#CC79A7")
+GIB = 2**30
+Result = dict[str, Any]
+
+
+def draw(result: Result, path: epath.PathLike) -> None:
+    """Writes a PNG of a plan's result.
+
+    Raises:
+      ValueError: matplotlib is not installed; gives the line that installs it.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as e:
+        raise ValueError(
+            "the plan's picture needs matplotlib: pip install -e '.[report]'"
+        ) from e
+    timed = "time" in result
+    bars = 1 + sum(map(bool, result["time"]["roofline"].values())) if timed else 0
+    heights = [0.8, 0.3 * bars + 0.3] if timed else [0.8]
+    figure = Figure(figsize=(9, 1.0 + sum(heights)), layout="constrained", dpi=150)
+    axes = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+    slices = result["num_slices"]
+    where = result["topology"] + (f" x {slices} slices" if slices > 1 else "")
+    figure.suptitle(f"{result.get('config', 'A run')} on {where}", fontsize=11)
+    _memory(axes[0], result["memory"])
+    if timed:
+        _time(axes[1], result["time"])
+    with epath.Path(path).open("wb") as file:
+        figure.savefig(file, format="png", bbox_inches="tight")
+
+
+def _memory(axes: Any, memory: Result) -> None:
+    left = 0.0
+    for kind, color in zip(KINDS, COLORS, strict=True):
+        width = memory[kind] / GIB
+        if width > 0:
+            axes.barh(0, width, left=left, color=color, label=f"{kind} {width:.2f}")
+            left += width
+    capacity = memory["capacity"] / GIB
+    axes.axvline(capacity, color="black", linewidth=1.5)
+    axes.annotate(
+        f"capacity {capacity:.1f}",
+        (capacity, 1),
+        xytext=(0, 3),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        ha="center",
+        size=8,
+    )
+    axes.set_xlim(0, 1.06 * max(left, capacity))
+    axes.set_ylim(-0.5, 0.5)
+    axes.set_yticks([0], ["memory"])
+    axes.set_xlabel("GiB per chip", size=9)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.5), ncols=6, **_LEGEND)
+    _plain(axes)
+
+
+def _time(axes: Any, time: Result) -> None:
+    parts = (
+        ("compiler's estimate", time["compiler_seconds"], COLORS[0]),
+        ("attention kernels", time["pallas_seconds"], COLORS[4]),
+        ("exposed communication", time["exposed_seconds"], COLORS[5]),
+    )
+    bounds = {k: v for k, v in time["roofline"].items() if v}
+    names = ["predicted step", *(f"{name} alone" for name in bounds)]
+    left = 0.0
+    for label, seconds, color in parts:
+        axes.barh(0, seconds, left=left, color=color, label=label)
+        left += seconds
+    for place, seconds in enumerate(bounds.values(), 1):
+        axes.barh(place, seconds, color="#999999")
+    longest = max(left, *bounds.values()) if bounds else left
+    for place, seconds in enumerate((left, *bounds.values())):
+        text = f" {seconds:.3f} s" if seconds >= 1 else f" {1e3 * seconds:.1f} ms"
+        axes.text(seconds, place, text, va="center", size=8)
+    axes.set_xlim(0, 1.12 * longest)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"seconds per step; MFU {time['mfu']:.1%}", size=9)
+    axes.legend(loc="lower right", **_LEGEND)
+    _plain(axes)
+
+
+_LEGEND = {"fontsize": 8, "frameon": False}
+
+
+def _plain(axes: Any) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)

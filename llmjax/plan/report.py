@@ -1,0 +1,327 @@
+"""What a plan says: one dictionary, and the same as tables."""
+
+import dataclasses
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from llmjax.config import SequenceClassification
+from llmjax.plan import buffers, collectives, estimate, roofline
+from llmjax.plan.changes import flags
+from llmjax.plan.compile import Compiled
+from llmjax.plan.remedies import Tried
+from llmjax.plan.roofline import Prediction
+from llmjax.plan.search import Ranked
+
+GIB = 2**30
+Result = dict[str, Any]
+
+
+def predict(compiled: Compiled, price: float | None = None) -> Prediction:
+    """`roofline.predict` of a program that fits; dollars per chip-hour."""
+    task = compiled.config.task
+    outputs = task.num_labels if isinstance(task, SequenceClassification) else None
+    return roofline.predict(
+        compiled.text,
+        compiled.config,
+        compiled.topology,
+        compiled.program.mesh,
+        price,
+        outputs,
+    )
+
+
+def describe(compiled: Compiled, price: float | None = None) -> Result:
+    """Everything that is known of a compiled step, as JSON takes it."""
+    usage = buffers.usage(compiled)
+    memory, topology = compiled.memory, compiled.topology
+    result: Result = {
+        "topology": topology.name,
+        "num_slices": topology.num_slices,
+        "chips": topology.chips,
+        "mesh": dict(compiled.program.mesh.shape),
+        "rows": compiled.config.data.batch_size,
+        "tokens_per_row": compiled.config.data.seq_len,
+        "parameters": sum(
+            math.prod(leaf.shape)
+            for leaf in jax.tree.leaves(compiled.program.abstract.params)
+        ),
+        "fits": compiled.fits,
+        "error": compiled.error,
+        "memory": {
+            **usage.kinds,
+            "peak": usage.peak,
+            "capacity": usage.capacity,
+            "code": memory.code if memory else None,
+            "host": memory.host if memory else None,
+        },
+        "largest": [dataclasses.asdict(buffer) for buffer in usage.largest],
+        "replicated": buffers.replicated(compiled.program),
+        "bubble": estimate.bubble(
+            compiled.config.layout, compiled.program.mesh.shape["pipeline"]
+        ),
+        "seconds": dataclasses.asdict(compiled.seconds),
+        "versions": {"jax": jax.__version__, "python": sys.version.split()[0]},
+    }
+    if compiled.fits:
+        result["time"] = timing(predict(compiled, price))
+    return result
+
+
+def timing(prediction: Prediction) -> Result:
+    """A prediction as JSON takes it."""
+    line = prediction.roofline
+    summary = prediction.summary
+    return {
+        "step_seconds": prediction.step_seconds,
+        "compiler_seconds": prediction.compiler_seconds,
+        "pallas_seconds": prediction.pallas_seconds,
+        "exposed_seconds": prediction.exposed_seconds,
+        "estimated_cycles": summary.estimated_cycles,
+        "mfu": prediction.mfu,
+        "mfu_causal": prediction.mfu_causal,
+        "tokens_per_second_per_chip": prediction.tokens_per_second_per_chip,
+        "dollars_per_billion_tokens": prediction.dollars_per_billion_tokens,
+        "roofline": {
+            "compute": line.compute,
+            "hbm": line.hbm,
+            **{f"ici {axis}": seconds for axis, seconds in line.ici.items()},
+            "dcn": line.dcn,
+            "host": line.host,
+        },
+        "binds": line.binds,
+        "waits": [[*key, seconds] for key, seconds in prediction.waits.items()],
+        "uncounted": list(prediction.uncounted),
+        "collectives": collectives.by_kind_and_axis(prediction.collectives),
+        "kernels": [
+            {
+                "kernel": cost.call.kernel,
+                "kind": cost.kind,
+                "calls": cost.call.calls,
+                "seconds": cost.seconds,
+                "source": cost.call.source,
+            }
+            for cost in prediction.kernels
+        ],
+        "largest": [list(entry) for entry in summary.largest],
+    }
+
+
+def describe_remedies(tried: Sequence[Tried]) -> list[Result]:
+    """What was tried to make it fit, as JSON takes it."""
+    return [
+        {
+            "why": t.remedy.why,
+            "flags": flags(t.remedy.change),
+            "slower": t.remedy.slower,
+            "fits": t.fits,
+            "bytes": t.needed,
+            "error": t.error,
+        }
+        for t in tried
+    ]
+
+
+def describe_search(ranked: Sequence[Ranked]) -> list[Result]:
+    """What a search found, best first, as JSON takes it."""
+    return [
+        {
+            "flags": flags(r.change) or "(as it is)",
+            "step_seconds": r.prediction.step_seconds if r.prediction else None,
+            "mfu": r.prediction.mfu if r.prediction else None,
+            "cycles": r.prediction.summary.estimated_cycles if r.prediction else None,
+            "bytes": r.compiled_bytes,
+            "estimated_seconds": r.candidate.estimate.seconds,
+            "estimated_bytes": r.candidate.estimate.bytes,
+            "error": r.error,
+        }
+        for r in ranked
+    ]
+
+
+# --- as text -------------------------------------------------------------------------
+
+
+def text(result: Result) -> str:
+    """The whole report in Markdown, wide enough to be read as it is."""
+    parts = [_head(result), _memory(result), _largest(result)]
+    if "time" in result:
+        parts += [_time(result["time"]), _collectives(result["time"])]
+    if result["replicated"]:
+        parts.append("Replicated:\n" + "\n".join(result["replicated"]))
+    if "remedies" in result:
+        parts.append(_remedies(result))
+    if "search" in result:
+        parts.append(_search(result["search"]))
+    return "\n\n".join(part for part in parts if part)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A Markdown table with aligned columns, numbers to the right."""
+    cells = [[str(cell) for cell in row] for row in (head, *rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    right = [
+        all(not isinstance(row[i], str) or row[i][:1].isdigit() for row in rows)
+        for i in range(len(head))
+    ]
+    lines = [
+        "| "
+        + " | ".join(
+            c.rjust(w) if r else c.ljust(w)
+            for c, w, r in zip(row, widths, right, strict=True)
+        )
+        + " |"
+        for row in cells
+    ]
+    rule = [
+        "-" * (w + 1) + (":" if r else "-") for w, r in zip(widths, right, strict=True)
+    ]
+    return "\n".join([lines[0], f"|{'|'.join(rule)}|", *lines[1:]])
+
+
+def gib(count: int | float | None) -> str:
+    """Bytes as "12.34 GiB", of small ones as MiB."""
+    if count is None:
+        return "-"
+    if count < GIB / 10:
+        return f"{count / 2**20:.1f} MiB"
+    return f"{count / GIB:.2f} GiB"
+
+
+def duration(seconds: int | float | None) -> str:
+    """ "1.234 s" or "12.3 ms"."""
+    if seconds is None:
+        return "-"
+    return f"{seconds:.3f} s" if seconds >= 1 else f"{1e3 * seconds:.1f} ms"
+
+
+def _head(result: Result) -> str:
+    mesh = ", ".join(f"{a}={n}" for a, n in result["mesh"].items() if n > 1) or "one"
+    slices = result["num_slices"]
+    where = result["topology"] + (f" x {slices} slices" if slices > 1 else "")
+    memory = result["memory"]
+    verdict = "fits" if result["fits"] else "DOES NOT FIT"
+    seconds = result["seconds"]
+    took = f"{seconds['compile']:.0f} s" if seconds["compile"] is not None else "-"
+    return (
+        f"{result.get('config', 'The run')} on {where}: {verdict}, "
+        f"{gib(memory['peak'])} of {gib(memory['capacity'])} per chip\n"
+        f"{result['parameters'] / 1e9:.2f}e9 parameters, {result['chips']} chips, "
+        f"mesh {mesh}, {result['rows']} rows of {result['tokens_per_row']} tokens; "
+        f"compiled in {took}" + _bubble(result)
+    )
+
+
+def _bubble(result: Result) -> str:
+    idle = result.get("bubble", 0.0)
+    return f"\nThe pipeline's stages wait {idle:.1%} of the time." if idle else ""
+
+
+def _memory(result: Result) -> str:
+    memory = result["memory"]
+    rows = [
+        (kind, gib(memory[kind]), f"{memory[kind] / memory['capacity']:.1%}")
+        for kind in (*buffers.KINDS, "peak", "capacity")
+    ]
+    if memory["host"]:
+        rows.append(("in the host's memory", gib(memory["host"]), ""))
+    return table(("bytes per chip", "", "of capacity"), rows)
+
+
+def _largest(result: Result) -> str:
+    rows = [
+        (b["name"], b["kind"], b["shape"], gib(b["bytes"]), b["source"])
+        for b in result["largest"]
+    ]
+    return table(("largest buffers", "kind", "shape on a chip", "size", "line"), rows)
+
+
+def _time(time: Result) -> str:
+    tokens = f"{time['tokens_per_second_per_chip']:,.0f}"
+    dollars = f"{time['dollars_per_billion_tokens']:,.0f}"
+    rows = [
+        ("step", duration(time["step_seconds"])),
+        ("  the compiler's estimate", duration(time["compiler_seconds"])),
+        ("  attention kernels", duration(time["pallas_seconds"])),
+        ("  communication that nothing hides", duration(time["exposed_seconds"])),
+        *_waits(time),
+        ("MFU, full attention square", f"{time['mfu']:.1%}"),
+        ("MFU, half of it where causal", f"{time['mfu_causal']:.1%}"),
+        ("tokens per second and chip", tokens),
+        ("dollars per 1e9 tokens", dollars),
+        ("estimated cycles", f"{time['estimated_cycles']:.4g}"),
+        *((f"roofline: {name}", duration(s)) for name, s in time["roofline"].items()),
+        ("what binds", time["binds"]),
+    ]
+    return table(("predicted", ""), rows)
+
+
+def _waits(time: Result) -> list[tuple[str, str]]:
+    """The longest of what nothing hides; and kernels that count as no time."""
+    waits = sorted(time.get("waits", ()), key=lambda wait: -wait[-1])
+    rows = [
+        (f"    {kind} over {axis} ({network})", duration(seconds))
+        for kind, axis, network, seconds in waits[:3]
+        if seconds > 0
+    ]
+    return rows + [
+        (f"    no model of {k}", "counts 0") for k in time.get("uncounted", ())
+    ]
+
+
+def _collectives(time: Result) -> str:
+    rows = [
+        (
+            row["kind"],
+            row["axis"],
+            row["network"],
+            row["calls"],
+            gib(row["result_bytes"]),
+            gib(row["link_bytes"]),
+        )
+        for row in time["collectives"]
+    ]
+    head = ("collective", "axis", "network", "calls", "results", "sent")
+    return table(head, rows) if rows else ""
+
+
+def _remedies(result: Result) -> str:
+    worst = next(b for b in result["largest"])
+    rows = [
+        (
+            r["why"],
+            "fits" if r["fits"] else r["error"] or "no",
+            gib(r["bytes"]),
+            f"{r['slower']:.2f}x",
+            r["flags"],
+        )
+        for r in result["remedies"]
+    ]
+    needs = gib(result["memory"]["peak"] - result["memory"]["capacity"])
+    return (
+        f"It lacks {needs} a chip. The largest buffer is {worst['name']} "
+        f"({worst['shape']}, {gib(worst['bytes'])}). Tried, the cheapest first:\n\n"
+        + table(("change", "compiled", "peak", "predicted step", "flags"), rows)
+    )
+
+
+def _search(found: Sequence[Result]) -> str:
+    rows = [
+        (
+            place,
+            duration(r["step_seconds"]),
+            f"{r['mfu']:.1%}" if r["mfu"] is not None else "does not fit",
+            gib(r["bytes"]),
+            duration(r["estimated_seconds"]),
+            gib(r["estimated_bytes"]),
+            r["flags"],
+        )
+        for place, r in enumerate(found, 1)
+    ]
+    head = ("", "step", "MFU", "peak", "by formula", "by formula", "flags")
+    winner = next((r for r in found if r["step_seconds"] is not None), None)
+    take = f"\n\nTake the first: {winner['flags']}" if winner else ""
+    return table(head, rows) + take

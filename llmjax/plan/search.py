@@ -1,0 +1,165 @@
+"""Which layout is fastest: all of them by formula, the best few by the compiler."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from llmjax.config import Mixture, RunConfig, SplashAttention
+from llmjax.parallel.axes import MESH_AXES
+from llmjax.plan import estimate
+from llmjax.plan.changes import changed, difference
+from llmjax.plan.chips import Topology
+from llmjax.plan.compile import Compiled, compile_step
+from llmjax.plan.estimate import Estimate, Size
+from llmjax.plan.roofline import Prediction
+
+ROOM = 1.15  # of the chip's memory that an estimate may take: it errs by about so much
+REMATS: tuple[dict[str, Any], ...] = (
+    {"remat": "none"},
+    {
+        "remat": "names",
+        "saved": ("query", "key", "value", "context", "out", "gate", "up"),
+    },
+    {"remat": "names", "saved": ("query", "key", "value", "context", "out")},
+    {"remat": "names", "saved": ("query", "key", "value", "context")},
+    {"remat": "names", "saved": ("context",)},
+    {"remat": "full"},
+)
+MICROBATCHES = (1, 2, 4, 8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A run with another layout, and the formula's view of it."""
+
+    config: RunConfig
+    estimate: Estimate
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranked:
+    """A candidate that was compiled; without a prediction it did not fit."""
+
+    candidate: Candidate
+    change: dict[str, Any]
+    compiled_bytes: int
+    prediction: Prediction | None
+    error: str = ""
+
+    @property
+    def step_seconds(self) -> float:
+        """Predicted from the compiled program; infinite where there is none."""
+        return self.prediction.step_seconds if self.prediction else float("inf")
+
+
+def search(
+    config: RunConfig,
+    topology: Topology,
+    size: Size,
+    predict: Callable[[Compiled], Prediction],
+    best: int = 4,
+    compiler: Callable[..., Compiled] = compile_step,
+) -> list[Ranked]:
+    """Compiles the `best` candidates; fastest first, those that don't fit last.
+
+    One that the run refuses (attention that the kernel can't do) takes no place.
+    """
+    found: list[Ranked] = []
+    for candidate in shortlist(candidates(config, topology, size), 4 * best):
+        if len(found) == best:
+            break
+        try:
+            made = compiler(candidate.config, topology)
+        except ValueError:
+            continue
+        change = difference(config, candidate.config)
+        prediction = predict(made) if made.fits else None
+        found.append(Ranked(candidate, change, made.needed, prediction, made.error))
+    return sorted(found, key=lambda ranked: ranked.step_seconds)
+
+
+def candidates(config: RunConfig, topology: Topology, size: Size) -> list[Candidate]:
+    """All that may fit by the estimate, the fastest first."""
+    chip = topology.chip
+    room = ROOM * chip.usable_hbm_bytes / chip.devices
+    found = []
+    for change in space(config, topology):
+        mesh = {axis: change[axis] for axis in MESH_AXES}
+        try:
+            after = changed(config, change)
+            estimated = estimate.estimate(after, topology, size, mesh)
+        except ValueError:
+            continue
+        if estimated.bytes <= room:
+            found.append(Candidate(after, estimated))
+    return sorted(found, key=_order)
+
+
+def _order(candidate: Candidate) -> tuple[float, float, int]:
+    """By seconds; where the matmuls hide the transfers, by what they hide."""
+    of = candidate.estimate
+    return of.seconds, of.links, of.bytes
+
+
+def shortlist(ordered: list[Candidate], best: int) -> list[Candidate]:
+    """The first `best`, at most two of them on one mesh: the formula is too coarse to
+    tell neighbours apart, and a mesh that it misjudges should not take every place."""
+    taken: list[Candidate] = []
+    meshes: dict[tuple[int, ...], int] = {}
+    for candidate in ordered:
+        layout = candidate.config.layout
+        mesh = tuple(getattr(layout, axis) for axis in MESH_AXES)
+        if meshes.get(mesh, 0) < 2 and len(taken) < best:
+            meshes[mesh] = meshes.get(mesh, 0) + 1
+            taken.append(candidate)
+    return taken
+
+
+# --- the space -----------------------------------------------------------------------
+
+
+def space(config: RunConfig, topology: Topology) -> Iterator[dict[str, Any]]:
+    """Meshes x remat x microbatches x attention, as changes of the layout."""
+    remats = [{"saved": (), "offloaded": (), **remat} for remat in REMATS]
+    for mesh in meshes(config, topology):
+        rows = config.data.batch_size // (mesh["data"] * mesh["fsdp"] * mesh["expert"])
+        parts = [m for m in MICROBATCHES if rows % m == 0]
+        options = itertools.product(remats, parts, attentions(config))
+        for remat, microbatches, attention in options:
+            yield {
+                **mesh,
+                **remat,
+                "microbatches": microbatches,
+                "attention": attention,
+            }
+
+
+def meshes(config: RunConfig, topology: Topology) -> Iterator[dict[str, int]]:
+    """Factorisations of the devices that the run's shapes allow."""
+    cfg, data = config.model, config.data
+    devices, slices = topology.devices, topology.num_slices
+    mixture = isinstance(cfg.mlp, Mixture)
+    experts = cfg.mlp.num_experts if isinstance(cfg.mlp, Mixture) else 1
+    tensors = [t for t in (1, 2, 4, 8) if cfg.K % t == 0 and cfg.num_heads % t == 0]
+    sequences = [s for s in (1, 2, 4, 8) if data.seq_len % (128 * s) == 0]
+    stages = [p for p in (1, 2, 4, 8) if cfg.layers[0].repeat % p == 0]
+    groups = [e for e in (1, 2, 4, 8) if experts % e == 0] if mixture else [1]
+    for t, s, p, e in itertools.product(tensors, sequences, stages, groups):
+        rest, odd = divmod(devices, t * s * p * e)
+        if odd or t * s * p > 16:
+            continue
+        for copies in (1, 2, 4, 8, 16, 32, 64):
+            count = copies * slices
+            if rest % count or data.batch_size % (rest * e):
+                continue
+            sizes = (count, p, rest // count, e, s, t)
+            yield dict(zip(MESH_AXES, sizes, strict=True))
+
+
+def attentions(config: RunConfig) -> list[Any]:
+    """The run's own, and splash attention where rows have blocks for it."""
+    own = config.layout.attention
+    splash = SplashAttention()
+    other = config.data.seq_len % 128 == 0 and not isinstance(own, SplashAttention)
+    return [own, splash] if other else [own]

@@ -1,0 +1,99 @@
+"""Dynamic loss scaling: float16's small gradients kept, its overflows skipped."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from llmjax.config import LossScale
+from llmjax.train.state import State
+
+KEY = "loss_scale"  # in `State.extra`
+FLOOR = 1.0  # where lowering it helps no more: the gradients themselves overflow
+CEILING = 2.0**24
+
+
+@flax.struct.dataclass
+class Scale:
+    """What `State.extra` holds of it.
+
+    Attributes:
+      value: float32, by which the loss of a mean token is multiplied.
+      good: int32, updates since it last changed.
+      skipped: int32, updates skipped since the run began.
+    """
+
+    value: Any
+    good: Any
+    skipped: Any
+
+
+def initial(config: LossScale) -> dict[str, Scale]:
+    """The part of `State.extra` that a run in float16 begins with."""
+    zero = jnp.zeros((), jnp.int32)
+    return {KEY: Scale(jnp.float32(config.initial), zero, zero)}
+
+
+def factor(extra: Any, count: jax.Array) -> jax.Array:
+    """By which a sum over `count` is multiplied: the scale, of the mean."""
+    return extra[KEY].value / jnp.maximum(count, 1)
+
+
+def checked(
+    old: State, new: State, grads: Any, out: Any, config: LossScale
+) -> tuple[State, Any, Any]:
+    """What an update leaves: all of it where `grads` are finite, else its step alone.
+
+    Where they are not: the scale is halved, gradients and their norm are 0, and so are
+    sum and count of those metrics that are not finite. At the floor of the scale the
+    norm stays as it is, for the log to end the run.
+
+    Args:
+      old, new: the states before and after.
+      grads: of the update, no longer scaled.
+      out: its metrics and scalars, `grad_norm` among them.
+      config: how the scale grows.
+
+    Returns:
+      The state, gradients and `out` to go on with.
+    """
+    metrics, scalars = out
+    finite = jnp.isfinite(scalars["grad_norm"])
+    scale = old.extra[KEY]
+    after = adjusted(scale, finite, config)
+
+    def kept(new, old):
+        return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+    hopeless = ~finite & (after.value == scale.value)
+    norm = jnp.where(finite | hopeless, scalars["grad_norm"], 0)
+    state = new.replace(  # type: ignore[attr-defined]
+        params=kept(new.params, old.params),
+        opt_state=kept(new.opt_state, old.opt_state),
+        extra=kept(new.extra, old.extra) | {KEY: after},
+    )
+    grads = jax.tree.map(lambda g: jnp.where(finite, g, 0), grads)
+    scalars = {"grad_norm": norm, "loss_scale": scale.value, "skipped": after.skipped}
+    return state, grads, (_readable(metrics, finite | hopeless), scalars)
+
+
+def adjusted(scale: Scale, finite: jax.Array, config: LossScale) -> Scale:
+    """Doubled after `growth_interval` finite updates, halved after one that is not."""
+    good = jnp.where(finite, scale.good + 1, 0)
+    grow = good >= config.growth_interval
+    lower = jnp.maximum(scale.value / 2, jnp.minimum(FLOOR, scale.value))
+    upper = jnp.minimum(scale.value * 2, jnp.maximum(CEILING, scale.value))
+    value = jnp.where(finite, jnp.where(grow, upper, scale.value), lower)
+    good = jnp.where(grow, 0, good)
+    return Scale(value, good, scale.skipped + jnp.where(finite, 0, 1))
+
+
+def _readable(metrics: Any, always: jax.Array) -> Any:
+    """(0, 0) for metrics that are not finite, unless they are to be read `always`."""
+
+    def clean(pair):
+        usable = always | (jnp.isfinite(pair[0]) & jnp.isfinite(pair[1]))
+        return tuple(jnp.where(usable, x, 0) for x in pair)
+
+    return {name: clean(pair) for name, pair in metrics.items()}

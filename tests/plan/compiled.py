@@ -1,0 +1,50 @@
+"""Programs that the TPU compiler made, for tests without it.
+
+A decoder of 4 layers (512 wide, 1536 in the MLP, 4 heads and 2 of keys of 128, 4096
+words, batch 16 x 1024, splash attention, remat "full", loss in 8 blocks), by libtpu
+0.0.52: `fsdp_v5e` over v5e:4x4 as fsdp=16, `mixed_v5p` over v5p:2x2x4 as data=2,
+fsdp=4, tensor=2. Kernels' bodies and attributes that nothing reads are cut out.
+"""
+
+import dataclasses
+import gzip
+from pathlib import Path
+
+import numpy as np
+from jax.sharding import Mesh
+
+from llmjax.plan import chips
+
+FIXTURES = Path(__file__).parent / "fixtures"
+AXES = ("data", "pipeline", "fsdp", "expert", "sequence", "tensor")
+
+
+def text(name: str) -> str:
+    """Of `FIXTURES`."""
+    return gzip.decompress((FIXTURES / f"{name}.txt.gz").read_bytes()).decode()
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """What plan reads of a device."""
+
+    coords: tuple[int, int, int]
+    core_on_chip: int
+    slice_index: int
+
+
+def mesh(topology: chips.Topology, **sizes: int) -> Mesh:
+    """Over the topology's devices, x fastest."""
+    shape = (*topology.shape, 1)[:3]
+    devices = [
+        Device((x, y, z), core, s)
+        for s in range(topology.num_slices)
+        for z in range(shape[2])
+        for y in range(shape[1])
+        for x in range(shape[0])
+        for core in range(topology.chip.devices)
+    ]
+    array = np.empty(len(devices), object)
+    array[:] = devices
+    layout = [sizes.get(axis, 1) for axis in AXES]
+    return Mesh(array.reshape(layout), AXES)

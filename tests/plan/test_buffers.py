@@ -1,0 +1,120 @@
+"""Every byte is named; the sum is the peak."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from llmjax.config import DataConfig, LayoutConfig, ModelConfig, RunConfig
+from llmjax.parallel import mesh as mesh_lib
+from llmjax.plan import buffers, chips, rows
+from llmjax.plan.compile import Compiled, Seconds
+from llmjax.train import setup
+
+# As libtpu 0.0.52 writes it, cut short: a forward loop that stacks what it keeps, the
+# backward pass's use of it, a weight's gradient and a cast of the weight.
+FOLDER = Path(__file__).parent / "fixtures" / "buffers"
+DUMP = {file.stem: file.read_text() for file in FOLDER.glob("*.txt")}
+LAYER = "jit(step)/jvp(Net)/transformer/stack/while/body/eval_jaxpr/group_0/layer_0"
+
+
+@pytest.fixture(scope="module")
+def program(tiny):
+    """Of a tiny decoder on the eight devices of the tests, cut over all of them."""
+    return build(tiny, LayoutConfig(data=1, fsdp=8))
+
+
+def build(model: ModelConfig, layout: LayoutConfig) -> setup.Program:
+    run = RunConfig(model, data=DataConfig(batch_size=8, seq_len=16), layout=layout)
+    task, batch = rows.example(run)
+    return setup.build(run, task, batch, mesh=mesh_lib.make_mesh(layout))
+
+
+@pytest.fixture
+def compiled(program):
+    return Compiled(
+        program.config,
+        chips.parse("v5e:2x4"),
+        program,
+        None,
+        2340,
+        4096,
+        "Ran out of memory",
+        "",
+        DUMP,
+        Seconds(0.0, 0.0, 0.0, 0.0),
+    )
+
+
+def test_kinds_sum_to_the_peak(compiled, monkeypatch):
+    monkeypatch.setattr(buffers, "weight_shapes", lambda program: {(8, 16)})
+    usage = buffers.usage(compiled)
+    assert usage.peak == sum(usage.kinds.values()) == 2340
+    assert usage.kinds == {
+        "parameters": 512,
+        "optimizer": 512,
+        "batch": 16,
+        "gradients": 512,
+        "activations": 128 + 64,  # of all layers, and computed again
+        "temporaries": 256 + 64 + 276,  # the cast, of the backward pass, and gaps
+    }
+
+
+def test_buffers_have_the_names_of_the_model(compiled, monkeypatch):
+    monkeypatch.setattr(buffers, "weight_shapes", lambda program: {(8, 16)})
+    found = {b.name: b for b in buffers.usage(compiled).largest}
+    assert list(found)[:3] == [
+        "params/mlp/gate/kernel",
+        "opt_state/0/mu/mlp/gate/kernel",
+        "stack/group_0/layer_0/mlp/gate/dot_general (backward)",
+    ]
+    stacked = found["stack/group_0/layer_0/mlp/gate/dot_general"]
+    assert (stacked.kind, stacked.source) == ("activations", "layers.py:63")
+    assert found["copy of params/mlp/gate/kernel"].shape == "bf16[8,16]"
+    assert "stack/group_0/layer_0/mlp/up/dot_general (again)" in found
+    assert not any("fast" in name for name in found)  # not in this memory
+
+
+def test_the_fullest_moment_counts_a_place_once():
+    found = buffers.allocations(DUMP["buffers"])
+    values = next(v for *_, what, v in found if "temp" in what)
+    live = buffers.at_peak(values, buffers.live_ranges(DUMP["live-range"]))
+    names = [v.name for v in live]
+    assert names[:3] == ["grad", "cast", "while.1{1}"]
+    assert set(names[3:]) == {"again", "back"}
+
+
+@pytest.mark.parametrize(
+    ("op_name", "read"),
+    [
+        (f"{LAYER}/layer_0._branch/mlp/mlp/up/BTD,DF->BTF/dot", 0),
+        ("jit(step)/vmap(transpose(jvp(Net.outputs)))/embedder.lookup/gather", 1),
+        ("", 2),
+    ],
+)
+def test_readable(op_name, read):
+    expected = ("stack/group_0/layer_0/mlp/up/dot", "embedder.lookup/gather", "")
+    assert buffers.readable(op_name) == expected[read]
+
+
+def test_a_large_leaf_that_nothing_cuts_is_told(program):
+    assert buffers.replicated(program) == []
+    told = buffers.replicated(program, limit=64)
+    assert any("final_norm/scale (16) takes" in line for line in told)
+    assert not any("kernel" in line or "table" in line for line in told)
+
+
+def test_a_weight_left_whole_by_accident_is_told(program):
+    whole = program.shardings.params["transformer"]["stack"]["final_norm"]["scale"]
+    params = {**program.shardings.params}
+    params["transformer"] = {**params["transformer"], "embedder": {"table": whole}}
+    shardings = program.shardings.replace(params=params)
+    planted = dataclasses.replace(program, shardings=shardings)
+    (line,) = (x for x in buffers.replicated(planted, 1024) if "params/" in x)
+    assert "embedder/table (40x16)" in line
+    assert "fsdp should cut" in line
+
+
+def test_a_mesh_of_data_alone_is_meant_to_copy(tiny):
+    program = build(tiny, LayoutConfig(data=8))
+    assert buffers.replicated(program, limit=1) == []

@@ -1,0 +1,147 @@
+"""The step of pretraining, compiled for chips that are not there.
+
+Without the compiler (libtpu) the tests that need it are left out here;
+`launch/plan.sh` runs them.
+"""
+
+import importlib.util
+
+import pytest
+
+from llmjax.config import (
+    AdamW,
+    CausalLM,
+    DataConfig,
+    LayoutConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    SequenceClassification,
+    SpanCorruption,
+    Stage,
+)
+from llmjax.plan import buffers, compile, rows
+
+needs_compiler = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="the TPU compiler is not installed; launch/plan.sh runs this",
+)
+# Sizes that fill the chip's tiles of 8 x 128 when cut in four.
+SMALL = ModelConfig(vocab_size=512, d_model=512, d_ff=1024, num_layers=2)
+
+
+def run(batch_size=8, seq_len=128, **layout) -> RunConfig:
+    return RunConfig(
+        SMALL,
+        data=DataConfig(batch_size=batch_size, seq_len=seq_len),
+        layout=LayoutConfig(**{"data": 1, "fsdp": -1, **layout}),
+        optimizer=OptimizerConfig(AdamW()),
+    )
+
+
+def test_without_the_compiler_the_line_that_installs_it(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[tpu\]'"):
+        compile.compile_step(run(), "v5e:2x2")
+
+
+@pytest.mark.parametrize(
+    ("task", "architecture", "packing", "names"),
+    [
+        (CausalLM(), "decoder", "concat", {"tokens", "targets", "num_bytes"}),
+        (SpanCorruption(), "encoder_decoder", "chunk", {"encoder_tokens", "valid"}),
+        (SequenceClassification(num_labels=3), "encoder", "pad", {"label", "valid"}),
+    ],
+    ids=lambda x: getattr(x, "kind", None),
+)
+def test_rows_are_the_pipelines(task, architecture, packing, names):
+    model = ModelConfig(architecture, vocab_size=512, d_model=16, d_ff=32)
+    data = DataConfig(batch_size=6, seq_len=48, packing=packing)
+    made, batch = rows.example(RunConfig(model, task, data))
+    assert type(made).__name__.removesuffix("Task") == type(task).__name__
+    assert names | {"tokens", "segment_ids", "positions"} <= set(batch)
+    assert batch["tokens"].shape == (1, 48)  # setup.build makes it `batch_size`
+    assert batch["tokens"].max() < 512
+
+
+def test_a_ramp_is_planned_at_its_end():
+    ramp = (Stage(0, 32), Stage(5, 64))
+    data = DataConfig(batch_size=8, seq_len=64, seq_lens=ramp)
+    _, batch = rows.example(RunConfig(SMALL, data=data))
+    assert batch["tokens"].shape == (1, 64)
+
+
+REPORT = """\
+Memory Space: default (color=0)
+Total bytes: 7041775104 (6.56GiB)
+
+Memory Space: vmem (color=1)
+Total bytes: 99
+"""
+TOLD = (
+    "Ran out of memory on HBM, the total memory required for HLO temporaries "
+    "(143.63G) exceeds available HBM (15.75G). HLO module: jit_step."
+)
+
+
+def test_needed_bytes():
+    assert compile.needed_bytes(TOLD, {"memory-usage-report": REPORT}) == 7041775104
+    assert compile.needed_bytes(TOLD, {}) == int(143.63 * 2**30)
+
+
+def test_only_the_chips_memory_is_a_verdict():
+    exhausted = RuntimeError(f"RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: {TOLD}")
+    assert compile.out_of_memory(exhausted) == TOLD
+    with pytest.raises(RuntimeError, match="INTERNAL"):
+        compile.out_of_memory(RuntimeError("INTERNAL: a bug"))
+    core = "RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem. Used 20M of 16M"
+    with pytest.raises(ValueError, match=r"lower layout\.attention\.block_q"):
+        compile.out_of_memory(RuntimeError(core))
+
+
+@pytest.mark.parametrize(("data", "made"), [(1, 2), (-1, -1), (4, 4)])
+def test_each_slice_has_a_copy_of_the_weights_unless_told(data, made):
+    layout = compile.over_slices(run(data=data, fsdp=8), 2).layout
+    assert (layout.slices, layout.data) == (2, made)
+
+
+@needs_compiler
+def test_an_unknown_topology_is_told():
+    with pytest.raises(ValueError, match="v5e"):
+        compile.lower_step(run(), "v5e:3x5")
+
+
+@needs_compiler
+def test_a_layout_that_does_not_go_is_told_before_tracing():
+    with pytest.raises(ValueError, match=r"make it\s+a multiple of 4"):
+        compile.lower_step(run(batch_size=6), "v5e:2x2")
+
+
+@needs_compiler
+def test_a_step_compiles_and_its_bytes_add_up():
+    made = compile.compile_step(run(), "v5e:2x2")
+    assert made.fits
+    memory = made.memory
+    assert memory.peak == made.needed
+    assert memory.aliased > 0.99 * (memory.outputs - 4096)  # the state is donated
+    assert "estimated_cycles" in made.text
+    usage = buffers.usage(made)
+    assert sum(usage.kinds.values()) == usage.peak
+    # and two moments; norms lie whole on each
+    weights = 512 * 512 + 2 * (4 * 512 * 512 + 3 * 512 * 1024)  # x 4 bytes / 4 chips
+    assert usage.kinds["parameters"] == pytest.approx(weights, rel=0.1)
+    assert usage.kinds["optimizer"] == pytest.approx(2 * weights, rel=0.1)
+    assert made.seconds.compile > 0
+
+
+@needs_compiler
+def test_a_step_that_does_not_fit_names_what_breaks_it():
+    """Whole scores, 4 heads x 65536^2 in float32, are 64 GiB of each chip's row."""
+    made = compile.compile_step(run(batch_size=4, seq_len=65536), "v5e:2x2")
+    assert not made.fits
+    assert "memory" in made.error
+    assert made.needed > 64 * 2**30 > made.available
+    worst = buffers.usage(made).largest[0]
+    assert "layer_0/attention/" in worst.name
+    assert worst.source.startswith("attention.py:")
+    assert worst.bytes >= 64 * 2**30

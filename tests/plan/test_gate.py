@@ -1,0 +1,83 @@
+"""Every config names TPUs that it goes on; the large ones are the published models."""
+
+import math
+from concurrent.futures import Future
+
+import jax
+import pytest
+
+from experiments import plan_gate
+from llmjax import config as cfg
+from llmjax.parallel import axes
+from llmjax.plan import chips, estimate
+from llmjax.plan.rows import example
+
+CONFIGS = plan_gate.paths()
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_every_config_names_a_topology_that_it_divides_over(path):
+    run = plan_gate.load(path)
+    assert run.layout.plan_topology is not None
+    topology = chips.parse(run.layout.plan_topology, run.layout.slices)
+    sizes = estimate.mesh_sizes(run.layout, topology.devices)
+    assert math.prod(sizes.values()) == topology.devices
+    rows = sizes["data"] * sizes["fsdp"] * sizes["expert"] * run.layout.microbatches
+    assert run.data.batch_size % rows == 0
+    assert run.data.seq_len % sizes["sequence"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [  # as published: the hub's model.safetensors.index.json, total_size / 2 bytes
+        ("llama2_7b", 6_738_415_616),
+        ("llama2_70b", 68_976_648_192),
+        ("llama3_8b", 8_030_261_248),
+        ("llama3_70b", 70_553_706_496),
+        ("llama3_405b", 405_853_388_800),
+        ("mixtral_8x7b", 46_702_792_704),
+    ],
+)
+def test_the_large_configs_have_the_published_weights(name, weights):
+    run = plan_gate.load(f"configs/pretrain/{name}.py")
+    task, batch = example(run)
+    shapes, _ = axes.param_axes(task.model(run.model, run.layout), batch)
+    assert sum(math.prod(x.shape) for x in jax.tree.leaves(shapes)) == weights
+
+
+def test_what_is_not_named_fails(monkeypatch):
+    monkeypatch.setattr(plan_gate, "load", lambda path: cfg.RunConfig())
+    verdict = plan_gate.judge("configs/new.py", compiled=True)
+    assert verdict.fault == "names no layout.plan_topology"
+    assert "FAILED" in plan_gate.report([verdict])
+
+
+def test_runs_that_are_the_same_are_judged_once(monkeypatch):
+    asked = []
+
+    class Pool:
+        def __init__(self, *args):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *args):
+            return None
+
+        def submit(self, function, name, compiled):
+            asked.append((name, compiled))
+            future = Future()
+            future.set_result(plan_gate.Verdict(name, "v5e:2x2", "", 1.0))
+            return future
+
+    monkeypatch.setattr(
+        plan_gate.concurrent.futures, "ProcessPoolExecutor", lambda *a: Pool()
+    )
+    names = [
+        f"configs/{n}.py" for n in ("objectives/causal_lm", "pretrain/python_docs")
+    ]
+    big = "configs/pretrain/llama3_8b.py"
+    verdicts = plan_gate.judge_all([*names, big], [big], workers=2)
+    assert [v.config for v in verdicts] == [*names, big]
+    assert asked == [(big, False), (names[0], True)]  # the deepest first

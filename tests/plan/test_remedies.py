@@ -1,0 +1,110 @@
+"""The cheapest change first; each is confirmed; two that fit are enough."""
+
+import pytest
+
+from configs.pretrain import llama2_7b
+from llmjax import config as cfg
+from llmjax.plan import chips, estimate, remedies
+from llmjax.plan.changes import changed
+from llmjax.plan.compile import Compiled, Memory, Seconds
+from llmjax.plan.estimate import Size
+from llmjax.train.setup import Program
+
+SIZE = Size(weights=6_738_415_616, expert_weights=0, optimizer_bytes=8.0)
+GIB = 2**30
+# the remedies read no more of it than `Size.of`, which is told
+PROGRAM = object.__new__(Program)
+
+
+@pytest.fixture
+def failed(monkeypatch):
+    """Llama 2 7B on a quarter of the chips, 30 GiB too much by the compiler."""
+    monkeypatch.setattr(Size, "of", lambda program: SIZE)
+    topology = chips.parse("v5p:2x2x4")
+    draft = llama2_7b.get_config()
+    draft.layout.saved = ("query", "key", "value", "context", "out", "gate", "up")
+    run = cfg.parse(draft)
+    return verdict(run, topology, 125 * GIB)
+
+
+def verdict(run, topology, needed):
+    available = topology.chip.usable_hbm_bytes
+    return Compiled(
+        run,
+        topology,
+        PROGRAM,
+        Memory(0, 0, 0, needed, 0, 0) if needed <= available else None,
+        needed,
+        available,
+        "" if needed <= available else "Ran out of memory",
+        "",
+        {},
+        Seconds(0.0, 0.0, 0.0, 0.0),
+    )
+
+
+def bytes_of(run, topology):
+    mesh = estimate.mesh_sizes(run.layout, topology.devices)
+    return estimate.estimate(run, topology, SIZE, mesh).bytes
+
+
+def compiler(failed, error=1.0):
+    """One whose verdicts are the estimate's, `error` times as much."""
+    scale = failed.needed / bytes_of(failed.config, failed.topology)
+
+    def compile_step(run, topology):
+        return verdict(run, topology, int(bytes_of(run, topology) * scale * error))
+
+    return compile_step
+
+
+def test_the_cheapest_that_should_fit_comes_first(failed):
+    found = remedies.plausible(failed)
+    assert [r.slower for r in found] == sorted(r.slower for r in found)
+    assert all(r.predicted <= failed.available for r in found)
+    assert all(
+        "optimizer_memory" not in r.change for r in found
+    )  # would save too little
+    kinds = {tuple(r.change) for r in found}
+    assert ("microbatches",) in kinds
+    assert ("remat", "saved", "offloaded") in kinds
+
+
+def test_two_that_fit_are_enough(failed):
+    tried = remedies.find(failed, compiler=compiler(failed))
+    assert [t.fits for t in tried] == [True, True]
+    assert all(t.needed <= failed.available for t in tried)
+
+
+def test_what_the_compiler_refuses_is_no_remedy(failed):
+    tried = remedies.find(failed, compiler=compiler(failed, error=10.0))
+    assert len(tried) == remedies.TRIES
+    assert not any(t.fits for t in tried)
+
+
+def test_a_layout_that_does_not_go_is_told_and_passed_by(failed):
+    good = compiler(failed)
+
+    def compile_step(run, topology):
+        if run.layout.microbatches > 1:
+            raise ValueError("no such name")
+        return good(run, topology)
+
+    tried = remedies.find(failed, tries=20, enough=1, compiler=compile_step)
+    assert [t.fits for t in tried][-1]
+    assert {t.error for t in tried[:-1]} == {"no such name"}
+
+
+def test_two_changes_together_where_one_is_not_enough(failed):
+    topology = chips.parse("v5p:2x2x1")
+    run = failed.config
+    hopeless = verdict(run, topology, bytes_of(run, topology))
+    single = remedies.candidates(run, estimate.mesh_sizes(run.layout, 4))
+    assert all(
+        bytes_of(changed(run, c), topology) > hopeless.available
+        for c, _ in single
+        if c.get("tensor", 1) == 1 and c.get("sequence", 1) == 1
+    )
+    found = remedies.plausible(hopeless)
+    assert "and" in found[0].why
+    assert len(found[0].change) > 1

@@ -1,0 +1,63 @@
+"""Every kind of model through pipelines on eight devices, against itself without one.
+
+    python -m tests.proofs.pipeline
+
+Prints, per model and layout, the largest difference of the loss and of any gradient,
+relative to the leaf's largest value; ends with 1 where one exceeds 1e-5.
+"""
+
+import os
+import sys
+import time
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+
+import jax
+
+from llmjax.parallel.pipeline import bubble_share
+from tests.parallel import pipelined
+
+LAYOUTS = [
+    {"pipeline": P, "pipeline_rounds": R, "pipeline_microbatches": M, **rest}
+    for P, rests in (
+        (2, ({"data": 4}, {"fsdp": 4}, {"fsdp": 2, "tensor": 2}, {"expert": 4})),
+        (4, ({"data": 2}, {"fsdp": 2}, {"tensor": 2}, {"sequence": 2})),
+    )
+    for i, rest in enumerate(rests)
+    for R in (1, 2)
+    for M in ((P, 2 * P) if i == 0 else (2 * P if R == 1 else P,))
+]
+
+
+def main() -> int:
+    jax.config.update("jax_disable_most_optimizations", True)
+    failed = 0
+    names = sys.argv[1:] or pipelined.MODELS
+    for name in names:
+        for layout in LAYOUTS:
+            layout = {"data": 1} | layout
+            P, R = layout["pipeline"], layout["pipeline_rounds"]
+            M, layers = layout["pipeline_microbatches"], P * R
+            start = time.time()
+            program, arguments = pipelined.compiled(name, layers, **layout)
+            worst = pipelined.error(program(*arguments), pipelined.plain(name, layers))
+            failed += worst > 1e-5
+            others = {
+                k: v
+                for k, v in layout.items()
+                if v > 1 and not k.startswith("pipeline")
+            }
+            seconds = time.time() - start
+            print(
+                f"{name:24} P={P} R={R} M={M} {others!s:26} "
+                f"idle {bubble_share(P, M, R):.3f}  error {worst:.1e}  {seconds:.0f} s",
+                flush=True,
+            )
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
