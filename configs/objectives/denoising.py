@@ -4,7 +4,7 @@
     python -m experiments.pretrain --config=configs/objectives/denoising.py \
         --workdir=runs/denoising
 
-On two CPU cores four to five minutes.
+Meant for five minutes on two CPU cores.
 """
 
 import ml_collections

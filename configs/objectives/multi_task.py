@@ -4,7 +4,7 @@
     python -m experiments.pretrain --config=configs/objectives/multi_task.py \
         --workdir=runs/multi_task
 
-On two CPU cores four to five minutes. Half of the rows are plain text;
+Meant for five minutes on two CPU cores. Half of the rows are plain text;
 the evaluation tells the loss of each objective.
 """
 

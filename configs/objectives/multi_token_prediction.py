@@ -7,8 +7,8 @@
         --workdir=runs/multi_token_prediction
 
 As in the paper, the heads are layers taken from the trunk: as many weights as
-`causal_lm`, of which the next token sees two layers. On two CPU cores
-four to five minutes.
+`causal_lm`, of which the next token sees two layers. Meant for five minutes
+on two CPU cores.
 """
 
 import ml_collections

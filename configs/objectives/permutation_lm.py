@@ -4,7 +4,7 @@
     python -m experiments.pretrain --config=configs/objectives/permutation_lm.py \
         --workdir=runs/permutation_lm
 
-The paper's model, small: 4 layers of 256. On two CPU cores four to five minutes.
+The paper's model, small: 4 layers of 256. Meant for five minutes on two CPU cores.
 """
 
 import ml_collections

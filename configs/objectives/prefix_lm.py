@@ -4,7 +4,7 @@
     python -m experiments.pretrain --config=configs/objectives/prefix_lm.py \
         --workdir=runs/prefix_lm
 
-On two CPU cores four to five minutes; about half of the tokens are
+Meant for five minutes on two CPU cores; about half of the tokens are
 predicted.
 """
 

@@ -4,7 +4,7 @@
     python -m experiments.pretrain --config=configs/objectives/replaced_tokens.py \
         --workdir=runs/replaced_tokens
 
-On two CPU cores four to five minutes, after which it is a little above its baseline.
+Meant for five minutes on two CPU cores, after which it is a little above its baseline.
 """
 
 import ml_collections

@@ -4,7 +4,7 @@
     python -m experiments.pretrain --config=configs/objectives/ul2.py \
         --workdir=runs/ul2
 
-On two CPU cores four to five minutes. Inputs and targets share a row,
+Meant for five minutes on two CPU cores. Inputs and targets share a row,
 the inputs as a prefix.
 """
 

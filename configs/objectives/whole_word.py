@@ -4,7 +4,7 @@
     python -m experiments.pretrain --config=configs/objectives/whole_word.py \
         --workdir=runs/whole_word
 
-On two CPU cores four to five minutes.
+Meant for five minutes on two CPU cores.
 """
 
 import ml_collections
