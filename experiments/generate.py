@@ -3,7 +3,8 @@
     python -m experiments.generate --run=runs/quickstart/pretrain \
         --prompt='Return the' --prompt='Raises' --temperature=0.8 --top_p=0.95
 
-With `--workdir`, its `result.json` says from which checkpoint and how.
+`--bits=8` rounds the weights first (extra `quantization`). With `--workdir`, its
+`result.json` says from which checkpoint and how.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from experiments import cli
 from llmjax.data.prepare import open_corpus
 from llmjax.infer.generate import generate
 from llmjax.infer.sampling import Sampling
+from llmjax.infer.weights import TYPES, quantize_weights
 from llmjax.models.heads import LanguageModel
 from llmjax.train.checkpoints import load_params
 
@@ -28,6 +30,10 @@ TOP_K = flags.DEFINE_integer("top_k", None, "keep this many of the likeliest tok
 TOP_P = flags.DEFINE_float("top_p", None, "keep the likeliest with this probability")
 MIN_P = flags.DEFINE_float("min_p", None, "keep those this fraction of the likeliest")
 SEED = flags.DEFINE_integer("seed", 0, "of the draws")
+BITS = flags.DEFINE_enum(
+    "bits", None, [str(bits) for bits in TYPES], "of each weight, rounded by qwix"
+)
+GROUP = flags.DEFINE_integer("group", 0, "weights that share a scale; 0: an output's")
 
 
 def main() -> dict[str, Any]:
@@ -35,8 +41,14 @@ def main() -> dict[str, Any]:
     config, params = load_params(RUN.value, step=STEP.value)
     tokenizer = open_corpus(config.data).tokenizer
     start = np.int32(tokenizer.bos_id)
+    model = LanguageModel(config.model, config.layout)
+    if BITS.value is not None:
+        batch = {"tokens": np.zeros((1, 1), np.int32)}
+        params = quantize_weights(
+            model, params, batch, bits=int(BITS.value), group=GROUP.value
+        )
     continuations = generate(
-        LanguageModel(config.model, config.layout),
+        model,
         params,
         [np.append(start, tokenizer.encode(text)) for text in PROMPT.value],
         max_new_tokens=MAX_NEW_TOKENS.value,
@@ -55,6 +67,7 @@ def main() -> dict[str, Any]:
         "run": RUN.value,
         "step": "best" if STEP.value is None else STEP.value,
         "sampling": dataclasses.asdict(sampling),
+        "bits": BITS.value and int(BITS.value),
         "seed": SEED.value,
         "max_new_tokens": MAX_NEW_TOKENS.value,
         "generations": generations,

@@ -4,7 +4,7 @@
     python -m experiments.pretrain --config=configs/objectives/fill_in_the_middle.py \
         --workdir=runs/fill_in_the_middle
 
-Meant for five minutes on two CPU cores.
+Three to five minutes on two CPU cores.
 """
 
 import ml_collections

@@ -4,7 +4,7 @@
     python -m experiments.pretrain --config=configs/objectives/masked_lm.py \
         --workdir=runs/masked_lm
 
-Meant for five minutes on two CPU cores. Three tokens in ten are hidden:
+Three to five minutes on two CPU cores. Three tokens in ten are hidden:
 more to learn from in a step than BERT's 15 % give (Wettig et al. 2022,
 arXiv:2202.08005).
 """

@@ -4,7 +4,7 @@
     python -m experiments.pretrain --config=configs/objectives/multi_task.py \
         --workdir=runs/multi_task
 
-Meant for five minutes on two CPU cores. Half of the rows are plain text;
+Three to five minutes on two CPU cores. Half of the rows are plain text;
 the evaluation tells the loss of each objective.
 """
 

@@ -4,7 +4,7 @@
     python -m experiments.pretrain --config=configs/objectives/next_sentence.py \
         --workdir=runs/next_sentence
 
-On two CPU cores three to five minutes. Rows are short, so that there are many pairs.
+Three to five minutes on two CPU cores. Rows are short, so that there are many pairs.
 """
 
 import ml_collections

@@ -4,7 +4,7 @@
     python -m experiments.pretrain --config=configs/objectives/prefix_lm.py \
         --workdir=runs/prefix_lm
 
-Meant for five minutes on two CPU cores; about half of the tokens are
+Three to five minutes on two CPU cores; about half of the tokens are
 predicted.
 """
 

@@ -4,7 +4,7 @@
     python -m experiments.pretrain --config=configs/objectives/sentence_order.py \
         --workdir=runs/sentence_order
 
-On two CPU cores three to five minutes. Rows are short, so that there are many pairs.
+Three to five minutes on two CPU cores. Rows are short, so that there are many pairs.
 """
 
 import ml_collections

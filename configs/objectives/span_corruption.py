@@ -4,7 +4,7 @@
     python -m experiments.pretrain --config=configs/objectives/span_corruption.py \
         --workdir=runs/span_corruption
 
-Meant for five minutes on two CPU cores. 284 tokens of text fill the
+Three to five minutes on two CPU cores. 284 tokens of text fill the
 encoder's 256 and 57 of the decoder's 64.
 """
 

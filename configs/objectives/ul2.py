@@ -4,7 +4,7 @@
     python -m experiments.pretrain --config=configs/objectives/ul2.py \
         --workdir=runs/ul2
 
-Meant for five minutes on two CPU cores. Inputs and targets share a row,
+Three to five minutes on two CPU cores. Inputs and targets share a row,
 the inputs as a prefix.
 """
 

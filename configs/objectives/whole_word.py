@@ -4,7 +4,7 @@
     python -m experiments.pretrain --config=configs/objectives/whole_word.py \
         --workdir=runs/whole_word
 
-Meant for five minutes on two CPU cores.
+Three to five minutes on two CPU cores.
 """
 
 import ml_collections

@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 from jax.ad_checkpoint import checkpoint_name
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from llmjax.config import LayoutConfig
 
@@ -29,6 +30,15 @@ def _settle(_: None, gradient: jax.Array) -> tuple[jax.Array]:
 
 
 settled.defvjp(lambda x: (x, None), _settle)
+
+
+def row_major(x: jax.Array) -> jax.Array:
+    """`x` in memory with its last axis innermost.
+
+    XLA for TPU may otherwise stack the layers' inputs with T innermost, and turn each
+    of them round where the backward pass reads it.
+    """
+    return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
 
 def remat(body: Any, layout: LayoutConfig, *, looped: bool) -> Any:

@@ -26,7 +26,7 @@ from llmjax.models.layers import FeedForward, Norm
 from llmjax.models.mask import Mask
 from llmjax.models.moe import STATISTICS, MixtureOfExperts
 from llmjax.models.multihead import Attention
-from llmjax.models.remat import named, remat, settled
+from llmjax.models.remat import named, remat, row_major, settled
 from llmjax.models.stages import through_stages
 from llmjax.parallel import pipeline
 
@@ -128,7 +128,7 @@ class Repeat(nn.Module):
         x_BTD, caches = carry
         written = []
         for i, spec in enumerate(self.pattern):
-            x_BTD = named(x_BTD, "input")
+            x_BTD = named(row_major(x_BTD), "input")
             block = Block(self.cfg, self.layout, spec, self.cross, name=f"layer_{i}")
             cached = None if caches is None else (caches[i], layer, slot)
             x_BTD, place = block(x_BTD, context, cached)

@@ -16,6 +16,7 @@ import dataclasses
 import math
 import re
 
+from llmjax.config import Fp8, Int8, Quantization
 from llmjax.train.flops import PUBLISHED_PEAKS
 
 GIB = 2**30
@@ -53,6 +54,14 @@ class Chip:
     def hertz(self) -> float:
         """Clock of the TensorCores: what turns the published peak into cycles."""
         return self.bf16_flops / self.flops_per_cycle
+
+    def speedup(self, quantization: Quantization) -> float:
+        """Of matmuls so quantized over bfloat16; the backward pass has two of three."""
+        if not isinstance(quantization, Int8 | Fp8):
+            return 1.0
+        eight = isinstance(quantization, Int8)
+        speedup = self.int8_speedup if eight else self.fp8_speedup
+        return speedup if quantization.backward else 3 / (1 / speedup + 2)
 
     @property
     def cores(self) -> int:

@@ -183,7 +183,8 @@ def seconds(
 ) -> float:
     """Seconds per step."""
     layout, chip = config.layout, topology.chip
-    compute = work(config) / topology.chips / chip.bf16_flops
+    peak = chip.bf16_flops * chip.speedup(layout.quantization)
+    compute = work(config) / topology.chips / peak
     idle = bubble(layout, mesh["pipeline"])
     times = link_seconds(config, topology, size, mesh)
     beside = times.pop("fsdp") + times.pop("data")

@@ -4,9 +4,9 @@ import dataclasses
 
 from jax.sharding import Mesh
 
-from llmjax.config import Fp8, Int8, RunConfig, SlidingWindow
+from llmjax.config import RunConfig, SlidingWindow
 from llmjax.plan import pallas, traffic
-from llmjax.plan.chips import Chip, Topology
+from llmjax.plan.chips import Topology
 from llmjax.plan.collectives import Collective, Devices, collectives
 from llmjax.plan.execution import walk
 from llmjax.plan.hlo import Program, parse
@@ -109,13 +109,14 @@ def predict(
     data, chip = config.data, topology.chip
     tokens = data.batch_size * data.seq_len
     full, causal = flops.training_flops(config.model, tokens, data.seq_len, outputs)
+    speed = chip.speedup(config.layout.quantization)
     available = chip.bf16_flops * topology.chips * timeline.total
     price = chip.dollars_per_hour
     if dollars_per_chip_hour is not None:
         price = dollars_per_chip_hour
     chip_seconds_per_token = timeline.total * topology.chips / tokens
     return Prediction(
-        roofline=_roofline(program, transfers, links, causal / _speedup(config, chip)),
+        roofline=_roofline(program, transfers, links, causal / speed),
         summary=summary,
         collectives=transfers,
         kernels=kernels,
@@ -151,16 +152,6 @@ def _roofline(
         dcn=slow["dcn"],
         host=slow["host"],
     )
-
-
-def _speedup(config: RunConfig, chip: Chip) -> float:
-    """Of quantized matmuls over bfloat16; the backward pass has two of three."""
-    quantization = config.layout.quantization
-    if not isinstance(quantization, Int8 | Fp8):
-        return 1.0
-    eight = isinstance(quantization, Int8)
-    speedup = chip.int8_speedup if eight else chip.fp8_speedup
-    return speedup if quantization.backward else 3 / (1 / speedup + 2)
 
 
 def _kernel_seconds(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,15 +16,17 @@ from llmjax.plan.estimate import Estimate, Size
 from llmjax.plan.roofline import Prediction
 
 ROOM = 1.15  # of the chip's memory that an estimate may take: it errs by about so much
+# What a layer keeps, cheapest first: of each value as much is saved per byte, but
+# `context`, which brings the attention's scores back.
+LADDER = ("out", "value", "key", "query", "context", "gate", "up")
+SAVED = (
+    *(LADDER[:count] for count in range(1, len(LADDER) + 1)),
+    ("context",),
+    ("out", "query", "key", "gate", "up"),
+)
 REMATS: tuple[dict[str, Any], ...] = (
     {"remat": "none"},
-    {
-        "remat": "names",
-        "saved": ("query", "key", "value", "context", "out", "gate", "up"),
-    },
-    {"remat": "names", "saved": ("query", "key", "value", "context", "out")},
-    {"remat": "names", "saved": ("query", "key", "value", "context")},
-    {"remat": "names", "saved": ("context",)},
+    *({"remat": "names", "saved": saved} for saved in SAVED),
     {"remat": "full"},
 )
 MICROBATCHES = (1, 2, 4, 8)
@@ -63,16 +66,29 @@ def search(
 ) -> list[Ranked]:
     """Compiles the `best` candidates; fastest first, those that don't fit last.
 
-    One that the run refuses (attention that the kernel can't do) takes no place.
+    Two at most that fit on one mesh: the formula is too coarse to tell neighbours
+    apart, and a mesh that it misjudges should not take every place. What a compile
+    needs corrects the formula's bytes of that mesh. A candidate that the run refuses
+    (attention that the kernel can't do) takes no place.
     """
     found: list[Ranked] = []
-    for candidate in shortlist(candidates(config, topology, size), 4 * best):
+    ratios: dict[tuple[int, ...], float] = {}
+    taken: Counter[tuple[int, ...]] = Counter()
+    room = topology.chip.usable_hbm_bytes / topology.chip.devices
+    for candidate in candidates(config, topology, size):
+        mesh = tuple(getattr(candidate.config.layout, axis) for axis in MESH_AXES)
+        bytes_ = candidate.estimate.bytes * ratios.get(mesh, 1 / ROOM)
         if len(found) == best:
             break
+        if taken[mesh] == 2 or bytes_ > room:
+            continue
         try:
             made = compiler(candidate.config, topology)
         except ValueError:
+            taken[mesh] += 1
             continue
+        ratios[mesh] = made.needed / candidate.estimate.bytes
+        taken[mesh] += made.fits
         change = difference(config, candidate.config)
         prediction = predict(made) if made.fits else None
         found.append(Ranked(candidate, change, made.needed, prediction, made.error))
@@ -100,20 +116,6 @@ def _order(candidate: Candidate) -> tuple[float, float, int]:
     """By seconds; where the matmuls hide the transfers, by what they hide."""
     of = candidate.estimate
     return of.seconds, of.links, of.bytes
-
-
-def shortlist(ordered: list[Candidate], best: int) -> list[Candidate]:
-    """The first `best`, at most two of them on one mesh: the formula is too coarse to
-    tell neighbours apart, and a mesh that it misjudges should not take every place."""
-    taken: list[Candidate] = []
-    meshes: dict[tuple[int, ...], int] = {}
-    for candidate in ordered:
-        layout = candidate.config.layout
-        mesh = tuple(getattr(layout, axis) for axis in MESH_AXES)
-        if meshes.get(mesh, 0) < 2 and len(taken) < best:
-            meshes[mesh] = meshes.get(mesh, 0) + 1
-            taken.append(candidate)
-    return taken
 
 
 # --- the space -----------------------------------------------------------------------

@@ -11,7 +11,7 @@ import numpy as np
 from llmjax.config import LayoutConfig, ModelConfig
 from llmjax.models.heads import SequenceClassifier
 from llmjax.tasks.losses import cross_entropy
-from llmjax.tasks.routing import forward, routing_loss
+from llmjax.tasks.routing import forward, routed
 from llmjax.tasks.task import Batch, Loss, Objective, Params
 
 
@@ -55,8 +55,7 @@ class SequenceClassificationTask(Objective):
                 "accuracy": (jnp.sum(right_B * valid_B), count),
             }
             total = jnp.sum(loss_B * valid_B)
-            if router:
-                total += routing_loss(model.cfg, router) * count
+            total, metrics = routed(model, router, total, count, metrics)
             return total, count, metrics, extra
 
         return loss

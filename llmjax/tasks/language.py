@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from llmjax.models.heads import Outputs
 from llmjax.tasks.losses import blocked_cross_entropy, blocked_evaluation
-from llmjax.tasks.routing import forward, routing_loss
+from llmjax.tasks.routing import forward, routed
 from llmjax.tasks.task import Batch, Loss, Metrics, Params
 
 
@@ -81,10 +81,7 @@ def language_loss(
         total, metrics = token_loss(
             outputs, batch, weights_BT, block, training, z_loss, label_smoothing
         )
-        if router:
-            balance = routing_loss(model.cfg, router)
-            total += balance * count
-            metrics["router_loss"] = (balance * count, count)
+        total, metrics = routed(model, router, total, count, metrics)
         return total, count, metrics, extra
 
     return loss

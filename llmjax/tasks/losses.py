@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from llmjax.parallel.axes import partition_spec
+from llmjax.parallel import tables
 
 
 def cross_entropy(
@@ -118,43 +118,29 @@ def _logits(x, table_VD, bias_V, softcap):
 def _scan(output, data, options, grad):
     """`_local` on the rows of each device: the table comes once, not once a block, and
     its gradient is summed over devices once."""
-    mesh = jax.sharding.get_abstract_mesh()
-    tokens = () if mesh.empty else partition_spec(("act_B_L", "act_T"), "tokens")
-    axes = {a for entry in tokens for a in _names(entry) if mesh.shape[a] > 1}
-    if not axes:
+    x_BTD, table_VD, bias_V = output
+    rows = tables.divided(data[0], table_VD.shape[1])
+    if rows is None:
         total, nll, grads = _local(output, data, options, grad)
         return total, nll, _typed(grads, output)
-    x_BTD, table_VD, bias_V = output
-    batch, sequence = ([a for a in _names(e) if a in axes] for e in tokens)
-    rows = PartitionSpec(batch or None, sequence or None)
     none = PartitionSpec()
-    # the summed gradient stays where a weight's shard of D is updated
-    split = "fsdp" in axes and table_VD.shape[1] % mesh.shape["fsdp"] == 0
-    of_table = PartitionSpec(None, "fsdp") if split else none
 
     def local(x_BTD, table_VD, bias_V, *data):
         total, nll, grads = _local((x_BTD, table_VD, bias_V), data, options, grad)
-        total, nll = jax.lax.psum((total, nll), tuple(axes))
+        total, nll = jax.lax.psum((total, nll), rows.axes)
         if not grad:
             return total, nll, None
         dx_BTD, dtable_VD, dbias_V = grads
-        if split:
-            dtable_VD = jax.lax.psum_scatter(
-                dtable_VD, "fsdp", scatter_dimension=1, tiled=True
-            )
-        rest = tuple(axes - {"fsdp"} if split else axes)
-        if rest:
-            dtable_VD = jax.lax.psum(dtable_VD, rest)
+        dtable_VD = rows.total(dtable_VD, table_VD.dtype)
         if bias_V is not None:
-            dbias_V = jax.lax.psum(dbias_V, tuple(axes))
+            dbias_V = jax.lax.psum(dbias_V, rows.axes)
         return total, nll, (dx_BTD, dtable_VD, dbias_V)
 
-    total, nll, grads = jax.shard_map(
+    tokens = rows.tokens
+    total, nll, grads = rows.apart(
         local,
-        in_specs=(rows, none, none, rows, rows),
-        out_specs=(none, none, (rows, of_table, none) if grad else none),
-        axis_names=axes,
-        check_vma=False,
+        in_specs=(tokens, none, none, tokens, tokens),
+        out_specs=(none, none, (tokens, rows.table, none) if grad else none),
     )(x_BTD, table_VD.astype(x_BTD.dtype), bias_V, *data)
     return total, nll, _typed(grads, output)
 
@@ -163,11 +149,6 @@ def _typed(grads: Any, output: Any) -> Any:
     return (
         jax.tree.map(lambda g, x: g.astype(x.dtype), grads, output) if grads else None
     )
-
-
-def _names(entry: Any) -> tuple[str, ...]:
-    """The mesh axes of one entry of a PartitionSpec."""
-    return (entry,) if isinstance(entry, str) else tuple(entry or ())
 
 
 def _local(output, data, options, grad):

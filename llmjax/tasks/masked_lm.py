@@ -13,7 +13,7 @@ import numpy as np
 from llmjax.models.heads import Outputs
 from llmjax.tasks.language import likeliest, token_loss, token_weights
 from llmjax.tasks.masking import Masking, budget
-from llmjax.tasks.routing import forward, routing_loss
+from llmjax.tasks.routing import forward, routed
 from llmjax.tasks.task import Batch, Loss, Metrics, Objective, Params
 
 
@@ -104,13 +104,3 @@ def masked_loss(
     targets = {"targets": at(batch["targets"], places_BP)}
     total, metrics = token_loss(there, targets, weights_BP, block, training)
     return total, jnp.sum(weights_BP, axis=1), metrics
-
-
-def routed(
-    model: Any, router: Any, total: jax.Array, count: jax.Array, metrics: Metrics
-) -> tuple[jax.Array, Metrics]:
-    """Total and metrics with the routers' loss, where the model has routers."""
-    if not router:
-        return total, metrics
-    balance = routing_loss(model.cfg, router) * count
-    return total + balance, {**metrics, "router_loss": (balance, count)}

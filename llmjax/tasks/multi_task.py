@@ -19,7 +19,7 @@ from llmjax.tasks.fill_in_the_middle import FillInTheMiddleTask
 from llmjax.tasks.language import language_loss, likeliest, token_weights
 from llmjax.tasks.losses import blocked_evaluation
 from llmjax.tasks.prefix_lm import PrefixLMTask
-from llmjax.tasks.routing import forward, routing_loss
+from llmjax.tasks.routing import forward, routed
 from llmjax.tasks.span_corruption import SpanCorruptionTask
 from llmjax.tasks.task import Batch, Loss, Metrics, Objective, Params
 from llmjax.tasks.ul2 import UL2Task
@@ -149,10 +149,7 @@ class MultiTask(Objective):
         if "num_bytes" in batch:
             num_bytes = jnp.sum(batch["num_bytes"] * weights_BT)
             metrics["bits_per_byte"] = (total / math.log(2), num_bytes)
-        if router:
-            balance = routing_loss(model.cfg, router) * count
-            metrics["router_loss"] = (balance, count)
-            total += balance
+        total, metrics = routed(model, router, total, count, metrics)
         return total, count, metrics
 
     @functools.cached_property

@@ -11,7 +11,7 @@ from llmjax.config import LayoutConfig, Mixture, ModelConfig
 from llmjax.models.prediction_heads import PredictionHeads, last_apart
 from llmjax.tasks.causal_lm import CausalLMTask
 from llmjax.tasks.language import token_loss, token_weights
-from llmjax.tasks.routing import forward, routing_loss
+from llmjax.tasks.routing import forward, routed
 from llmjax.tasks.task import Batch, Loss, Metrics
 
 
@@ -67,10 +67,7 @@ class MultiTokenPredictionTask(CausalLMTask):
                 total += one
                 suffix = "" if k == 1 else f"_{k}"
                 metrics |= {f"{name}{suffix}": m for name, m in found.items()}
-            if router:
-                balance = routing_loss(model.cfg, router)
-                total += balance * count
-                metrics["router_loss"] = (balance * count, count)
+            total, metrics = routed(model, router, total, count, metrics)
             return total, count, metrics, extra
 
         return loss

@@ -14,8 +14,8 @@ from llmjax.data.pipeline import Source
 from llmjax.data.tokens import TokenSource
 from llmjax.models.objective_heads import PairModel
 from llmjax.tasks.losses import cross_entropy
-from llmjax.tasks.masked_lm import MaskedLMTask, masked_loss, routed
-from llmjax.tasks.routing import forward
+from llmjax.tasks.masked_lm import MaskedLMTask, masked_loss
+from llmjax.tasks.routing import forward, routed
 from llmjax.tasks.sentences import SentenceGroups, first_sentences, truncated
 from llmjax.tasks.task import Batch, Loss, Params
 

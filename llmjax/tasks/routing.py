@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from llmjax.config import Mixture, ModelConfig
 from llmjax.models.moe import STATISTICS, RouterSums, router_loss
-from llmjax.tasks.task import Batch, Params, rngs
+from llmjax.tasks.task import Batch, Metrics, Params, rngs
 
 
 def forward(
@@ -35,6 +35,16 @@ def routing_loss(cfg: ModelConfig, sums: Any) -> jax.Array:
         mlp = _mixture(cfg, [str(p.key) for p in path])
         total += jnp.sum(router_loss(mlp, layer))
     return total
+
+
+def routed(
+    model: Any, router: Any, total: jax.Array, count: jax.Array, metrics: Metrics
+) -> tuple[jax.Array, Metrics]:
+    """Total and metrics with the routers' loss, where the model has routers."""
+    if not router:
+        return total, metrics
+    balance = routing_loss(model.cfg, router) * count
+    return total + balance, {**metrics, "router_loss": (balance, count)}
 
 
 def _mixture(cfg: ModelConfig, path: list[str]) -> Mixture:

@@ -148,6 +148,10 @@ def test_generate(mains, pretrained, place):
     done = succeed(mains, "generate", *flags, f"--workdir={place}/said")
     (said,) = json.loads((place / "said/result.json").read_text())["generations"]
     assert said["prompt"] == "one" and said["prompt"] + said["text"] in done.out
+    done = succeed(mains, "generate", *flags, "--bits=8", f"--workdir={place}/rounded")
+    assert result_of(place / "rounded", done)["bits"] == 8
+    done = mains.run("generate", *flags, "--bits=4", "--group=7")
+    assert done.code == 2 and "group=7 does not divide axis" in done.err
 
 
 def test_a_truncated_checkpoint(mains, pretrained, place):

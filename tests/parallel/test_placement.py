@@ -93,10 +93,12 @@ def pinned(model, params, mesh, enter) -> dict[tuple[int, ...], list[str]]:
     found = re.findall(
         r"sdy\.sharding_constraint .*?<@mesh, \[(.*?)\]> : tensor<([\dx]+)xf32>", text
     )
-    return {
+    pins = {
         tuple(map(int, shape.split("x"))): re.findall(r"\{(.*?)\}", spec)
         for spec, shape in found
     }
+    open_everywhere = ["?", "?", "?"]  # what a device makes by itself: no pin
+    return {shape: pin for shape, pin in pins.items() if pin != open_everywhere}
 
 
 ROWS = '"data", "fsdp", "expert"'

@@ -5,6 +5,7 @@ import math
 import shlex
 import sys
 import types
+from collections import Counter
 
 import pytest
 from absl import flags
@@ -53,11 +54,49 @@ def test_the_fastest_by_the_formula_come_first(found):
     assert 1.4 < seconds[0] < 2.2
 
 
-def test_a_mesh_takes_two_places_at_most(found):
-    taken = search.shortlist(found, 6)
-    meshes = [tuple(getattr(c.config.layout, a) for a in MESH_AXES) for c in taken]
-    assert len(taken) == 6
-    assert max(meshes.count(m) for m in meshes) == 2
+def mesh_of(config):
+    return tuple(getattr(config.layout, axis) for axis in MESH_AXES)
+
+
+def searched(run, found, monkeypatch, needs, best):
+    """What a search compiles of `found`, and its ranking, where `needs` is the share
+    of the chip that each compile takes; None: the run refuses."""
+    monkeypatch.setattr(search, "candidates", lambda *args: found)
+    asked = []
+    room = TOPOLOGY.chip.usable_hbm_bytes
+
+    def compiler(config, topology):
+        asked.append(config)
+        need = needs(len(asked))
+        if need is None:
+            raise ValueError("the kernel does no such thing")
+        fits = need <= 1
+        error = "" if fits else "no"
+        return types.SimpleNamespace(fits=fits, needed=int(need * room), error=error)
+
+    def predict(made):
+        prediction = object.__new__(Prediction)
+        object.__setattr__(prediction, "step_seconds", 100.0 - len(asked))
+        return prediction
+
+    ranked = search.search(run, TOPOLOGY, SIZE, predict, best, compiler)
+    return asked, ranked
+
+
+def test_a_mesh_takes_two_places_at_most(run, found, monkeypatch):
+    asked, ranked = searched(run, found, monkeypatch, lambda _: 0.5, best=6)
+    assert len(asked) == len(ranked) == 6
+    assert max(Counter(map(mesh_of, asked)).values()) == 2
+
+
+def test_a_compile_corrects_the_formulas_bytes(run, found, monkeypatch):
+    """After one that needs a fifth too much, its mesh is asked for smaller ones."""
+    asked, _ = searched(run, found, monkeypatch, lambda n: 1.2 if n == 1 else 0.5, 3)
+    sizes = {c.config: c.estimate.bytes for c in found}
+    first, *later = asked
+    again = [c for c in later if mesh_of(c) == mesh_of(first)]
+    assert again
+    assert all(sizes[c] * 1.2 <= sizes[first] for c in again)
 
 
 def test_slices_stay_apart(run):
@@ -76,26 +115,14 @@ def test_experts_are_searched_where_there_are_some(run):
 
 def test_the_compiler_ranks(run, found, monkeypatch):
     """The formula's first does not fit, its second is refused, its last wins."""
-    monkeypatch.setattr(search, "candidates", lambda *args: found)
-    order = search.shortlist(found, 12)
-    asked = []
-
-    def compiler(config, topology):
-        asked.append(config)
-        if len(asked) == 2:
-            raise ValueError("the kernel does no such thing")
-        fits = len(asked) != 1
-        return types.SimpleNamespace(fits=fits, needed=7, error="" if fits else "no")
-
-    def predict(made):
-        prediction = object.__new__(Prediction)
-        object.__setattr__(prediction, "step_seconds", 10.0 - len(asked))
-        return prediction
-
-    ranked = search.search(run, TOPOLOGY, SIZE, predict, best=3, compiler=compiler)
-    assert asked == [c.config for c in order[:4]]
-    assert [r.step_seconds for r in ranked] == [6.0, 7.0, math.inf]
-    assert changes.changed(run, ranked[0].change) == order[3].config
+    needs = {1: 1.01, 2: None}
+    asked, ranked = searched(
+        run, found, monkeypatch, lambda n: needs.get(n, 0.5), best=3
+    )
+    assert asked[0] == found[0].config
+    assert len(asked) == 4
+    assert [r.step_seconds for r in ranked] == [96.0, 97.0, math.inf]
+    assert changes.changed(run, ranked[0].change) == asked[3]
 
 
 @pytest.mark.parametrize(
@@ -146,3 +173,11 @@ def test_a_host_holds_the_optimizer(run):
     assert saved == 8 * SIZE.weights / 8
     slower = estimate.seconds(host, TOPOLOGY, SIZE, mesh)
     assert slower > estimate.seconds(run, TOPOLOGY, SIZE, mesh)
+
+
+def test_int8_counts_at_its_own_peak(run):
+    """v5p multiplies int8 twice as fast; of the step only the matmuls take less."""
+    mesh = estimate.mesh_sizes(run.layout, 8)
+    narrow = changes.changed(run, {"quantization": cfg.Int8()})
+    half = estimate.seconds(narrow, TOPOLOGY, SIZE, mesh)
+    assert half == pytest.approx(estimate.seconds(run, TOPOLOGY, SIZE, mesh) / 2)

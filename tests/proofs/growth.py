@@ -5,8 +5,9 @@
 Depth: Llama 2 7B's width at 8, 32 and 128 layers on 256 chips of v5p; the scan compiles
 one layer, so the times must lie within 1.3 of each other. Chips: the 7B at 4 rows of
 4096 a chip of v5p (v5e: 2048) on 16, 64 and 256 chips, and on twice 256 over two
-slices. Writes growth.json, growth.md and growth.png; ends with code 1 where the depths
-differ by more. Needs the TPU compiler and no TPU; half an hour on two cores.
+slices. Writes growth.json (which keeps the other part), growth.md and growth.png; ends
+with code 1 where the depths differ by more. Needs the TPU compiler and no TPU; half an
+hour on two cores.
 """
 
 import dataclasses
@@ -150,13 +151,14 @@ def main(argv: list[str]) -> None:
     del argv
     folder = Path(WORKDIR.value)
     folder.mkdir(parents=True, exist_ok=True)
-    results: dict[str, Any] = {}
+    kept = folder / "growth.json"
+    results: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
     if PART.value in ("depth", "all"):
         results["depth"] = [depth(layers) for layers in DEPTHS]
     if PART.value in ("chips", "all"):
         results["chips"] = [place(*where) for where in PLACES]
         draw(results["chips"], folder / "growth.png")
-    (folder / "growth.json").write_text(json.dumps(results, indent=1) + "\n")
+    kept.write_text(json.dumps(results, indent=1) + "\n")
     (folder / "growth.md").write_text(text(results) + "\n")
     print(text(results))
     seconds = [r["compile_seconds"] for r in results.get("depth", ())]

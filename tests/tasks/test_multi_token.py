@@ -7,7 +7,6 @@ import jax
 import jax.extend
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from llmjax.config import (
@@ -26,6 +25,7 @@ from llmjax.models.heads import LanguageModel
 from llmjax.models.prediction_heads import PredictionHeads, last_apart
 from llmjax.tasks.causal_lm import CausalLMTask
 from llmjax.tasks.multi_token_prediction import MultiTokenPredictionTask
+from tests.tasks.fit import fit
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -226,26 +226,8 @@ def test_heads_learn_what_lies_ahead(tiny, random_params):
     }
     bound = task(tiny, depth=2)
     model = bound.model(tiny, LayoutConfig())
-    loss, optimizer = bound.loss(model), optax.adam(1e-2)
-
-    @jax.jit
-    def fit(params):
-        def step(_, carry):
-            params, state = carry
-
-            def mean(p):
-                total, count, *_ = loss(p, {}, {}, batch, jax.random.key(0))
-                return total / count
-
-            updates, state = optimizer.update(jax.grad(mean)(params), state)
-            return optax.apply_updates(params, updates), state
-
-        return jax.lax.fori_loop(0, 80, step, (params, optimizer.init(params)))[0]
-
-    evaluate = jax.jit(lambda p: loss(p, {}, {}, batch, None)[2])
     params = random_params(model, batch, std=0.05)
-    before, fitted = evaluate(params), fit(params)
-    after = evaluate(fitted)
+    fitted, before, after = fit(bound.loss(model), params, batch, steps=80)
     for name in ("loss", "loss_2"):
         first, last = (float(m[name][0] / m[name][1]) for m in (before, after))
         assert first > 3 and last < 1, name

@@ -6,7 +6,6 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from llmjax.config import (
@@ -19,6 +18,7 @@ from llmjax.config import (
 from llmjax.data.vocabulary import PlainVocabulary
 from llmjax.tasks.permutation_lm import PermutationLMTask, ordered, sample_spans
 from tests.models.test_causality import influence
+from tests.tasks.fit import fit
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -239,27 +239,9 @@ def test_it_learns_from_what_it_sees(xlnet, random_params):
     batch = {k: jnp.asarray(np.stack([r[k] for r in rows])) for k in rows[0]}
     batch["segment_ids"] = jnp.ones((8, 16), jnp.int32)
     model = bound.model(xlnet, LayoutConfig())
-    loss, optimizer = bound.loss(model), optax.adam(1e-2)
-
-    @jax.jit
-    def fit(params):
-        def step(_, carry):
-            params, state = carry
-
-            def mean(p):
-                total, count, *_ = loss(p, {}, {}, batch, jax.random.key(0))
-                return total / count
-
-            updates, state = optimizer.update(jax.grad(mean)(params), state)
-            return optax.apply_updates(params, updates), state
-
-        return jax.lax.fori_loop(0, 60, step, (params, optimizer.init(params)))[0]
-
-    evaluate = jax.jit(lambda p: loss(p, {}, {}, batch, None)[2])
     params = random_params(model, batch, std=0.05)
-    first, last = (
-        m["loss"][0] / m["loss"][1] for m in map(evaluate, (params, fit(params)))
-    )
+    _, *metrics = fit(bound.loss(model), params, batch, steps=60)
+    first, last = (m["loss"][0] / m["loss"][1] for m in metrics)
     assert first > 3 and last < 1
 
 

@@ -86,6 +86,31 @@ def after_two(config, devices):
     return jax.device_get(state)
 
 
+def test_sophia_updates_stacked_layers_as_if_apart():
+    """Of a diagonal Hessian Rademacher's draws estimate exactly what it is."""
+    key = jax.random.key(0)
+    curvature, start = jnp.exp(jax.random.normal(key, (2, 3, 4, 5)))
+
+    def trained(axes, curvature, weights):
+        def mean(params):
+            return 0.5 * jnp.sum(curvature * jnp.square(params["kernel"]))
+
+        optimizer = optimizers.make(SOPHIA, 3, {"kernel": axes})
+        params = {"kernel": weights}
+        state = optimizer.init(params)
+        for _ in range(3):
+            updates, state = optimizer.update(
+                jax.grad(mean)(params), state, params, obj_fn=mean
+            )
+            params = optax.apply_updates(params, updates)
+        return params["kernel"]
+
+    stacked = trained(("L", "D", "F"), curvature, start)
+    apart = [trained(("D", "F"), c, w) for c, w in zip(curvature, start, strict=True)]
+    np.testing.assert_allclose(stacked, jnp.stack(apart), rtol=1e-6)
+    assert np.all(stacked != start)
+
+
 def test_sophia_beside_a_bias_that_is_not_its_own():
     """The loss is a function of all weights, also of those that it does not see."""
     axes = AXES | {"router": {"balance": ("E_vector",)}}

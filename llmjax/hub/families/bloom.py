@@ -4,33 +4,10 @@ from typing import Any
 
 from llmjax.config import Alibi, LayerNorm, ModelConfig, Plain
 from llmjax.hub.families import accept
-from llmjax.hub.families.entries import linear, norm
+from llmjax.hub.families.entries import interleaved_block, norm
 from llmjax.hub.table import Entry, Family, Layers, Table
 
-LAYER = "transformer.h.{l}"
-QKV = ("attention/query", "attention/key", "attention/value")
-BLOCK = (
-    *norm(f"{LAYER}.input_layernorm", "attention_norm"),
-    Entry(
-        f"{LAYER}.self_attention.query_key_value.weight",
-        tuple(f"{leaf}/kernel" for leaf in QKV),
-        "(N p H) D -> p D N H",
-    ),
-    Entry(
-        f"{LAYER}.self_attention.query_key_value.bias",
-        tuple(f"{leaf}/bias" for leaf in QKV),
-        "(N p H) -> p N H",
-    ),
-    Entry(
-        f"{LAYER}.self_attention.dense.weight",
-        "attention/out/kernel",
-        "D (N H) -> N H D",
-    ),
-    Entry(f"{LAYER}.self_attention.dense.bias", "attention/out/bias", "D -> D"),
-    *norm(f"{LAYER}.post_attention_layernorm", "mlp_norm"),
-    *linear(f"{LAYER}.mlp.dense_h_to_4h", "mlp/up"),
-    *linear(f"{LAYER}.mlp.dense_4h_to_h", "mlp/down"),
-)
+BLOCK = interleaved_block("transformer.h.{l}", "self_attention")
 EMBEDDER = "transformer/embedder"
 ENDS = (
     Entry("transformer.word_embeddings.weight", f"{EMBEDDER}/table", "V D -> V D"),

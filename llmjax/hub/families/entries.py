@@ -35,3 +35,23 @@ def attention(
         Entry(f"{out}.weight", f"{leaf}/out/kernel", "D (N H) -> N H D"),
         Entry(f"{out}.bias", f"{leaf}/out/bias", "D -> D"),
     )
+
+
+def interleaved_block(layer: str, attention: str) -> tuple[Entry, ...]:
+    """A block with two norms whose queries, keys and values are one matrix, a head's
+    three beside each other (GPT-NeoX)."""
+    mixed = f"{layer}.{attention}.query_key_value"
+    ours = tuple(f"attention/{name}" for name in ("query", "key", "value"))
+    kernels = tuple(f"{leaf}/kernel" for leaf in ours)
+    biases = tuple(f"{leaf}/bias" for leaf in ours)
+    out = f"{layer}.{attention}.dense"
+    return (
+        *norm(f"{layer}.input_layernorm", "attention_norm"),
+        Entry(f"{mixed}.weight", kernels, "(N p H) D -> p D N H"),
+        Entry(f"{mixed}.bias", biases, "(N p H) -> p N H"),
+        Entry(f"{out}.weight", "attention/out/kernel", "D (N H) -> N H D"),
+        Entry(f"{out}.bias", "attention/out/bias", "D -> D"),
+        *norm(f"{layer}.post_attention_layernorm", "mlp_norm"),
+        *linear(f"{layer}.mlp.dense_h_to_4h", "mlp/up"),
+        *linear(f"{layer}.mlp.dense_4h_to_h", "mlp/down"),
+    )

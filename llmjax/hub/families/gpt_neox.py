@@ -4,33 +4,10 @@ from typing import Any
 
 from llmjax.config import LayerNorm, ModelConfig, Plain, Rotary
 from llmjax.hub.families import activations, rope
-from llmjax.hub.families.entries import linear, norm
+from llmjax.hub.families.entries import interleaved_block, norm
 from llmjax.hub.table import Entry, Family, Layers, Table
 
-LAYER = "gpt_neox.layers.{l}"
-QKV = ("attention/query", "attention/key", "attention/value")
-BLOCK = (
-    *norm(f"{LAYER}.input_layernorm", "attention_norm"),
-    Entry(
-        f"{LAYER}.attention.query_key_value.weight",
-        tuple(f"{leaf}/kernel" for leaf in QKV),
-        "(N p H) D -> p D N H",
-    ),
-    Entry(
-        f"{LAYER}.attention.query_key_value.bias",
-        tuple(f"{leaf}/bias" for leaf in QKV),
-        "(N p H) -> p N H",
-    ),
-    Entry(
-        f"{LAYER}.attention.dense.weight",
-        "attention/out/kernel",
-        "D (N H) -> N H D",
-    ),
-    Entry(f"{LAYER}.attention.dense.bias", "attention/out/bias", "D -> D"),
-    *norm(f"{LAYER}.post_attention_layernorm", "mlp_norm"),
-    *linear(f"{LAYER}.mlp.dense_h_to_4h", "mlp/up"),
-    *linear(f"{LAYER}.mlp.dense_4h_to_h", "mlp/down"),
-)
+BLOCK = interleaved_block("gpt_neox.layers.{l}", "attention")
 ENDS = (
     Entry("gpt_neox.embed_in.weight", "transformer/embedder/table", "V D -> V D"),
     *norm("gpt_neox.final_layer_norm", "transformer/stack/final_norm"),
