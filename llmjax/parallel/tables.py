@@ -58,7 +58,8 @@ class Rows:
         return jax.lax.platform_dependent(
             gradient_VD,
             cpu=lambda g: add(g).astype(dtype),  # XLA aborts on sums of bfloat16 here
-            default=lambda g: add(g.astype(dtype)),
+            # and for TPU fails to move sums out of a loop over microbatches
+            default=lambda g: jax.lax.optimization_barrier(add(g.astype(dtype))),
         )
 
 

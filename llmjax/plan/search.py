@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
+
 from llmjax.config import Mixture, RunConfig, SplashAttention
 from llmjax.parallel.axes import MESH_AXES
 from llmjax.plan import estimate
@@ -69,7 +71,7 @@ def search(
     Two at most that fit on one mesh: the formula is too coarse to tell neighbours
     apart, and a mesh that it misjudges should not take every place. What a compile
     needs corrects the formula's bytes of that mesh. A candidate that the run refuses
-    (attention that the kernel can't do) takes no place.
+    (attention that the kernel can't do), or that the compiler fails on, takes no place.
     """
     found: list[Ranked] = []
     ratios: dict[tuple[int, ...], float] = {}
@@ -84,7 +86,7 @@ def search(
             continue
         try:
             made = compiler(candidate.config, topology)
-        except ValueError:
+        except (ValueError, jax.errors.JaxRuntimeError):
             taken[mesh] += 1
             continue
         ratios[mesh] = made.needed / candidate.estimate.bytes

@@ -143,7 +143,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         axes.set_xlabel("chips")
         axes.set_title(title, fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(fontsize=8, frameon=False)
+        axes.legend(
+            fontsize=8, frameon=False, loc="upper right", bbox_to_anchor=(1, 0.9)
+        )
     figure.savefig(path)
 
 
