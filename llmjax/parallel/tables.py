@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import linear_call
 from jax.sharding import PartitionSpec
 
-from llmjax.parallel.axes import partition_spec
+from llmjax.parallel.axes import partition_spec, shards
 from llmjax.parallel.manual import free_axes
 
 
@@ -78,10 +78,7 @@ def divided(tokens_BT: jax.Array, width: int) -> Rows | None:
     ):
         names = (entry,) if isinstance(entry, str) else tuple(entry or ())
         names = tuple(n for n in names if n in free and mesh.shape[n] > 1)
-        count = 1
-        for name in names:
-            count *= mesh.shape[name]
-        if size % count:
+        if size % shards(names, mesh):
             return None
         cut.append(names)
     axes = tuple(name for names in cut for name in names)

@@ -7,17 +7,19 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+from absl import logging
 
 from llmjax.config import Mixture, RunConfig, SplashAttention
 from llmjax.parallel.axes import MESH_AXES
 from llmjax.plan import estimate
-from llmjax.plan.changes import changed, difference
+from llmjax.plan.changes import changed, difference, flags
 from llmjax.plan.chips import Topology
 from llmjax.plan.compile import Compiled, compile_step
 from llmjax.plan.estimate import Estimate, Size
 from llmjax.plan.roofline import Prediction
 
 ROOM = 1.15  # of the chip's memory that an estimate may take: it errs by about so much
+TRIES = 4  # compiles for each place of the ranking, refused ones too
 # What a layer keeps, cheapest first: of each value as much is saved per byte, but
 # `context`, which brings the attention's scores back.
 LADDER = ("out", "value", "key", "query", "context", "gate", "up")
@@ -71,27 +73,31 @@ def search(
     Two at most that fit on one mesh: the formula is too coarse to tell neighbours
     apart, and a mesh that it misjudges should not take every place. What a compile
     needs corrects the formula's bytes of that mesh. A candidate that the run refuses
-    (attention that the kernel can't do), or that the compiler fails on, takes no place.
+    (attention that the kernel can't do), or that the compiler fails on, takes no place
+    and is logged; after four times `best` compiles the search ends.
     """
     found: list[Ranked] = []
     ratios: dict[tuple[int, ...], float] = {}
     taken: Counter[tuple[int, ...]] = Counter()
     room = topology.chip.usable_hbm_bytes / topology.chip.devices
+    tries = 0
     for candidate in candidates(config, topology, size):
         mesh = tuple(getattr(candidate.config.layout, axis) for axis in MESH_AXES)
         bytes_ = candidate.estimate.bytes * ratios.get(mesh, 1 / ROOM)
-        if len(found) == best:
+        if len(found) == best or tries == TRIES * best:
             break
         if taken[mesh] == 2 or bytes_ > room:
             continue
+        tries += 1
+        change = difference(config, candidate.config)
         try:
             made = compiler(candidate.config, topology)
-        except (ValueError, jax.errors.JaxRuntimeError):
+        except (ValueError, jax.errors.JaxRuntimeError) as e:
+            logging.warning("search: left out %s: %s", flags(change), e)
             taken[mesh] += 1
             continue
         ratios[mesh] = made.needed / candidate.estimate.bytes
         taken[mesh] += made.fits
-        change = difference(config, candidate.config)
         prediction = predict(made) if made.fits else None
         found.append(Ranked(candidate, change, made.needed, prediction, made.error))
     return sorted(found, key=lambda ranked: ranked.step_seconds)

@@ -7,6 +7,7 @@ import sys
 import types
 from collections import Counter
 
+import jax
 import pytest
 from absl import flags
 from ml_collections import config_flags
@@ -54,13 +55,24 @@ def test_the_fastest_by_the_formula_come_first(found):
     assert 1.4 < seconds[0] < 2.2
 
 
+REFUSALS = (
+    ValueError("the kernel does no such thing"),
+    jax.errors.JaxRuntimeError("INTERNAL: a bug"),
+)
+
+
+def test_a_search_that_finds_nothing_ends(run, found, monkeypatch):
+    asked, ranked = searched(run, found, monkeypatch, lambda _: REFUSALS[1], best=2)
+    assert (len(asked), ranked) == (8, [])
+
+
 def mesh_of(config):
     return tuple(getattr(config.layout, axis) for axis in MESH_AXES)
 
 
 def searched(run, found, monkeypatch, needs, best):
     """What a search compiles of `found`, and its ranking, where `needs` is the share
-    of the chip that each compile takes; None: the run refuses."""
+    of the chip that each compile takes, or what it raises."""
     monkeypatch.setattr(search, "candidates", lambda *args: found)
     asked = []
     room = TOPOLOGY.chip.usable_hbm_bytes
@@ -68,8 +80,8 @@ def searched(run, found, monkeypatch, needs, best):
     def compiler(config, topology):
         asked.append(config)
         need = needs(len(asked))
-        if need is None:
-            raise ValueError("the kernel does no such thing")
+        if isinstance(need, Exception):
+            raise need
         fits = need <= 1
         error = "" if fits else "no"
         return types.SimpleNamespace(fits=fits, needed=int(need * room), error=error)
@@ -113,9 +125,10 @@ def test_experts_are_searched_where_there_are_some(run):
     assert {m["expert"] for m in search.meshes(run, TOPOLOGY)} == {1}
 
 
-def test_the_compiler_ranks(run, found, monkeypatch):
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda e: type(e).__name__)
+def test_the_compiler_ranks(run, found, monkeypatch, refusal):
     """The formula's first does not fit, its second is refused, its last wins."""
-    needs = {1: 1.01, 2: None}
+    needs = {1: 1.01, 2: refusal}
     asked, ranked = searched(
         run, found, monkeypatch, lambda n: needs.get(n, 0.5), best=3
     )
