@@ -147,6 +147,7 @@ class LayoutConfig:
     context: Literal["gather", "ring", "ulysses"] = (
         "gather"  # attention over `sequence`
     )
+    sequence_parallel: bool = False  # between branches, tokens over `tensor` too
     # what is kept, and where
     remat: Literal["none", "full", "dots", "names"] = "none"
     saved: tuple[Activations, ...] = ()  # by remat="names", in the device's memory
@@ -159,6 +160,8 @@ class LayoutConfig:
     microbatches: int = 1
     pipeline_microbatches: int | None = None  # None: as many as stages
     pipeline_rounds: int = 1  # times that a microbatch passes all stages
+    # of XLA for the step on TPUs: "xla_tpu_scoped_vmem_limit_kib=98304"
+    compiler_options: tuple[str, ...] = ()
 
     def __post_init__(self):
         for name in (
@@ -180,6 +183,12 @@ class LayoutConfig:
             )
         twice = set(self.saved) & set(self.offloaded)
         require(not twice, f"{', '.join(sorted(twice))}: both saved and offloaded")
+        for option in self.compiler_options:
+            name, _, value = option.partition("=")
+            require(
+                name.startswith("xla_") and bool(value),
+                f"compiler_options has {option!r}; an option is xla_NAME=VALUE",
+            )
 
 
 # --- optimizer -----------------------------------------------------------------------

@@ -1,9 +1,9 @@
 """Experts: E MLPs in stacked kernels, and how tokens get to them and back.
 
 With a capacity (GShard, Lepikhin et al. 2020, arXiv:2006.16668) a token takes a place
-of an expert, by einsum, and the array [B, E, C, D] of places moves from "rows here" to
-"experts here", for which XLA inserts the all-to-all. Without one (MegaBlocks, Gale et
-al. 2022, arXiv:2211.15841) each device sorts its own tokens by expert and sends them.
+of an expert, and the array [B, E, C, D] of places moves from "rows here" to "experts
+here", for which XLA inserts the all-to-all. Without one (MegaBlocks, Gale et al. 2022,
+arXiv:2211.15841) each device sorts its own tokens by expert and sends them.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from llmjax.models import quantized
 from llmjax.models.layers import compute_dtype, hidden, residual_std
 from llmjax.models.remat import named
 from llmjax.parallel.axes import partition_spec, shards
-from llmjax.parallel.exchange import send, send_back, take
+from llmjax.parallel.exchange import pick, send, send_back, take
 from llmjax.parallel.manual import free_axes, on_devices
 
 TOKENS = ("act_B", "act_T")
@@ -119,9 +119,9 @@ def with_capacity(
 ) -> jax.Array:
     """Each expert has C places per row; who finds none goes without."""
     assert isinstance(mlp.dispatch, Capacity)
-    C = math.ceil(mlp.dispatch.factor * x_BTD.shape[1] * mlp.top_k)
-    C = max(1, C // mlp.num_experts)
-    place = places(chosen_BTk, real_BT, mlp.num_experts, C).astype(x_BTD.dtype)
+    (B, T, D), E, k = x_BTD.shape, mlp.num_experts, mlp.top_k
+    C = max(1, math.ceil(mlp.dispatch.factor * T * k) // E)
+    place_BX, choice_BP = places(chosen_BTk, real_BT, E, C)
 
     def project(name, x_BECI, axes=EXPERTS_HERE):
         kernel_EIO, bias_EO = kernels[name]
@@ -129,31 +129,41 @@ def with_capacity(
         y_BECO = y_BECO if bias_EO is None else y_BECO + bias_EO[:, None]
         return named(nn.with_logical_constraint(y_BECO, axes), name)
 
-    x_BECD = jnp.einsum("BTkEC,BTD->BECD", place, x_BTD)
-    x_BECD = nn.with_logical_constraint(x_BECD, ROWS_HERE)
+    x_BPD = jax.vmap(functools.partial(pick, copies=k))(x_BTD, (choice_BP, place_BX))
+    x_BECD = nn.with_logical_constraint(x_BPD.reshape(B, E, C, D), ROWS_HERE)
     x_BECD = nn.with_logical_constraint(x_BECD, EXPERTS_HERE)
     inside = (*EXPERTS_HERE[:3], "act_F")
     h_BECF = hidden(mlp.expert, lambda name: project(name, x_BECD, inside))
     y_BECD = nn.with_logical_constraint(project("down", h_BECF), ROWS_HERE)
-    combine_BTEC = jnp.einsum("BTkEC,BTk->BTEC", place, weight_BTk)
-    return jnp.einsum("BTEC,BECD->BTD", combine_BTEC, y_BECD)
+    y_BXD = jax.vmap(pick)(y_BECD.reshape(B, E * C, D), (place_BX, choice_BP))
+    return jnp.einsum("BTkD,BTk->BTD", y_BXD.reshape(B, T, k, D), weight_BTk)
 
 
 def places(
     chosen_BTk: jax.Array, real_BT: jax.Array, num_experts: int, capacity: int
-) -> jax.Array:
-    """Bool [B, T, k, E, C]: which place of which expert a token's choice takes, if any.
+) -> tuple[jax.Array, jax.Array]:
+    """Which place each choice takes, and the other way round.
 
-    First choices come before second ones, earlier tokens before later ones.
+    First choices come before second ones, earlier tokens before later ones. Choice
+    t * k + j is token t's j-th, place e * C + c expert e's c-th.
+
+    Returns:
+      place_BX [B, T * k], E * C for none, and choice_BP [B, E * C], T * k for none.
     """
     B, T, k = chosen_BTk.shape
+    X, P = T * k, num_experts * capacity
     wants = jax.nn.one_hot(chosen_BTk, num_experts, dtype=jnp.int32)
     wants = wants * real_BT[..., None, None]
     by_choice = jnp.swapaxes(wants, 1, 2).reshape(B, k * T, num_experts)
     before = jnp.cumsum(by_choice, axis=1) - by_choice
     before = jnp.swapaxes(before.reshape(B, k, T, num_experts), 1, 2)
-    at = jnp.where(wants > 0, before, capacity)
-    return at[..., None] == jnp.arange(capacity)
+    rank_BTk = jnp.sum(before * wants, axis=-1)
+    here = real_BT[..., None] & (rank_BTk < capacity)
+    place_BTk = jnp.where(here, chosen_BTk * capacity + rank_BTk, P)
+    place_BX = place_BTk.reshape(B, X)
+    none_P, choice_X = jnp.full(P, X), jnp.arange(X)
+    choice_BP = jax.vmap(lambda place_X: none_P.at[place_X].set(choice_X, mode="drop"))
+    return place_BX, choice_BP(place_BX)
 
 
 # --- dropless ------------------------------------------------------------------------

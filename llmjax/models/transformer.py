@@ -29,6 +29,7 @@ from llmjax.models.multihead import Attention
 from llmjax.models.remat import named, remat, row_major, settled
 from llmjax.models.stages import through_stages
 from llmjax.parallel import pipeline
+from llmjax.parallel.sequence import residual, whole
 
 Batch = Mapping[str, Any]
 
@@ -95,7 +96,7 @@ class Block(nn.Module):
 
     def _residual(self, name: str, f: Any, x_BTD: jax.Array) -> jax.Array:
         """x plus the branch; "post" norms the sum."""
-        x_BTD = x_BTD + self._branch(name, f, x_BTD)
+        x_BTD = residual(x_BTD + self._branch(name, f, x_BTD), self.layout)
         if self.cfg.norm_position == "post":
             return Norm(self.cfg.norm, name=f"{name}_norm")(x_BTD)
         return x_BTD
@@ -107,7 +108,7 @@ class Block(nn.Module):
         with jax.named_scope(name):
             if before and (name != "attention" or self.spec.attention_norm):
                 x_BTD = settled(Norm(cfg.norm, name=f"{name}_norm")(x_BTD))
-            x_BTD = f(x_BTD)
+            x_BTD = f(whole(x_BTD, self.layout))
             if cfg.norm_position in ("both", "output"):
                 x_BTD = Norm(cfg.norm, name=f"{name}_post_norm")(x_BTD)
             if cfg.dropout and self.has_rng("dropout"):
@@ -128,7 +129,7 @@ class Repeat(nn.Module):
         x_BTD, caches = carry
         written = []
         for i, spec in enumerate(self.pattern):
-            x_BTD = named(row_major(x_BTD), "input")
+            x_BTD = named(row_major(residual(x_BTD, self.layout)), "input")
             block = Block(self.cfg, self.layout, spec, self.cross, name=f"layer_{i}")
             cached = None if caches is None else (caches[i], layer, slot)
             x_BTD, place = block(x_BTD, context, cached)
@@ -186,7 +187,7 @@ class Stack(nn.Module):
             written.append(caches)
         if self.cfg.norm_position != "post":
             x_BTD = Norm(self.cfg.norm, name="final_norm")(x_BTD)
-        return x_BTD, tuple(written)
+        return whole(x_BTD, self.layout), tuple(written)
 
     def _scan(self, group: Group, name: str) -> Any:
         """A group as a function of `Repeat`'s arguments, over all layers' indices.

@@ -10,7 +10,8 @@ A weight names its axes by these letters; a square weight's second D is `D_out`,
 vector over D (norms, biases) is `D_vector`. Activations have names of their own
 (`act_D`), because D -> fsdp and B -> (data, fsdp) would meet in one tensor. Rows
 are `act_B_L` outside of the layers, which may lie on `pipeline`, and `act_B_E` beside
-experts `act_E`, of which each has `act_C` places.
+experts `act_E`, of which each has `act_C` places. Tokens between attention and MLP
+are `act_T_D`, which may lie on `tensor` too.
 """
 
 from collections.abc import Mapping
@@ -43,6 +44,7 @@ RULES: Rules = (
     ("act_B", BATCH_AXES),
     ("act_B_L", (*BATCH_AXES, "pipeline")),  # outside of the layers
     ("act_T", "sequence"),
+    ("act_T_D", ("sequence", "tensor")),  # between branches, if sequence_parallel
     ("act_D", None),
     ("act_F", "tensor"),
     ("act_N", "tensor"),

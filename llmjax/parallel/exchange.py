@@ -45,6 +45,28 @@ def _take_backward(copies, index, g_YD):
 take.defvjp(_take_forward, _take_backward)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def pick(
+    x_XD: Float[Array, "X D"],
+    index: tuple[Int[Array, " Y"], Int[Array, " Z"]],
+    copies: int = 1,
+) -> Float[Array, "Y D"]:
+    """`take` of some rows: Z = X * copies, where index is out of range 0 comes."""
+    return _gather(x_XD, index[0] // copies)
+
+
+def _pick_forward(x_XD, index, copies):
+    return pick(x_XD, index, copies), index
+
+
+def _pick_backward(copies, index, g_YD):
+    g_ZD = _gather(g_YD, index[1])
+    return g_ZD.reshape(-1, copies, g_ZD.shape[-1]).sum(axis=1), None
+
+
+pick.defvjp(_pick_forward, _pick_backward)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def send(
     x_XD: Float[Array, "X D"],

@@ -247,7 +247,8 @@ def out_of_memory(error: Exception) -> str:
     if "vmem" in found[1].lower():
         raise ValueError(
             f"the compiler: {found[1]}: a kernel's blocks are too large for a core; "
-            "lower layout.attention.block_q and layout.attention.block_kv"
+            "lower layout.attention.block_q and layout.attention.block_kv, or give "
+            "xla_tpu_scoped_vmem_limit_kib=98304 in layout.compiler_options"
         ) from error
     return found[1]
 

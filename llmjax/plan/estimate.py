@@ -118,7 +118,7 @@ def local_tokens(config: RunConfig, mesh: Mapping[str, int]) -> float:
     return config.data.batch_size * config.data.seq_len / cut
 
 
-def widths(cfg: ModelConfig, tensor: int) -> dict[str, float]:
+def widths(layout: LayoutConfig, cfg: ModelConfig, tensor: int) -> dict[str, float]:
     """Values per token of what remat knows by name, on one chip."""
     spec = cfg.layers[0].pattern[0]
     mlp, F = cfg.layer_mlp(spec)
@@ -128,14 +128,15 @@ def widths(cfg: ModelConfig, tensor: int) -> dict[str, float]:
         mlp = mlp.expert
     query, key = cfg.num_heads * cfg.H / tensor, cfg.K * cfg.H / tensor
     D, up = float(cfg.d_model), F / tensor
+    between = D / tensor if layout.sequence_parallel else D
     gate = 0.0 if isinstance(mlp, Plain) else up
-    values = (D, query, key, key, query, D, gate, up, D)
+    values = (between, query, key, key, query, D, gate, up, D)
     return dict(zip(NAMES, values, strict=True))
 
 
 def kept_width(layout: LayoutConfig, cfg: ModelConfig, tensor: int) -> float:
     """Values per token and layer that the backward pass finds kept."""
-    sizes = widths(cfg, tensor)
+    sizes = widths(layout, cfg, tensor)
     if layout.remat == "full":
         return sizes["input"]
     if layout.remat == "names":
@@ -156,7 +157,7 @@ def _working(
 ) -> float:
     """One layer's values forward and backward, its gathered weights, logits, scores."""
     cfg, layout = config.model, config.layout
-    own = 2 * width * tokens * sum(widths(cfg, mesh["tensor"]).values())
+    own = 2 * width * tokens * sum(widths(layout, cfg, mesh["tensor"]).values())
     layer = size.weights / cfg.L / mesh["tensor"] / (mesh["expert"] if _moe(cfg) else 1)
     gathered = 2 * HALF * layer if mesh["fsdp"] > 1 else 0.0
     rows = tokens / config.data.seq_len * mesh["sequence"]
@@ -255,7 +256,7 @@ def recomputed(layout: LayoutConfig, cfg: ModelConfig) -> float:
         return 1.0
     if layout.remat != "names":
         return 0.0
-    D, sizes = cfg.d_model, widths(cfg, 1)
+    D, sizes = cfg.d_model, widths(layout, cfg, 1)
     cost = {
         "query": sizes["query"] * D,
         "key": sizes["key"] * D,
@@ -306,7 +307,7 @@ def _host_seconds(
     if layout.optimizer_memory == "host":
         moved += 2 * size.optimizer_bytes * local_weights(size, mesh)
     if layout.offloaded:
-        sizes = widths(config.model, mesh["tensor"])
+        sizes = widths(layout, config.model, mesh["tensor"])
         per_token = HALF * sum(sizes[name] for name in layout.offloaded)
         layers = config.model.L / mesh["pipeline"]
         moved += 2 * local_tokens(config, mesh) * per_token * layers

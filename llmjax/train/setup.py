@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from llmjax.config import RunConfig
+from llmjax.config import LayoutConfig, RunConfig
 from llmjax.data.curriculum import Curriculum
 from llmjax.models import quantized
 from llmjax.parallel import axes as axes_lib
@@ -167,6 +167,7 @@ def build(
             in_shardings=(shardings, on_batch),
             out_shardings=(shardings, None),
             donate_argnums=0,
+            compiler_options=_compiler_options(layout, mesh),
         ),
         evaluate=jax.jit(
             make_evaluation(loss),
@@ -176,6 +177,14 @@ def build(
         predict=jax.jit(task.predict(model), in_shardings=(weights, on_batch)),
         place=functools.partial(_place, on_batch, mesh),
     )
+
+
+def _compiler_options(layout: LayoutConfig, mesh: Mesh) -> dict[str, Any] | None:
+    """XLA's of `layout.compiler_options`, which only its compiler for TPUs knows."""
+    if mesh.devices.flat[0].platform != "tpu":
+        return None
+    pairs = (option.partition("=") for option in layout.compiler_options)
+    return {name: value for name, _, value in pairs}
 
 
 def _check(config: RunConfig, mesh: Mesh) -> None:

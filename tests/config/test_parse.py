@@ -88,6 +88,8 @@ OTHER = {
     "layout.context": "ring",
     "layout.saved": ("query",),
     "layout.offloaded": ("context",),
+    "layout.sequence_parallel": True,
+    "layout.compiler_options": ("xla_a=1", "xla_b=x=y"),
     "layout.optimizer_sharding": "data",
     "layout.optimizer_memory": "host",
     "layout.pipeline_microbatches": 4,

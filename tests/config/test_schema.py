@@ -35,6 +35,10 @@ from llmjax import config
         (lambda: config.LayoutConfig(microbatches=0), "microbatches is 0"),
         (lambda: config.LayoutConfig(unroll=0), "unroll is 0; it must be at least 1"),
         (lambda: config.LayoutConfig(loss_block=0), "loss_block is 0"),
+        (
+            lambda: config.LayoutConfig(compiler_options=("scoped_vmem=1",)),
+            "'scoped_vmem=1'; an option is xla_NAME=VALUE",
+        ),
         (lambda: config.DataConfig(seq_len=0), "seq_len is 0; it must be positive"),
         (lambda: config.TrainConfig(steps=0), "steps is 0; it must be at least 1"),
         (lambda: config.Checkpoint(), "path is empty; give the workdir"),

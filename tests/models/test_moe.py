@@ -182,9 +182,11 @@ def test_places_go_to_first_choices_then_by_time():
     expert 1: token 2 first, then of the second choices token 1; token 3 is dropped."""
     chosen = jnp.array([[[0, 1], [0, 1], [1, 0], [0, 1]]])
     real = jnp.array([[False, True, True, True]])
-    taken = np.argwhere(np.asarray(places(chosen, real, 2, 2))[0]).tolist()
-    # token, choice, expert, place
-    assert taken == [[1, 0, 0, 0], [1, 1, 1, 1], [2, 0, 1, 0], [3, 0, 0, 1]]
+    place, choice = places(chosen, real, 2, 2)
+    of_tokens = np.asarray(place)[0].reshape(4, 2)
+    assert of_tokens.tolist() == [[4, 4], [0, 3], [2, 4], [1, 4]]  # 4: none
+    token, which = np.divmod(np.asarray(choice)[0], 2)
+    assert (token.tolist(), which.tolist()) == ([1, 3, 2, 1], [0, 0, 0, 1])
 
 
 def test_groups_that_tie_do_not_all_enter():

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from llmjax.config import LayoutConfig
-from llmjax.parallel.exchange import send, send_back, take
+from llmjax.parallel.exchange import pick, send, send_back, take
 from llmjax.parallel.manual import on_devices
 from llmjax.parallel.mesh import make_mesh, use
 
@@ -57,5 +57,22 @@ def test_taking_rows_has_the_gradient_of_plain_indexing():
     )
     want, want_back = jax.vjp(lambda x: jnp.repeat(x, 2, axis=0)[from_Y], x_XD)
     got, back = jax.vjp(lambda x: take(x, index, 2), x_XD)
+    np.testing.assert_array_equal(got, want)
+    np.testing.assert_allclose(back(g_YD)[0], want_back(g_YD)[0], rtol=1e-6)
+
+
+def test_picking_rows_has_the_gradient_of_plain_indexing():
+    """Two copies of three rows to four places; one is empty, three go nowhere."""
+    rng = np.random.default_rng(0)
+    index = (jnp.array([3, 6, 5, 0]), jnp.array([3, 4, 4, 0, 4, 2]))
+    x_XD = jnp.float32(rng.normal(size=(3, D)))
+    g_YD = jnp.float32(rng.normal(size=(4, D)))
+
+    def plain(x_XD):
+        copies = jnp.repeat(x_XD, 2, axis=0)
+        return jnp.stack([copies[3], jnp.zeros(D), copies[5], copies[0]])
+
+    want, want_back = jax.vjp(plain, x_XD)
+    got, back = jax.vjp(lambda x: pick(x, index, 2), x_XD)
     np.testing.assert_array_equal(got, want)
     np.testing.assert_allclose(back(g_YD)[0], want_back(g_YD)[0], rtol=1e-6)

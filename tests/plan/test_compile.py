@@ -118,6 +118,13 @@ def test_a_layout_that_does_not_go_is_told_before_tracing():
 
 
 @needs_compiler
+def test_an_unknown_compiler_option_is_named_by_the_compiler():
+    odd = run(compiler_options=("xla_no_such_option=1",))
+    with pytest.raises(RuntimeError, match="xla_no_such_option"):
+        compile.compile_step(odd, "v5e:2x2")
+
+
+@needs_compiler
 def test_a_step_compiles_and_its_bytes_add_up():
     made = compile.compile_step(run(), "v5e:2x2")
     assert made.fits

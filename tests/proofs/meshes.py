@@ -1,6 +1,7 @@
 """Trains five models on one device and on every mesh of eight CPU devices.
 
-    python tests/proofs/meshes.py [--model=decoder ...] [--mesh=ring ...] [--steps=10]
+    python tests/proofs/meshes.py [--model=decoder ...] [--mesh=ring ...] [--steps=10] \
+        [--quick] [--float64]
 
 Packed batches; the mixtures of experts in float64, so that rounding turns no choice,
 the others in float32. For each mesh a row: leaves whose initial bits differ from one
@@ -76,6 +77,7 @@ MIXED = {
     "fsdp 2 ring 2 tensor 2": {"fsdp": 2, "sequence": 2, "tensor": 2, **RING},
     "data 2 ulysses 2 tensor 2": {"data": 2, "sequence": 2, "tensor": 2, **ULYSSES},
     "fsdp 2 gather 4": {"fsdp": 2, "sequence": 4},
+    "fsdp 2 tensor 4, parallel": {"fsdp": 2, "tensor": 4, "sequence_parallel": True},
     "pipeline 2 data 2 tensor 2": {"pipeline": 2, "data": 2, "tensor": 2},
     "pipeline 4 fsdp 2": {"pipeline": 4, "fsdp": 2},
     "pipeline 2 x 2 fsdp 2 ring 2": {
@@ -114,7 +116,12 @@ def config(name: str, steps: int) -> RunConfig:
             **model,
         ),
         task=task,
-        data=DataConfig(batch_size=16, seq_len=64, prefetch=0),
+        data=DataConfig(
+            batch_size=16,
+            seq_len=64,
+            packing="chunk" if name == "encoder_decoder" else "concat",
+            prefetch=0,
+        ),
         optimizer=OptimizerConfig(
             learning_rate=3e-3, schedule=WarmupCosine(warmup_steps=3)
         ),
@@ -226,6 +233,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--model", action="append", choices=MODELS, default=[])
     parser.add_argument("--mesh", action="append", default=[], help="part of a name")
+    parser.add_argument("--float64", action="store_true", help="whatever the model")
     parser.add_argument("--quick", action="store_true", help="XLA optimises little")
     args = parser.parse_args()
     jax.config.update("jax_disable_most_optimizations", args.quick)
@@ -234,7 +242,7 @@ def main() -> None:
     for model in args.model or MODELS:
         run = config(model, args.steps)
         mixture = model in ("capacity", "dropless")
-        with float64() if mixture else contextlib.nullcontext():
+        with float64() if mixture or args.float64 else contextlib.nullcontext():
             data = batches(run)
             rows = [data.batch(step) for step in range(args.steps)]
             one = train(build(run, {}, 1), rows)

@@ -76,9 +76,36 @@ def keep(*names: str) -> dict[str, Any]:
     return {"remat": "names", "saved": names, "offloaded": ()}
 
 
-BLOCKS = {"attention.block_q": 1024, "attention.block_kv": 1024}
-FUSED = {**BLOCKS, "attention.fused_backward": True}
-SMALLER = "attention blocks of 1024 instead of 2048"
+def blocks(q: int, kv: int) -> dict[str, int]:
+    """Of the attention kernel."""
+    return {"attention.block_q": q, "attention.block_kv": kv}
+
+
+def flags_of_xla(vmem_kib: int, *more: str) -> dict[str, Any]:
+    """Those that a recipe sets in LIBTPU_INIT_ARGS."""
+    vmem = f"xla_tpu_scoped_vmem_limit_kib={vmem_kib}"
+    return {"compiler_options": (vmem, *more)}
+
+
+# MaxText, benchmarks/xla_flags_library.py: HOST_OFFLOAD_FLAGS
+HOST_OFFLOAD = (
+    "xla_tpu_enable_all_experimental_scheduler_features=true",
+    "xla_tpu_enable_scheduler_memory_pressure_tracking=true",
+    "xla_tpu_host_transfer_overlap_limit=24",
+    "xla_tpu_aggressive_opt_barrier_removal=ENABLED",
+    "xla_lhs_prioritize_async_depth_over_stall=ENABLED",
+    "xla_tpu_enable_ag_backward_pipelining=true",
+    "xla_should_allow_loop_variant_parameter_in_chain=ENABLED",
+    "xla_should_add_loop_invariant_op_in_chain=ENABLED",
+    "xla_max_concurrent_host_send_recv=100",
+    "xla_tpu_scheduler_percent_shared_memory_limit=100",
+    "xla_latency_hiding_scheduler_rerun=2",
+)
+FUSED = {**blocks(2048, 2048), "attention.fused_backward": True}
+OTHERS = (
+    "of the recipe's flags of XLA those of VMEM and of the host's transfers (this "
+    "compiler refuses its fusions of collectives on any chip but v5e)"
+)
 ROWS = (
     Row(
         "llama3.1-8b",
@@ -87,11 +114,16 @@ ROWS = (
         1,
         4,
         8192,
-        {"fsdp": 256, **offload("input", *QKV, "out"), **FUSED},
+        {
+            "fsdp": 256,
+            **offload("input", *QKV, "out"),
+            **FUSED,
+            **flags_of_xla(98304, *HOST_OFFLOAD),
+        },
         {},
         0.4546,
         RECIPES + "trillium/Llama3.1-8B-MaxText/v6e-256",
-        SMALLER,
+        OTHERS,
     ),
     Row(
         "llama3.1-70b",
@@ -100,11 +132,16 @@ ROWS = (
         1,
         5,
         8192,
-        {"fsdp": 256, **offload("input", *QKV), **FUSED},
+        {
+            "fsdp": 256,
+            **offload("input", *QKV),
+            **FUSED,
+            **flags_of_xla(98304, *HOST_OFFLOAD),
+        },
         {},
         0.5033,
         RECIPES + "trillium/Llama3.1-70B-MaxText/v6e-256",
-        SMALLER,
+        OTHERS,
     ),
     Row(
         "llama3.1-405b",
@@ -118,15 +155,19 @@ ROWS = (
             "fsdp": 64,
             "tensor": 4,
             "optimizer_sharding": "data",
+            "sequence_parallel": True,
             **offload("input", *QKV, "out"),
-            **BLOCKS,
+            **blocks(2048, 512),
+            **flags_of_xla(98304, *HOST_OFFLOAD),
         },
         {},
         0.3855,
         MAXTEXT + "5e6a7caff904f67fa654fc0ae983a16156bc21f8/benchmarks/"
         "maxtext_trillium_model_configs.py#L723",
         "across the two slices (dcn_fsdp_parallelism=2; the table counts the chips of "
-        "one) data with its optimizer sharded instead of fsdp; " + SMALLER,
+        "one) data with its optimizer sharded instead of fsdp; tokens between branches "
+        "over tensor, not the model dimension; blocks of 2048 queries forward too "
+        "instead of 1024; " + OTHERS,
     ),
     Row(
         "mixtral-8x7b-v6e",
@@ -135,11 +176,16 @@ ROWS = (
         1,
         12,
         4096,
-        {"fsdp": 256, **offload("input", *QKV, "out"), **BLOCKS},
+        {
+            "fsdp": 256,
+            **offload("input", *QKV, "out"),
+            **blocks(2048, 512),
+            **flags_of_xla(81920),
+        },
         {"dispatch.factor": 1.25},
         0.3523,
         RECIPES + "trillium/Mixtral-8x7B-MaxText",
-        SMALLER,
+        "tokens come to their places by indices instead of products; " + OTHERS,
     ),
     Row(
         "llama2-70b",
@@ -153,6 +199,7 @@ ROWS = (
         0.654,
         MAXTEXT + "92e59fdf547421f647590087f50fea5729da42d8/benchmarks/"
         "maxtext_v5p_model_configs.py#L156",
+        "none of its flags of XLA",
     ),
     Row(
         "mixtral-8x7b-v5p",
@@ -166,12 +213,13 @@ ROWS = (
             "remat": "full",
             "saved": (),
             "masters": "bfloat16",
+            **flags_of_xla(81920),
         },
         {"dispatch.factor": 1.0},
         0.5256,
         RECIPES + "v5p/Mixtral-8X7B-Maxtext",
         "capacity 1.0, as many FLOPs as the dropless kernel of the script; the table's "
-        "256 chips, its 8x4x4 are 128",
+        "256 chips, its 8x4x4 are 128; " + OTHERS,
     ),
 )
 

@@ -17,7 +17,10 @@ from tests.train import toy
 LAYOUTS = {
     "one": (1, {}),
     "fsdp": (8, {"data": 1, "fsdp": 8}),
-    "fsdp and tensor": (8, {"data": 1, "fsdp": 4, "tensor": 2}),
+    "fsdp and tensor": (
+        8,
+        {"data": 1, "fsdp": 4, "tensor": 2, "sequence_parallel": True},
+    ),
     "pipeline, ring and tensor": (
         8,
         {"data": 1, "pipeline": 2, "sequence": 2, "tensor": 2, "context": "ring"},

@@ -1,0 +1,31 @@
+"""Sequence parallelism: tokens over the tensor axis, between attention and MLP.
+
+Korthikanti et al. 2022, arXiv:2205.05198: what a branch adds is scattered over the
+axis as it is summed, and gathered again for the next one. As many bytes move as
+without; what lies between, with what the backward pass keeps of it, is cut.
+"""
+
+import flax.linen as nn
+import jax
+
+from llmjax.config import LayoutConfig
+from llmjax.parallel.manual import axis_size
+
+
+def residual(x_BTD: jax.Array, layout: LayoutConfig) -> jax.Array:
+    """`x_BTD` with its tokens over `tensor` too."""
+    return _laid(x_BTD, layout, "act_T_D")
+
+
+def whole(x_BTD: jax.Array, layout: LayoutConfig) -> jax.Array:
+    """`x_BTD` as a branch reads it: on each device of `tensor` all tokens."""
+    return _laid(x_BTD, layout, "act_T")
+
+
+def _laid(x_BTD: jax.Array, layout: LayoutConfig, tokens: str) -> jax.Array:
+    """Unchanged where `layout` does not ask for it or the tokens do not divide."""
+    tensor = axis_size("tensor")
+    divides = x_BTD.shape[1] % (axis_size("sequence") * tensor) == 0
+    if not (layout.sequence_parallel and tensor > 1 and divides):
+        return x_BTD
+    return nn.with_logical_constraint(x_BTD, ("act_B", tokens, "act_D"))
