@@ -1,5 +1,6 @@
 """The key/value cache: an explicit argument and result, carried through the scan."""
 
+import dataclasses
 from typing import Any
 
 import flax.struct
@@ -35,7 +36,8 @@ class Layers:
             start = (layer, 0, slot, 0, 0)
             return lax.dynamic_update_slice(old, new[None].astype(old.dtype), start)
 
-        return self.replace(  # type: ignore[attr-defined]
+        return dataclasses.replace(
+            self,
             k_LBSKH=put(self.k_LBSKH, k_BTKH),
             v_LBSKH=None if v is None else put(self.v_LBSKH, v),
         )
@@ -116,14 +118,16 @@ class Cache:
     def extend(self, positions_BT: jax.Array, segments_BT: jax.Array) -> "Cache":
         """Notes T new tokens' positions and segments (`slot` moves in `advance`)."""
         at = (0, self.slot)
-        return self.replace(  # type: ignore[attr-defined]
+        return dataclasses.replace(
+            self,
             positions_BS=lax.dynamic_update_slice(self.positions_BS, positions_BT, at),
             segments_BS=lax.dynamic_update_slice(self.segments_BS, segments_BT, at),
         )
 
     def advance(self, layers: tuple[tuple[Place, ...] | None, ...], T: int) -> "Cache":
         """The cache after a forward of T tokens filled `layers`."""
-        return self.replace(layers=layers, slot=self.slot + T)  # type: ignore[attr-defined]
+        filled: Any = layers
+        return dataclasses.replace(self, layers=filled, slot=self.slot + T)
 
 
 def empty_cache(

@@ -1,5 +1,6 @@
 """A group of layers as the stages of a pipeline."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -38,7 +39,7 @@ def through_stages(
     Returns:
       [B, T, D], and what the routers sowed: their sums over the microbatches.
     """
-    beside, rebuild = _distinct(context.replace(relative=None))  # type: ignore[attr-defined]
+    beside, rebuild = _distinct(dataclasses.replace(context, relative=None))
     common = {"relative": context.relative, "key": key}
     if shared:
         common["weights"], weights = weights, {}
@@ -66,7 +67,7 @@ def through_stages(
         if sums.balance_E is None:
             return sums
         mean_E = sums.balance_E / plan.microbatches
-        return sums.replace(balance_E=mean_E)  # type: ignore[attr-defined]
+        return dataclasses.replace(sums, balance_E=mean_E)
 
     return x_BTD, jax.tree.map(once, sums, is_leaf=lambda s: isinstance(s, RouterSums))
 

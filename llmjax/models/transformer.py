@@ -1,5 +1,6 @@
 """The one Transformer: a block, a stack of scanned groups, and the whole."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -177,7 +178,7 @@ class Stack(nn.Module):
         slot = None if cache is None else cache.slot
         written = []
         shared = Relative(self.cfg, name="relative")()
-        context = context.replace(relative=shared)  # type: ignore[attr-defined]
+        context = dataclasses.replace(context, relative=shared)
         for i, group in enumerate(self.groups):
             caches = None if cache is None else cache.layers[i]
             layers = jnp.arange(group.repeat)
@@ -329,7 +330,8 @@ class Transformer(nn.Module):
             if encoded_BSD is None and "encoder_tokens" in batch:
                 encoded_BSD = self.encode(batch)
             k_segments = batch.get("encoder_segment_ids")
-            context = context.replace(  # type: ignore[attr-defined]
+            context = dataclasses.replace(
+                context,
                 encoded_BSD=encoded_BSD,
                 cross_mask=Mask(q_segments_BT=segments_BT, k_segments_BS=k_segments),
             )
@@ -371,7 +373,7 @@ class Transformer(nn.Module):
         )
         positions_BT = twice(context.positions_BT)
         changes = {"mask": mask, "positions_BT": positions_BT, "streams": 2}
-        return x_BTD, context.replace(**changes)  # type: ignore[attr-defined]
+        return x_BTD, dataclasses.replace(context, **changes)
 
     def encode(self, batch: Batch) -> jax.Array:
         """The encoder's last hidden states [B, S, D] of an encoder-decoder."""

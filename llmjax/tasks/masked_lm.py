@@ -100,7 +100,7 @@ def masked_loss(
       outputs: of all places of `batch`, of which only `most` a row get logits.
     """
     places_BP, weights_BP = predicted_places(batch, most)
-    there = outputs.replace(x_BTM=at(outputs.x_BTM, places_BP))  # type: ignore[attr-defined]
+    there = dataclasses.replace(outputs, x_BTM=at(outputs.x_BTM, places_BP))
     targets = {"targets": at(batch["targets"], places_BP)}
     total, metrics = token_loss(there, targets, weights_BP, block, training)
     return total, jnp.sum(weights_BP, axis=1), metrics

@@ -118,7 +118,7 @@ def sample(
     P = x_BPM.shape[1]
     found = []
     for i, start in enumerate(range(0, P, block)):
-        part = outputs.replace(x_BTM=x_BPM[:, start : start + block])  # type: ignore[attr-defined]
+        part = dataclasses.replace(outputs, x_BTM=x_BPM[:, start : start + block])
         logits_BPV = jax.lax.stop_gradient(part.logits()) / temperature
         keys = jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys_B)
         found.append(jax.vmap(jax.random.categorical)(keys, logits_BPV))

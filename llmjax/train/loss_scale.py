@@ -1,5 +1,6 @@
 """Dynamic loss scaling: float16's small gradients kept, its overflows skipped."""
 
+import dataclasses
 from typing import Any
 
 import flax.struct
@@ -68,7 +69,8 @@ def checked(
 
     hopeless = ~finite & (after.value == scale.value)
     norm = jnp.where(finite | hopeless, scalars["grad_norm"], 0)
-    state = new.replace(  # type: ignore[attr-defined]
+    state = dataclasses.replace(
+        new,
         params=kept(new.params, old.params),
         opt_state=kept(new.opt_state, old.opt_state),
         extra=kept(new.extra, old.extra) | {KEY: after},

@@ -1,5 +1,6 @@
 """A batch in parts: sums over a scan of microbatches, in float32."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -29,7 +30,7 @@ def accumulate(
     def body(carry, inputs):
         batch, index = inputs
         total, extra = carry
-        state_now = state.replace(extra=extra)  # type: ignore[attr-defined]
+        state_now = dataclasses.replace(state, extra=extra)
         grads, (count, metrics, extra) = gradient(
             state_now, batch, jax.random.fold_in(key, index)
         )

@@ -1,5 +1,6 @@
 """Going on from what was saved: the same run's checkpoint, or another's weights."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -124,7 +125,7 @@ def load_initial(
         if names or what != "loaded, with new rows":
             lines.append(f"  {what} {len(names)}: {_brief(names)}")
     lines += [f"  model.{line}" for line in _differences(cfg, model)]
-    return state.replace(params=params), "\n".join(lines)  # type: ignore[attr-defined]
+    return dataclasses.replace(state, params=params), "\n".join(lines)
 
 
 def _with_first_rows(leaf: jax.Array, rows: jax.Array) -> jax.Array:

@@ -84,7 +84,7 @@ class Program:
 
         with mesh_lib.use(self.mesh):
             opt_state = jax.jit(init, out_shardings=self.shardings.opt_state)(params)
-        return state.replace(params=params, opt_state=opt_state)  # type: ignore[attr-defined]
+        return dataclasses.replace(state, params=params, opt_state=opt_state)
 
     def restorable(self) -> State:
         """The abstract state with its shardings, for a checkpoint to fill."""

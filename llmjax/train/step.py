@@ -1,5 +1,6 @@
 """One optimizer update, and one evaluation: pure functions, jitted once."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -72,11 +73,10 @@ def make_step(
             )
         scale = 1 / jnp.maximum(count, 1)
         grads = jax.tree.map(lambda g: g * scale, grads)
-        old = state.replace(opt_state=placement.fetched(state.opt_state))  # type: ignore[attr-defined]
+        old = dataclasses.replace(state, opt_state=placement.fetched(state.opt_state))
         objective = mean_loss(loss, state, batch, key, k)
-        new = old.replace(
-            **update(old, grads, objective, key), step=state.step + 1, extra=extra
-        )
+        updated = update(old, grads, objective, key)
+        new = dataclasses.replace(old, **updated, step=state.step + 1, extra=extra)
         out = metrics, {"grad_norm": optax.tree.norm(grads)}
         if half:
             new, grads, out = loss_scale.checked(
