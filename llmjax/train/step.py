@@ -85,7 +85,7 @@ def make_step(
         metrics, scalars = out
         due = new.step % norms_every == 0
         scalars |= jax.lax.cond(due, _norms, _no_norms, grads, state.params)
-        new = new.replace(opt_state=placement.stored(new.opt_state))
+        new = dataclasses.replace(new, opt_state=placement.stored(new.opt_state))
         return new, (metrics, scalars)
 
     def update(state, grads, objective, key):
