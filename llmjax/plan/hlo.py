@@ -200,17 +200,23 @@ def _instruction(line: str, frames: "_Frames") -> Instruction | None:
     )
 
 
+# Every matrix goes through these; what is told is the line that calls them.
+_WRAPPERS = ("Projection.", "ExpertKernels.")
+_WRAPPING_FILES = ("quantized.py",)
+
+
 class _Frames:
     """Source lines: in the instruction, or in the tables that start the text."""
 
     def __init__(self, text: str):
         head = text[: text.find(") -> ")] if ") -> " in text else text
         tables = {}
-        for title in ("FileNames", "FileLocations", "StackFrames"):
+        for title in ("FileNames", "FunctionNames", "FileLocations", "StackFrames"):
             section = re.search(rf"^{title}\n((?:\d+ .*\n)*)", head, re.MULTILINE)
             lines = section.group(1).splitlines() if section else []
             tables[title] = dict(line.split(" ", 1) for line in lines)
         self.files = tables["FileNames"]
+        self.functions = tables["FunctionNames"]
         self.locations = tables["FileLocations"]
         self.frames = tables["StackFrames"]
 
@@ -219,17 +225,24 @@ class _Frames:
         if direct:
             return f"{direct.group(1).rsplit('/', 1)[-1]}:{direct.group(2)}"
         frame = _FRAME.search(rest)
-        return self._frame(frame.group(1)) if frame else ""
+        return self._frame(int(frame.group(1))) if frame else ""
 
     @functools.cache  # noqa: B019 - lives as long as one parse
-    def _frame(self, number: str) -> str:
-        def field(text: str | None, key: str) -> str | None:
-            match = re.search(rf"{key}=(\d+)", text or "")
-            return match.group(1) if match else None
+    def _frame(self, number: int) -> str:
+        """`file.py:12` of the innermost frame that is no wrapper's."""
+        frame = self.frames.get(str(number))
+        location = self.locations.get(str(_field(frame, "file_location_id")))
+        path = self.files.get(str(_field(location, "file_name_id")), "")
+        file = path.strip('"').rsplit("/", 1)[-1]
+        name = self.functions.get(str(_field(location, "function_name_id")), "")
+        parent = (_field(frame, "parent_frame_id") or 1) - 1  # which it counts from 1
+        wraps = file in _WRAPPING_FILES or name.strip('"').startswith(_WRAPPERS)
+        if wraps and parent:
+            return self._frame(parent)
+        line = _field(location, "line")
+        return f"{file}:{line}" if file and line else ""
 
-        location = self.locations.get(
-            field(self.frames.get(number), "file_location_id") or ""
-        )
-        file = self.files.get(field(location, "file_name_id") or "", "").strip('"')
-        line = field(location, "line")
-        return f"{file.rsplit('/', 1)[-1]}:{line}" if file and line else ""
+
+def _field(text: str | None, key: str) -> int | None:
+    match = re.search(rf"\b{key}=(\d+)", text or "")
+    return int(match.group(1)) if match else None

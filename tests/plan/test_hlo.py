@@ -115,3 +115,17 @@ def test_fused_computations_are_not_entered():
     program = loop()
     names = {name for _, name, _ in execution.walk(program)}
     assert names == {"main", "body"}
+
+
+def test_a_matrix_is_told_by_who_calls_its_projection():
+    program = hlo.parse(compiled.text("mixed_v5p"))
+    instructions = [i for x in program.computations.values() for i in x.values()]
+    told = {
+        part: {i.location for i in instructions if f"/{part}/dot_general" in i.op_name}
+        for part in ("gate/BTD,DF->BTF", "out/BTNH,NHD->BTD")
+    }
+    # as FeedForward and Attention called them when the program was made
+    assert told == {
+        "gate/BTD,DF->BTF": {"layers.py:162"},
+        "out/BTNH,NHD->BTD": {"multihead.py:94"},
+    }
