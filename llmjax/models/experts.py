@@ -33,6 +33,7 @@ from llmjax.parallel.exchange import pick, send, send_back, take
 from llmjax.parallel.manual import free_axes, on_devices
 
 TOKENS = ("act_B", "act_T")
+WHOLE = ("act_B", None, None)  # rows of all tokens, or of all places
 ROWS_HERE = ("act_B", None, "act_C", None)  # of [B, E, C, D]
 EXPERTS_HERE = ("act_B_E", "act_E", "act_C", None)
 
@@ -121,7 +122,14 @@ def with_capacity(
     assert isinstance(mlp.dispatch, Capacity)
     (B, T, D), E, k = x_BTD.shape, mlp.num_experts, mlp.top_k
     C = max(1, math.ceil(mlp.dispatch.factor * T * k) // E)
-    place_BX, choice_BP = places(chosen_BTk, real_BT, E, C)
+    index = places(chosen_BTk, real_BT, E, C)
+    place_BX, choice_BP = (nn.with_logical_constraint(i, WHOLE[:2]) for i in index)
+
+    def picked(x_BYD, there_BZ, back_BY, copies=1):
+        x_BYD = nn.with_logical_constraint(x_BYD, WHOLE)
+        of_row = functools.partial(pick, copies=copies)
+        x_BZD = jax.vmap(of_row)(x_BYD, (there_BZ, back_BY))
+        return nn.with_logical_constraint(x_BZD, WHOLE)
 
     def project(name, x_BECI, axes=EXPERTS_HERE):
         kernel_EIO, bias_EO = kernels[name]
@@ -129,13 +137,13 @@ def with_capacity(
         y_BECO = y_BECO if bias_EO is None else y_BECO + bias_EO[:, None]
         return named(nn.with_logical_constraint(y_BECO, axes), name)
 
-    x_BPD = jax.vmap(functools.partial(pick, copies=k))(x_BTD, (choice_BP, place_BX))
+    x_BPD = picked(x_BTD, choice_BP, place_BX, k)
     x_BECD = nn.with_logical_constraint(x_BPD.reshape(B, E, C, D), ROWS_HERE)
     x_BECD = nn.with_logical_constraint(x_BECD, EXPERTS_HERE)
     inside = (*EXPERTS_HERE[:3], "act_F")
     h_BECF = hidden(mlp.expert, lambda name: project(name, x_BECD, inside))
     y_BECD = nn.with_logical_constraint(project("down", h_BECF), ROWS_HERE)
-    y_BXD = jax.vmap(pick)(y_BECD.reshape(B, E * C, D), (place_BX, choice_BP))
+    y_BXD = picked(y_BECD.reshape(B, E * C, D), place_BX, choice_BP)
     return jnp.einsum("BTkD,BTk->BTD", y_BXD.reshape(B, T, k, D), weight_BTk)
 
 
