@@ -62,10 +62,11 @@ def dots(run: RunConfig) -> tuple[Dots, Dots]:
     return eight_bit(hlo), eight_bit(lowered.compile().as_text())
 
 
-def told(found: Dots) -> str:
-    """10 forward s8 x s8, …"""
+def told(found: Dots, *, directed: bool) -> str:
+    """10 forward s8 x s8, …; what is lowered does not say which way."""
     every = sorted(found.items(), reverse=True)
-    return ", ".join(f"{n} {way} {a} x {b}" for (way, a, b), n in every) or "none"
+    parts = [(n, f"{way} " if directed else "", a, b) for (way, a, b), n in every]
+    return ", ".join(f"{n} {way}{a} x {b}" for n, way, a, b in parts) or "none"
 
 
 def complete(kind: str, lowered: Dots, compiled: Dots) -> bool:
@@ -90,10 +91,12 @@ def main() -> None:
     logging.set_verbosity(logging.ERROR)
     good = True
     print(f"jax {jax.__version__}, {jax.default_backend()}; dots of 8 bits in a step")
+    print("(fp8 is emulated on a CPU: rounded to 8 bits, multiplied in float32)")
     for kind in TOLERANCE:
         lowered, compiled = dots(config(kind, 0, arguments.steps))
         good &= complete(kind, lowered, compiled)
-        print(f"{kind:5} lowered: {told(lowered)}; compiled: {told(compiled)}")
+        print(f"{kind:5} lowered, of one layer: {told(lowered, directed=False)}")
+        print(f"{'':5} compiled: {told(compiled, directed=True)}")
 
     print(f"\nheld-out loss after {arguments.steps} steps, nats per token")
     print("seed      bf16      int8       fp8   int8-bf16    fp8-bf16", flush=True)
