@@ -35,6 +35,7 @@ SLOW = (
     "configs/pretrain/llama2_70b.py",
     "configs/pretrain/llama3_405b.py",
     "configs/pretrain/llama3_70b.py",
+    "configs/pretrain/llama3_8b.py",
     "configs/pretrain/mixtral_8x7b.py",
 )
 

@@ -22,5 +22,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.layout.plan_topology = "v5p:8x8x8"
     config.layout.remat = "full"
     config.layout.saved = ()
+    config.layout.compiler_options = ()
     config.optimizer.learning_rate = 8e-5
     return config

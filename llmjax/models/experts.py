@@ -170,8 +170,11 @@ def places(
     place_BTk = jnp.where(here, chosen_BTk * capacity + rank_BTk, P)
     place_BX = place_BTk.reshape(B, X)
     none_P, choice_X = jnp.full(P, X), jnp.arange(X)
-    choice_BP = jax.vmap(lambda place_X: none_P.at[place_X].set(choice_X, mode="drop"))
-    return place_BX, choice_BP(place_BX)
+
+    def taken_by(place_X):
+        return none_P.at[place_X].set(choice_X, mode="drop")
+
+    return place_BX, jax.vmap(taken_by)(place_BX)
 
 
 # --- dropless ------------------------------------------------------------------------
