@@ -146,9 +146,9 @@ def empty_cache(
         return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
     def place(group: Group, spec: LayerSpec) -> Place:
-        windowed = isinstance(spec.pattern, SlidingWindow) and spec.pattern.window < S
-        length = spec.pattern.window if windowed else S  # type: ignore[union-attr]
-        own = pair(Ring if windowed else Layers, group.repeat, length)
+        pattern = spec.pattern
+        window = pattern.window if isinstance(pattern, SlidingWindow) else S
+        own = pair(Ring if window < S else Layers, group.repeat, min(window, S))
         if cfg.architecture != "encoder_decoder":
             return Place(own)
         return Place(own, pair(Layers, group.repeat, encoder_length))

@@ -51,7 +51,14 @@ def pick(
     index: tuple[Int[Array, " Y"], Int[Array, " Z"]],
     copies: int = 1,
 ) -> Float[Array, "Y D"]:
-    """`take` of some rows: Z = X * copies, where index is out of range 0 comes."""
+    """`take` of some rows: not every copy has a place, nor every place a row.
+
+    Args:
+      x_XD: the rows.
+      index: (from_Y, to_Z), Z = X * copies, as in `take`; X * copies in from_Y, and Y
+        in to_Z, stand for none: zeros come, and no gradient goes.
+      copies: of each row.
+    """
     return _gather(x_XD, index[0] // copies)
 
 

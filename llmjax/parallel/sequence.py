@@ -7,9 +7,25 @@ without; what lies between, with what the backward pass keeps of it, is cut.
 
 import flax.linen as nn
 import jax
+from jax.sharding import Mesh
 
 from llmjax.config import LayoutConfig
 from llmjax.parallel.manual import axis_size
+
+
+def check(layout: LayoutConfig, seq_len: int, mesh: Mesh) -> None:
+    """A clear error for tokens that do not divide, before anything is traced.
+
+    Raises:
+      ValueError: naming the field and the remedy.
+    """
+    parts = mesh.shape["sequence"] * mesh.shape["tensor"]
+    if layout.sequence_parallel and seq_len % parts:
+        raise ValueError(
+            f"data.seq_len={seq_len} does not divide over layout.sequence x "
+            f"layout.tensor={parts}, as layout.sequence_parallel=True asks; make it a "
+            f"multiple of {parts}, or sequence_parallel False"
+        )
 
 
 def residual(x_BTD: jax.Array, layout: LayoutConfig) -> jax.Array:
@@ -23,7 +39,8 @@ def whole(x_BTD: jax.Array, layout: LayoutConfig) -> jax.Array:
 
 
 def _laid(x_BTD: jax.Array, layout: LayoutConfig, tokens: str) -> jax.Array:
-    """Unchanged where `layout` does not ask for it or the tokens do not divide."""
+    """Unchanged where `layout` does not ask for it, or tokens do not divide: those of
+    an encoder, or new ones while decoding (`check` refuses a training row's)."""
     tensor = axis_size("tensor")
     divides = x_BTD.shape[1] % (axis_size("sequence") * tensor) == 0
     if not (layout.sequence_parallel and tensor > 1 and divides):

@@ -131,7 +131,8 @@ def lower_step(
     program = setup.build(config, task, example, mesh=mesh)
     built = time.perf_counter()
     with mesh_lib.use(mesh):
-        traced = program.step.trace(program.abstract, program.batch)  # type: ignore[attr-defined]
+        jitted: Any = program.step
+        traced = jitted.trace(program.abstract, program.batch)
         after_trace = time.perf_counter()
         lowered = traced.lower(lowering_platforms=("tpu",))
     seconds = Seconds(

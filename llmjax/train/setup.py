@@ -16,7 +16,7 @@ from llmjax.data.curriculum import Curriculum
 from llmjax.models import quantized
 from llmjax.parallel import axes as axes_lib
 from llmjax.parallel import mesh as mesh_lib
-from llmjax.parallel import pipeline, processes
+from llmjax.parallel import pipeline, processes, sequence
 from llmjax.tasks.task import Task
 from llmjax.train import loss_scale, optimizers
 from llmjax.train import placement as placement_lib
@@ -192,6 +192,7 @@ def _check(config: RunConfig, mesh: Mesh) -> None:
     quantized.check(config.layout.quantization)
     for size, T in Curriculum(config.data).shapes():
         mesh_lib.check_batch(size, T, config.layout.microbatches, mesh)
+        sequence.check(config.layout, T, mesh)
         rows = size // config.layout.microbatches
         pipeline.check(config.model, config.layout, rows, mesh)
 
