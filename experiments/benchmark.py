@@ -19,7 +19,7 @@ from absl import flags
 
 from experiments import cli
 from llmjax.config import RunConfig, SequenceClassification
-from llmjax.data.vocabulary import PlainVocabulary
+from llmjax.data.tokenizers.vocabulary import PlainVocabulary
 from llmjax.parallel import mesh as mesh_lib
 from llmjax.tasks.registry import make_task
 from llmjax.train import flops, setup

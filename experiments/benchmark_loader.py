@@ -22,9 +22,9 @@ from absl import flags
 
 from experiments import cli
 from llmjax.config import DataConfig, ModelConfig, RunConfig
-from llmjax.data import tokens
-from llmjax.data.pipeline import Part, Pipeline
-from llmjax.data.vocabulary import PlainVocabulary
+from llmjax.data.batches.pipeline import Part, Pipeline
+from llmjax.data.store import tokens
+from llmjax.data.tokenizers.vocabulary import PlainVocabulary
 from llmjax.tasks.registry import make_task
 
 MILLIONS = flags.DEFINE_float("millions", 30, "Million tokens, over all sources.")

@@ -22,7 +22,7 @@ from absl import flags
 
 from experiments import cli
 from llmjax.config import BPE, DataConfig, PrepareConfig
-from llmjax.data import prepare
+from llmjax.data.prepare import prepare
 
 MEGABYTES = flags.DEFINE_integer("megabytes", 50, "Of text, where no source is given.")
 SOURCE = flags.DEFINE_string("source", None, "Files instead, as data.source.")

@@ -9,8 +9,8 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from experiments import several
 from llmjax import config as cfg
+from llmjax.parallel.processes import membership
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A file of configs/; --config.a.b=c sets a field."
@@ -35,10 +35,10 @@ def launch(
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.ERROR)  # orbax tells every step it takes
         with _one_line():
-            if several.wanted():
-                several.join(config().train if CONFIG.value else cfg.TrainConfig())
+            if membership.wanted():
+                membership.join(config().train if CONFIG.value else cfg.TrainConfig())
             result = main()
-        if result is not None and several.rank() == 0:
+        if result is not None and membership.rank() == 0:
             text = json.dumps(result, indent=1)
             print(text)
             if WORKDIR.value is not None:
@@ -54,7 +54,7 @@ def launch(
         print(f"error: {e}", file=sys.stderr)
         sys.exit(2)
     except BaseException as e:
-        several.leave(e)
+        membership.leave(e)
         raise
 
 

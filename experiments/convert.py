@@ -23,7 +23,7 @@ from llmjax import hub
 from llmjax.config import DataConfig, Learned, RunConfig
 from llmjax.hub import packages
 from llmjax.hub.load import abstract, check, open_source, read_params
-from llmjax.models.heads import LanguageModel
+from llmjax.models.heads.language import LanguageModel
 from llmjax.train.checkpoints import FOLDER, Checkpoints, load_params
 from llmjax.train.state import State
 

@@ -14,11 +14,11 @@ import numpy as np
 from absl import flags
 
 from experiments import cli
-from llmjax.data.prepare import open_corpus
+from llmjax.data.prepare.prepare import open_corpus
 from llmjax.infer.generate import generate
 from llmjax.infer.sampling import Sampling
 from llmjax.infer.weights import TYPES, quantize_weights
-from llmjax.models.heads import LanguageModel
+from llmjax.models.heads.language import LanguageModel
 from llmjax.train.checkpoints import load_params
 
 RUN = flags.DEFINE_string("run", None, "workdir of a pretraining run")

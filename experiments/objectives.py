@@ -25,7 +25,7 @@ from etils import epath
 
 from experiments import cli
 from llmjax import config as cfg
-from llmjax.data import prepare
+from llmjax.data.prepare import prepare
 from llmjax.train import evaluation, run, writers
 from llmjax.train.setup import Batches
 

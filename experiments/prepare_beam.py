@@ -17,7 +17,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from experiments import cli
 from llmjax.config import PrepareConfig
-from llmjax.data import beam_text
+from llmjax.data.prepare import beam_text
 
 INPUT = flags.DEFINE_list("input", None, "Patterns of files, local or gs://.")
 TEXT_FIELD = flags.DEFINE_string("text_field", "text", "The field with the text.")

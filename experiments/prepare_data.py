@@ -9,7 +9,7 @@ where it was.
 from typing import Any
 
 from experiments import cli
-from llmjax.data import prepare
+from llmjax.data.prepare import prepare
 
 
 def main() -> dict[str, Any]:

@@ -44,4 +44,4 @@ else
   source launch/env.sh
   python=python
 fi
-exec "$python" -m llmjax.train.supervise ${flags[@]+"${flags[@]}"} "$@"
+exec "$python" -m llmjax.parallel.processes.supervise ${flags[@]+"${flags[@]}"} "$@"

@@ -92,6 +92,28 @@ def faults(graph: Graph) -> list[str]:
     return found
 
 
+def folder(module: str, packages: set[str]) -> str | None:
+    """The sub-folder of a room that a module lies in; None for the hall."""
+    parts = module.split(".")
+    name = ".".join(parts[:3])
+    return name if len(parts) > 3 and name in packages else None
+
+
+def folder_graph(graph: Graph, packages: set[str]) -> Graph:
+    """Sub-folder -> the other sub-folders of its room that its files import."""
+    folders: Graph = {}
+    for module, imports in graph.items():
+        here = folder(module, packages)
+        if here is None or room(module) == "hub":
+            continue
+        arrows = folders.setdefault(here, set())
+        for target in imports:
+            there = folder(target, packages)
+            if there not in (None, here) and room(target) == room(module):
+                arrows.add(str(there))
+    return folders
+
+
 def reaches(graph: Graph, start: str) -> set[str]:
     """Every module that importing `start` runs, as far as our own files show."""
     seen: set[str] = set()
@@ -116,11 +138,19 @@ def cyclic(graph: Graph) -> list[str]:
     return [m for m in graph if any(m in reaches(graph, t) for t in graph[m])]
 
 
+def packages_of(sources: dict[str, str]) -> set[str]:
+    return {m for m in sources if (ROOT / m.replace(".", "/")).is_dir()}
+
+
 @pytest.fixture(scope="module")
 def graph() -> Graph:
     sources = read_sources()
-    packages = {m for m in sources if (ROOT / m.replace(".", "/")).is_dir()}
-    return import_graph(sources, packages)
+    return import_graph(sources, packages_of(sources))
+
+
+@pytest.fixture(scope="module")
+def folders(graph) -> Graph:
+    return folder_graph(graph, packages_of(dict.fromkeys(graph, "")))
 
 
 def test_arrows_go_down(graph):
@@ -129,6 +159,25 @@ def test_arrows_go_down(graph):
 
 def test_no_cycle(graph):
     assert cyclic(graph) == []
+
+
+def test_folders_of_a_room_have_no_circle(folders):
+    assert {"llmjax.data.batches", "llmjax.models.heads"} <= folders.keys()
+    assert cyclic(folders) == []
+
+
+def test_batches_know_no_other_folder_of_data(folders):
+    assert folders["llmjax.data.batches"] == set()
+
+
+def test_a_circle_of_folders_is_seen():
+    graph = {
+        "llmjax.data.a.x": {"llmjax.data.b.y"},
+        "llmjax.data.b.z": {"llmjax.data.a.x"},
+        "llmjax.data.b.y": set(),
+    }
+    folders = folder_graph(graph, {"llmjax.data.a", "llmjax.data.b"})
+    assert sorted(cyclic(folders)) == ["llmjax.data.a", "llmjax.data.b"]
 
 
 @pytest.mark.parametrize("name", ["config", "data"])
@@ -175,7 +224,7 @@ def test_cycles_and_jax_are_seen_through_other_modules():
     ("imports", "absent"),
     [
         ("llmjax, llmjax.config", {"torch", "tensorflow", "jax"}),
-        ("llmjax.models.heads, llmjax.parallel.mesh", {"torch", "tensorflow"}),
+        ("llmjax.models.heads.language, llmjax.parallel.mesh", {"torch", "tensorflow"}),
     ],
 )
 def test_importing_the_core_is_light(imports, absent):

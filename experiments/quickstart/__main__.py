@@ -24,11 +24,11 @@ from configs.pretrain import python_docs as pretrain_config
 from experiments import cli
 from experiments.quickstart import baselines, plots, report
 from llmjax import config as cfg
-from llmjax.data import prepare
-from llmjax.data.prepare import Corpus
+from llmjax.data.prepare import prepare
+from llmjax.data.prepare.prepare import Corpus
 from llmjax.infer.generate import generate
 from llmjax.infer.sampling import Sampling
-from llmjax.models.heads import LanguageModel
+from llmjax.models.heads.language import LanguageModel
 from llmjax.train import evaluation, flops, run, writers
 from llmjax.train.log import NotFiniteError
 

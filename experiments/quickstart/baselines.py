@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from llmjax.data.tokens import TokenSource
+from llmjax.data.store.tokens import TokenSource
 from llmjax.train.evaluation import classification_report
 
 Labels = Sequence[int] | np.ndarray

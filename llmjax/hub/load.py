@@ -27,12 +27,16 @@ from llmjax.config import ModelConfig
 from llmjax.hub import families, files, gguf, packages
 from llmjax.hub.files import Stored
 from llmjax.hub.table import Bound, Family, Shape, Table, bind
-from llmjax.models import heads
+from llmjax.models.heads.encoder import Encoder
+from llmjax.models.heads.language import LanguageModel
+from llmjax.models.heads.replaced_tokens import Discriminator
 from llmjax.parallel.axes import Axes, param_axes, tree_shardings
 
 MAX_LAYERS = 10_000  # more than any, few enough to list them
 DISTANCES = ("window", "original_length", "max_distance", "block", "local", "stride")
 MAX_NUMBER = 2**31 - 1  # of any size in a config: an index is an int32
+
+HEADS: dict[str, Any] = {c.__name__: c for c in (LanguageModel, Encoder, Discriminator)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Source:
     Attributes:
       path: the folder or file.
       family: the model's.
-      head: the class of `llmjax.models.heads` that it is.
+      head: which of `HEADS` it is.
       cfg: the model's config.
       table: the names of its tensors, in this format.
       tensors: what is there, by name.
@@ -57,7 +61,7 @@ class Source:
 
     def model(self) -> nn.Module:
         """The module, without weights."""
-        return getattr(heads, self.head)(self.cfg)
+        return HEADS[self.head](self.cfg)
 
 
 def load(

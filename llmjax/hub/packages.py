@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from llmjax.data import wheels
+from llmjax.data.corpora import wheels
 
 PREFIX = "package:"
 

@@ -9,8 +9,8 @@ import tokenizers
 from etils import epath
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from llmjax.data import chat, tokenizer_files
-from llmjax.data.tokenizer_files import NAMES
+from llmjax.data.tokenizers import chat, formats
+from llmjax.data.tokenizers.formats import NAMES
 from llmjax.hub import gguf, packages
 
 CONTROL, USER_DEFINED = 3, 4  # kinds of tokens in GGUF
@@ -123,7 +123,7 @@ def tokenizer(path: str | Path) -> Tokenizer:
         inner = tokenizers.Tokenizer.from_file(str(file))
     except Exception as e:
         raise ValueError(f"{file} is no tokenizer's json: {str(e)[:200]}") from e
-    return Tokenizer(inner, *tokenizer_files.names(epath.Path(path)))
+    return Tokenizer(inner, *formats.names(epath.Path(path)))
 
 
 # --- from GGUF -----------------------------------------------------------------------

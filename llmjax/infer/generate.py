@@ -18,7 +18,7 @@ import numpy as np
 from llmjax.config import Learned, ModelConfig
 from llmjax.infer.sampling import DEFAULT, Sampling, sample
 from llmjax.models.cache import Cache, empty_cache
-from llmjax.models.heads import LanguageModel
+from llmjax.models.heads.language import LanguageModel
 from llmjax.models.layers import compute_dtype
 
 Params = Any

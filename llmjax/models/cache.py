@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from llmjax.config import Group, Latent, LayerSpec, ModelConfig, SlidingWindow
-from llmjax.models.mask import Mask
+from llmjax.models.attention.mask import Mask
 
 
 @flax.struct.dataclass

@@ -4,7 +4,7 @@ from typing import Any
 
 import flax.struct
 
-from llmjax.models.mask import Mask
+from llmjax.models.attention.mask import Mask
 
 
 @flax.struct.dataclass

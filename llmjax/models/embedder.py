@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from llmjax.config import LayoutConfig, Learned, ModelConfig, Sinusoidal
 from llmjax.models.layers import Norm, Projection, compute_dtype
-from llmjax.models.positions import sinusoidal
+from llmjax.models.positions.rotary import sinusoidal
 from llmjax.parallel import tables
 
 

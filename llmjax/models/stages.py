@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from llmjax.models.context import Context
-from llmjax.models.moe import STATISTICS, RouterSums
+from llmjax.models.experts.mixture import STATISTICS, RouterSums
 from llmjax.parallel import pipeline
 
 

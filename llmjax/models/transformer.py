@@ -19,14 +19,14 @@ from llmjax.config import (
     RelativeBias,
     TransformerXL,
 )
+from llmjax.models.attention.latent import LatentAttention
+from llmjax.models.attention.mask import Mask
+from llmjax.models.attention.multihead import Attention
 from llmjax.models.cache import Cache, Layers, Place
 from llmjax.models.context import Context
 from llmjax.models.embedder import Embedder
-from llmjax.models.latent import LatentAttention
+from llmjax.models.experts.mixture import STATISTICS, MixtureOfExperts
 from llmjax.models.layers import FeedForward, Norm
-from llmjax.models.mask import Mask
-from llmjax.models.moe import STATISTICS, MixtureOfExperts
-from llmjax.models.multihead import Attention
 from llmjax.models.remat import named, remat, row_major, settled
 from llmjax.models.stages import through_stages
 from llmjax.parallel import pipeline

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from llmjax.config import RunConfig, SequenceClassification
-from llmjax.data.pipeline import Part, Pipeline
-from llmjax.data.tokens import from_documents
-from llmjax.data.vocabulary import SPECIALS, PlainVocabulary
+from llmjax.data.batches.pipeline import Part, Pipeline
+from llmjax.data.store.tokens import from_documents
+from llmjax.data.tokenizers.vocabulary import SPECIALS, PlainVocabulary
 from llmjax.tasks.registry import make_task
 from llmjax.tasks.task import Task
 from llmjax.train.setup import HostBatch

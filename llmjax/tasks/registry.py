@@ -2,16 +2,16 @@
 
 from llmjax import config as cfg
 from llmjax.config import RunConfig
-from llmjax.data.vocabulary import Vocabulary
-from llmjax.tasks.classification import SequenceClassificationTask
-from llmjax.tasks.masked_lm import MaskedLMTask
-from llmjax.tasks.multi_task import GENERATIVE, MultiTask
-from llmjax.tasks.multi_token_prediction import MultiTokenPredictionTask
-from llmjax.tasks.next_sentence import NextSentenceTask
-from llmjax.tasks.permutation_lm import PermutationLMTask
-from llmjax.tasks.replaced_tokens import ReplacedTokensTask
-from llmjax.tasks.sentence_embedding import SentenceEmbeddingTask
-from llmjax.tasks.sentence_order import SentenceOrderTask
+from llmjax.data.tokenizers.vocabulary import Vocabulary
+from llmjax.tasks.labelled.sequence_classification import SequenceClassificationTask
+from llmjax.tasks.objectives.masked_lm import MaskedLMTask
+from llmjax.tasks.objectives.multi_task import GENERATIVE, MultiTask
+from llmjax.tasks.objectives.multi_token_prediction import MultiTokenPredictionTask
+from llmjax.tasks.objectives.next_sentence import NextSentenceTask
+from llmjax.tasks.objectives.permutation_lm import PermutationLMTask
+from llmjax.tasks.objectives.replaced_tokens import ReplacedTokensTask
+from llmjax.tasks.objectives.sentence_embedding import SentenceEmbeddingTask
+from llmjax.tasks.objectives.sentence_order import SentenceOrderTask
 from llmjax.tasks.task import Objective
 
 TASKS: dict[type, type[Objective]] = {

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from llmjax.config import Mixture, ModelConfig
-from llmjax.models.moe import STATISTICS, RouterSums, router_loss
+from llmjax.models.experts.mixture import STATISTICS, RouterSums, router_loss
 from llmjax.tasks.task import Batch, Metrics, Params, rngs
 
 

@@ -11,11 +11,11 @@ import jax
 import numpy as np
 
 from llmjax.config import LayoutConfig, ModelConfig, RunConfig
-from llmjax.data.chunks import Chunks, Clipped
-from llmjax.data.pipeline import Source
-from llmjax.data.tokens import TokenSource
-from llmjax.data.vocabulary import Vocabulary
-from llmjax.models.heads import LanguageModel
+from llmjax.data.batches.chunks import Chunks, Clipped
+from llmjax.data.batches.pipeline import Source
+from llmjax.data.store.tokens import TokenSource
+from llmjax.data.tokenizers.vocabulary import Vocabulary
+from llmjax.models.heads.language import LanguageModel
 
 Batch = Mapping[str, Any]
 Params = Any

@@ -8,7 +8,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from llmjax.parallel import mesh as mesh_lib
-from llmjax.parallel import processes
+from llmjax.parallel.processes import distributed
 from llmjax.train.setup import Batches, HostBatch, Program
 
 
@@ -79,7 +79,7 @@ def _add(metrics: list[Any]) -> dict[str, tuple[float, float]]:
 
 
 def _rows(program: Program, batches: Batches) -> Iterable[HostBatch]:
-    own = processes.share(program.mesh)
+    own = distributed.share(program.mesh)
     return batches.evaluation(*own, program.config.train.eval_batches)
 
 

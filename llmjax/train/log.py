@@ -9,9 +9,9 @@ import tqdm
 from etils import epath
 
 from llmjax.config import RunConfig
-from llmjax.data.curriculum import Curriculum
-from llmjax.parallel import processes
-from llmjax.train import optimizers, supervise, writers
+from llmjax.data.batches.curriculum import Curriculum
+from llmjax.parallel.processes import distributed, supervise
+from llmjax.train import optimizers, writers
 from llmjax.train.evaluation import means
 
 
@@ -27,7 +27,7 @@ class Log:
     ):
         self.config, self.directory = config, directory
         self.schedule = optimizers.schedule(config.optimizer, config.train.steps)
-        leader = processes.is_leader()
+        leader = distributed.is_leader()
         self.writers = writers.make(config, directory, start) if leader else []
         self.pending: tuple[int, Any] | None = None
         self.watch = Stopwatch()

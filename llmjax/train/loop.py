@@ -14,7 +14,8 @@ from jax.experimental import multihost_utils
 
 from llmjax.config import Checkpoint, RunConfig
 from llmjax.parallel import mesh as mesh_lib
-from llmjax.parallel import pipeline, processes
+from llmjax.parallel import pipeline
+from llmjax.parallel.processes import distributed
 from llmjax.train import flops, optimizers, resume
 from llmjax.train.checkpoints import Checkpoints
 from llmjax.train.evaluation import evaluate
@@ -90,7 +91,7 @@ def fit(
 def _tell_bubble(program: Program) -> None:
     """Says how much of its time a pipeline idles, where there is one."""
     stages = program.mesh.shape[pipeline.AXIS]
-    if stages == 1 or not processes.is_leader():
+    if stages == 1 or not distributed.is_leader():
         return
     plan = pipeline.schedule(program.config.layout, stages)
     share = pipeline.bubble_share(stages, plan.microbatches, plan.rounds)
@@ -138,7 +139,7 @@ def _train(
     terminated: Callable[[int], bool],
 ) -> State:
     config = program.config.train
-    own = processes.share(program.mesh)
+    own = distributed.share(program.mesh)
     with trace:
         for step, rows in train.prefetch(int(state.step), config.steps, *own):
             with trace.at(step):
@@ -187,7 +188,7 @@ def _evaluate(program: Program, state: State, batches: Batches) -> dict[str, flo
 def _start(program: Program, checkpoints: Checkpoints) -> State:
     init = program.config.init
     if checkpoints.latest_step is not None:
-        if processes.is_leader():
+        if distributed.is_leader():
             print(f"going on from step {checkpoints.latest_step}")
         return checkpoints.restore(program.restorable())
     state = program.init()
@@ -196,7 +197,7 @@ def _start(program: Program, checkpoints: Checkpoints) -> State:
             state, program.shardings, init, program.config.model
         )
         state = program.with_params(state, state.params)
-        if processes.is_leader():
+        if distributed.is_leader():
             print(report)
     return state
 

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from llmjax import hub
 from llmjax.config import Checkpoint, ModelConfig, RunConfig, to_dict
-from llmjax.parallel import processes
+from llmjax.parallel.processes import distributed
 from llmjax.train.checkpoints import load_params
 from llmjax.train.state import State
 
@@ -49,7 +49,7 @@ def save_or_check_config(config: RunConfig, workdir: epath.Path, resumed: bool) 
                     f"{workdir} holds a run with {key}={saved.get(key)!r} and this one "
                     f"has {given.get(key)!r}; set it back, or give another --workdir"
                 )
-    if not processes.is_leader():
+    if not distributed.is_leader():
         return
     part = path.with_suffix(".part")
     part.write_text(json.dumps(to_dict(config), indent=2))
@@ -106,8 +106,8 @@ def load_initial(
             return leaf
         new = found[name].astype(leaf.dtype)
         if name not in grown:
-            return processes.spread(new, sharding)
-        new = processes.spread(new, NamedSharding(mesh, PartitionSpec()))
+            return distributed.spread(new, sharding)
+        new = distributed.spread(new, NamedSharding(mesh, PartitionSpec()))
         grow = jax.jit(_with_first_rows, out_shardings=sharding)
         return grow(leaf, new)
 

@@ -14,12 +14,12 @@ from llmjax.config import (
     RunConfig,
     SequenceClassification,
 )
-from llmjax.data import prepare
-from llmjax.data.pipeline import Part, Pipeline
-from llmjax.data.prepare import Corpus
-from llmjax.data.tokens import TokenSource
-from llmjax.parallel import processes
+from llmjax.data.batches.pipeline import Part, Pipeline
+from llmjax.data.prepare import prepare
+from llmjax.data.prepare.prepare import Corpus
+from llmjax.data.store.tokens import TokenSource
 from llmjax.parallel.axes import MESH_AXES
+from llmjax.parallel.processes import distributed
 from llmjax.tasks.registry import make_task
 from llmjax.tasks.task import Task
 from llmjax.train import loop, setup
@@ -129,5 +129,5 @@ def load(
     task = make_task(config, corpora[0][1].tokenizer)
     pipeline = batches(config, task, corpora, split or config.data.eval_split)
     program = setup.build(config, task, pipeline.batch(0))
-    params = jax.tree.map(processes.spread, params, program.shardings.params)
+    params = jax.tree.map(distributed.spread, params, program.shardings.params)
     return program, params, pipeline

@@ -12,11 +12,12 @@ import optax
 from jax.sharding import Mesh
 
 from llmjax.config import LayoutConfig, RunConfig
-from llmjax.data.curriculum import Curriculum
+from llmjax.data.batches.curriculum import Curriculum
 from llmjax.models import quantized
 from llmjax.parallel import axes as axes_lib
 from llmjax.parallel import mesh as mesh_lib
-from llmjax.parallel import pipeline, processes, sequence
+from llmjax.parallel import pipeline, sequence
+from llmjax.parallel.processes import distributed
 from llmjax.tasks.task import Task
 from llmjax.train import loss_scale, optimizers
 from llmjax.train import placement as placement_lib
@@ -29,7 +30,7 @@ HostBatch = dict[str, np.ndarray]
 
 @runtime_checkable
 class Batches(Protocol):
-    """The global batch as a function of step, as `llmjax.data.pipeline` gives it."""
+    """The global batch as a function of step; `Pipeline` is one."""
 
     def batch(
         self, step: int, process_index: int = 0, process_count: int = 1
@@ -212,7 +213,7 @@ def _fresh(
 
 def _place(on_batch: Any, mesh: Mesh, rows: HostBatch) -> Any:
     """This process's share of the rows, as a part of the global batch."""
-    shares = processes.share(mesh)[1]
+    shares = distributed.share(mesh)[1]
     return {
         k: jax.make_array_from_process_local_data(
             on_batch[k], v, (shares * len(v), *v.shape[1:])

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from llmjax.data import packing
+from llmjax.data.batches import packing
 
 
 @pytest.fixture(scope="module")

@@ -91,4 +91,4 @@ def test_only_the_job_imports_beam():
         for path in (ROOT / room).rglob("*.py")
         if re.search(r"apache_beam|import beam_text", path.read_text("utf-8"))
     }
-    assert users == {"llmjax/data/beam_text.py", "experiments/prepare_beam.py"}
+    assert users == {"llmjax/data/prepare/beam_text.py", "experiments/prepare_beam.py"}

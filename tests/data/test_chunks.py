@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmjax.data import chunks
-from llmjax.data.chunks import Chunks, Clipped
-from llmjax.data.tokens import from_documents
+from llmjax.data.batches import chunks
+from llmjax.data.batches.chunks import Chunks, Clipped
+from llmjax.data.store.tokens import from_documents
 
 EOS = 0
 quick = settings(deadline=None, max_examples=40)

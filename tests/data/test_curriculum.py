@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmjax.config import DataConfig, Stage
-from llmjax.data.curriculum import Curriculum, cut
+from llmjax.data.batches.curriculum import Curriculum, cut
 
 quick = settings(deadline=None, max_examples=30)
 

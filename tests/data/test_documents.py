@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 from array_record.python import array_record_module
 
-from llmjax.data import parts, readers, reading_tables, reading_text
+from llmjax.data.files import parts, readers, reading_tables, reading_text
 
 TEXTS = [
     f"Text {k}, with 'ü', \"quotes\"\nand a second line, {'long ' * k}"

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from llmjax.config import PrepareConfig
-from llmjax.data import filters
+from llmjax.data.cleaning import filters
 
 rng = random.Random(0)
 WORDS = [

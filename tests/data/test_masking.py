@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmjax.data.masking import MASK, mask
+from llmjax.data.corpora.name_masking import MASK, mask
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmjax.config import Explicit, Proportional, Temperature
-from llmjax.data.mixture import PERIOD, Mixture, shares
+from llmjax.data.batches.mixture import PERIOD, Mixture, shares
 
 weights = st.lists(
     st.one_of(st.just(0.0), st.floats(1e-3, 1e3)), min_size=1, max_size=6

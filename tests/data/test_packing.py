@@ -12,9 +12,9 @@ from grain.experimental import index_shuffle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmjax.data import packing
-from llmjax.data.index import Index
-from llmjax.data.packing import Concat, FirstFit, Lengths, Order, best_fit
+from llmjax.data.batches import packing
+from llmjax.data.batches.index import Index
+from llmjax.data.batches.packing import Concat, FirstFit, Lengths, Order, best_fit
 
 pytestmark = pytest.mark.usefixtures("quick_shuffle")
 quick = settings(deadline=None, max_examples=30)
@@ -162,7 +162,7 @@ def test_the_index_on_disk_is_that_in_memory(
     def refuse(*_: Any) -> Any:
         raise AssertionError("made again")
 
-    monkeypatch.setattr("llmjax.data.index._write", refuse)
+    monkeypatch.setattr("llmjax.data.batches.index._write", refuse)
     assert everything(make(kind, lengths, tmp_path)) == wanted
     with pytest.raises(AssertionError, match="made again"):
         everything(make(kind, lengths[::-1].copy(), tmp_path))
@@ -214,7 +214,7 @@ AT_ONCE = """
 import sys
 from pathlib import Path
 import numpy as np
-from llmjax.data.packing import FirstFit, Index, Lengths, Order
+from llmjax.data.batches.packing import FirstFit, Index, Lengths, Order
 lengths = Lengths(np.arange(3000) % 97)
 fit = FirstFit(lengths, Order(3000, 3), 128, 1000, Index(Path(sys.argv[1])))
 print("ready", flush=True)

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmjax.config import DataConfig, Explicit, Proportional, Stage, Temperature
-from llmjax.data import packing as packing_lib
-from llmjax.data import rows as rows_lib
-from llmjax.data import tokens
-from llmjax.data.pipeline import Batch, Part, Pipeline
-from llmjax.data.streams import PACKED
+from llmjax.data.batches import packing as packing_lib
+from llmjax.data.batches import rows as rows_lib
+from llmjax.data.batches.pipeline import Batch, Part, Pipeline
+from llmjax.data.batches.streams import PACKED
+from llmjax.data.store import tokens
 
 pytestmark = pytest.mark.usefixtures("quick_shuffle")
 HOSTS = (1, 2, 3, 4, 8)

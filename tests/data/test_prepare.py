@@ -24,18 +24,11 @@ from llmjax.config import (
     TokenizerFile,
     WordPiece,
 )
-from llmjax.data import (
-    documents,
-    encoding,
-    local_files,
-    manifest,
-    parts,
-    prepare,
-    tokenizer,
-    tokens,
-    workers,
-)
-from llmjax.data.documents import read_part
+from llmjax.data.files import parts
+from llmjax.data.prepare import encoding, local_files, prepare, workers
+from llmjax.data.store import documents, manifest, tokens
+from llmjax.data.store.documents import read_part
+from llmjax.data.tokenizers import tokenizer
 
 ROOT = pathlib.Path(__file__).parents[2]
 SPLITS = ("train", "validation", "test")
@@ -175,7 +168,9 @@ def test_a_second_call_makes_nothing_anew(
 KILLED = """
 import os, signal, sys
 from llmjax.config import *
-from llmjax.data import encoding, local_files, parts, prepare, tokens
+from llmjax.data.prepare import encoding, local_files, prepare
+from llmjax.data.files import parts
+from llmjax.data.store import tokens
 data = eval(sys.stdin.read())
 parts.PART_BYTES = 6000
 place, name, call = sys.argv[1:]

@@ -11,9 +11,11 @@ import sys
 import pytest
 
 from llmjax.config import BPE, DataConfig
-from llmjax.data import docstrings, prepare, readers
-from llmjax.data.masking import mask
-from llmjax.data.python_docs import CLASSES
+from llmjax.data.corpora import docstrings
+from llmjax.data.corpora.name_masking import mask
+from llmjax.data.corpora.python_docs import CLASSES
+from llmjax.data.files import readers
+from llmjax.data.prepare import prepare
 
 ROOT = pathlib.Path(__file__).parents[2]
 SPLITS = ("train", "validation", "test")

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers, trainers
 
 from llmjax.config import data as config
-from llmjax.data import tokenizer
-from llmjax.data.tokenizer import Tokenizer
-from llmjax.data.vocabulary import SPECIALS, Vocabulary
+from llmjax.data.tokenizers import tokenizer
+from llmjax.data.tokenizers.tokenizer import Tokenizer
+from llmjax.data.tokenizers.vocabulary import SPECIALS, Vocabulary
 
 TEXTS = ["the array of the axes", "def f(x):\n    return x + 1", "naïve ☃ 😀"] * 20
 KINDS: dict[str, config.TokenizerConfig] = {
@@ -76,7 +76,7 @@ def test_byte_pairs_are_what_they_were() -> None:
 MANY = [chr(0x4E00 + (i * 7) % 1300) * 2 + " tie tow ate" for i in range(1300)] + TEXTS
 LEARN = (config.BPE(400), config.WordPiece(2100), config.Unigram(1700))
 AGAIN = """
-from llmjax.data import tokenizer
+from llmjax.data.tokenizers import tokenizer
 from tests.data.test_tokenizer import LEARN, MANY
 print(*(tokenizer.make(kind, MANY).fingerprint for kind in LEARN))
 """

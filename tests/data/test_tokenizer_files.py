@@ -10,8 +10,8 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from llmjax.config import data as config
-from llmjax.data import tokenizer
-from llmjax.data.tokenizer import Tokenizer
+from llmjax.data.tokenizers import tokenizer
+from llmjax.data.tokenizers.tokenizer import Tokenizer
 
 TEXTS = ["the array of the axes", "naïve ☃"] * 20
 TEMPLATE = (

@@ -9,7 +9,7 @@ import pytest
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
-from llmjax.data import tokenizer
+from llmjax.data.tokenizers import tokenizer
 
 LINES = [
     "the array of the axes of the other array",

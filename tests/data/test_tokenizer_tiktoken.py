@@ -7,8 +7,8 @@ import pathlib
 
 import pytest
 
-from llmjax.data import tokenizer
-from llmjax.data.tiktoken_ranks import KNOWN
+from llmjax.data.tokenizers import tokenizer
+from llmjax.data.tokenizers.tiktoken_ranks import KNOWN
 
 RANKS = pathlib.Path(__file__).parent / "fixtures/ranks.tiktoken"
 # ids by tiktoken 0.14 with these ranks, for each encoding's own pattern

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from llmjax.data import tokens
+from llmjax.data.store import tokens
 
 DOCUMENTS = [np.array([5, 6, 7]), np.array([], np.int32), np.array([300, 5])]
 LABELS = [1, -1, 0]

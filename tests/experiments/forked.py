@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SERVER = """
 import json, os, runpy, sys, traceback
 import grain, jax, optax, orbax.checkpoint, tensorflow_datasets
-import llmjax.data.python_docs, llmjax.infer.generate, llmjax.train.run
+import llmjax.data.corpora.python_docs, llmjax.infer.generate, llmjax.train.run
 
 for line in sys.stdin:
     module, args, out, err = json.loads(line)

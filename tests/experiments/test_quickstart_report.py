@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments.quickstart import baselines, plots, report
-from llmjax.data import tokens
+from llmjax.data.store import tokens
 
 RESULT = {
     "bits_per_byte": {

@@ -11,7 +11,7 @@ from flax import traverse_util
 from llmjax import hub
 from llmjax.config import ModelConfig
 from llmjax.hub.files import INDEX
-from llmjax.models.heads import LanguageModel
+from llmjax.models.heads.language import LanguageModel
 
 
 @pytest.fixture(scope="session")

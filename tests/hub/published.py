@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from llmjax.hub import families
+from llmjax.hub.load import HEADS
 from llmjax.hub.table import bind
-from llmjax.models import heads
 
 MODELS: list[dict[str, Any]] = json.loads(
     Path(__file__).with_suffix(".json").read_text()
@@ -37,7 +37,7 @@ def build(config: dict[str, Any]) -> tuple[Any, dict[str, tuple[int, ...]]]:
     family = families.family(config["model_type"])
     cfg = family.to_config(config)
     head = family.architectures[config["architectures"][0]]
-    model = getattr(heads, head)(cfg)
+    model = HEADS[head](cfg)
     shapes = abstract(model)[0]
     bind(family.table(cfg), shapes)
     return model, shapes

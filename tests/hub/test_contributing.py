@@ -12,7 +12,7 @@ import pytest
 
 from llmjax import config, hub
 from llmjax.hub import families
-from llmjax.models.heads import LanguageModel
+from llmjax.models.heads.language import LanguageModel
 
 TEXT = (pathlib.Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
 pytestmark = pytest.mark.usefixtures("quick_compile")

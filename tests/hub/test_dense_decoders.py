@@ -22,7 +22,7 @@ from llmjax.config import (
 )
 from llmjax.hub import families
 from llmjax.hub.families import gpt2, patterns
-from llmjax.models.heads import LanguageModel
+from llmjax.models.heads.language import LanguageModel
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 

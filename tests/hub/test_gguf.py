@@ -12,8 +12,8 @@ from gguf import GGMLQuantizationType, RopeScalingType, quants
 from llmjax import hub
 from llmjax.config import LayoutConfig, LinearScaling, Llama3Scaling, Rotary
 from llmjax.hub import families, gguf
-from llmjax.models.heads import LanguageModel
-from llmjax.models.positions import rotary
+from llmjax.models.heads.language import LanguageModel
+from llmjax.models.positions.rotary import rotary
 from llmjax.parallel.mesh import make_mesh
 
 

@@ -9,7 +9,7 @@ import zipfile
 import pytest
 
 from llmjax import hub
-from llmjax.data import wheels
+from llmjax.data.corpora import wheels
 from llmjax.hub import packages
 
 MEMBERS = {

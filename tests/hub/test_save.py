@@ -14,7 +14,8 @@ from llmjax.config import Alibi, LayerNorm, LayoutConfig, Sinusoidal
 from llmjax.hub import families
 from llmjax.hub.files import INDEX
 from llmjax.hub.save import find_family
-from llmjax.models.heads import Encoder, LanguageModel
+from llmjax.models.heads.encoder import Encoder
+from llmjax.models.heads.language import LanguageModel
 from llmjax.parallel.mesh import make_mesh
 
 

@@ -35,7 +35,7 @@ from llmjax.infer.generate import (
 )
 from llmjax.infer.sampling import Sampling
 from llmjax.models.cache import empty_cache
-from llmjax.models.heads import LanguageModel
+from llmjax.models.heads.language import LanguageModel
 
 V, NEW = 61, 6
 GREEDY = Sampling(temperature=0.0)

@@ -11,7 +11,7 @@ from llmjax.config import Mixture, ModelConfig
 from llmjax.infer.generate import generate
 from llmjax.infer.sampling import Sampling
 from llmjax.infer.weights import quantize_weights
-from llmjax.models.heads import LanguageModel
+from llmjax.models.heads.language import LanguageModel
 
 CFG = ModelConfig(
     vocab_size=40,

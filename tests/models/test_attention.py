@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llmjax.models.attention import blocked_attention, einsum_attention
-from llmjax.models.mask import Mask
+from llmjax.models.attention.implementations import blocked_attention, einsum_attention
+from llmjax.models.attention.mask import Mask
 
 B, T, N, H = 2, 13, 4, 6
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llmjax import config
-from llmjax.models.heads import LanguageModel
+from llmjax.models.heads.language import LanguageModel
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 

@@ -13,11 +13,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from llmjax import config
 from llmjax.models import remat
-from llmjax.models.attention import CAPABILITIES, attend
-from llmjax.models.context_parallel import KINDS, REFUSED
-from llmjax.models.mask import Mask
-from llmjax.models.ring import Ring
-from llmjax.models.terms import Terms
+from llmjax.models.attention.context_parallel import KINDS, REFUSED
+from llmjax.models.attention.implementations import CAPABILITIES, attend
+from llmjax.models.attention.mask import Mask
+from llmjax.models.attention.ring import Ring
+from llmjax.models.attention.terms import Terms
 from llmjax.parallel.axes import partition_spec
 from llmjax.parallel.mesh import make_mesh, use
 from tests.train import toy

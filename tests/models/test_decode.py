@@ -10,7 +10,7 @@ import pytest
 
 from llmjax import config
 from llmjax.models.cache import empty_cache
-from llmjax.models.heads import LanguageModel
+from llmjax.models.heads.language import LanguageModel
 
 T, SLOTS = 8, 11
 LOCAL = config.LayerSpec(config.SlidingWindow(3))

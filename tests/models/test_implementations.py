@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 
 from llmjax import config
-from llmjax.models import dot_product
-from llmjax.models.attention import CAPABILITIES, attend, einsum_attention
-from llmjax.models.mask import Mask
-from llmjax.models.terms import Terms
+from llmjax.models.attention import dot_product
+from llmjax.models.attention.implementations import (
+    CAPABILITIES,
+    attend,
+    einsum_attention,
+)
+from llmjax.models.attention.mask import Mask
+from llmjax.models.attention.terms import Terms
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from llmjax import config
-from llmjax.models.heads import SequenceClassifier, pool
+from llmjax.models.heads.classifier import SequenceClassifier, pool
 from llmjax.models.layers import ACTIVATIONS, Norm
-from llmjax.models.positions import rotary, sinusoidal
+from llmjax.models.positions.rotary import rotary, sinusoidal
 from tests.models import reference
 
 

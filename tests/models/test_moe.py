@@ -9,15 +9,15 @@ import pytest
 from jax.sharding import NamedSharding
 
 from llmjax import config
-from llmjax.models.experts import places
-from llmjax.models.heads import LanguageModel
-from llmjax.models.moe import (
+from llmjax.models.experts.dispatch import places
+from llmjax.models.experts.mixture import (
     STATISTICS,
     MixtureOfExperts,
     RouterSums,
     choose,
     router_loss,
 )
+from llmjax.models.heads.language import LanguageModel
 from llmjax.parallel.axes import param_axes, partition_spec, tree_shardings
 from llmjax.parallel.mesh import make_mesh, use
 from tests.models.test_decode import decode

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from llmjax import config
-from llmjax.models.attention import CAPABILITIES
-from llmjax.models.heads import LanguageModel
+from llmjax.models.attention.implementations import CAPABILITIES
+from llmjax.models.heads.language import LanguageModel
 
 LENGTHS = (5, 3, 4, 6, 1, 4)  # two rows of 12: 5 + 3 + 4, and 6 + 1 + 4 + padding
 TEXTS = [np.random.default_rng(i).integers(40, size=n) for i, n in enumerate(LENGTHS)]

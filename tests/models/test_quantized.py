@@ -21,7 +21,7 @@ from llmjax.config import (
     NoQuantization,
 )
 from llmjax.models import quantized
-from llmjax.models.heads import LanguageModel
+from llmjax.models.heads.language import LanguageModel
 from llmjax.parallel import mesh as mesh_lib
 from tests.models.dots import eight_bit
 from tests.train import toy

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from llmjax import config
+from llmjax.models.attention.mask import Mask
+from llmjax.models.attention.multihead import Attention
 from llmjax.models.context import Context
 from llmjax.models.embedder import Embedder
-from llmjax.models.heads import LanguageModel
-from llmjax.models.mask import Mask
-from llmjax.models.multihead import Attention
+from llmjax.models.heads.language import LanguageModel
 from llmjax.models.transformer import Stack
 
 BATCH = {"tokens": jnp.arange(16).reshape(2, 8)}

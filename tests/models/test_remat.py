@@ -10,7 +10,7 @@ import pytest
 
 from llmjax.config import Latent, LayoutConfig, Mixture, ModelConfig, Plain
 from llmjax.config.schema import Activations
-from llmjax.models.heads import LanguageModel
+from llmjax.models.heads.language import LanguageModel
 from llmjax.parallel.axes import param_axes
 
 NAMES = typing.get_args(Activations)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from llmjax import config
+from llmjax.models.attention.mask import Mask
 from llmjax.models.context import Context
-from llmjax.models.heads import LanguageModel
+from llmjax.models.heads.language import LanguageModel
 from llmjax.models.layers import Norm
-from llmjax.models.mask import Mask
 from llmjax.models.transformer import Block
 
 LAYERS = 3

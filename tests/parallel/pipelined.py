@@ -19,7 +19,7 @@ from llmjax.config import (
     Plain,
     RelativeBias,
 )
-from llmjax.models.heads import LanguageModel
+from llmjax.models.heads.language import LanguageModel
 from llmjax.parallel import axes as axes_lib
 from llmjax.parallel.mesh import make_mesh, use
 from llmjax.tasks.routing import forward, routing_loss

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from llmjax.config import LayoutConfig
+from llmjax.models.attention.mask import Mask
 from llmjax.models.context import Context
-from llmjax.models.mask import Mask
 from llmjax.models.stages import through_stages
 from llmjax.parallel import pipeline
 from llmjax.parallel.mesh import make_mesh, use

@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from llmjax import config
-from llmjax.models.heads import LanguageModel
+from llmjax.models.heads.language import LanguageModel
 from llmjax.parallel.axes import batch_sharding, tree_shardings
 from llmjax.parallel.mesh import make_mesh, use
 from llmjax.parallel.report import format_report, sharding_report

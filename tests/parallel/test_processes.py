@@ -10,7 +10,8 @@ TOGETHER = """
 import json
 import numpy as np
 from llmjax.config import LayoutConfig
-from llmjax.parallel import axes, processes
+from llmjax.parallel import axes
+from llmjax.parallel.processes import distributed
 from llmjax.parallel.mesh import make_mesh
 whole = np.arange(8 * 16).reshape(8, 16)
 told = []

@@ -22,7 +22,8 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from llmjax.config import Bytes, DataConfig
-from llmjax.data import docstrings, prepare
+from llmjax.data.corpora import docstrings
+from llmjax.data.prepare import prepare
 
 COPIES = 300
 PROCESSES = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")

@@ -28,8 +28,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from llmjax.config import ChunkedAttention, EinsumAttention, LayoutConfig
 from llmjax.config import SplashAttention as Splash
-from llmjax.models.attention import attend
-from llmjax.models.mask import Mask
+from llmjax.models.attention.implementations import attend
+from llmjax.models.attention.mask import Mask
 from llmjax.parallel.axes import partition_spec
 from llmjax.parallel.mesh import make_mesh, use
 

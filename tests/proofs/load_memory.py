@@ -31,7 +31,7 @@ from flax import traverse_util
 from llmjax import hub
 from llmjax.config import LayoutConfig, ModelConfig
 from llmjax.hub.load import abstract, open_source
-from llmjax.models.heads import LanguageModel
+from llmjax.models.heads.language import LanguageModel
 from llmjax.parallel.mesh import make_mesh
 
 LIMIT = 1.3e9  # bytes

@@ -40,7 +40,7 @@ def load(folder: Path) -> None:
     from absl import flags
 
     from experiments import benchmark_loader
-    from llmjax.data import tokens
+    from llmjax.data.store import tokens
 
     flags.FLAGS(["loader_memory"])
     # what any loader takes: a small one, of the same imports

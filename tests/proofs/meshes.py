@@ -44,9 +44,9 @@ from llmjax.config import (
     TrainConfig,
     WarmupCosine,
 )
-from llmjax.data.pipeline import Pipeline
-from llmjax.data.tokens import from_documents
-from llmjax.data.vocabulary import PlainVocabulary
+from llmjax.data.batches.pipeline import Pipeline
+from llmjax.data.store.tokens import from_documents
+from llmjax.data.tokenizers.vocabulary import PlainVocabulary
 from llmjax.parallel.axes import param_axes
 from llmjax.parallel.mesh import make_mesh, use
 from llmjax.tasks.registry import make_task

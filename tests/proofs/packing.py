@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmjax import config
-from llmjax.models.attention import CAPABILITIES
-from llmjax.models.heads import LanguageModel
+from llmjax.models.attention.implementations import CAPABILITIES
+from llmjax.models.heads.language import LanguageModel
 
 WIDTH, V = 128, 64  # the smallest row that every implementation takes
 LENGTHS = (50, 30, 48, 70, 9, 40)

@@ -58,11 +58,11 @@ def environment(cache: Path) -> dict[str, str]:
 
 
 class Supervised:
-    """`python -m llmjax.train.supervise` over so many processes of the run."""
+    """The supervisor over so many processes of the run."""
 
     def __init__(self, count: int, workdir: Path):
         self.logs = Path(tempfile.mkdtemp(prefix="logs-", dir=workdir.parent))
-        supervise = [sys.executable, "-m", "llmjax.train.supervise"]
+        supervise = [sys.executable, "-m", "llmjax.parallel.processes.supervise"]
         flags = [
             f"--processes={count}",
             "--devices=1",

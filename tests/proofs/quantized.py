@@ -26,7 +26,7 @@ from absl import logging
 from configs.pretrain import python_docs
 from llmjax import config as cfg
 from llmjax.config import RunConfig
-from llmjax.data import prepare
+from llmjax.data.prepare import prepare
 from llmjax.tasks.registry import make_task
 from llmjax.train import run as run_lib
 from llmjax.train import setup

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmjax.config import DataConfig, Denoising, ModelConfig, RunConfig
-from llmjax.data.vocabulary import PlainVocabulary
-from llmjax.tasks import denoising
-from llmjax.tasks.denoising import DenoisingTask
+from llmjax.data.tokenizers.vocabulary import PlainVocabulary
+from llmjax.tasks.objectives import denoising
+from llmjax.tasks.objectives.denoising import DenoisingTask
 
 VOCABULARY = PlainVocabulary(38)
 MASK = VOCABULARY.special_id("<mask>")

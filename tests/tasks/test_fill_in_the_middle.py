@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from llmjax.config import DataConfig, FillInTheMiddle, RunConfig
-from llmjax.data.vocabulary import PlainVocabulary
+from llmjax.data.tokenizers.vocabulary import PlainVocabulary
 from llmjax.tasks import registry
-from llmjax.tasks.fill_in_the_middle import FillInTheMiddleTask
+from llmjax.tasks.objectives.fill_in_the_middle import FillInTheMiddleTask
 
 EOS, PRE, MID, SUF = 2, 39, 40, 41
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from llmjax.config import DataConfig, LayoutConfig, MaskedLM, Mixture, RunConfig
-from llmjax.data.vocabulary import PlainVocabulary
-from llmjax.tasks.language import language_loss
-from llmjax.tasks.masked_lm import MaskedLMTask
-from llmjax.tasks.masking import Masking, budget
+from llmjax.data.tokenizers.vocabulary import PlainVocabulary
+from llmjax.tasks.objectives.language import language_loss
+from llmjax.tasks.objectives.masked_lm import MaskedLMTask
+from llmjax.tasks.objectives.masking import Masking, budget
 
 CLS, SEP, MASK = 1, 2, 5003  # of the vocabulary below
 

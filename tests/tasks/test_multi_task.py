@@ -22,10 +22,10 @@ from llmjax.config import (
     SpanCorruption,
     TaskPart,
 )
-from llmjax.data.vocabulary import PlainVocabulary
-from llmjax.tasks import multi_task
-from llmjax.tasks.language import language_loss
-from llmjax.tasks.span_corruption import SENTINELS
+from llmjax.data.tokenizers.vocabulary import PlainVocabulary
+from llmjax.tasks.objectives import multi_task
+from llmjax.tasks.objectives.language import language_loss
+from llmjax.tasks.objectives.span_corruption import SENTINELS
 
 VOCABULARY = PlainVocabulary(38)
 PARTS = (TaskPart(CausalLM(), 1.0), TaskPart(SpanCorruption(), 3.0))

@@ -19,12 +19,12 @@ from llmjax.config import (
     RunConfig,
     SlidingWindow,
 )
-from llmjax.data.vocabulary import PlainVocabulary
+from llmjax.data.tokenizers.vocabulary import PlainVocabulary
 from llmjax.infer.generate import generate
-from llmjax.models.heads import LanguageModel
-from llmjax.models.prediction_heads import PredictionHeads, last_apart
-from llmjax.tasks.causal_lm import CausalLMTask
-from llmjax.tasks.multi_token_prediction import MultiTokenPredictionTask
+from llmjax.models.heads.language import LanguageModel
+from llmjax.models.heads.multi_token import PredictionHeads, last_apart
+from llmjax.tasks.objectives.causal_lm import CausalLMTask
+from llmjax.tasks.objectives.multi_token_prediction import MultiTokenPredictionTask
 from tests.tasks.fit import fit
 
 pytestmark = pytest.mark.usefixtures("quick_compile")

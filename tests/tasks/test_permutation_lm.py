@@ -15,8 +15,12 @@ from llmjax.config import (
     RunConfig,
     TransformerXL,
 )
-from llmjax.data.vocabulary import PlainVocabulary
-from llmjax.tasks.permutation_lm import PermutationLMTask, ordered, sample_spans
+from llmjax.data.tokenizers.vocabulary import PlainVocabulary
+from llmjax.tasks.objectives.permutation_lm import (
+    PermutationLMTask,
+    ordered,
+    sample_spans,
+)
 from tests.models.test_causality import influence
 from tests.tasks.fit import fit
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from llmjax.config import BlockedAttention, LayoutConfig, PrefixLM, RunConfig
-from llmjax.data.vocabulary import PlainVocabulary
-from llmjax.tasks.prefix_lm import PrefixLMTask
+from llmjax.data.tokenizers.vocabulary import PlainVocabulary
+from llmjax.tasks.objectives.prefix_lm import PrefixLMTask
 from tests.models.test_causality import influence
 
 pytestmark = pytest.mark.usefixtures("quick_compile")

@@ -16,10 +16,10 @@ from llmjax.config import (
     RunConfig,
     Transformed,
 )
-from llmjax.data.vocabulary import PlainVocabulary
-from llmjax.models.heads import LanguageModel, Outputs
-from llmjax.models.objective_heads import generator_config
-from llmjax.tasks.replaced_tokens import ReplacedTokensTask, sample
+from llmjax.data.tokenizers.vocabulary import PlainVocabulary
+from llmjax.models.heads.language import LanguageModel, Outputs
+from llmjax.models.heads.replaced_tokens import generator_config
+from llmjax.tasks.objectives.replaced_tokens import ReplacedTokensTask, sample
 
 T = 20
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -121,7 +121,9 @@ def test_samples_follow_the_generators_distribution():
 
 def test_both_losses_add_up(params, model, batch, task, monkeypatch):
     written = jnp.where(jnp.arange(6) % 3 == 0, batch["targets"][:, :6], 5)
-    monkeypatch.setattr("llmjax.tasks.replaced_tokens.sample", lambda *_: written)
+    monkeypatch.setattr(
+        "llmjax.tasks.objectives.replaced_tokens.sample", lambda *_: written
+    )
     total, count, metrics, extra = task.loss(model)(params, {}, 7, batch, None)
     weights, real = np.asarray(batch["weights"]), np.asarray(batch["segment_ids"]) > 0
     targets = np.asarray(batch["targets"])

@@ -18,8 +18,8 @@ from llmjax.config import (
     LayoutConfig,
     Mixture,
 )
-from llmjax.models.heads import LanguageModel
-from llmjax.models.moe import RouterSums, router_loss
+from llmjax.models.experts.mixture import RouterSums, router_loss
+from llmjax.models.heads.language import LanguageModel
 from llmjax.parallel.mesh import use
 from llmjax.tasks.routing import forward, routing_loss
 from llmjax.train.state import State

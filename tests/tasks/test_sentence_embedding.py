@@ -7,16 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llmjax.config import (
-    DataConfig,
-    LayoutConfig,
-    RunConfig,
-    SentenceEmbedding,
-)
-from llmjax.data.vocabulary import PlainVocabulary
+from llmjax.config import DataConfig, LayoutConfig, RunConfig, SentenceEmbedding
+from llmjax.data.tokenizers.vocabulary import PlainVocabulary
 from llmjax.parallel import mesh as mesh_lib
 from llmjax.parallel.axes import batch_sharding
-from llmjax.tasks.sentence_embedding import SentenceEmbeddingTask
+from llmjax.tasks.objectives.sentence_embedding import SentenceEmbeddingTask
 
 T, B = 12, 8
 pytestmark = pytest.mark.usefixtures("quick_compile")

@@ -15,11 +15,11 @@ from llmjax.config import (
     RunConfig,
     SentenceOrder,
 )
-from llmjax.data.tokens import from_documents
-from llmjax.data.vocabulary import PlainVocabulary
-from llmjax.tasks.next_sentence import NextSentenceTask
-from llmjax.tasks.sentence_order import SentenceOrderTask
-from llmjax.tasks.sentences import SentenceGroups, truncated
+from llmjax.data.store.tokens import from_documents
+from llmjax.data.tokenizers.vocabulary import PlainVocabulary
+from llmjax.tasks.objectives.next_sentence import NextSentenceTask
+from llmjax.tasks.objectives.sentence_order import SentenceOrderTask
+from llmjax.tasks.objectives.sentences import SentenceGroups, truncated
 
 SIZE = 1000  # ids of a document: document d's token j is 1000 * (d + 1) + j
 
@@ -51,7 +51,7 @@ def corpus(seed=0, count=60, most=30):
 
 @pytest.mark.parametrize("num_tokens", [1, 17, 60, 10_000])
 def test_groups_are_filled_one_sentence_after_the_other(num_tokens, monkeypatch):
-    monkeypatch.setattr("llmjax.tasks.sentences._BLOCK", 300)
+    monkeypatch.setattr("llmjax.tasks.objectives.sentences._BLOCK", 300)
     documents, vocabulary, sizes = corpus()
     groups = SentenceGroups(documents, vocabulary, num_tokens)
     wanted = []

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmjax.config import DataConfig, LayoutConfig, RunConfig, SpanCorruption
-from llmjax.data.vocabulary import PlainVocabulary
-from llmjax.tasks import span_corruption as spans
-from llmjax.tasks.span_corruption import SpanCorruptionTask
+from llmjax.data.tokenizers.vocabulary import PlainVocabulary
+from llmjax.tasks.objectives import span_corruption as spans
+from llmjax.tasks.objectives.span_corruption import SpanCorruptionTask
 
 VOCABULARY = PlainVocabulary(38)
 SENTINELS = spans.sentinel_ids(VOCABULARY)

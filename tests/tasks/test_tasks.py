@@ -15,7 +15,7 @@ from llmjax.config import (
     RunConfig,
     SequenceClassification,
 )
-from llmjax.data.vocabulary import PlainVocabulary
+from llmjax.data.tokenizers.vocabulary import PlainVocabulary
 from llmjax.tasks.registry import make_task
 from llmjax.tasks.task import rngs
 

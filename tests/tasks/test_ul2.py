@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmjax.config import UL2, DataConfig, Denoiser, ModelConfig, RunConfig
-from llmjax.data.vocabulary import PlainVocabulary
-from llmjax.tasks import ul2
-from llmjax.tasks.span_corruption import sentinel_ids
-from llmjax.tasks.ul2 import UL2Task
+from llmjax.data.tokenizers.vocabulary import PlainVocabulary
+from llmjax.tasks.objectives import ul2
+from llmjax.tasks.objectives.span_corruption import sentinel_ids
+from llmjax.tasks.objectives.ul2 import UL2Task
 
 VOCABULARY = PlainVocabulary(38)
 SENTINELS = set(sentinel_ids(VOCABULARY).tolist())

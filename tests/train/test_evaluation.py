@@ -6,12 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from llmjax.train.evaluation import (
-    classification_report,
-    evaluate,
-    means,
-    predictions,
-)
+from llmjax.train.evaluation import classification_report, evaluate, means, predictions
 from tests.train import toy
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from llmjax import config as cfg
-from llmjax.data.pipeline import Pipeline
-from llmjax.data.tokens import from_documents
-from llmjax.data.vocabulary import PlainVocabulary
-from llmjax.models.heads import LanguageModel
+from llmjax.data.batches.pipeline import Pipeline
+from llmjax.data.store.tokens import from_documents
+from llmjax.data.tokenizers.vocabulary import PlainVocabulary
+from llmjax.models.heads.language import LanguageModel
 from llmjax.parallel.axes import param_axes
 from llmjax.parallel.mesh import make_mesh, use
 from llmjax.tasks.registry import make_task

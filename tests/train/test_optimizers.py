@@ -30,7 +30,7 @@ from llmjax.config import (
     TransformerXL,
     WarmupCosine,
 )
-from llmjax.models.heads import LanguageModel
+from llmjax.models.heads.language import LanguageModel
 from llmjax.parallel.axes import param_axes
 from llmjax.train import algorithms, optimizers
 from tests.train import toy

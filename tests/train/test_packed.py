@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from llmjax.data.pipeline import Pipeline
-from llmjax.data.tokens import from_documents
+from llmjax.data.batches.pipeline import Pipeline
+from llmjax.data.store.tokens import from_documents
 from llmjax.parallel import mesh as mesh_lib
 from tests.train import toy
 

@@ -4,7 +4,8 @@ import sys
 
 import numpy as np
 
-from llmjax.train import supervise, writers
+from llmjax.parallel.processes import supervise
+from llmjax.train import writers
 from tests.train import toy, toy_main
 
 

@@ -11,7 +11,7 @@ from etils import epath
 
 from llmjax import hub
 from llmjax.config import Checkpoint, RMSNorm, Rotary, to_dict
-from llmjax.models.heads import LanguageModel
+from llmjax.models.heads.language import LanguageModel
 from llmjax.train import resume
 from tests.train import toy
 

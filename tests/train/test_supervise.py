@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from llmjax.train import supervise
+from llmjax.parallel.processes import supervise
 
 ROOT = Path(__file__).parents[2]
+SUPERVISE = "llmjax.parallel.processes.supervise"
 # process k runs the k-th line; the others' flags come after its own
 SHELL = ("bash", "-c", 'k=${2#--process_id=} && eval "$(sed -n $((k + 1))p "$0")"')
 
@@ -85,7 +86,15 @@ def test_sigterm_goes_to_all_who_may_save_and_nothing_is_started_again(tmp_path)
     (tmp_path / "lines").write_text(f"{save}\n{save}")
     flags = ["--processes=2", "--restarts=1", f"--logs={tmp_path}"]
     supervisor = subprocess.Popen(
-        [sys.executable, "-m", "llmjax.train.supervise", *flags, "--", *SHELL, "lines"],
+        [
+            sys.executable,
+            "-m",
+            "llmjax.parallel.processes.supervise",
+            *flags,
+            "--",
+            *SHELL,
+            "lines",
+        ],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         cwd=tmp_path,
         stdout=subprocess.PIPE,

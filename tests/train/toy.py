@@ -15,9 +15,9 @@ from llmjax.config import (
     TrainConfig,
     WarmupCosine,
 )
-from llmjax.data.pipeline import Pipeline
-from llmjax.data.tokens import from_documents
-from llmjax.data.vocabulary import PlainVocabulary
+from llmjax.data.batches.pipeline import Pipeline
+from llmjax.data.store.tokens import from_documents
+from llmjax.data.tokenizers.vocabulary import PlainVocabulary
 from llmjax.parallel.mesh import make_mesh
 from llmjax.tasks.registry import make_task
 from llmjax.train import setup

@@ -1,0 +1,1 @@
+"""The global batch as a function of (seed, step)."""

@@ -1,0 +1,359 @@
+"""Which tokens lie in which row: decided from the documents' lengths alone."""
+
+import bisect
+import functools
+import hashlib
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from itertools import pairwise, repeat
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from grain.experimental import index_shuffle
+
+from llmjax.data.batches.index import Index, Table
+
+FORMAT = 1  # of the tables; raise it with every change of what they hold
+_BLOCK = 2**16  # documents that are looked at together
+_COLUMNS = ("document", "start", "stop", "column")
+
+
+class Piece(NamedTuple):
+    """Tokens [start, stop) of a document's features, at `column` of a row."""
+
+    document: int
+    start: int
+    stop: int
+    row: int
+    column: int
+    segment: int  # 1, 2, .. within the row
+
+
+@runtime_checkable
+class Packing(Protocol):
+    """The rows of every epoch, and what lies in them.
+
+    The epoch None, of an evaluation, has the documents in their own order.
+    """
+
+    def rows(self, epoch: int | None) -> int:
+        """Rows of an epoch, which show every document once."""
+        ...
+
+    def before(self, epoch: int) -> int:
+        """Rows of all epochs before this one."""
+        ...
+
+    def locate(self, row: int) -> tuple[int, int]:
+        """The epoch of a row that is counted through all epochs, and its row there."""
+        ...
+
+    def pieces(self, first: int, last: int, epoch: int | None) -> list[Piece]:
+        """Rows [first, last) of an epoch, one after the other.
+
+        `Piece.row` counts from `first`.
+        """
+        ...
+
+
+class Lengths:
+    """How long the features of documents are, int64: a block at a time, as asked.
+
+    Attributes:
+      total: their sum.
+      digest: sha256 of all of them.
+    """
+
+    def __init__(self, tokens: np.ndarray, length: Callable[[int], int] | None = None):
+        """Of `tokens` int [documents] each, and the features of that many; None: as
+        many."""
+        self._tokens, self._length = tokens, length
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def __getitem__(self, documents: slice | np.ndarray) -> np.ndarray:
+        tokens = np.asarray(self._tokens[documents], np.int64)
+        if self._length is None:
+            return tokens
+        distinct, inverse = np.unique(tokens, return_inverse=True)
+        return np.array([*map(self._length, distinct.tolist())], np.int64)[inverse]
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """All of them, a stretch after the other."""
+        for start in range(0, len(self), _BLOCK):
+            yield self[start : start + _BLOCK]
+
+    def longest(self) -> int | None:
+        """A document that is long among its neighbours; None: all are empty."""
+        for k, block in enumerate(self.blocks()):
+            if block.any():
+                return k * _BLOCK + int(block.argmax())
+        return None
+
+    @functools.cached_property
+    def total(self) -> int:
+        return sum(int(block.sum()) for block in self.blocks())
+
+    @functools.cached_property
+    def digest(self) -> str:
+        found = hashlib.sha256()
+        for block in self.blocks():
+            found.update(np.ascontiguousarray(block, "<i8").data)
+        return found.hexdigest()
+
+
+class Order(NamedTuple):
+    """The documents of each epoch in a shuffled order, index by index, in no memory."""
+
+    size: int
+    seed: int
+    part: int = 0  # of a mixture
+
+    def __call__(self, epoch: int | None, start: int, stop: int) -> np.ndarray:
+        """Documents [start, stop) of an epoch's order, int64; None: as they are."""
+        if epoch is None:
+            return np.arange(start, stop)
+        key = np.random.SeedSequence([self.seed, epoch, self.part])
+        seed = int(key.generate_state(1)[0])
+        found = map(
+            index_shuffle,
+            range(start, stop),
+            repeat(self.size - 1),
+            repeat(seed),
+            repeat(4),
+        )
+        return np.fromiter(found, np.int64, stop - start)
+
+
+class _Even:
+    """Epochs of as many rows each."""
+
+    _rows: int
+
+    def rows(self, epoch: int | None) -> int:
+        """As `Packing.rows`."""
+        return self._rows
+
+    def before(self, epoch: int) -> int:
+        """As `Packing.before`."""
+        return epoch * self._rows
+
+    def locate(self, row: int) -> tuple[int, int]:
+        """As `Packing.locate`."""
+        return divmod(row, self._rows)
+
+
+class Pad(_Even):
+    """One document per row."""
+
+    def __init__(self, order: Order, seq_len: int):
+        """Cut at `seq_len`."""
+        self._order, self._seq_len, self._rows = order, seq_len, order.size
+
+    def pieces(self, first: int, last: int, epoch: int | None) -> list[Piece]:
+        """As `Packing.pieces`; `stop` is `seq_len`, however long the document is."""
+        documents = self._order(epoch, first, last).tolist()
+        return [Piece(d, 0, self._seq_len, r, 0, 1) for r, d in enumerate(documents)]
+
+
+class Concat(_Even):
+    """Documents laid end to end in an epoch's order, cut every `seq_len` tokens.
+
+    The table of an epoch: `order`, the documents, and `ends`, where each of them ends
+    in the line of all tokens.
+    """
+
+    def __init__(self, lengths: Lengths, order: Order, seq_len: int, index: Index):
+        """At least one of `lengths` is not 0."""
+        self._lengths, self._order, self._index = lengths, order, index
+        self._seq_len = seq_len
+        self._rows = -(-lengths.total // seq_len)
+
+    def pieces(self, first: int, last: int, epoch: int | None) -> list[Piece]:
+        """As `Packing.pieces`."""
+        table = self._table(epoch)
+        T = self._seq_len
+        at, stop = first * T, last * T
+        k = int(np.searchsorted(table["ends"], at, "right"))
+        n = int(np.searchsorted(table["ends"][k:], stop)) + 1
+        ends = table["ends"][k : k + n].tolist()
+        documents = table["order"][k : k + n].tolist()
+        start = int(table["ends"][k - 1]) if k else 0
+        pieces: list[Piece] = []
+        segment = 0
+        for document, end in zip(documents, ends, strict=True):
+            while at < min(end, stop):
+                row, column = divmod(at, T)
+                segment = 1 if column == 0 else segment + 1
+                to = min(end, (row + 1) * T)
+                span = at - start, to - start
+                pieces.append(Piece(document, *span, row - first, column, segment))
+                at = to
+            start = end
+        return pieces
+
+    def _table(self, epoch: int | None) -> Table:
+        key = _key("concat", self._lengths, self._order, epoch)
+        return self._index.table(key, functools.partial(self._blocks, epoch))
+
+    def _blocks(self, epoch: int | None) -> Iterator[Table]:
+        end = 0
+        for start in range(0, len(self._lengths), _BLOCK):
+            stop = min(start + _BLOCK, len(self._lengths))
+            order = self._order(epoch, start, stop)
+            ends = end + np.cumsum(self._lengths[order])
+            end = ends[-1]
+            yield {"order": order, "ends": ends}
+
+
+class FirstFit:
+    """Whole documents fitted into rows, within windows of an epoch's order.
+
+    A document that is longer than a row gives whole rows and a rest; in each window the
+    rests are fitted longest first, each into the fullest row that has room for it (best
+    fit decreasing: Johnson 1973; for training data Ding et al. 2024, 2404.10830). Then
+    the rows of a window are shuffled.
+
+    The table of an epoch: per piece `document`, `start`, `stop` and `column`, and per
+    row `ends`, how many pieces there are up to its last.
+    """
+
+    def __init__(
+        self, lengths: Lengths, order: Order, seq_len: int, window: int, index: Index
+    ):
+        """At least one of `lengths` is not 0."""
+        self._lengths, self._order, self._index = lengths, order, index
+        self._seq_len = seq_len
+        windows = -(-len(lengths) // window)  # of equal sizes: no small one at the end
+        self._bounds = [k * len(lengths) // windows for k in range(windows + 1)]
+        self._before = [0]
+        self._lock = threading.Lock()
+
+    def rows(self, epoch: int | None) -> int:
+        """As `Packing.rows`; another number in each epoch."""
+        return len(self._table(epoch)["ends"])
+
+    def before(self, epoch: int) -> int:
+        """As `Packing.before`."""
+        while len(self._before) <= epoch:
+            self._grow()
+        return self._before[epoch]
+
+    def locate(self, row: int) -> tuple[int, int]:
+        """As `Packing.locate`."""
+        while self._before[-1] <= row:
+            self._grow()
+        epoch = bisect.bisect_right(self._before, row) - 1
+        return epoch, row - self._before[epoch]
+
+    def pieces(self, first: int, last: int, epoch: int | None) -> list[Piece]:
+        """As `Packing.pieces`."""
+        table = self._table(epoch)
+        ends = table["ends"][first:last].tolist()
+        at = int(table["ends"][first - 1]) if first else 0
+        here = slice(at, ends[-1] if ends else at)
+        columns = (table[k][here].tolist() for k in _COLUMNS)
+        spans = zip(*columns, strict=True)
+        pieces: list[Piece] = []
+        for row, end in enumerate(ends):
+            for segment in range(1, end - at + 1):
+                document, start, stop, column = next(spans)
+                pieces.append(Piece(document, start, stop, row, column, segment))
+            at = end
+        return pieces
+
+    def _grow(self) -> None:
+        with self._lock:
+            rows = self.rows(len(self._before) - 1)
+            self._before.append(self._before[-1] + rows)
+
+    def _table(self, epoch: int | None) -> Table:
+        key = _key("first_fit", self._lengths, self._order, epoch)
+        key |= {"seq_len": self._seq_len, "windows": len(self._bounds) - 1}
+        return self._index.table(key, functools.partial(self._blocks, epoch))
+
+    def _blocks(self, epoch: int | None) -> Iterator[Table]:
+        pieces = 0
+        for window, (start, stop) in enumerate(pairwise(self._bounds)):
+            documents = self._order(epoch, start, stop)
+            seed = [self._order.seed, 0 if epoch is None else epoch + 1]
+            key = [*seed, self._order.part, 1 + window]
+            block = _fit(documents, self._lengths[documents], self._seq_len, key)
+            block["ends"] += pieces
+            pieces = block["ends"][-1] if len(block["ends"]) else pieces
+            yield block
+
+
+def _key(
+    packing: str, lengths: Lengths, order: Order, epoch: int | None
+) -> dict[str, Any]:
+    """What every table hangs on."""
+    return {
+        "format": FORMAT,
+        "packing": packing,
+        "lengths": lengths.digest,
+        "seed": order.seed,
+        "part": order.part,
+        "epoch": epoch,
+    }
+
+
+def _fit(
+    documents: np.ndarray, lengths: np.ndarray, seq_len: int, key: list[int]
+) -> Table:
+    """One window's rows, shuffled by `key`: the columns of `FirstFit`'s table."""
+    whole, rests = np.divmod(lengths, seq_len)
+    rest = np.flatnonzero(rests)
+    count = int(whole.sum())
+    # The rows of long documents, then those that the rests are fitted into.
+    nth = np.arange(count) - np.repeat(np.cumsum(whole) - whole, whole)
+    row, column = best_fit(rests[rest], seq_len)
+    start = np.concatenate([nth, whole[rest]]) * seq_len
+    table = {
+        "document": np.concatenate([np.repeat(documents, whole), documents[rest]]),
+        "start": start,
+        "stop": start + np.concatenate([np.full(count, seq_len), rests[rest]]),
+        "column": np.concatenate([np.zeros(count, np.int64), column]),
+    }
+    row = np.concatenate([np.arange(count), count + row])
+    rows = int(row.max(initial=-1)) + 1
+    row = np.random.default_rng(key).permutation(rows)[row]
+    order = np.lexsort([table["column"], row])
+    table = {name: values[order] for name, values in table.items()}
+    return table | {"ends": np.cumsum(np.bincount(row, minlength=rows))}
+
+
+def best_fit(sizes: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
+    """Fits sizes into few rows, the largest first, each where least room is left over.
+
+    Args:
+      sizes: int64 [n], in [1, capacity].
+      capacity: of a row.
+
+    Returns:
+      The row of each, and its column there: int64 [n].
+    """
+    rows = np.empty(len(sizes), np.int64)
+    columns = np.empty(len(sizes), np.int64)
+    open_rows: defaultdict[int, list[int]] = defaultdict(list)  # by the room in them
+    rooms = 0  # bit r is set where open_rows[r] has one
+    count = 0
+    order = np.argsort(-sizes, kind="stable")
+    for i, size in zip(order.tolist(), sizes[order].tolist(), strict=True):
+        fitting = rooms >> size
+        if fitting:
+            room = size + (fitting & -fitting).bit_length() - 1
+            row = open_rows[room].pop()
+            if not open_rows[room]:
+                rooms ^= 1 << room
+        else:
+            room, row = capacity, count
+            count += 1
+        rows[i], columns[i] = row, capacity - room
+        room -= size
+        if room:
+            open_rows[room].append(row)
+            rooms |= 1 << room
+    return rows, columns

@@ -1,0 +1,266 @@
+"""The global batch as a pure function of (seed, step)."""
+
+import bisect
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+from etils import epath
+
+from llmjax.config import DataConfig, Explicit
+from llmjax.data.batches import curriculum, mixture, streams
+from llmjax.data.batches.rows import Features, Part, Rows, Source
+from llmjax.data.batches.streams import Batch
+
+
+class Pipeline:
+    """Sources -> features -> packed rows -> mixture -> batch number `step`.
+
+    A batch has every sequence feature as [rows, seq_len], int32 `segment_ids` (1, 2, ..
+    within a row, 0 for padding) and int32 `positions` (from 0 in each segment) of the
+    same shape; the same of each further stream. With packing "chunk" or "pad" also
+    every scalar as [rows] and int32 `valid` [rows] (0: a row that only fills the batch
+    up).
+
+    The rows of a run are numbered through. Whose a row is, the mixture says; what lies
+    in it, the source's own packing, epoch after epoch; at which step it is shown, the
+    curriculum. None of them knows of processes.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        features: Features,
+        data: DataConfig,
+        length: Callable[[int], int] | None = None,
+    ):
+        """Of a single source; `Part` says what the arguments are, `of` the errors."""
+        self._bind((Part("data.source", source, features, length),), data, None)
+
+    @classmethod
+    def of(
+        cls,
+        parts: Sequence[Part],
+        data: DataConfig,
+        index_dir: epath.PathLike | None = None,
+    ) -> "Pipeline":
+        """Of a mixture by `data.weighting`.
+
+        Args:
+          parts: the sources; all features have the same names and dtypes.
+          data: batch_size and seq_len, their curricula, packing and its window,
+            weighting, shuffle_seed and prefetch are read.
+          index_dir: where the index of a large source is kept; None: in
+            `data.directory`.
+
+        Raises:
+          ValueError: a source is empty, `features` breaks its promise, or the parts
+            don't go together.
+        """
+        self = cls.__new__(cls)
+        self._bind(tuple(parts), data, index_dir)
+        return self
+
+    def _bind(
+        self,
+        parts: tuple[Part, ...],
+        data: DataConfig,
+        index_dir: epath.PathLike | None,
+    ) -> None:
+        self._made_of = parts, data, index_dir
+        self._data = data
+        self._curriculum = curriculum.Curriculum(data)
+        drawn = [p.weight != 0 or data.weighting != Explicit() for p in parts]
+        if not any(drawn):
+            mixture.Mixture([part.weight for part in parts])  # says what is wrong
+        folder = _local(index_dir or f"{data.directory}/index")
+        self._parts = [
+            Rows(part, k, data, folder) for k, part in enumerate(parts) if drawn[k]
+        ]
+        self._streams = self._parts[0].streams
+        for other in self._parts[1:]:
+            told = streams.differences(self._streams.kinds, other.streams.kinds)
+            if told:
+                raise ValueError(
+                    f"{self._parts[0].name} and {other.name} can't be mixed, as of the "
+                    f"features {told}; accepted: the same names and dtypes"
+                )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made_again, self._made_of
+
+    @functools.cached_property
+    def rows_per_epoch(self) -> int:
+        """Rows that show every example once."""
+        return sum(part.packing.rows(0) for part in self._parts)
+
+    @functools.cached_property
+    def eval_batches(self) -> int:
+        """Batches that `evaluation` yields without `max_batches`."""
+        rows = sum(part.packing.rows(None) for part in self._parts)
+        return -(-rows // self._data.batch_size)
+
+    def check(self, steps: int) -> None:
+        """Whether every source lasts for so many steps.
+
+        Raises:
+          ValueError: one runs dry; says when, and what to do.
+        """
+        first_row = self._curriculum.first_row
+        asked = self._mixture.before(first_row(steps)).tolist()
+        for k, (part, rows) in enumerate(zip(self._parts, asked, strict=True)):
+            limit = part.limit
+            if limit is None or rows <= limit:
+                continue
+
+            def dry(step: int, k: int = k, limit: int = limit) -> bool:
+                return bool(self._mixture.before(first_row(step + 1))[k] > limit)
+
+            last = bisect.bisect_left(range(steps), True, key=dry)
+            raise ValueError(
+                f"{part.name} runs dry: it has {limit} rows in "
+                f"max_epochs={part.max_epochs:g}, and {steps} steps ask for {rows} of "
+                "them; raise its max_epochs, lower its weight, or set train.steps to "
+                f"{last} or fewer"
+            )
+
+    def batch(self, step: int, process_index: int = 0, process_count: int = 1) -> Batch:
+        """This process's rows of the global batch of `step`, the same on every call.
+
+        Raises:
+          ValueError: its size is not a multiple of `process_count`, or a source with
+            `max_epochs` is used up.
+        """
+        size = self._curriculum.batch_size(step)
+        first, last = _share(size, process_index, process_count)
+        start = self._curriculum.first_row(step)
+        if self._bounded:
+            self.check(step + 1)
+        out = self._streams.empty(last - first)
+        owners = self._mixture.sources(start + first, start + last)
+        begin = self._mixture.before(start + first).tolist()
+        for k, part in enumerate(self._parts):
+            places = np.flatnonzero(owners == k).tolist()
+            part.fill(out, places, begin[k])
+        return curriculum.cut(out, self._curriculum.seq_len(step))
+
+    def evaluation(
+        self,
+        process_index: int = 0,
+        process_count: int = 1,
+        max_batches: int | None = None,
+    ) -> Iterator[Batch]:
+        """Batches that show each example once, a source after the other.
+
+        In the source's order, but for what packing "first_fit" moves. All of one shape:
+        rows of zeros fill the last one up.
+
+        Raises:
+          ValueError: batch_size is not a multiple of `process_count`.
+        """
+        first, last = _share(self._data.batch_size, process_index, process_count)
+        return self._evaluate(first, last, max_batches)
+
+    def prefetch(
+        self,
+        start: int,
+        stop: int,
+        process_index: int = 0,
+        process_count: int = 1,
+    ) -> Iterator[tuple[int, Batch]]:
+        """(step, batch) for start <= step < stop, made ahead by grain.
+
+        In threads, or in `data.prefetch_processes` processes: then the sources and the
+        features have to be picklable.
+
+        Raises:
+          ValueError: a batch size is not a multiple of `process_count`.
+        """
+        for size in self._curriculum.batch_sizes:
+            _share(size, process_index, process_count)
+        make = functools.partial(_numbered, self, process_index, process_count)
+        ahead, processes = self._data.prefetch, self._data.prefetch_processes
+        if not ahead or stop <= start:
+            return map(make, range(start, stop))
+        steps = grain.MapDataset.range(start, stop).map(make)
+        if not processes:
+            return iter(steps.to_iter_dataset(grain.ReadOptions(min(ahead, 2), ahead)))
+        if not flags.FLAGS.is_parsed():  # outside of an absl main; grain reads its own
+            flags.FLAGS.mark_as_parsed()
+        options = grain.MultiprocessingOptions(processes, -(-ahead // processes))
+        one = grain.ReadOptions(1, 1)
+        return _closing(iter(steps.to_iter_dataset(one).mp_prefetch(options)))
+
+    @functools.cached_property
+    def _mixture(self) -> mixture.Mixture:
+        if len(self._parts) == 1:
+            return mixture.Mixture([1.0])
+        weighting = self._data.weighting
+        explicit = weighting == Explicit()
+        rows = [1 if explicit else part.packing.rows(0) for part in self._parts]
+        weights = [part.weight for part in self._parts]
+        return mixture.Mixture(mixture.shares(weighting, weights, rows))
+
+    @functools.cached_property
+    def _bounded(self) -> bool:
+        return any(part.max_epochs is not None for part in self._parts)
+
+    def _evaluate(self, first: int, last: int, limit: int | None) -> Iterator[Batch]:
+        count = self.eval_batches if limit is None else min(limit, self.eval_batches)
+        for k in range(count):
+            start = k * self._data.batch_size + first
+            stop = k * self._data.batch_size + last
+            out = self._streams.empty(last - first)
+            before = 0
+            for part in self._parts:
+                rows = part.packing.rows(None)
+                a, b = (min(max(r - before, 0), rows) for r in (start, stop))
+                at = before + a - start
+                part.fill_from(out, [*range(at, at + b - a)], a, None)
+                before += rows
+            yield out
+
+
+def _share(size: int, process_index: int, process_count: int) -> tuple[int, int]:
+    """A process's rows [first, last) of a batch of `size`."""
+    if process_count < 1 or size % process_count:
+        raise ValueError(
+            f"data.batch_size={size} is not a multiple of the {process_count} "
+            "processes that share it; change data.batch_size or data.batch_sizes"
+        )
+    if not 0 <= process_index < process_count:
+        raise ValueError(
+            f"process_index={process_index} is not in [0, {process_count})"
+        )
+    rows = size // process_count
+    return process_index * rows, (process_index + 1) * rows
+
+
+def _local(folder: epath.PathLike) -> Path:
+    """The folder, or one of this machine where it is a bucket: nothing can be mapped
+    there."""
+    if "://" in str(folder):
+        folder = "~/.cache/llmjax/index"
+    return Path(folder).expanduser()
+
+
+def _made_again(*made_of: Any) -> Pipeline:
+    return Pipeline.of(*made_of)
+
+
+def _numbered(
+    pipeline: Pipeline, process_index: int, process_count: int, step: int
+) -> tuple[int, Batch]:
+    return step, pipeline.batch(step, process_index, process_count)
+
+
+def _closing(batches: Any) -> Iterator[tuple[int, Batch]]:
+    """Ends grain's processes with the iteration."""
+    try:
+        yield from batches
+    finally:
+        batches.close()

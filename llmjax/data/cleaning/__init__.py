@@ -1,0 +1,1 @@
+"""Cleaning, filters, near-duplicates and splits."""

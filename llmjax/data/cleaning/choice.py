@@ -1,0 +1,77 @@
+"""Of all documents of local files, which stay, and in which split: on arrays alone."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from llmjax.config import PrepareConfig
+from llmjax.data.cleaning import duplicates
+
+DROP_SIMILARITY = 0.8  # at and above: the same text twice, the longest stays
+CLUSTER_SIMILARITY = 0.5  # at and above: relatives, which are never held out
+
+
+def hashes_of(texts: Sequence[str]) -> np.ndarray:
+    """What tells texts apart: uint64 [n, 2]."""
+    digests = [hashlib.blake2b(t.encode(), digest_size=16).digest() for t in texts]
+    return np.frombuffer(b"".join(digests), "<u8").reshape(-1, 2)
+
+
+def first_copies(hashes: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    """Of equal hashes the first among those of the smallest rank: sorted indices."""
+    order = np.lexsort((ranks, hashes[:, 1], hashes[:, 0]))
+    found = hashes[order]
+    first = np.ones(len(order), bool)
+    first[1:] = (found[1:] != found[:-1]).any(1)
+    return np.sort(order[first])
+
+
+def unlike(
+    signatures: np.ndarray,
+    characters: np.ndarray,
+    ranks: np.ndarray,
+    progress: Callable[[], Any] = lambda: None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which documents are no near copies of others, and which have relatives.
+
+    Args:
+      signatures: uint32 [n, size]; may be mapped.
+      characters: int [n]; of near copies the longest stays …
+      ranks: int [n]; … of those of the smallest rank.
+      progress: called after each band.
+
+    Returns:
+      bool [n] and bool [n]: whether it stays, and whether others that stay are like
+      it; a copy that goes ties its own relatives together.
+    """
+    n = len(signatures)
+    pairs, similarity = duplicates.similar(signatures, CLUSTER_SIMILARITY, progress)
+    near = pairs[similarity >= DROP_SIMILARITY]
+    stays = np.ones(n, bool)
+    stays[sorted(duplicates.drop_near_copies(near, characters, ranks))] = False
+    cluster = duplicates.connected(n, pairs)
+    return stays, np.bincount(cluster[stays], minlength=n)[cluster] > 1
+
+
+def split_names(prepare: PrepareConfig) -> list[str]:
+    """Of the splits that `divide` numbers."""
+    shares = {"validation": prepare.validation, "test": prepare.test}
+    return ["train", *(split for split, share in shares.items() if share > 0)]
+
+
+def divide(
+    hashes: np.ndarray, related: np.ndarray, prepare: PrepareConfig
+) -> np.ndarray:
+    """The number of the split of each document, by its hash: int8 [n].
+
+    Only one without relatives can be held out: what is held out is unlike anything
+    else, so that each text counts once.
+    """
+    shares = [share for share in (prepare.validation, prepare.test) if share > 0]
+    edges = 1 - np.cumsum(shares[::-1])[::-1]
+    point = (hashes[:, 0] >> np.uint64(11)).astype(np.float64) / 2**53
+    split = np.searchsorted(edges, point, "right").astype(np.int8)
+    split[related] = 0
+    return split

@@ -1,0 +1,1 @@
+"""Readers of a user's files: text, JSON lines, tables, ArrayRecord."""

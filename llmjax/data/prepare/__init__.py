@@ -1,0 +1,1 @@
+"""From sources to a store: one parallel job that resumes."""

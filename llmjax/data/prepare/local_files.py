@@ -1,0 +1,351 @@
+"""Local files become clean documents: read, cleaned, filtered, unlike, in splits.
+
+`<directory>/files/<name>/` gets an arrow file per part of the input, made by workers in
+any order, and signatures beside it; then, knowing all signatures, which documents stay
+and where. What is on disk is not made again, so an interrupted job goes on.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import pathlib
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from etils import epath
+from tqdm import tqdm
+
+from llmjax.config import DataConfig, PrepareConfig
+from llmjax.data.cleaning import choice, cleaner, duplicates, filters
+from llmjax.data.files import readers
+from llmjax.data.files.parts import Part
+from llmjax.data.prepare import workers
+from llmjax.data.store import manifest
+from llmjax.data.store.documents import (
+    FileDocuments,
+    account_of,
+    part_file,
+    split_file,
+    write_part,
+)
+
+FORMAT = 1  # raise it when the same files become different documents
+_BLOCK_CHARACTERS = 1 << 19  # of documents that are compared, written… at once
+
+Timed = Callable[[str], contextlib.AbstractContextManager[None]]
+
+
+def name(source: str, data: DataConfig) -> str:
+    """Of the corpus: other files or other rules, other name.
+
+    Raises:
+      ValueError: nothing there that can be read.
+    """
+    path = pathlib.Path(source).expanduser()
+    files = readers.find(source).files
+    root = path if path.is_dir() else path.parent
+    cache = _directory(data) / "hashes" / f"{_digest(str(path.absolute()))[:16]}.json"
+    found = manifest.hashes(files, cache)
+    named = [
+        (str(f.relative_to(root)) if f.is_relative_to(root) else f.name, found[str(f)])
+        for f in files
+    ]
+    identity = json.dumps([FORMAT, named, _rules(data.prepare)])
+    stem = re.sub(r"\W+", "_", path.stem).strip("_")[:40] or "files"
+    return f"{stem}_{_digest(identity)[:12]}"
+
+
+def prepare(source: str, data: DataConfig, timed: Timed) -> FileDocuments:
+    """Makes what is missing of the documents of the files at `source`.
+
+    `timed` is told each stage.
+
+    Raises:
+      ValueError: a file is not what its name says, or nothing is left of them.
+      ModuleNotFoundError: a filter or a format needs a library that is not installed.
+    """
+    folder = _directory(data) / "files" / name(source, data)
+    account = account_of(folder)
+    if not account:
+        folder.mkdir(parents=True, exist_ok=True)
+        filters.rules(data.prepare)  # so that a wrong one is told before it starts
+        found = readers.find(source, data.prepare.label)
+        tasks = [
+            _Task(part, data.prepare, str(folder), k)
+            for k, part in enumerate(found.parts)
+        ]
+        with timed("cleaning"):
+            workers.run(_clean, tasks, "cleaning", data.prepare.workers)
+        with timed("comparing"):
+            account = _choose(source, folder, found, data.prepare)
+            manifest.write_json(folder / "metadata.json", account)
+    for pattern in ("*.npz", ".*.partial"):  # signatures, and what a killed job left
+        for file in folder.glob(pattern):
+            file.unlink()
+    return FileDocuments(folder, account)
+
+
+def _rules(prepare: PrepareConfig) -> dict[str, Any]:
+    """What the documents are a function of, beside the files."""
+    others = ("annotate", "shards", "workers")
+    return {k: v for k, v in dataclasses.asdict(prepare).items() if k not in others}
+
+
+def _directory(data: DataConfig) -> epath.Path:
+    return epath.Path(data.directory).expanduser()
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# --- a part: in workers --------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    """A part of the input to be cleaned."""
+
+    part: Part
+    prepare: PrepareConfig
+    folder: str
+    index: int
+
+    @property
+    def size(self) -> int:
+        return self.part.size
+
+    def done(self) -> bool:
+        return _signature_file(epath.Path(self.folder), self.index).exists()
+
+
+def _signature_file(folder: epath.Path, index: int) -> epath.Path:
+    """Written last: what a part says of its documents."""
+    return folder / f"{index:06d}.npz"
+
+
+def _clean(task: _Task) -> None:
+    """Reads, cleans and filters a part; leaves its documents and their signatures."""
+    folder = epath.Path(task.folder)
+    counts: Counter[str] = Counter()
+    labels: set[str] = set()
+    order = hashlib.sha256()
+    arrays: list[dict[str, np.ndarray]] = [_signatures([], task.prepare)]
+
+    def blocks() -> Iterator[tuple[list[str], list[str | None]]]:
+        for texts, names in _blocks(task, counts):
+            arrays.append(_signatures(texts, task.prepare))
+            labels.update(name for name in names if name is not None)
+            order.update(json.dumps(names).encode())
+            yield texts, names
+
+    final = part_file(folder, task.index)
+    partial = manifest.partial(final)
+    write_part(partial, blocks())
+    partial.replace(final)
+    found = {k: np.concatenate([a[k] for a in arrays]) for k in arrays[0]}
+    told = {
+        "counts": counts,
+        "labels": sorted(labels),
+        "labels_sha256": order.hexdigest(),
+        "blocks": len(arrays) - 1,
+        "documents": len(found["hashes"]),
+        "bytes": int(found["bytes"].sum()),
+    }
+    final = _signature_file(folder, task.index)
+    partial = manifest.partial(final)
+    with partial.open("wb") as f:
+        np.savez(f, allow_pickle=False, told=np.array(json.dumps(told)), **found)
+    partial.replace(final)
+
+
+def _blocks(
+    task: _Task, counts: Counter[str]
+) -> Iterator[tuple[list[str], list[str | None]]]:
+    """The documents that keep the rules, some at a time."""
+    texts: list[str] = []
+    names: list[str | None] = []
+    characters = 0
+    rules, p = filters.rules(task.prepare), task.prepare
+    for raw, name in readers.read(task.part, p.text, p.label):
+        counts["collected"] += 1
+        text = cleaner.clean(raw)
+        if len(text) < task.prepare.min_characters or not text:
+            counts["dropped_short"] += 1
+            continue
+        broken = next(filter(None, (rule(text) for rule in rules)), "")
+        if broken:
+            counts[f"dropped_{broken}"] += 1
+            continue
+        texts.append(text)
+        names.append(name)
+        characters += len(text)
+        if characters >= _BLOCK_CHARACTERS:
+            yield texts, names
+            texts, names, characters = [], [], 0
+    if texts:
+        yield texts, names
+
+
+def _signatures(texts: list[str], prepare: PrepareConfig) -> dict[str, np.ndarray]:
+    """Of documents: hashes uint64 [n, 2], characters, bytes int64 [n], and uint32
+    [n, size] to compare them by."""
+    found = {
+        "hashes": choice.hashes_of(texts),
+        "characters": np.array([len(t) for t in texts], np.int64),
+        "bytes": np.array([len(t.encode()) for t in texts], np.int64),
+    }
+    if prepare.near_duplicates:
+        found["signatures"] = duplicates.signatures(texts)
+    return found
+
+
+# --- all parts: which documents stay, and where --------------------------------------
+
+
+def _choose(
+    source: str, folder: epath.Path, found: readers.Found, prepare: PrepareConfig
+) -> dict[str, Any]:
+    """Finds copies, and a split for each document; writes it beside the parts."""
+    told, columns = _told(folder, len(found.parts))
+    lengths = [part["documents"] for part in told]
+    counts: Counter[str] = sum((Counter(part["counts"]) for part in told), Counter())
+    splits, given = _given_splits(found, lengths)
+    ranks = (given == splits.index("train")) if "train" in splits else given * 0
+    hashes = columns["hashes"]
+    kept = choice.first_copies(hashes, ranks)
+    counts["dropped_exact_duplicate"] = len(hashes) - len(kept)
+    related = np.zeros(len(kept), bool)
+    if prepare.near_duplicates:
+        bar = tqdm(total=duplicates.SIGNATURE_BANDS, desc="comparing")
+        with bar, _stacked(folder, lengths, kept) as signatures:
+            stays, related = choice.unlike(
+                signatures, columns["characters"][kept], ranks[kept], bar.update
+            )
+        counts["dropped_near_duplicate"] = int((~stays).sum())
+        kept, related = kept[stays], related[stays]
+    split = np.full(len(hashes), -1, np.int8)
+    split[kept] = given[kept]
+    if not splits:
+        splits = choice.split_names(prepare)
+        split[kept] = choice.divide(hashes[kept], related, prepare)
+    counts["kept"] = len(kept)
+    _require_documents(source, splits, split, counts)
+    start = 0
+    for k, length in enumerate(lengths):
+        manifest.write_array(split_file(folder, k), split[start : start + length])
+        start += length
+    sizes = columns["bytes"]
+    return {
+        "source": source,
+        "documents": {s: int((split == k).sum()) for k, s in enumerate(splits)},
+        "bytes": {s: int(sizes[split == k].sum()) for k, s in enumerate(splits)},
+        "cleaning": dict(counts),
+        "parts": [[part["bytes"], part["blocks"]] for part in told],
+        **_identity(told, hashes, split, splits, found.class_names),
+    }
+
+
+def _told(
+    folder: epath.Path, parts: int
+) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """What the parts say, and hashes, characters and bytes of all documents."""
+    told = []
+    columns: dict[str, list[np.ndarray]] = {"hashes": [], "characters": [], "bytes": []}
+    for k in range(parts):
+        with _signature_file(folder, k).open("rb") as f, np.load(f) as arrays:
+            told.append(json.loads(str(arrays["told"])))
+            for column, values in columns.items():
+                values.append(arrays[column])
+    return told, {name: np.concatenate(values) for name, values in columns.items()}
+
+
+def _identity(
+    told: list[dict[str, Any]],
+    hashes: np.ndarray,
+    split: np.ndarray,
+    splits: list[str],
+    class_names: tuple[str, ...],
+) -> dict[str, Any]:
+    """The fields, the classes, and a hash of all documents."""
+    labels = sorted({name for part in told for name in part["labels"]}, key=_natural)
+    names = class_names or tuple(labels)
+    content = hashlib.sha256(hashes.tobytes() + split.tobytes())
+    order = [part["labels_sha256"] for part in told]
+    content.update(json.dumps([splits, names, order]).encode())
+    return {
+        "content_sha256": content.hexdigest(),
+        "fields": ["text"],
+        "class_names": list(names),
+        "labels": {str(k) if class_names else name: k for k, name in enumerate(names)},
+    }
+
+
+def _natural(name: str) -> tuple[bool, int, str]:
+    """Numbers in their order, before words."""
+    return (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)
+
+
+def _given_splits(
+    found: readers.Found, lengths: list[int]
+) -> tuple[list[str], np.ndarray]:
+    """The names of the files' splits, and the number of each document's: int8 [n].
+
+    Without names where there are none: a single split is still to be divided.
+    """
+    names = [*dict.fromkeys(part.split for part in found.parts)]
+    if len(names) == 1 or "" in names:
+        return [], np.zeros(sum(lengths), np.int8)
+    numbers = [names.index(part.split) for part in found.parts]
+    return names, np.repeat(numbers, lengths).astype(np.int8)
+
+
+class _stacked:  # noqa: N801 - reads as a statement
+    """The signatures of the documents `kept` in one file, mapped: uint32 [n, size]."""
+
+    def __init__(self, folder: epath.Path, lengths: list[int], kept: np.ndarray):
+        self.folder, self.lengths, self.kept = folder, lengths, kept
+
+    def __enter__(self) -> np.ndarray:
+        place = None if "://" in str(self.folder) else self.folder
+        self.file = tempfile.TemporaryFile(dir=place)
+        start = 0
+        for k, length in enumerate(self.lengths):
+            with _signature_file(self.folder, k).open("rb") as f, np.load(f) as arrays:
+                a, b = np.searchsorted(self.kept, [start, start + length])
+                rows = arrays["signatures"][self.kept[a:b] - start]
+                self.file.write(rows.tobytes())
+            start += length
+        self.file.flush()
+        size = duplicates.SIGNATURE_BANDS * duplicates.SIGNATURE_ROWS
+        shape = (len(self.kept), size)
+        if not len(self.kept):
+            return np.zeros(shape, np.uint32)
+        return np.memmap(self.file, np.uint32, "r", shape=shape)
+
+    def __exit__(self, *exc: Any) -> None:
+        self.file.close()
+
+
+def _require_documents(
+    source: str, splits: list[str], split: np.ndarray, counts: Counter[str]
+) -> None:
+    told = ", ".join(f"{key} {value}" for key, value in sorted(counts.items()))
+    if not (split >= 0).any():
+        raise ValueError(
+            f"data.source={source!r}: no document is left ({told}); loosen "
+            "data.prepare.min_characters, .language or .quality"
+        )
+    for k, name in enumerate(splits):
+        if not (split == k).any():
+            share = name in ("validation", "test")
+            raise ValueError(
+                f"data.source={source!r} has too few documents: {told} leave none for "
+                f"the split {name!r}; give it some dozens, cut long texts"
+                + (f", or set data.prepare.{name}=0" if share else "")
+            )

@@ -1,0 +1,306 @@
+"""From a source's name to token files, in stages that are done once.
+
+Below `data.directory`, documents lie in `<dataset>/<config>/<version>/` (by TFDS, as
+ArrayRecord) or `files/<corpus>/` (of local files), and what is made of them in
+`tokens/<corpus>/<tokenizer>/`: tokenizer.json, `<field>/<split>/*.npy` and, when all is
+there, manifest.json. Killed at any moment, a job goes on where it was if called again.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from etils import epath
+from tqdm import tqdm
+
+from llmjax import __version__
+from llmjax.config import Bytes, DataConfig, MixturePart, TokenizerFile, WordPiece
+from llmjax.data.corpora import docstrings
+from llmjax.data.corpora.builders import BUILDERS
+from llmjax.data.files import readers
+from llmjax.data.prepare import encoding, local_files
+from llmjax.data.store import manifest, tokens
+from llmjax.data.store.corpus import Corpus as Corpus
+from llmjax.data.store.documents import Documents, account_of, open_documents
+from llmjax.data.store.manifest import PREPARE, read_json, write_json
+from llmjax.data.tokenizers import tokenizer
+
+FORMAT = 2  # of what this file writes
+_ACCEPTED = (
+    f"accepted: {', '.join(map(repr, sorted(BUILDERS)))} (and 'python_docs/small'…), "
+    "'tfds:NAME' (a TFDS dataset with a text), or the path of a file, a folder or a "
+    "Hugging Face dataset saved to disk"
+)
+
+
+def prepare(data: DataConfig) -> Corpus:
+    """Makes what is missing of the corpora of `data`, and opens the first.
+
+    Interrupted at any moment, it goes on where it was when called again.
+
+    Raises:
+      ValueError: `data.source` or another field is not what is accepted, or a file of
+        the source is not what its name says.
+      ModuleNotFoundError: python_docs reads a distribution, or a filter or a format
+        needs a library, that is not installed.
+    """
+    first: Corpus | None = None
+    for _, source in _sources(data):
+        _prepare(data, source, first)
+        first = first or _open(data, source, None)
+    assert first is not None
+    return first
+
+
+def open_corpus(data: DataConfig) -> Corpus:
+    """Opens the corpus that `prepare` made; of a mixture the first.
+
+    Raises:
+      FileNotFoundError: it was not made, or not to the end.
+      ValueError: what is there is of another format, was changed since, or is damaged.
+    """
+    return open_corpora(data)[0][1]
+
+
+def open_corpora(data: DataConfig) -> list[tuple[MixturePart, Corpus]]:
+    """Opens all corpora of a mixture, or the one of a single source.
+
+    Sizes are checked each time, hashes of files when they have changed.
+
+    Raises:
+      FileNotFoundError, ValueError: as `open_corpus`.
+    """
+    first: Corpus | None = None
+    opened = []
+    for part, source in _sources(data):
+        corpus = _open(data, source, first)
+        first = first or corpus
+        opened.append((part, corpus))
+    return opened
+
+
+def corpus_name(data: DataConfig) -> str:
+    """The name of the corpus of `data`, of a mixture the first: other documents, other
+    name.
+
+    Raises:
+      ValueError: `data.source` is not what is accepted.
+      ModuleNotFoundError: python_docs reads a distribution that is not installed.
+    """
+    return _name(data, next(_sources(data))[1])
+
+
+def _sources(data: DataConfig) -> Iterator[tuple[MixturePart, str]]:
+    for part in data.mixture or (MixturePart(source=data.source),):
+        yield part, part.source
+
+
+def _name(data: DataConfig, source: str) -> str:
+    kind, _, rest = source.partition("/")
+    if kind == "python_docs":  # known without TFDS
+        return f"python_docs_{docstrings.corpus_name(rest or 'full')}"
+    if kind in BUILDERS or source.startswith("tfds:"):
+        return _builder(data, source).info.full_name.replace("/", "_")
+    if readers.exists(source):
+        return local_files.name(source, data)
+    raise ValueError(f"data.source={source!r} is not known; {_ACCEPTED}")
+
+
+def _builder(data: DataConfig, source: str) -> Any:
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
+    place = {"data_dir": str(_directory(data)), "file_format": "array_record"}
+    if source.startswith("tfds:"):
+        try:
+            return tfds.builder(source.removeprefix("tfds:"), **place)
+        except tfds.core.DatasetNotFoundError:
+            raise ValueError(
+                f"data.source={source!r}: TFDS knows no such dataset; see "
+                f"https://www.tensorflow.org/datasets/catalog, or {_ACCEPTED}"
+            ) from None
+    kind, _, rest = source.partition("/")
+    return BUILDERS[kind](rest, **place)
+
+
+def _directory(data: DataConfig) -> epath.Path:
+    return epath.Path(data.directory).expanduser()
+
+
+# --- making --------------------------------------------------------------------------
+
+
+def _prepare(data: DataConfig, source: str, first: Corpus | None) -> None:
+    """One corpus, with the tokenizer of the first if there is one."""
+    seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def timed(stage: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        seconds[stage] = round(time.monotonic() - start, 2)
+
+    with timed("hashing"):
+        name = _name(data, source)
+    documents = _documents(data, source, timed)
+    folder = _folder(data, name, first)
+    folder.mkdir(parents=True, exist_ok=True)
+    with timed("tokenizer"):
+        found = _tokenizer(folder, documents, data, first)
+    with timed("tokens"):
+        files = encoding.write(folder, documents, found, data.prepare)
+    made = {
+        "format": FORMAT,
+        "code": __version__,
+        "corpus": name,
+        "dataset_folder": str(documents.folder.relative_to(_directory(data))),
+        "dataset": documents.account,
+        "tokenizer": {"vocab_size": found.vocab_size, "sha256": found.fingerprint},
+        "annotate": encoding.annotation(data.prepare.annotate),
+        "token_files": files,
+        "seconds": seconds,
+    }
+    path = folder / "manifest.json"
+    if {**read_json(path), "seconds": 0} != {**made, "seconds": 0}:
+        write_json(path, made)
+
+
+def _documents(data: DataConfig, source: str, timed: local_files.Timed) -> Documents:
+    """Stage 1: the documents on disk, and the account of them."""
+    if source.partition("/")[0] not in BUILDERS and not source.startswith("tfds:"):
+        return local_files.prepare(source, data, timed)
+    builder = _builder(data, source)
+    with timed("documents"):
+        builder.download_and_prepare()
+    dataset = epath.Path(builder.data_path)
+    account = account_of(dataset)
+    if "content_sha256" in account:
+        return open_documents(dataset, account)
+    features = builder.info.features
+    texts = [k for k, f in features.items() if type(f).__name__ == "Text"]
+    if not texts:
+        raise ValueError(
+            f"data.source={source!r} has no text among its features "
+            f"({', '.join(features)}); {_ACCEPTED}"
+        )
+    label = dict(features).get("label")
+    splits = {k: s.num_examples for k, s in builder.info.splits.items()}
+    identity = json.dumps([builder.info.full_name, splits])
+    account = {
+        "content_sha256": hashlib.sha256(identity.encode()).hexdigest(),
+        "class_names": list(getattr(label, "names", None) or []),
+        "fields": texts,
+        "documents": splits,
+        "bytes": {k: s.num_bytes for k, s in builder.info.splits.items()},
+    }
+    return open_documents(dataset, account)
+
+
+def _tokenizer(
+    folder: epath.Path, documents: Documents, data: DataConfig, first: Corpus | None
+) -> tokenizer.Tokenizer:
+    """Stage 2: the tokenizer, trained on the training split's first field."""
+    account, kind = documents.account, data.tokenizer.kind
+    if data.train_split not in account["documents"]:
+        raise ValueError(
+            f"data.train_split={data.train_split!r} is not a split of "
+            f"{documents.folder}; accepted: {', '.join(account['documents'])}"
+        )
+    learns = not isinstance(data.tokenizer, Bytes | TokenizerFile)
+    wanted = {
+        "content_sha256": account["content_sha256"] if learns else "",
+        "tokenizer": {"kind": kind, **dataclasses.asdict(data.tokenizer)},
+        "of": first.tokenizer.fingerprint if first else "",
+        "split": data.train_split,
+        "format": FORMAT,
+    }
+    path, record = folder / "tokenizer.json", folder / "tokenizer.stage.json"
+    if path.exists() and record.exists():
+        found = tokenizer.load(path)
+        if read_json(record) == {**wanted, "sha256": found.fingerprint}:
+            return found
+    record.unlink(missing_ok=True)
+    if first is not None:
+        found = first.tokenizer
+    else:
+        field = "text" if "text" in account["fields"] else account["fields"][0]
+        texts: Any = documents.texts(data.train_split, field) if learns else ()
+        found = tokenizer.make(
+            data.tokenizer, tqdm(texts, "tokenizer", disable=not learns)
+        )
+    found.save(path)
+    saved = tokenizer.load(path).fingerprint
+    write_json(record, {**wanted, "sha256": saved})
+    return tokenizer.load(path)
+
+
+def _folder(data: DataConfig, name: str, first: Corpus | None) -> epath.Path:
+    """Of a corpus's token files: other tokenizers, other folders."""
+    kind = data.tokenizer
+    folder = kind.kind
+    if isinstance(kind, TokenizerFile):
+        folder += f"-{tokenizer.load(kind.path).fingerprint[:12]}"
+    elif not isinstance(kind, Bytes):
+        folder += str(kind.vocab_size)
+        if isinstance(kind, WordPiece) and not kind.lowercase:
+            folder += "-cased"
+        if first is not None:
+            folder += f"-of-{first.manifest['corpus']}"
+    if data.prepare.annotate:
+        digest = hashlib.sha256(data.prepare.annotate.encode()).hexdigest()
+        folder += f"-annotated-{digest[:8]}"
+    return _directory(data) / "tokens" / name / folder
+
+
+# --- opening -------------------------------------------------------------------------
+
+
+def _open(data: DataConfig, source: str, first: Corpus | None) -> Corpus:
+    """One corpus, checked."""
+    folder = _folder(data, _name(data, source), first)
+    path = folder / "manifest.json"
+    made = read_json(path)
+    if not made:
+        raise FileNotFoundError(
+            f"data.source={source!r} is not prepared: no manifest.json in {folder}; "
+            f"run {PREPARE}"
+        )
+    if made.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} is of format {made.get('format')}, this version reads {FORMAT}; "
+            f"run {PREPARE} again"
+        )
+    found = tokenizer.load(folder / "tokenizer.json")
+    if found.fingerprint != made["tokenizer"]["sha256"]:
+        raise ValueError(
+            f"{folder / 'tokenizer.json'} is not the tokenizer that the manifest "
+            f"beside it names; delete {folder} and run {PREPARE} again"
+        )
+    if first is not None and found.fingerprint != first.tokenizer.fingerprint:
+        raise ValueError(
+            f"{folder} was made with another tokenizer than the mixture's first source "
+            f"in {first.folder}; run {PREPARE} again"
+        )
+    dataset = _directory(data) / made["dataset_folder"]
+    content = made["dataset"]["content_sha256"]
+    if account_of(dataset).get("content_sha256", content) != content:
+        raise ValueError(
+            f"the documents in {dataset} are not those that {folder} was made from; "
+            f"run {PREPARE} again"
+        )
+    key = encoding.key(content, found.fingerprint, made["annotate"])
+    files: dict[str, dict[str, Any]] = {}
+    for part, account in made["token_files"].items():
+        if tokens.account(folder / part) != {"key": key, **account}:
+            raise ValueError(
+                f"the token files in {folder / part} are not those that the manifest "
+                f"names; delete {folder / part} and run {PREPARE} again"
+            )
+        files |= {f"{part}/{name}": told for name, told in account["files"].items()}
+    manifest.verify(folder, files, folder / "verified.json")
+    classes = tuple(made["dataset"]["class_names"])
+    return Corpus(found, classes, made, folder, dataset)

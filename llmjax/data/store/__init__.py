@@ -1,0 +1,1 @@
+"""Prepared documents, tokens and manifests on disk."""

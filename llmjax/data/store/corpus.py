@@ -1,0 +1,58 @@
+"""A prepared corpus, ready to be read."""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+from etils import epath
+
+from llmjax.data.store import tokens
+from llmjax.data.store.documents import open_documents
+from llmjax.data.store.tokens import TokenSource
+from llmjax.data.tokenizers.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """Tokenised text, ready to be read.
+
+    Attributes:
+      tokenizer: trained on the training split alone, of a mixture's first corpus.
+      class_names: what a label stands for; () without labels.
+      manifest: where everything came from, counts, bytes, hashes.
+      folder: of the tokenizer, the token files and the manifest.
+      dataset: of the documents.
+    """
+
+    tokenizer: Tokenizer
+    class_names: tuple[str, ...]
+    manifest: dict[str, Any]
+    folder: epath.Path
+    dataset: epath.Path
+
+    def source(self, split: str, field: str = "text") -> TokenSource:
+        """The documents of a split as tokens.
+
+        Raises:
+          ValueError: the corpus has no such split or field.
+        """
+        self._require(split, field)
+        return tokens.read(self.folder / field / split)
+
+    def texts(self, split: str, field: str = "text") -> Iterable[str]:
+        """The documents of a split as text, in the order of `source`.
+
+        Raises:
+          ValueError: the corpus has no such split or field.
+        """
+        self._require(split, field)
+        documents = open_documents(self.dataset, self.manifest["dataset"])
+        return documents.texts(split, field)
+
+    def _require(self, split: str, field: str) -> None:
+        known = self.manifest["token_files"]
+        if f"{field}/{split}" not in known:
+            raise ValueError(
+                f"the corpus {self.manifest['corpus']} has no split {split!r} with the "
+                f"field {field!r}; accepted (field/split): {', '.join(sorted(known))}"
+            )

@@ -1,0 +1,1 @@
+"""Attention: masks, implementations, and the modules that own weights."""

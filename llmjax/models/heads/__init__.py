@@ -1,0 +1,1 @@
+"""Models that stand on a Transformer."""

@@ -1,0 +1,169 @@
+"""ELECTRA: a discriminator of tokens, and the generator that replaces them."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from llmjax.config import (
+    Group,
+    LayoutConfig,
+    ModelConfig,
+    Transformed,
+)
+from llmjax.models.attention.mask import Mask
+from llmjax.models.context import Context
+from llmjax.models.heads.encoder import square
+from llmjax.models.heads.language import Outputs, OutputTransform
+from llmjax.models.layers import ACTIVATIONS, Projection, compute_dtype
+from llmjax.models.transformer import Batch, Stack, Transformer
+
+
+class Discriminator(nn.Module):
+    """Was each token replaced? ELECTRA's discriminator (Clark et al. 2020)."""
+
+    cfg: ModelConfig
+    layout: LayoutConfig = LayoutConfig()
+
+    def setup(self):
+        cfg = self.cfg
+        self.transformer = Transformer(cfg, self.layout)
+        self.dense = square(cfg, self.layout, "BTD,DE->BTE")
+        self.prediction = Projection(
+            "BTD,DC->BTC",
+            (cfg.d_model, 1),
+            ("D", "C"),
+            cfg.init_std,
+            1,
+            compute_dtype(self.layout),
+        )
+
+    def __call__(self, batch: Batch) -> jax.Array:
+        """Float32 logits [B, T]; above 0: replaced."""
+        x_BTD = ACTIVATIONS["gelu"](self.dense(self.hidden(batch)))
+        return self.prediction(x_BTD)[..., 0].astype(jnp.float32)
+
+    def hidden(self, batch: Batch) -> jax.Array:
+        """The last hidden states [B, T, D]."""
+        return self.transformer(batch)[0]
+
+
+def generator_config(cfg: ModelConfig, size: float) -> ModelConfig:
+    """The generator of a discriminator: as deep, `size` times as wide.
+
+    Its embeddings are the discriminator's, projected, and its output BERT's, tied to
+    them (google-research/electra's run_pretraining.py). Heads keep their size where
+    `head_dim` says one, else there are `size` times as many, of at least one.
+
+    Raises:
+      ValueError: the widths can't be scaled to whole heads.
+    """
+
+    def scaled(n: int) -> int:
+        return max(1, round(n * size))
+
+    N = scaled(cfg.num_heads)
+    while N > 1 and cfg.num_heads % N:  # so that groups of heads stay whole
+        N -= 1
+    heads = None if cfg.num_kv_heads is None else max(1, N * cfg.K // cfg.num_heads)
+    D = scaled(cfg.d_model)
+    if cfg.head_dim is None and D % N:
+        raise ValueError(
+            f"a generator of task.generator_size={size} has d_model={D} and {N} heads, "
+            "which do not divide it; change task.generator_size or model.num_heads"
+        )
+    groups = tuple(
+        Group(
+            group.repeat,
+            tuple(
+                dataclasses.replace(spec, d_ff=spec.d_ff and scaled(spec.d_ff))
+                for spec in group.pattern
+            ),
+            group.shared,
+        )
+        for group in cfg.groups
+    )
+    return dataclasses.replace(
+        cfg,
+        d_model=D,
+        d_ff=scaled(cfg.d_ff),
+        num_heads=N,
+        num_kv_heads=heads,
+        groups=groups,
+        embedding_size=cfg.embedding_size or cfg.d_model,
+        output=cfg.output if isinstance(cfg.output, Transformed) else Transformed(),
+    )
+
+
+class Generator(nn.Module):
+    """What stands on embeddings that are another model's: layers and an output.
+
+    Attributes:
+      cfg: `embedding_size` is that of the embeddings.
+    """
+
+    cfg: ModelConfig
+    layout: LayoutConfig = LayoutConfig()
+
+    def setup(self):
+        cfg = self.cfg
+        M = cfg.embedding_size or cfg.d_model
+        shape, axes, dtype = (
+            (M, cfg.d_model),
+            ("D", "D_out"),
+            compute_dtype(self.layout),
+        )
+        self.projection = Projection("BTM,MD->BTD", shape, axes, cfg.init_std, 1, dtype)
+        self.stack = Stack(cfg, self.layout, cfg.layers)
+        self.head = OutputTransform(cfg, self.layout)
+        zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("V",))
+        self.output_bias: Any = self.param("output_bias", zeros, (cfg.vocab_size,))
+
+    def __call__(
+        self, x_BTM: jax.Array, context: Context, places_BP: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """What meets the embeddings' table at `places_BP`, [B, P, M], and its bias."""
+        x_BTD, _ = self.stack(self.projection(x_BTM), context)
+        x_BPD = jnp.take_along_axis(x_BTD, places_BP[..., None], axis=1)
+        return self.head(x_BPD), self.output_bias
+
+
+class ReplacedTokenDetector(Discriminator):
+    """ELECTRA's discriminator and, as `generator`, what makes its input.
+
+    Clark et al. 2020, arXiv:2003.10555, 3.1: the generator shares the embeddings of
+    tokens, types and positions, and their norm.
+
+    Attributes:
+      size: of the generator; see `generator_config`.
+    """
+
+    size: float = 0.25
+
+    def setup(self):
+        super().setup()
+        self.generator = Generator(generator_config(self.cfg, self.size), self.layout)
+
+    def __call__(self, batch: Batch) -> jax.Array:
+        """The discriminator's logits, float32 [B, T]; above 0: replaced."""
+        if self.is_initializing():
+            self.generate(batch, jnp.zeros((batch["tokens"].shape[0], 1), jnp.int32))
+        return super().__call__(batch)
+
+    def generate(self, batch: Batch, places_BP: jax.Array) -> Outputs:
+        """What the generator says of `places_BP`, logits yet to be made."""
+        tokens_BT = batch["tokens"]
+        segments_BT, positions_BT = batch.get("segment_ids"), batch.get("positions")
+        mask = Mask(positions_BT, positions_BT, segments_BT, segments_BT)
+        if positions_BT is None:
+            positions_BT = jnp.broadcast_to(
+                jnp.arange(tokens_BT.shape[1]), tokens_BT.shape
+            )
+        types_BT = batch.get("token_types")
+        embedder = self.transformer.embedder
+        x_BTM = embedder.vectors(embedder.lookup(tokens_BT), positions_BT, types_BT)
+        context = Context(mask, positions_BT, token_types_BT=types_BT)
+        x_BPM, bias_V = self.generator(x_BTM, context, places_BP)
+        return Outputs(x_BPM, embedder.table, bias_V, self.cfg.output_softcap)

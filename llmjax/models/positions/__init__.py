@@ -1,0 +1,1 @@
+"""Positions, absolute and relative."""

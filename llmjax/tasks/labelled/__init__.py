@@ -1,0 +1,1 @@
+"""Tasks that learn from labels, one file each."""
