@@ -1,0 +1,49 @@
+"""The one way to apply a model: its variables, a batch, and what it sows."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from llmjax.models.experts.mixture import STATISTICS
+
+
+def variables(params: Any, frozen: Any = None) -> dict[str, Any]:
+    """Linen variables of a model whose weights are partly frozen.
+
+    Args:
+      params: the weights that are trained; a nested dict.
+      frozen: of a `State`; its tree "params", if it has one, holds the rest of the
+        model's weights. Its other trees (a teacher's) are not the model's.
+    """
+    rest = (frozen or {}).get("params", {})
+    if not rest:
+        return {"params": params}
+    return {"params": unflatten_dict({**flatten_dict(rest), **flatten_dict(params)})}
+
+
+def forward(
+    model: nn.Module,
+    variables: Any,
+    *arguments: Any,
+    rng: jax.Array | None = None,
+    method: str = "__call__",
+) -> tuple[Any, Any]:
+    """Applies `model.method` to a batch, and whatever else it takes.
+
+    Args:
+      model: any Linen module of `llmjax.models`.
+      variables: as `variables` gives them.
+      arguments: of the method, the batch first.
+      rng: of dropout, which is off without one.
+      method: of the model.
+
+    Returns:
+      What the method gives, and the sums of the model's routers ({}: it has none).
+    """
+    rngs = {} if rng is None else {"dropout": rng}
+    out, sown = model.apply(
+        variables, *arguments, rngs=rngs, method=method, mutable=[STATISTICS]
+    )
+    return out, sown.get(STATISTICS, {})
