@@ -18,7 +18,7 @@ told = []
 for sizes in json.loads(sys.argv[3]):
     mesh = make_mesh(LayoutConfig(**{"data": 1} | sizes))
     on = axes.batch_sharding(mesh, {"x": whole})["x"]
-    k, n = processes.share(mesh)
+    k, n = distributed.share(mesh)
     own = whole.reshape(n, -1, 16)[k]
     x = jax.make_array_from_process_local_data(on, own, whole.shape)
     right = all((np.asarray(s.data) == whole[s.index]).all()
