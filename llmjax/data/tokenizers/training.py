@@ -8,7 +8,7 @@ import collections
 import io
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import sentencepiece
@@ -21,6 +21,14 @@ SPECIALS = ("<pad>", "<bos>", "<eos>")
 WORDPIECE_SPECIALS = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")
 _ALPHABET = 1000  # characters of WordPiece, the frequent ones; as BERT's
 _SENTENCE = 4000  # bytes; SentencePiece's trainer drops longer lines than 4192
+
+
+def learned_here(vocab: Mapping[str, int]) -> bool:
+    """Whether a vocabulary begins as those of this module do."""
+    return any(
+        all(vocab.get(token) == i for i, token in enumerate(specials))
+        for specials in (SPECIALS, WORDPIECE_SPECIALS)
+    )
 
 
 def bpe(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
