@@ -25,6 +25,7 @@ def test_the_ids_are_tiktokens(name: str, tmp_path: pathlib.Path) -> None:
             assert t.decode(ids) == text
             assert t.token_bytes[ids].sum() == len(text.encode())
         assert t.vocab_size == 382
+        assert t.num_specials == 0
         assert (t.pad_id, t.bos_id, t.eos_id) == (381, 381, 381)
         assert t.encode("<|endoftext|>", parse_specials=True).tolist() == [381]
     assert t.fingerprint == loaded.fingerprint

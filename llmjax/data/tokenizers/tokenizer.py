@@ -17,7 +17,7 @@ from etils import epath
 from tokenizers import pre_tokenizers
 
 from llmjax.config import data as config
-from llmjax.data.tokenizers import chat, formats, frame, training
+from llmjax.data.tokenizers import chat, formats, frame, offsets, training
 from llmjax.data.tokenizers.byte_level import (
     are_words,
     begins_with_space,
@@ -161,16 +161,18 @@ class Tokenizer:
         encodings = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(e.ids, np.int32) for e in encodings]
 
-    def encode_offsets(
-        self, texts: Sequence[str]
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Each text's ids, int32 [n], and the characters [start, stop) that each stands
-        for, int64 [n, 2]."""
-        encodings = self._inner.encode_batch(list(texts), add_special_tokens=False)
-        return [
-            (np.array(e.ids, np.int32), np.array(e.offsets, np.int64).reshape(-1, 2))
-            for e in encodings
-        ]
+    def encode_with_offsets(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of `text`, int32 [n], and the characters [start, stop) that each
+        stands for, int64 [n, 2].
+
+        A space before a word is its token's; tokens of one character's bytes share the
+        character; a token for a space that the text has not is empty.
+        """
+        encoding = self._inner.encode(text, add_special_tokens=False)
+        ids = np.array(encoding.ids, np.int32)
+        library = np.array(encoding.offsets, np.int64).reshape(-1, 2)
+        sizes, spaces = self.token_bytes[ids], self._space[ids]
+        return ids, offsets.correct(text, library, sizes, spaces)
 
     def with_specials(self, ids: np.ndarray) -> np.ndarray:
         """`ids` with the special tokens that the model expects around one text."""
@@ -288,6 +290,7 @@ def _as_text(
     name is then cut behind its first character.
     """
     inner.encode_special_tokens = True
+    inner.post_processor = None  # it may trim offsets; its specials are in the frame
     model = described["model"]
     names = {t["content"] for t in described["added_tokens"] if t["special"]}
     names &= {p[0] if isinstance(p, list) else p for p in model["vocab"]}
