@@ -36,7 +36,7 @@ def template(single: str, pair: str, **ids: int) -> processors.TemplateProcessin
 
 
 def bert() -> tokenizers.Tokenizer:
-    """As bert-base-uncased's file."""
+    """The shape of bert-base-uncased's file."""
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     words = [*specials, "the", "cat", "a", "m", "##at"]
     model = models.WordPiece({w: i for i, w in enumerate(words)}, unk_token="[UNK]")

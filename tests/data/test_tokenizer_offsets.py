@@ -20,8 +20,8 @@ LETTERS = "theaxsnïv"
 
 
 def byte_level(*, prefix: bool) -> Tokenizer:
-    """As GPT-2's and RoBERTa's files, whose post-processors trim the library's own
-    offsets."""
+    """The shape of GPT-2's and RoBERTa's files, whose post-processors trim the
+    library's own offsets."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {c: i for i, c in enumerate([*alphabet, "th", "the", "Ġthe", "Ġa"])}
     merges = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("Ġ", "a")]
@@ -33,7 +33,7 @@ def byte_level(*, prefix: bool) -> Tokenizer:
 
 
 def metaspace() -> Tokenizer:
-    """As T5's file, with bytes for what no piece spells."""
+    """The shape of T5's file, with bytes for what no piece spells."""
     pieces = [("</s>", 0.0), ("<unk>", 0.0)]
     pieces += [(f"<0x{b:02X}>", -9.0) for b in range(256)]
     pieces += [(c, -5.0) for c in ("▁", *LETTERS)] + [("▁the", -6.0), ("he", -6.0)]

@@ -18,7 +18,7 @@ _RANKS = re.compile(rb"[A-Za-z0-9+/]+=* \d+\s")
 
 
 class Conventions(NamedTuple):
-    """What tokenizer_config.json says beyond a tokenizer's json.
+    """The part of a tokenizer that its json leaves unsaid; see tokenizer_config.json.
 
     Attributes:
       specials: "bos", "eos"… -> the token.

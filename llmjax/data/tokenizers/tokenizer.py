@@ -314,7 +314,7 @@ def _as_text(
 
 
 def _open(text: str) -> tokenizers.Tokenizer:
-    """From its json, without what makes all texts equally long."""
+    """The library's tokenizer from its json, without padding and truncation."""
     inner = tokenizers.Tokenizer.from_str(text)
     inner.no_padding()
     inner.no_truncation()

@@ -1,4 +1,4 @@
-"""What tasks ask of a tokenizer, and the special tokens of the objectives."""
+"""The side of a tokenizer that tasks see, and the special tokens of the objectives."""
 
 import dataclasses
 from typing import Protocol, runtime_checkable
@@ -7,8 +7,8 @@ import numpy as np
 
 from llmjax.data.tokenizers import frame
 
-# Behind a tokenizer's own ids, always in this order, whichever of them a task uses:
-# a model that learned one objective goes on with another.
+# Special tokens behind a tokenizer's own ids, always all and in this order, so that a
+# model that learned one objective goes on with another.
 SPECIALS = (
     "<mask>",
     "<fim_prefix>",
@@ -23,7 +23,7 @@ SPECIALS = (
 
 @runtime_checkable
 class Vocabulary(Protocol):
-    """What tasks ask of a tokenizer.
+    """The side of a tokenizer that tasks see.
 
     Attributes:
       vocab_size: number of ids that text is made of, the tokenizer's own specials
@@ -69,7 +69,7 @@ class Vocabulary(Protocol):
 
 @dataclasses.dataclass
 class PlainVocabulary:
-    """Ids without a tokenizer, to time and test with.
+    """Ids without a tokenizer, for timing and tests.
 
     0, 1 and 2 are <pad>, <bos> and <eos>; every id is a word of one byte, and each
     tenth ends a sentence.
@@ -111,7 +111,7 @@ class PlainVocabulary:
 
 
 def special_id(token: str, vocab_size: int, bos_id: int, eos_id: int) -> int:
-    """`Vocabulary.special_id` of a tokenizer that has none of the tokens itself.
+    """`Vocabulary.special_id` for a tokenizer without such tokens of its own.
 
     Raises:
       ValueError: `token` is no special.
