@@ -1,7 +1,7 @@
 """The hub's formats: models, weights and tokenizers in and out.
 
     model, params = hub.load("path/to/folder")  # or a .gguf file, or package:NAME
-    tokens = hub.tokenizer("path/to/folder").encode("Hello")
+    tokens = hub.tokenizer("path/to/folder").encode("Hello", special_tokens=True)
     hub.save(model, params, "new/folder")       # transformers loads it
 
 The functions hide the modules of their names: `from llmjax.hub.load import Source`.

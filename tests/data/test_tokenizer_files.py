@@ -22,7 +22,7 @@ TEMPLATE = (
 
 
 def byte_level(*specials: str) -> tokenizers.Tokenizer:
-    """As GPT-2's, with `specials` behind its bytes."""
+    """A tokenizer like GPT-2's, with `specials` behind its bytes."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     inner = tokenizers.Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -126,7 +126,7 @@ def test_a_unigram_of_another_keeps_its_specials_out_of_texts() -> None:
 
 
 def test_words_with_an_end(tmp_path: pathlib.Path) -> None:
-    """As the first GPT's and CLIP's: "</w>" ends a word."""
+    """A word's last piece ends in "</w>", as in the first GPT and in CLIP."""
     vocab = {"<eos>": 0, "a": 1, "b</w>": 2, "ab</w>": 3, ".</w>": 4}
     model = models.BPE(vocab, [("a", "b</w>")], end_of_word_suffix="</w>")
     inner = tokenizers.Tokenizer(model)

@@ -1,6 +1,7 @@
 """A SentencePiece model gives SentencePiece's ids and text."""
 
 import io
+import json
 import pathlib
 import random
 from typing import Any
@@ -115,6 +116,32 @@ def test_word_starts(tmp_path: pathlib.Path) -> None:
     assert words == ["the", "arrays", ",", "axes", ".", "It"]
     (end,) = t.sentence_ends(ids).nonzero()[0]
     assert t.decode(ids[: end + 1]) == "the arrays, axes."
+
+
+@pytest.mark.parametrize(
+    ("options", "beside", "ends"),
+    [
+        ({}, {}, ("<s>", "")),  # Llama's
+        ({"bos_id": -1}, {}, ("", "</s>")),  # T5's
+        ({}, {"add_bos_token": False, "add_eos_token": True}, ("", "</s>")),
+    ],
+)
+def test_a_model_begins_or_else_ends(
+    options: dict[str, Any],
+    beside: dict[str, bool],
+    ends: tuple[str, str],
+    tmp_path: pathlib.Path,
+) -> None:
+    (tmp_path / "x.model").write_bytes(train("unigram", vocab_size=130, **options))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(beside))
+    loaded = tokenizer.load(tmp_path)
+    (tmp_path / "saved").mkdir()
+    loaded.save(tmp_path / "saved/tokenizer.json")
+    for t in (loaded, tokenizer.load(tmp_path / "saved")):
+        ids = t.encode("the axes", special_tokens=True)
+        text = t.decode(ids, special_tokens=True).replace(" ", "")
+        assert text == "theaxes".join(ends)
+        assert t.num_specials == 1
 
 
 def test_what_is_no_model_that_is_read(tmp_path: pathlib.Path) -> None:

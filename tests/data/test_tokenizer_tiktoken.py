@@ -8,7 +8,7 @@ import pathlib
 import pytest
 
 from llmjax.data.tokenizers import tokenizer
-from llmjax.data.tokenizers.tiktoken_ranks import KNOWN
+from llmjax.data.tokenizers.tiktoken_ranks import ENCODINGS
 
 RANKS = pathlib.Path(__file__).parent / "fixtures/ranks.tiktoken"
 # ids by tiktoken 0.14 with these ranks, for each encoding's own pattern
@@ -17,7 +17,7 @@ GOLDEN = json.loads(RANKS.with_suffix(".json").read_text())
 
 @pytest.mark.parametrize("name", GOLDEN["ids"])
 def test_the_ids_are_tiktokens(name: str, tmp_path: pathlib.Path) -> None:
-    loaded = tokenizer.load(RANKS, pattern=KNOWN[name][0])
+    loaded = tokenizer.load(RANKS, pattern=ENCODINGS[name][0])
     loaded.save(tmp_path / "tokenizer.json")
     for t in (loaded, tokenizer.load(tmp_path)):
         for text, ids in zip(GOLDEN["texts"], GOLDEN["ids"][name], strict=True):
@@ -25,6 +25,7 @@ def test_the_ids_are_tiktokens(name: str, tmp_path: pathlib.Path) -> None:
             assert t.decode(ids) == text
             assert t.token_bytes[ids].sum() == len(text.encode())
         assert t.vocab_size == 382
+        assert t.num_specials == 0
         assert (t.pad_id, t.bos_id, t.eos_id) == (381, 381, 381)
         assert t.encode("<|endoftext|>", parse_specials=True).tolist() == [381]
     assert t.fingerprint == loaded.fingerprint
@@ -44,13 +45,13 @@ def test_a_known_name_tells_pattern_and_specials(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, specials in GOLDEN["specials"].items():
-        assert KNOWN[name][2] == specials
+        assert ENCODINGS[name][2] == specials
     known = (
-        KNOWN["cl100k_base"][0],
+        ENCODINGS["cl100k_base"][0],
         300,
         {"<|endoftext|>": 301, "<|fim_prefix|>": 303},
     )
-    monkeypatch.setitem(KNOWN, "cl100k_base", known)
+    monkeypatch.setitem(ENCODINGS, "cl100k_base", known)
     file = tmp_path / "cl100k_base.tiktoken"
     file.write_bytes(_lines(300))
     for path in (file, tmp_path):

@@ -1,6 +1,7 @@
 """Tokenizers of folders and of GGUF files, and chat templates in their sandbox."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from llmjax import hub
-from llmjax.hub.tokenizer import Tokenizer, from_gguf
+from llmjax.data.tokenizers import gguf_vocabulary
+from llmjax.data.tokenizers.formats import Conventions
+from llmjax.data.tokenizers.tokenizer import Tokenizer
 
 TEXTS = ["the cat sat on the mat", "Ünïcode 1234 don't\n\n  stop", "the end"]
 SPECIALS = ["<s>", "</s>", "<pad>"]
@@ -58,13 +61,14 @@ def folder(tmp_path):
 
 def test_ids_and_text(folder):
     tokenizer = hub.tokenizer(folder)
-    ids = tokenizer.encode(TEXTS[0])
+    ids = tokenizer.encode(TEXTS[0], special_tokens=True)
     assert ids.dtype == np.int32 and len(ids) > 4  # neither cut nor padded
     assert ids[0] == tokenizer.bos_id == 0
-    assert (tokenizer.eos_id, tokenizer.pad_id, tokenizer.mask_id) == (1, None, None)
-    np.testing.assert_array_equal(tokenizer.encode(TEXTS[0], specials=False), ids[1:])
+    assert (tokenizer.eos_id, tokenizer.pad_id) == (1, 2)
+    assert tokenizer.special_id("<pad>") == 2
+    np.testing.assert_array_equal(tokenizer.encode(TEXTS[0]), ids[1:])
     assert tokenizer.decode(ids) == TEXTS[0]
-    assert tokenizer.decode(ids, specials=True) == "<s>" + TEXTS[0]
+    assert tokenizer.decode(ids, special_tokens=True) == "<s>" + TEXTS[0]
     assert tokenizer.vocab_size == train().get_vocab_size()
 
 
@@ -79,7 +83,7 @@ def test_chat(folder):
     messages = [{"role": "user", "content": "Größe?"}]
     text = tokenizer.apply_chat_template(messages)
     assert text == '<s>user: "Größe?"</s>\nmodel:'
-    assert tokenizer.encode(text, specials=False)[0] == tokenizer.bos_id
+    assert tokenizer.encode(text, parse_specials=True)[0] == tokenizer.bos_id
     rest = tokenizer.apply_chat_template(messages, add_generation_prompt=False)
     assert rest == '<s>user: "Größe?"</s>\n'
     with pytest.raises(ValueError, match="the chat template fails: user first"):
@@ -115,7 +119,7 @@ def test_a_template_of_its_own_or_by_name(folder, edit):
     ],
 )
 def test_a_template_stays_in_its_sandbox(template):
-    tokenizer = Tokenizer(train(), {}, template)
+    tokenizer = Tokenizer(train(), Conventions({}, template))
     with pytest.raises(ValueError, match="the chat template fails"):
         tokenizer.apply_chat_template([])
 
@@ -128,11 +132,15 @@ def test_a_broken_file_names_itself(folder, text):
 
 
 def test_a_missing_file_names_the_remedy(tmp_path):
-    with pytest.raises(ValueError, match=r"tokenizer.json is missing.*save_pretrained"):
+    with pytest.raises(ValueError, match=r"has no tokenizer.*save_pretrained"):
         hub.tokenizer(tmp_path)
 
 
 # --- from GGUF -----------------------------------------------------------------------
+
+
+def from_gguf(metadata: dict, path: pathlib.Path) -> Tokenizer:
+    return Tokenizer(*gguf_vocabulary.convert(path, metadata))
 
 
 def describe(inner: tokenizers.Tokenizer, pre: str) -> dict:
@@ -173,16 +181,23 @@ def test_byte_level_from_gguf(tmp_path, pre):
     inner = train(*steps, whole=whole)
     rebuilt = from_gguf(describe(inner, pre), tmp_path)
     for text in [*TEXTS, "12345 they've <s>x</s>\r\n\t done"]:
-        ids = rebuilt.encode(text)
+        ids = rebuilt.encode(text, parse_specials=True)
         np.testing.assert_array_equal(ids, inner.encode(text).ids)
-        assert rebuilt.decode(ids, specials=True) == text
+        assert rebuilt.decode(ids, special_tokens=True) == text
+        assert rebuilt.num_specials == 0
     assert (rebuilt.bos_id, rebuilt.eos_id, rebuilt.pad_id) == (0, 1, 2)
     assert "user" in rebuilt.apply_chat_template([{"role": "user", "content": ""}])
 
 
-def test_a_beginning_that_gguf_asks_for(tmp_path):
-    metadata = describe(train(), "gpt-2") | {"tokenizer.ggml.add_bos_token": True}
-    assert from_gguf(metadata, tmp_path).encode("the")[0] == 0
+@pytest.mark.parametrize("adds", [{"bos"}, {"eos"}, {"bos", "eos"}, set()])
+def test_the_ends_that_gguf_asks_for(tmp_path, adds):
+    metadata = describe(train(), "gpt-2")
+    metadata |= {f"tokenizer.ggml.add_{name}_token": True for name in adds}
+    rebuilt = from_gguf(metadata, tmp_path)
+    text = "<s>" * ("bos" in adds) + "the" + "</s>" * ("eos" in adds)
+    ids = rebuilt.encode("the", special_tokens=True)
+    assert rebuilt.decode(ids, special_tokens=True) == text
+    assert rebuilt.num_specials == len(adds)
 
 
 def test_sentence_piece_from_gguf(tmp_path):
@@ -205,7 +220,7 @@ def test_sentence_piece_from_gguf(tmp_path):
     tokenizer = from_gguf(metadata, tmp_path)
 
     def spelled(text):
-        return [tokens[i] for i in tokenizer.encode(text)]
+        return [tokens[i] for i in tokenizer.encode(text, special_tokens=True)]
 
     # "▁a" + "bc" joined first, so "ab" never is; "▁abc" has no such two parts' join
     assert spelled("abc") == ["<s>", "▁abc"]

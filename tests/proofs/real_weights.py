@@ -101,7 +101,8 @@ def minilm() -> list[Row]:
 
     model, params = hub.load(f"package:{MINILM}")
     tokenizer = hub.tokenizer(f"package:{MINILM}")
-    batch = pad_left([tokenizer.encode(t) for t in SENTENCES], pad_id=tokenizer.pad_id)
+    tokens = [tokenizer.encode(t, special_tokens=True) for t in SENTENCES]
+    batch = pad_left(tokens, pad_id=tokenizer.pad_id)
     hidden, _ = model.apply({"params": params}, batch)
     found = cosines(np.asarray(hidden), batch["segment_ids"])
     apart = wanted[~np.eye(len(SENTENCES), dtype=bool)]
@@ -138,11 +139,11 @@ def smollm(scratch: Path) -> list[Row]:
     file = packages.fetch(SMOLLM)
     model, params = hub.load(file)
     tokenizer = hub.tokenizer(file)
-    prompt = tokenizer.encode(CAPITAL)
+    prompt = tokenizer.encode(CAPITAL, special_tokens=True)
     (new,) = generate(model, params, [prompt], max_new_tokens=4, sampling=GREEDY)
     answer = " ".join(tokenizer.decode(new).split())
 
-    tokens_T = tokenizer.encode(PARAGRAPH)
+    tokens_T = tokenizer.encode(PARAGRAPH, special_tokens=True)
     logits_BTV, _ = model.apply({"params": params}, {"tokens": tokens_T[None]})
     loss = optax.softmax_cross_entropy_with_integer_labels(
         logits_BTV[0, :-1], tokens_T[1:]
@@ -178,7 +179,7 @@ def t5(scratch: Path) -> list[Row]:
         model,
         params,
         [[START]],
-        encoder_tokens=[tokenizer.encode(ENGLISH)],
+        encoder_tokens=[tokenizer.encode(ENGLISH, special_tokens=True)],
         max_new_tokens=16,
         sampling=GREEDY,
         stop_tokens=[END],

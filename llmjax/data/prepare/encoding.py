@@ -189,7 +189,7 @@ def _encode(task: _Task) -> None:
         if hook is None:
             encoded = found.encode_batch(texts)
         else:
-            pairs = found.encode_offsets(texts)
+            pairs = [found.encode_with_offsets(text) for text in texts]
             encoded = [ids for ids, _ in pairs]
             annotations = [
                 hook(text, offsets)

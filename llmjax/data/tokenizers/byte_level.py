@@ -1,4 +1,4 @@
-"""Which bytes of a text each token stands for, in every kind of tokenizer."""
+"""The bytes that each token stands for, in every kind of tokenizer."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -20,33 +20,33 @@ def byte_of_character() -> dict[str, int]:
 def steps(described: Mapping[str, Any], *parts: str) -> Iterator[Mapping[str, Any]]:
     """The steps of a tokenizer's `parts`, such as "decoder"; sequences unrolled."""
     for part in parts:
-        todo = [described.get(part)]
-        while todo:
-            step = todo.pop(0)
+        pending = [described.get(part)]
+        while pending:
+            step = pending.pop(0)
             if step is None:
                 continue
             nested = [
                 k for k in ("normalizers", "pretokenizers", "decoders") if k in step
             ]
             if nested:
-                todo = [*step[nested[0]], *todo]
+                pending = [*step[nested[0]], *pending]
             else:
                 yield step
 
 
 def is_byte_level(described: Mapping[str, Any]) -> bool:
     """Whether every token is a run of bytes in the alphabet of byte-level BPE."""
-    around = steps(described, "normalizer", "pre_tokenizer", "decoder")
-    return any(step["type"] == "ByteLevel" for step in around)
+    all_steps = steps(described, "normalizer", "pre_tokenizer", "decoder")
+    return any(step["type"] == "ByteLevel" for step in all_steps)
 
 
 def are_words(described: Mapping[str, Any]) -> bool:
-    """Whether white space is not among what the tokens say."""
+    """Whether tokens are words and their pieces, and white space is dropped."""
     return described["model"]["type"] in ("WordPiece", "WordLevel")
 
 
 def begins_with_space(described: Mapping[str, Any]) -> bool:
-    """Whether a text's first token says a space that the text has not."""
+    """Whether a space that the text has not is put before it."""
     if are_words(described):
         return True
     for step in steps(described, "normalizer", "pre_tokenizer"):
@@ -60,7 +60,7 @@ def begins_with_space(described: Mapping[str, Any]) -> bool:
 
 
 def unknown(described: Mapping[str, Any]) -> str | None:
-    """The token for what the others can't say."""
+    """The token for text that the others can't spell."""
     model = described["model"]
     if model["type"] == "Unigram":
         i = model["unk_id"]
@@ -71,12 +71,12 @@ def unknown(described: Mapping[str, Any]) -> str | None:
 def spell(
     described: Mapping[str, Any], vocab: Mapping[str, int], size: int
 ) -> list[bytes]:
-    """The bytes of each id; b"" for ids that are special or no token's.
+    """The bytes of each id; b"" for specials and for ids without a token.
 
     Exact for byte-level tokenizers and for SentencePiece's with byte fallback, but for
-    the space that the latter put before a text. WordPiece drops white space: of it, a
-    word's first piece stands for one space more, punctuation does not. What an unknown
-    token replaced is not counted.
+    the space that the latter put before a text. WordPiece drops white space: a word's
+    first piece counts one space before it, punctuation none. What an unknown token
+    replaced is not counted.
 
     Args:
       described: the tokenizer's json.
@@ -85,7 +85,7 @@ def spell(
     """
     model = described["model"]
     added = {t["content"]: t["special"] for t in described["added_tokens"]}
-    nothing = unknown(described)
+    unknown_token = unknown(described)
     alphabet = byte_of_character() if is_byte_level(described) else {}
     words = are_words(described)
     prefix = model.get("continuing_subword_prefix") if words else None
@@ -96,8 +96,8 @@ def spell(
     )
 
     def text_of(token: str) -> bytes:
-        if found := model.get("byte_fallback") and _BYTE.fullmatch(token):
-            return bytes([int(found[1], 16)])
+        if byte := model.get("byte_fallback") and _BYTE.fullmatch(token):
+            return bytes([int(byte[1], 16)])
         if alphabet and all(c in alphabet for c in token):
             return bytes(alphabet[c] for c in token)
         if suffix and token.endswith(suffix):
@@ -112,6 +112,6 @@ def spell(
     for token, i in vocab.items():
         if token in added:
             spelled[i] = b"" if added[token] else token.encode()
-        elif token != nothing:
+        elif token != unknown_token:
             spelled[i] = text_of(token)
     return spelled

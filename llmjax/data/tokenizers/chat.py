@@ -21,7 +21,7 @@ def render(
     """The text of a conversation.
 
     Args:
-      template: jinja, as transformers gives it to its own.
+      template: jinja, with the variables and filters that transformers defines.
       specials: "bos", "eos"… -> the token that the template calls `bos_token`….
       messages: each with `role` and `content`.
       add_generation_prompt: end where the model is to answer.
@@ -32,18 +32,18 @@ def render(
     """
     if template is None:
         raise ValueError("this tokenizer has no chat template; write the text out")
-    given: dict[str, Any] = {f"{name}_token": token for name, token in specials.items()}
-    given |= variables
-    given |= {"messages": messages, "add_generation_prompt": add_generation_prompt}
+    names: dict[str, Any] = {f"{name}_token": token for name, token in specials.items()}
+    names |= variables
+    names |= {"messages": messages, "add_generation_prompt": add_generation_prompt}
     try:
-        return _environment().from_string(template).render(given)
+        return _environment().from_string(template).render(names)
     except (jinja2.TemplateError, TypeError, ArithmeticError, LookupError) as e:
         raise ValueError(f"the chat template fails: {e}") from e
 
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    """Jinja as transformers sets it up for templates, in its sandbox."""
+    """Jinja in its sandbox, set up for templates as in transformers."""
 
     def refuse(message: str) -> None:
         raise jinja2.TemplateError(message)

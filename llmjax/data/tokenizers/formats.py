@@ -1,10 +1,10 @@
 """Tokenizers in files: what `Tokenizer.save` wrote, Hugging Face's, SentencePiece's,
-tiktoken's. All are data; nothing that a file says is executed."""
+tiktoken's. All are data; nothing in a file is executed."""
 
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import tokenizers
 from etils import epath
@@ -16,16 +16,30 @@ NAMES = ("bos", "eos", "pad", "unk", "sep", "cls", "mask")
 _IN_FOLDERS = ("tokenizer.json", "*.model", "*.tiktoken")
 _RANKS = re.compile(rb"[A-Za-z0-9+/]+=* \d+\s")
 
-Parts = tuple[str, dict[str, str], str | None]
+
+class Conventions(NamedTuple):
+    """The part of a tokenizer that its json leaves unsaid; see tokenizer_config.json.
+
+    Attributes:
+      specials: "bos", "eos"… -> the token.
+      chat_template: jinja, or None.
+      adds: "bos" or "eos" -> whether it stands around a text; absent: as the json's
+        post-processor says.
+    """
+
+    specials: Mapping[str, str] = {}
+    chat_template: str | None = None
+    adds: Mapping[str, bool] = {}
 
 
-def read(path: epath.PathLike, pattern: str | None = None) -> Parts:
-    """A tokenizer's json, its specials' names ("eos" -> "</s>") and its chat template.
+def read(path: epath.PathLike, pattern: str | None = None) -> tuple[str, Conventions]:
+    """A tokenizer's json and its conventions.
 
     Args:
       path: a tokenizer.json, a SentencePiece model, tiktoken ranks (told apart by
-        their content), or a folder with one of them. Beside a tokenizer.json,
-        tokenizer_config.json, special_tokens_map.json and chat_template.jinja are read.
+        their content), or a folder with one of them. Beside each of them
+        tokenizer_config.json, special_tokens_map.json and chat_template.jinja are read;
+        the names of specials only beside a tokenizer.json.
       pattern: how tiktoken ranks split a text; None: by the file's name.
 
     Raises:
@@ -34,12 +48,12 @@ def read(path: epath.PathLike, pattern: str | None = None) -> Parts:
     """
     path = epath.Path(path).expanduser()
     if path.is_dir():
-        found = [file for form in _IN_FOLDERS for file in sorted(path.glob(form))]
-        if not found:
+        files = [file for form in _IN_FOLDERS for file in sorted(path.glob(form))]
+        if not files:
             raise FileNotFoundError(
                 f"{path} has no tokenizer; accepted: {', '.join(_IN_FOLDERS)}"
             )
-        path = found[0]
+        path = files[0]
     if not path.exists():
         raise FileNotFoundError(
             f"no tokenizer at {path}; "
@@ -47,31 +61,35 @@ def read(path: epath.PathLike, pattern: str | None = None) -> Parts:
         )
     data = path.read_bytes()
     if path.suffix == ".json" or data[:1] == b"{":
-        return _json(path, data), *names(path.parent)
+        return _json(path, data), conventions(path.parent)
     if _RANKS.match(data):
         inner, specials = tiktoken_ranks.convert(path, data, pattern)
+        adds = {"bos": False, "eos": False}  # as tiktoken
     else:
         inner, specials = sentencepiece_model.convert(path, data)
-    return inner.to_str(), specials, names(path.parent)[1]
+        # as Llama's and T5's tokenizers: a beginning, or an end where there is none
+        adds = {"bos": "bos" in specials, "eos": "bos" not in specials}
+    beside = conventions(path.parent)
+    adds |= beside.adds
+    return inner.to_str(), Conventions(specials, beside.chat_template, adds)
 
 
-def write(
-    path: epath.Path, text: str, specials: Mapping[str, str], template: str | None
-) -> None:
+def write(path: epath.Path, text: str, conventions: Conventions) -> None:
     """Writes what `read` reads: `text` whole or not at all, its config before it."""
     beside: dict[str, Any] = {
-        f"{name}_token": token for name, token in specials.items()
+        f"{name}_token": token for name, token in conventions.specials.items()
     }
-    if template is not None:
-        beside["chat_template"] = template
+    beside |= {f"add_{name}_token": flag for name, flag in conventions.adds.items()}
+    if conventions.chat_template is not None:
+        beside["chat_template"] = conventions.chat_template
     config = path.parent / "tokenizer_config.json"
     if beside or config.exists():
         _replace(config, json.dumps(beside, indent=2, ensure_ascii=False))
     _replace(path, text)
 
 
-def names(folder: epath.Path) -> tuple[dict[str, str], str | None]:
-    """What a folder's files call the specials, and its chat template.
+def conventions(folder: epath.Path) -> Conventions:
+    """The conventions in a folder's files.
 
     Raises:
       ValueError: one of the files is broken.
@@ -82,34 +100,38 @@ def names(folder: epath.Path) -> tuple[dict[str, str], str | None]:
         if not file.exists():
             continue
         try:
-            found = json.loads(file.read_bytes())
+            content = json.loads(file.read_bytes())
         except (ValueError, RecursionError) as e:
             raise ValueError(f"{file} is not json: {str(e)[:200]}") from e
-        if not isinstance(found, dict):
-            raise ValueError(f"{file} holds a {type(found).__name__}, not an object")
-        config |= found
+        if not isinstance(content, dict):
+            raise ValueError(f"{file} holds a {type(content).__name__}, not an object")
+        config |= content
     specials = {}
     for name in NAMES:
         token = config.get(f"{name}_token")
         token = token.get("content") if isinstance(token, dict) else token
         if isinstance(token, str):
             specials[name] = token
-    return specials, _template(folder, config)
+    flags = {name: config.get(f"add_{name}_token") for name in ("bos", "eos")}
+    adds = {name: flag for name, flag in flags.items() if isinstance(flag, bool)}
+    return Conventions(specials, _template(folder, config), adds)
 
 
 def _template(folder: epath.Path, config: Mapping[str, Any]) -> str | None:
-    """A file of its own, or in tokenizer_config.json."""
+    """The chat template, from its own file or from tokenizer_config.json."""
     file = folder / "chat_template.jinja"
     if file.exists():
         return file.read_bytes().decode()
-    given = config.get("chat_template")
-    if isinstance(given, list):  # several, by name
-        named = {t.get("name"): t.get("template") for t in given if isinstance(t, dict)}
-        given = named.get("default")
-    return given if isinstance(given, str) else None
+    template = config.get("chat_template")
+    if isinstance(template, list):  # several, by name
+        entries = [entry for entry in template if isinstance(entry, dict)]
+        by_name = {entry.get("name"): entry.get("template") for entry in entries}
+        template = by_name.get("default")
+    return template if isinstance(template, str) else None
 
 
 def _json(path: epath.Path, data: bytes) -> str:
+    """The text of a tokenizer.json that the library can read."""
     try:
         text = data.decode()
         tokenizers.Tokenizer.from_str(text)

@@ -18,16 +18,16 @@ _Piece = proto.ModelProto.SentencePiece
 def convert(
     path: epath.Path, data: bytes
 ) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
-    """The same tokenizer in the library `tokenizers`, and its specials' names.
+    """The same tokenizer in the library `tokenizers`, and its specials by name.
 
     Where two ways to cut a text score the same, Unigram may choose the other one.
 
     Args:
-      path: for errors.
+      path: of the file, for errors.
       data: the file, a protocol buffer.
 
     Raises:
-      ValueError: no such file, or of a kind other than unigram and BPE.
+      ValueError: a broken file, or a model that is neither unigram nor BPE.
     """
     model = proto.ModelProto()
     try:
@@ -82,8 +82,8 @@ def _unigram(model: Any, users: bool) -> models.Model:
 
 
 def _bpe(model: Any, users: bool) -> models.Model:
-    """Of two neighbours the best-scored join goes first: every way to cut a piece in
-    two pieces is a merge."""
+    """Byte-pair merges from scores: neighbours are joined best-scored piece first, so
+    every way to cut a piece in two pieces is a merge."""
     vocab = {p.piece: i for i, p in enumerate(model.pieces)}
     normal = {p.piece: p.score for p in model.pieces if p.type == _Piece.NORMAL}
     merges = []
@@ -107,7 +107,7 @@ def _byte_fallback(model: Any) -> bool:
 
 
 def _normalizer(spec: Any) -> tuple[list[Any], list[Any]]:
-    """Steps before the pieces, and those that undo them."""
+    """Steps from text to the spelling of pieces, and those that undo them."""
     steps: list[Any] = []
     undo: list[Any] = [decoders.ByteFallback(), decoders.Fuse()]
     if spec.precompiled_charsmap:
@@ -125,7 +125,7 @@ def _normalizer(spec: Any) -> tuple[list[Any], list[Any]]:
 
 
 def _split_at(users: list[str]) -> pre_tokenizers.PreTokenizer:
-    """Cuts out what a user defined, the longest first."""
+    """Cuts out the user-defined symbols, the longest first."""
     longest = sorted(users, key=len, reverse=True)
     pattern = "|".join(re.escape(token) for token in longest)
     return pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")

@@ -24,8 +24,9 @@ O200K = (
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 END = "<|endoftext|>"
-# of tiktoken's openai_public.py: how a text is split, how many ranks, the specials' ids
-KNOWN: dict[str, tuple[str, int, dict[str, int]]] = {
+# tiktoken's own encodings (openai_public.py): the pattern that splits a text, the
+# number of ranks, the specials' ids
+ENCODINGS: dict[str, tuple[str, int, dict[str, int]]] = {
     "gpt2": (GPT2, 50256, {END: 50256}),
     "r50k_base": (GPT2, 50256, {END: 50256}),
     "p50k_base": (GPT2, 50280, {END: 50256}),
@@ -47,18 +48,21 @@ KNOWN: dict[str, tuple[str, int, dict[str, int]]] = {
 def convert(
     path: epath.Path, data: bytes, pattern: str | None
 ) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
-    """The byte-level BPE with these ranks, and its end's name.
+    """The byte-level BPE with these ranks, and its end by name.
 
-    A pair may be joined if the ranks hold what it gives, lowest rank first: every way
-    to cut a token in two is a merge. Ids that no token has become specials.
+    Two tokens are joined where the ranks hold the joined one, lowest rank first: every
+    way to cut a token in two is a merge. Ids without a token become specials.
 
     Args:
-      path: for errors, and its stem ("cl100k_base") tells pattern and specials.
-      pattern: instead; `<|endoftext|>` then comes behind the last rank.
+      path: of the file, for errors; its stem ("cl100k_base") gives the pattern and the
+        specials.
+      data: the file.
+      pattern: regular expression that splits a text, instead of the stem's;
+        `<|endoftext|>` then comes behind the last rank.
 
     Raises:
-      ValueError: a broken line or pattern, ranks that are missing, or neither a known
-        name nor a pattern.
+      ValueError: a broken line or pattern, ranks that are missing, or neither one of
+        `ENCODINGS` nor a pattern.
     """
     ranks = _parse(path, data)
     pattern, specials = _encoding(path, ranks, pattern)
@@ -92,14 +96,14 @@ def convert(
 def _encoding(
     path: epath.Path, ranks: Mapping[bytes, int], pattern: str | None
 ) -> tuple[str, dict[str, int]]:
-    """How a text is split, and the specials with their ids, holes included."""
-    taken = set(ranks.values())
+    """The pattern that splits a text, and the specials' ids, holes included."""
+    used = set(ranks.values())
     name = path.name.split(".")[0]
     if pattern is not None:
-        specials = {END: max(taken) + 1}
-    elif name in KNOWN:
-        pattern, count, specials = KNOWN[name]
-        if len(ranks) != count or taken & set(specials.values()):
+        specials = {END: max(used) + 1}
+    elif name in ENCODINGS:
+        pattern, count, specials = ENCODINGS[name]
+        if len(ranks) != count or used & set(specials.values()):
             raise ValueError(
                 f"{path} has {len(ranks)} ranks; {name} has {count}. Fetch the file "
                 "again, or name it otherwise and set data.tokenizer.pattern"
@@ -107,10 +111,10 @@ def _encoding(
     else:
         raise ValueError(
             f"{path} holds tiktoken ranks, whose file doesn't say how a text is split; "
-            f"name it after one of {', '.join(KNOWN)}, or set "
+            f"name it after one of {', '.join(ENCODINGS)}, or set "
             "data.tokenizer.pattern to the regular expression"
         )
-    holes = set(range(max([*taken, *specials.values()]))) - taken
+    holes = set(range(max([*used, *specials.values()]))) - used
     holes -= set(specials.values())
     return pattern, specials | {f"<|reserved_{i}|>": i for i in sorted(holes)}
 

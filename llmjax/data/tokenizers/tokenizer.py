@@ -17,7 +17,7 @@ from etils import epath
 from tokenizers import pre_tokenizers
 
 from llmjax.config import data as config
-from llmjax.data.tokenizers import chat, formats, training
+from llmjax.data.tokenizers import chat, formats, frame, offsets, training
 from llmjax.data.tokenizers.byte_level import (
     are_words,
     begins_with_space,
@@ -25,9 +25,10 @@ from llmjax.data.tokenizers.byte_level import (
     spell,
     unknown,
 )
+from llmjax.data.tokenizers.formats import Conventions
 from llmjax.data.tokenizers.vocabulary import SPECIALS, special_id
 
-# what a tokenizer's special tokens are called that says nothing about them itself
+# usual special tokens, for a tokenizer whose files don't name its own
 _NAMES = {
     "pad": ("<pad>", "[PAD]", "<|pad|>", "<|padding|>"),
     "bos": ("<bos>", "<s>", "[CLS]", "<|begin_of_text|>", "<|startoftext|>"),
@@ -43,12 +44,17 @@ _SENTENCE_ENDS = (b".", b"!", b"?")
 
 
 def _in_word(byte: bytes) -> bool:
-    """Whether it is of a word; all beyond ASCII are."""
+    """Whether the byte belongs to a word; all beyond ASCII do."""
     return byte.isalnum() or byte >= b"\x80"
 
 
 class Tokenizer:
     """Text to ids and back.
+
+    Text is text: `encode` puts nothing around it and reads "<eos>" in it as five
+    characters; `decode` leaves special tokens out. `special_tokens=True` puts the
+    family's special tokens around a text, or writes them out; `parse_specials=True`
+    takes those in the text for ids.
 
     Where a tokenizer has no beginning of its own (GPT-2, T5), its end stands for it,
     and the other way round; where it has no padding, its end pads. (Rows are told
@@ -56,11 +62,13 @@ class Tokenizer:
 
     Attributes:
       vocab_size: number of ids, the specials included.
-      pad_id, bos_id, eos_id: the specials; no text encodes to them.
+      pad_id, bos_id, eos_id: ids of padding, beginning and end; no text encodes to
+        them. Others by name: `special_id("<mask>")`, "<cls>", "<sep>", "<unk>".
+      num_specials: number of tokens that `with_specials` puts around a text.
       token_bytes: int32 [vocab_size], how many UTF-8 bytes an id stands for; the
         specials stand for none. Sums to a text's size over its ids, exactly for
-        byte-level tokenizers; `tokenizer_bytes.spell` says how nearly for others.
-      specials: "pad", "bos", "eos", "mask"… -> the token's name.
+        byte-level tokenizers; `byte_level.spell` says how nearly for others.
+      specials: "pad", "bos", "eos", "mask"… -> the token.
       chat_template: jinja, or None.
       fingerprint: sha256 of the tokenizer's json, and of `specials` where those don't
         follow from it.
@@ -69,29 +77,30 @@ class Tokenizer:
     def __init__(
         self,
         inner: tokenizers.Tokenizer | str,
-        specials: Mapping[str, str] | None = None,
-        chat_template: str | None = None,
+        conventions: Conventions | None = None,
     ):
         """
         Args:
-          inner: of the library `tokenizers`, or its json.
-          specials: as the attribute; those that are absent go by their usual names.
-          chat_template: as the attribute.
+          inner: tokenizer of the library `tokenizers`, or its json.
+          conventions: what its json leaves unsaid; specials that are absent go by their
+            usual names.
 
         Raises:
-          ValueError: neither beginning nor end, or `specials` that it doesn't have.
+          ValueError: neither beginning nor end, or specials that it doesn't have.
         """
         # a text stays as it came: the library doesn't read each number back exactly
         self._json = inner if isinstance(inner, str) else inner.to_str()
         inner = _open(self._json)
         vocab = inner.get_vocab(with_added_tokens=True)
-        self._given = dict(specials or {})
-        self.chat_template = chat_template
-        self.specials = _specials(inner, self._given)
+        self._conventions = conventions = conventions or Conventions()
+        self.chat_template = conventions.chat_template
+        self.specials = _specials(inner, conventions.specials)
         self.vocab_size: int = max(vocab.values()) + 1
         self.pad_id, self.bos_id, self.eos_id = (
             vocab[self.specials[name]] for name in ("pad", "bos", "eos")
         )
+        self._frame = self._read_frame(inner, vocab)
+        self.num_specials: int = self._frame.num_specials
         inner.add_special_tokens(sorted(set(self.specials.values())))
         described = json.loads(inner.to_str())
         self._added = {t["content"]: t["id"] for t in described["added_tokens"]}
@@ -105,50 +114,88 @@ class Tokenizer:
         self._ends = np.array(
             [b"\n" in b or b.rstrip()[-1:] in _SENTENCE_ENDS for b in self._bytes]
         )
-        self._shown = [*self._bytes, *(token.encode() for token in SPECIALS)]
+        self._shown = self._text_of_ids(described, vocab)
+        identity = self._json
+        if conventions.specials:
+            identity += json.dumps(self.specials, sort_keys=True)
+        self.fingerprint: str = hashlib.sha256(identity.encode()).hexdigest()
+
+    def _read_frame(
+        self, inner: tokenizers.Tokenizer, vocab: Mapping[str, int]
+    ) -> frame.Frame:
+        """The special tokens around a text: the post-processor's, and the files'."""
+        if inner.post_processor is None and training.learned_here(vocab):
+            framed = frame.bert(self.bos_id, self.eos_id)
+        else:
+            framed = frame.from_post_processor(inner)
+        return frame.with_ends(framed, self.bos_id, self.eos_id, self._conventions.adds)
+
+    def _text_of_ids(
+        self, described: Mapping[str, Any], vocab: Mapping[str, int]
+    ) -> list[bytes]:
+        """Bytes that `decode` writes for each id, those of the objectives included."""
+        shown = [*self._bytes, *(token.encode() for token in SPECIALS)]
         for token in SPECIALS:
-            self._shown[self.special_id(token)] = token.encode()
+            shown[self.special_id(token)] = token.encode()
         lost = vocab.get(unknown(described) or "")
         if lost is not None and lost not in (self.pad_id, self.bos_id, self.eos_id):
-            self._shown[lost] = (
-                " \ufffd" if are_words(described) else "\ufffd"
-            ).encode()
-        said = self._json
-        if self._given:
-            said += json.dumps(self.specials, sort_keys=True)
-        self.fingerprint: str = hashlib.sha256(said.encode()).hexdigest()
+            shown[lost] = (" \ufffd" if are_words(described) else "\ufffd").encode()
+        return shown
 
-    def encode(self, text: str, *, parse_specials: bool = False) -> np.ndarray:
-        """The ids of `text`, int32 [n], with nothing around.
+    def encode(
+        self, text: str, *, special_tokens: bool = False, parse_specials: bool = False
+    ) -> np.ndarray:
+        """The ids of `text`, int32 [n].
 
         Args:
+          special_tokens: put around it what the model expects there (`with_specials`).
           parse_specials: whether "<eos>" in a text is the special, as a chat template
             means it, or five characters. Only for text that no stranger wrote.
         """
         inner = self._parsing if parse_specials else self._inner
-        return np.array(inner.encode(text, add_special_tokens=False).ids, np.int32)
+        ids = np.array(inner.encode(text, add_special_tokens=False).ids, np.int32)
+        return self.with_specials(ids) if special_tokens else ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """`encode` of each text, in parallel."""
-        found = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.array(e.ids, np.int32) for e in found]
+        encodings = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(e.ids, np.int32) for e in encodings]
 
-    def encode_offsets(
-        self, texts: Sequence[str]
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Of each text its ids, int32 [n], and the characters [start, stop) that each
-        stands for, int64 [n, 2]."""
-        found = self._inner.encode_batch(list(texts), add_special_tokens=False)
-        return [
-            (np.array(e.ids, np.int32), np.array(e.offsets, np.int64).reshape(-1, 2))
-            for e in found
-        ]
+    def encode_with_offsets(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of `text`, int32 [n], and the characters [start, stop) that each
+        stands for, int64 [n, 2].
 
-    def decode(self, ids: Sequence[int | np.integer] | np.ndarray) -> str:
+        A space before a word is its token's; tokens of one character's bytes share the
+        character; a token for a space that the text has not is empty.
+        """
+        encoding = self._inner.encode(text, add_special_tokens=False)
+        ids = np.array(encoding.ids, np.int32)
+        library = np.array(encoding.offsets, np.int64).reshape(-1, 2)
+        sizes, spaces = self.token_bytes[ids], self._space[ids]
+        return ids, offsets.correct(text, library, sizes, spaces)
+
+    def with_specials(self, ids: np.ndarray) -> np.ndarray:
+        """`ids` with the special tokens that the model expects around one text."""
+        return self._frame.put_around(ids)[0]
+
+    def pair_with_specials(
+        self, first: np.ndarray, second: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Two texts with the special tokens around them, and each token's type."""
+        return self._frame.put_around(first, second)
+
+    def decode(
+        self,
+        ids: Sequence[int | np.integer] | np.ndarray,
+        *,
+        special_tokens: bool = False,
+    ) -> str:
         """The text of `ids`; broken UTF-8 and unknown tokens become U+FFFD.
 
-        Its own specials vanish; those of the objectives (`vocabulary.SPECIALS`) give
-        their names.
+        The objectives' specials (`vocabulary.SPECIALS`) give their names.
+
+        Args:
+          special_tokens: write the tokenizer's own specials too, or leave them out.
 
         Raises:
           ValueError: an id that neither it nor an objective has.
@@ -160,7 +207,8 @@ class Tokenizer:
                 f"{self.vocab_size} and the objectives' {len(SPECIALS)} specials; were "
                 "they made by another tokenizer?"
             )
-        joined = b"".join(self._shown[i] for i in array.tolist())
+        names = self._added_names if special_tokens else {}
+        joined = b"".join(names.get(i, self._shown[i]) for i in array.tolist())
         if self._strip:
             joined = joined.removeprefix(b" ")
         return joined.decode("utf-8", errors="replace")
@@ -172,17 +220,22 @@ class Tokenizer:
         add_generation_prompt: bool = True,
         **variables: Any,
     ) -> str:
-        """As `chat.render`; encode it with `parse_specials=True`."""
+        """The text of a conversation, by `chat.render`.
+
+        Its template writes the special tokens: encode it with `parse_specials=True`,
+        and without `special_tokens`. It sees the specials that the files name, or all
+        where they name none.
+        """
         return chat.render(
             self.chat_template,
-            self.specials,
+            self._conventions.specials or self.specials,
             messages,
             add_generation_prompt=add_generation_prompt,
             **variables,
         )
 
     def special_id(self, token: str) -> int:
-        """As `Vocabulary.special_id`."""
+        """Id of a special token by its usual name; see `Vocabulary.special_id`."""
         own = self.specials.get(token.strip("<>"), token)
         if own in self._added:
             return self._added[own]
@@ -209,19 +262,23 @@ class Tokenizer:
         Names of specials and a chat template lie beside it, in
         `tokenizer_config.json`.
         """
-        path = epath.Path(path)
-        formats.write(path, self._json, self._given, self.chat_template)
+        formats.write(epath.Path(path), self._json, self._conventions)
+
+    @functools.cached_property
+    def _added_names(self) -> dict[int, bytes]:
+        """The added tokens, the specials among them, by id."""
+        return {i: token.encode() for token, i in self._added.items()}
 
     @functools.cached_property
     def _parsing(self) -> tokenizers.Tokenizer:
-        """The same, taking names of specials in a text for them."""
+        """The library's tokenizer, which takes specials in a text for their ids."""
         inner = _open(self._json)
         inner.add_special_tokens(sorted(set(self.specials.values())))
         return inner
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled by its json: the library forgets what else was set."""
-        return Tokenizer, (self._json, self._given, self.chat_template)
+        return Tokenizer, (self._json, self._conventions)
 
 
 def _as_text(
@@ -233,6 +290,7 @@ def _as_text(
     name is then cut behind its first character.
     """
     inner.encode_special_tokens = True
+    inner.post_processor = None  # it may trim offsets; its specials are in the frame
     model = described["model"]
     names = {t["content"] for t in described["added_tokens"] if t["special"]}
     names &= {p[0] if isinstance(p, list) else p for p in model["vocab"]}
@@ -256,66 +314,65 @@ def _as_text(
 
 
 def _open(text: str) -> tokenizers.Tokenizer:
-    """From its json, without what makes all texts equally long."""
+    """The library's tokenizer from its json, without padding and truncation."""
     inner = tokenizers.Tokenizer.from_str(text)
     inner.no_padding()
     inner.no_truncation()
     return inner
 
 
-def _specials(inner: tokenizers.Tokenizer, given: Mapping[str, str]) -> dict[str, str]:
-    """What each special is called: as given, else by its usual names."""
+def _specials(inner: tokenizers.Tokenizer, named: Mapping[str, str]) -> dict[str, str]:
+    """Name of each special -> its token: the one `named`, else a usual one."""
     vocab = inner.get_vocab(with_added_tokens=True)
     # never what is only a piece of text, such as "<s>" learned from HTML
     added = {t.content for t in inner.get_added_tokens_decoder().values()}
-    found = {name: token for name, token in given.items() if token in vocab}
+    specials = {name: token for name, token in named.items() if token in vocab}
     for name in ("pad", "bos", "eos"):
-        if name in given and name not in found:
+        if name in named and name not in specials:
             raise ValueError(
-                f"the tokenizer's {name}_token is {given[name]!r}, which is not among "
+                f"the tokenizer's {name}_token is {named[name]!r}, which is not among "
                 f"its {len(vocab)} tokens; correct special_tokens_map.json or "
                 "tokenizer_config.json"
             )
     for name, usual in _NAMES.items():
         if token := next((t for t in usual if t in added), None):
-            found.setdefault(name, token)
-    ends = [found[name] for name in ("eos", "bos") if name in found]
+            specials.setdefault(name, token)
+    ends = [specials[name] for name in ("eos", "bos") if name in specials]
     if not ends:
-        known = ", ".join([*_NAMES["bos"], *_NAMES["eos"]])
+        accepted = ", ".join([*_NAMES["bos"], *_NAMES["eos"]])
         raise ValueError(
             f"the tokenizer's {len(vocab)} tokens have neither a beginning nor an end "
-            f"(such as {known}); name its eos_token in a tokenizer_config.json beside "
-            "it, or train one with llmjax.data.tokenizers.tokenizer.make"
+            f"(such as {accepted}); name its eos_token in a tokenizer_config.json "
+            "beside it, or train one with llmjax.data.tokenizers.tokenizer.make"
         )
-    return {"pad": ends[0], "bos": ends[-1], "eos": ends[0]} | found
+    return {"pad": ends[0], "bos": ends[-1], "eos": ends[0]} | specials
 
 
-def make(wanted: config.TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
-    """The tokenizer that a config wants, learned from `texts` where it is to learn.
+def make(kind: config.TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
+    """The tokenizer of a config, learned from `texts` where it is to learn.
 
     The same texts give the same tokenizer, its fingerprint included.
 
     Raises:
-      ValueError: `wanted.vocab_size` doesn't suit the kind or the texts; a broken file.
+      ValueError: `kind.vocab_size` doesn't suit the kind or the texts; a broken file.
       FileNotFoundError: no such file.
     """
-    if isinstance(wanted, config.TokenizerFile):
-        return load(wanted.path, pattern=wanted.pattern or None)
-    if isinstance(wanted, config.Bytes):
+    if isinstance(kind, config.TokenizerFile):
+        return load(kind.path, pattern=kind.pattern or None)
+    if isinstance(kind, config.Bytes):
         return Tokenizer(training.single_bytes())
-    if isinstance(wanted, config.WordPiece):
-        size, lowercase = wanted.vocab_size, wanted.lowercase
-        return Tokenizer(training.wordpiece(texts, size, lowercase))
-    if isinstance(wanted, config.Unigram):
-        return Tokenizer(training.unigram(texts, wanted.vocab_size))
-    return train(texts, wanted.vocab_size)
+    if isinstance(kind, config.WordPiece):
+        return Tokenizer(training.wordpiece(texts, kind.vocab_size, kind.lowercase))
+    if isinstance(kind, config.Unigram):
+        return Tokenizer(training.unigram(texts, kind.vocab_size))
+    return train(texts, kind.vocab_size)
 
 
 def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """As `tokenizer_training.bpe`."""
+    """A byte-level BPE learned from `texts`, by `training.bpe`."""
     return Tokenizer(training.bpe(texts, vocab_size))
 
 
 def load(path: epath.PathLike, *, pattern: str | None = None) -> Tokenizer:
-    """As `tokenizer_files.read`."""
+    """The tokenizer in a file or a folder, read by `formats.read`."""
     return Tokenizer(*formats.read(path, pattern))

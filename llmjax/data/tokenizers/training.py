@@ -8,7 +8,7 @@ import collections
 import io
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import sentencepiece
@@ -19,8 +19,16 @@ from llmjax.data.tokenizers.byte_level import SPACE, byte_of_character
 
 SPECIALS = ("<pad>", "<bos>", "<eos>")
 WORDPIECE_SPECIALS = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")
-_ALPHABET = 1000  # characters of WordPiece, the frequent ones; as BERT's
-_SENTENCE = 4000  # bytes; SentencePiece's trainer drops longer lines than 4192
+_ALPHABET = 1000  # most frequent characters that WordPiece keeps, as BERT's
+_MAX_LINE = 4000  # bytes; SentencePiece's trainer drops longer lines than 4192
+
+
+def learned_here(vocab: Mapping[str, int]) -> bool:
+    """Whether a vocabulary begins with the specials of this module's tokenizers."""
+    return any(
+        all(vocab.get(token) == i for i, token in enumerate(specials))
+        for specials in (SPECIALS, WORDPIECE_SPECIALS)
+    )
 
 
 def bpe(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
@@ -71,7 +79,7 @@ def wordpiece(
 ) -> tokenizers.Tokenizer:
     """BERT's words and pieces (Devlin et al. 2019, arXiv:1810.04805).
 
-    It loses what BERT's loses: white space, control characters, capitals and accents if
+    Text loses what it loses in BERT: white space, control characters, capitals and accents if
     `lowercase`, and words with a character that is not among the 1000 most frequent,
     which become [UNK]. The pieces are learned by byte-pair counts, as `tokenizers`
     does. All of `texts` is held in memory, to be read twice.
@@ -114,14 +122,14 @@ def wordpiece(
     )
     inner.train_from_iterator(texts, trainer)
     vocab = inner.get_vocab(with_added_tokens=False)
-    found = tokenizers.Tokenizer(
+    learned = tokenizers.Tokenizer(
         models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=100)
     )
-    found.normalizer = inner.normalizer
-    found.pre_tokenizer = inner.pre_tokenizer
-    found.decoder = decoders.WordPiece()
-    found.add_special_tokens(list(WORDPIECE_SPECIALS))
-    return found
+    learned.normalizer = inner.normalizer
+    learned.pre_tokenizer = inner.pre_tokenizer
+    learned.decoder = decoders.WordPiece()
+    learned.add_special_tokens(list(WORDPIECE_SPECIALS))
+    return learned
 
 
 def unigram(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
@@ -182,19 +190,19 @@ def unigram(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
     return inner
 
 
-def _reason(said: str) -> str:
-    """What SentencePiece's trainer said, for a person."""
-    if found := re.search(r"smaller than required_chars. \d+ vs (\d+)", said):
+def _reason(message: str) -> str:
+    """An error of SentencePiece's trainer in words that name the remedy."""
+    if count := re.search(r"smaller than required_chars. \d+ vs (\d+)", message):
         return (
-            f"their characters, 256 bytes and 4 specials alone need {found[1]} ids; "
+            f"their characters, 256 bytes and 4 specials alone need {count[1]} ids; "
             "set data.tokenizer.vocab_size to more than that"
         )
-    return f"{said or 'they hold no words'}; are they empty?"
+    return f"{message or 'they hold no words'}; are they empty?"
 
 
 def _lines(texts: Iterable[str]) -> Iterator[str]:
-    """What SentencePiece's trainer takes: lines that are not too long for it."""
+    """The texts' lines, the long ones cut to a length that the trainer takes."""
     for line in itertools.chain.from_iterable(t.splitlines() for t in texts):
-        size = _SENTENCE // 4  # a character has 4 bytes at most
+        size = _MAX_LINE // 4  # a character has 4 bytes at most
         for start in range(0, len(line), size):
             yield line[start : start + size]

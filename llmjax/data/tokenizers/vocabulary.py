@@ -1,12 +1,14 @@
-"""What tasks ask of a tokenizer, and the special tokens of the objectives."""
+"""The side of a tokenizer that tasks see, and the special tokens of the objectives."""
 
 import dataclasses
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-# Behind a tokenizer's own ids, always in this order, whichever of them a task uses:
-# a model that learned one objective goes on with another.
+from llmjax.data.tokenizers import frame
+
+# Special tokens behind a tokenizer's own ids, always all and in this order, so that a
+# model that learned one objective goes on with another.
 SPECIALS = (
     "<mask>",
     "<fim_prefix>",
@@ -21,12 +23,14 @@ SPECIALS = (
 
 @runtime_checkable
 class Vocabulary(Protocol):
-    """What tasks ask of a tokenizer.
+    """The side of a tokenizer that tasks see.
 
     Attributes:
-      vocab_size: ids that text is made of, the tokenizer's own specials included.
-      pad_id, bos_id, eos_id: of its specials.
+      vocab_size: number of ids that text is made of, the tokenizer's own specials
+        included.
+      pad_id, bos_id, eos_id: ids of padding, beginning and end.
       token_bytes: int [vocab_size], the UTF-8 bytes that each id stands for.
+      num_specials: number of tokens that `with_specials` adds.
     """
 
     vocab_size: int
@@ -35,11 +39,25 @@ class Vocabulary(Protocol):
     eos_id: int
     token_bytes: np.ndarray
 
-    def special_id(self, token: str) -> int:
-        """Of one of `SPECIALS`, "<cls>" or "<sep>".
+    @property
+    def num_specials(self) -> int: ...
 
-        Its own where it has one; else "<cls>" is <bos>, "<sep>" is <eos>, and the
-        others lie behind `vocab_size`.
+    def with_specials(self, ids: np.ndarray) -> np.ndarray:
+        """One text with the special tokens that the family's tokenizer puts around
+        it, int32 [n + num_specials]: [CLS] … [SEP] (BERT), <bos> … (Llama), … </s>
+        (T5), nothing (GPT-2), <bos> … <eos> (the tokenizers learned here)."""
+
+    def pair_with_specials(
+        self, first: np.ndarray, second: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Two texts in one row with the special tokens around them, and the token type
+        of each, both int32 [n]."""
+
+    def special_id(self, token: str) -> int:
+        """Id of one of `SPECIALS`, "<cls>" or "<sep>".
+
+        The tokenizer's own where it has one; else "<cls>" is <bos>, "<sep>" is <eos>,
+        and the others lie behind `vocab_size`.
         """
 
     def word_starts(self, tokens: np.ndarray) -> np.ndarray:
@@ -51,7 +69,7 @@ class Vocabulary(Protocol):
 
 @dataclasses.dataclass
 class PlainVocabulary:
-    """Ids without a tokenizer, to time and test with.
+    """Ids without a tokenizer, for timing and tests.
 
     0, 1 and 2 are <pad>, <bos> and <eos>; every id is a word of one byte, and each
     tenth ends a sentence.
@@ -66,6 +84,22 @@ class PlainVocabulary:
         self.token_bytes: np.ndarray = np.ones(self.vocab_size, np.int32)
         self.token_bytes[:3] = 0
 
+    @property
+    def num_specials(self) -> int:
+        return self._frame.num_specials
+
+    def with_specials(self, ids: np.ndarray) -> np.ndarray:
+        return self._frame.put_around(ids)[0]
+
+    def pair_with_specials(
+        self, first: np.ndarray, second: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return self._frame.put_around(first, second)
+
+    @property
+    def _frame(self) -> frame.Frame:
+        return frame.bert(self.bos_id, self.eos_id)
+
     def special_id(self, token: str) -> int:
         return special_id(token, self.vocab_size, self.bos_id, self.eos_id)
 
@@ -77,16 +111,16 @@ class PlainVocabulary:
 
 
 def special_id(token: str, vocab_size: int, bos_id: int, eos_id: int) -> int:
-    """`Vocabulary.special_id` of a tokenizer that has none of the tokens itself.
+    """`Vocabulary.special_id` for a tokenizer without such tokens of its own.
 
     Raises:
       ValueError: `token` is no special.
     """
-    frame = {"<cls>": bos_id, "<sep>": eos_id}
-    if token in frame:
-        return frame[token]
+    ends = {"<cls>": bos_id, "<sep>": eos_id}
+    if token in ends:
+        return ends[token]
     if token not in SPECIALS:
         raise ValueError(
-            f"{token!r} is no special token; accepted: {', '.join([*frame, *SPECIALS])}"
+            f"{token!r} is no special token; accepted: {', '.join([*ends, *SPECIALS])}"
         )
     return vocab_size + SPECIALS.index(token)
