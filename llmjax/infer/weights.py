@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from llmjax.models.layers import Projection
 from llmjax.models.quantized import library
 
 TYPES = {8: jnp.int8, 4: jnp.int4}
@@ -61,15 +62,15 @@ def quantize_weights(
 
 def _contracted(model: nn.Module, batch: Any) -> dict[tuple[str, ...], tuple[int, ...]]:
     """Path of a kernel -> its axes that are summed over, counted from the end."""
-    found = {}
+    axes = {}
 
     def note(call, args, kwargs, context):
         module = context.module
-        axes = getattr(module, "contracted", None)
-        if axes is not None and context.method_name == "__call__":
-            found[(*module.path, "kernel")] = tuple(a - len(module.shape) for a in axes)
+        if isinstance(module, Projection) and module.contracted:
+            leaf = (*module.path, module.parameter)
+            axes[leaf] = tuple(a - len(module.shape) for a in module.contracted)
         return call(*args, **kwargs)
 
     with nn.intercept_methods(note):
         jax.eval_shape(lambda b: model.init(jax.random.key(0), b), batch)
-    return found
+    return axes

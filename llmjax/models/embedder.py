@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from llmjax.config import LayoutConfig, Learned, ModelConfig, Sinusoidal
-from llmjax.models.layers import Norm, Projection, compute_dtype
+from llmjax.models.layers import Norm, Projection, compute_dtype, table
 from llmjax.models.positions.rotary import sinusoidal
 from llmjax.parallel import tables
 
@@ -28,18 +28,17 @@ class Embedder(nn.Module):
         self.drop = nn.Dropout(cfg.dropout, deterministic=False)
         M = cfg.embedding_size or cfg.d_model
 
-        def rows(name, count, axis):
-            init = nn.initializers.normal(cfg.init_std)
-            boxed = nn.with_logical_partitioning(init, (axis, "D"))
-            return self.param(name, boxed, (count, M))
+        def vectors(name, count, axis):
+            shape, axes = (count, M), (axis, "D")
+            return table(self, name, "BTV,VM->BTM", shape, axes, cfg.init_std)
 
         if self.own_table:
-            self.table: Any = rows("table", cfg.vocab_size, "V")
+            self.table: Any = vectors("table", cfg.vocab_size, "V")
         if isinstance(cfg.positions, Learned):
             count = cfg.positions.max_length + cfg.positions.offset
-            self.positions: Any = rows("positions", count, None)
+            self.positions: Any = vectors("positions", count, None)
         if cfg.token_types:
-            self.token_types: Any = rows("token_types", cfg.token_types, None)
+            self.token_types: Any = vectors("token_types", cfg.token_types, None)
         if cfg.embedding_norm:
             self.norm = Norm(cfg.norm)
         if cfg.embedding_size is not None:

@@ -36,48 +36,80 @@ def compute_dtype(layout: LayoutConfig) -> jnp.dtype:
 
 
 class Projection(nn.Module):
-    """einsum(equation, x, kernel) + bias: every matrix of a model goes through here.
+    """A matrix of a model, and the one way to it: einsum(equation, x, kernel) + bias.
+
+    Every use of every matrix is one call of this class or a subclass: with `x` the
+    product, without it the matrix, for a caller that multiplies on its own (lookups,
+    experts, absorbed latent attention, a blocked loss). `flax.linen.intercept_methods`
+    sees each with `context.module` a `Projection` and `context.method_name`
+    "__call__". An interceptor may create parameters and submodules of
+    `context.module`, under `nn.scan` and `nn.remat` too. It names them after
+    `parameter`, because tables share the scope of their owner. Those of a submodule
+    leave the matrix its initial bits, which depend on its scope's parameters.
 
     Attributes:
       equation: e.g. "BTD,DNH->BTNH", in the letters of `llmjax.parallel.axes`.
       shape, axes: the kernel's sizes and logical axes, in the equation's order.
-      bias: how many of the kernel's last axes a bias spans; 0 for none.
       std: of the normal initialiser.
-      dtype: of the multiplication; the parameters are float32.
+      bias: how many of the kernel's last axes a bias spans; 0 for none.
+      dtype: of the multiplication; None: as stored.
       quantization: of the multiplication, `layout.quantization` inside layers.
+      parameter: name of the kernel; `(*module.path, parameter)` is its leaf.
     """
 
     equation: str
     shape: tuple[int, ...]
-    axes: tuple[str, ...]
+    axes: tuple[str | None, ...]
     std: float
     bias: int = 0
-    dtype: jnp.dtype = jnp.dtype("float32")
+    dtype: jnp.dtype | None = jnp.dtype("float32")
     quantization: Quantization = NoQuantization()
+    parameter: str = "kernel"
 
-    def setup(self):
+    @nn.compact
+    def __call__(self, x: jax.Array | None = None) -> jax.Array:
         init = nn.with_logical_partitioning(nn.initializers.normal(self.std), self.axes)
-        self.kernel: Any = self.param("kernel", init, self.shape)
-        if self.bias:
-            axes = self.axes[-self.bias :]
-            axes = tuple("D_vector" if a in ("D", "D_out") else a for a in axes)
-            zeros = nn.with_logical_partitioning(nn.initializers.zeros, axes)
-            self.offset: Any = self.param("bias", zeros, self.shape[-self.bias :])
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = x.astype(self.dtype)
-        y = quantized.einsum(self.quantization, self.equation, x, self.weight())
-        return y + self.offset.astype(self.dtype) if self.bias else y
-
-    def weight(self) -> jax.Array:
-        """The kernel as it is multiplied."""
-        return quantized.dense(self.kernel, self.dtype)
+        kernel: Any = self.param(self.parameter, init, self.shape)
+        if self.dtype is not None:
+            kernel = quantized.dense(kernel, self.dtype)
+        if x is None:
+            return kernel
+        x = x.astype(kernel.dtype)
+        y = quantized.einsum(self.quantization, self.equation, x, kernel)
+        if not self.bias:
+            return y
+        axes = self.axes[-self.bias :]
+        axes = tuple("D_vector" if a in ("D", "D_out") else a for a in axes)
+        zeros = nn.with_logical_partitioning(nn.initializers.zeros, axes)
+        bias: Any = self.param("bias", zeros, self.shape[-self.bias :])
+        return y + bias.astype(kernel.dtype)
 
     @property
     def contracted(self) -> tuple[int, ...]:
-        """Those of the kernel's axes that are summed over."""
+        """The kernel's axes that are summed over; () keeps it from being rounded."""
         (_, axes), _ = quantized.dot_dimensions(self.equation)[0]
         return tuple(axes)
+
+
+class Table(Projection):
+    """A matrix of vectors to look up or score against, never rounded."""
+
+    @property
+    def contracted(self) -> tuple[int, ...]:
+        return ()
+
+
+def table(
+    owner: nn.Module,
+    name: str,
+    equation: str,
+    shape: tuple[int, ...],
+    axes: tuple[str | None, ...],
+    std: float,
+) -> Any:
+    """The matrix `name` of `owner`, as stored; once per `setup` or compact call."""
+    scope: Any = owner.scope
+    return Table(equation, shape, axes, std, 0, None, parameter=name, parent=scope)()
 
 
 class Norm(nn.Module):

@@ -26,7 +26,7 @@ from llmjax.models.cache import Cache, Layers, Place
 from llmjax.models.context import Context
 from llmjax.models.embedder import Embedder
 from llmjax.models.experts.mixture import STATISTICS, MixtureOfExperts
-from llmjax.models.layers import FeedForward, Norm
+from llmjax.models.layers import FeedForward, Norm, table
 from llmjax.models.remat import named, remat, row_major, settled
 from llmjax.models.stages import through_stages
 from llmjax.parallel import pipeline
@@ -146,16 +146,15 @@ class Relative(nn.Module):
     @nn.compact
     def __call__(self) -> jax.Array | None:
         cfg, positions = self.cfg, self.cfg.positions
-        init = nn.initializers.normal(cfg.init_std)
         if isinstance(positions, RelativeBias):
-            boxed = nn.with_logical_partitioning(init, (None, "N"))
             shape = (positions.buckets, cfg.num_heads)
-            bias: Any = self.param("bias_table", boxed, shape)
-            return bias
+            axes, std = (None, "N"), cfg.init_std
+            return table(self, "bias_table", "BTSX,XN->BTSN", shape, axes, std)
         if isinstance(positions, Disentangled):
-            boxed = nn.with_logical_partitioning(init, (None, "D"))
-            table: Any = self.param("table", boxed, (2 * positions.span, cfg.d_model))
-            return Norm(cfg.norm, name="norm")(table)
+            shape = (2 * positions.span, cfg.d_model)
+            axes, std = (None, "D"), cfg.init_std
+            table_XD = table(self, "table", "BTSX,XD->BTSD", shape, axes, std)
+            return Norm(cfg.norm, name="norm")(table_XD)
         return None
 
 

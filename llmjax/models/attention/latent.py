@@ -67,7 +67,7 @@ class LatentAttention(nn.Module):
         layers, layer, slot = cached
         entry_BT1R = jnp.concatenate([c_BTR[:, :, None], k_rope_BT1H], axis=-1)
         layers, k_BS1R, _, mask = layers.extend(layer, slot, entry_BT1R, None, mask)
-        kernel_RNH = up.weight()
+        kernel_RNH = up()
         q_BTNR = jnp.einsum("BTNH,RNH->BTNR", q_BTNH[..., :H], kernel_RNH[..., :H])
         q_BTNR = jnp.concatenate([q_BTNR, q_BTNH[..., H:]], axis=-1)
         # cutting the output copies less than cutting the cache

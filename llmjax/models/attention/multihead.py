@@ -26,7 +26,7 @@ from llmjax.models.attention.mask import Mask
 from llmjax.models.attention.terms import Terms
 from llmjax.models.cache import Layers
 from llmjax.models.context import Context
-from llmjax.models.layers import Norm, Projection, compute_dtype, residual_std
+from llmjax.models.layers import Norm, Projection, compute_dtype, residual_std, table
 from llmjax.models.positions import relative
 from llmjax.models.positions.rotary import rotary, sinusoidal
 from llmjax.models.remat import named
@@ -139,8 +139,8 @@ class Attention(nn.Module):
         q_BTNH = rotary(q_BTNH, context.positions_BT, config, size)
         return q_BTNH, rotary(k_BTKH, context.positions_BT, config, size)
 
-    def _vector(self, name: str, init: Any, axes: tuple[str | None, ...]) -> Any:
-        sizes = {"N": self.cfg.num_heads, "H": self.cfg.H, None: 2}
+    def _vector(self, name: str, init: Any, axes: tuple[str, ...]) -> Any:
+        sizes = {"N": self.cfg.num_heads, "H": self.cfg.H}
         boxed = nn.with_logical_partitioning(init, axes)
         return self.param(name, boxed, tuple(sizes[a] for a in axes))
 
@@ -206,7 +206,6 @@ class Attention(nn.Module):
     ) -> Any:
         """The closure of distances and, where asked for, of equal token types."""
         cfg, zeros = self.cfg, nn.initializers.zeros
-        normal = nn.initializers.normal(cfg.init_std)
         half, dtype = k_BSKH.shape[1], q_BTNH.dtype
         distances_X = jnp.arange(half - 1, -half - 1, -1)
         sines_XD = sinusoidal(distances_X, cfg.d_model, 10_000.0, "halves")
@@ -226,7 +225,10 @@ class Attention(nn.Module):
         by_type_BNTS: Any = 0.0
         if cfg.positions.segments:
             bias_NH = self._vector("segment_bias", zeros, ("N", "H"))
-            segments_2NH = self._vector("segments", normal, (None, "N", "H"))
+            shape, axes = (2, cfg.num_heads, cfg.H), (None, "N", "H")
+            segments_2NH = table(
+                self, "segments", "BTX,XNH->BTNH", shape, axes, cfg.init_std
+            )
             if context.token_types_BT is not None:
                 by_type = q_BTNH + self._scaled(bias_NH, dtype)
                 scores = jnp.einsum("BTNH,XNH->BNTX", by_type, segments_2NH)

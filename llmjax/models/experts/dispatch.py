@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -26,7 +26,7 @@ from llmjax.config import (
     Quantization,
 )
 from llmjax.models import quantized
-from llmjax.models.layers import compute_dtype, hidden, residual_std
+from llmjax.models.layers import Projection, compute_dtype, hidden, residual_std
 from llmjax.models.remat import named
 from llmjax.parallel.axes import partition_spec, shards
 from llmjax.parallel.exchange import pick, send, send_back, take
@@ -85,13 +85,18 @@ class ExpertKernels(nn.Module):
     std: float
     bias: bool
     dtype: jnp.dtype
-    contracted: ClassVar[tuple[int, ...]] = (1,)  # the kernel's axes that are summed
 
     @nn.compact
     def __call__(self) -> Kernel:
-        init = nn.with_logical_partitioning(nn.initializers.normal(self.std), self.axes)
-        param: Any = self.param("kernel", init, self.shape)
-        kernel = quantized.dense(param, self.dtype)
+        scope: Any = self.scope
+        kernel = Projection(
+            "BECI,EIO->BECO",
+            self.shape,
+            self.axes,
+            self.std,
+            dtype=self.dtype,
+            parent=scope,
+        )()
         if not self.bias:
             return kernel, None
         zeros = nn.with_logical_partitioning(

@@ -16,7 +16,7 @@ from llmjax.config import (
     SigmoidRouter,
 )
 from llmjax.models.experts.dispatch import Experts
-from llmjax.models.layers import FeedForward
+from llmjax.models.layers import FeedForward, Projection
 
 STATISTICS = "router"  # the collection of `RouterSums` that a forward may give
 
@@ -73,8 +73,16 @@ class MixtureOfExperts(nn.Module):
     ) -> tuple[jax.Array, jax.Array]:
         """Which experts each token goes to, and with what weights, [B, T, top_k]."""
         mlp, cfg = self.mlp, self.cfg
-        bias = cfg.biases in ("all", "mlp")
-        logits_BTE = Router(mlp.num_experts, cfg.init_std, bias, name="router")(x_BTD)
+        router = Router(
+            "BTD,DE->BTE",
+            (cfg.d_model, mlp.num_experts),
+            ("D", "E_vector"),
+            cfg.init_std,
+            bias=int(cfg.biases in ("all", "mlp")),
+            dtype=jnp.promote_types(x_BTD.dtype, jnp.float32),
+            name="router",
+        )
+        logits_BTE = router(x_BTD)
         sigmoid = isinstance(mlp.router, SigmoidRouter)
         score_BTE = jax.nn.sigmoid(logits_BTE) if sigmoid else nn.softmax(logits_BTE)
         balance_E: Any = None
@@ -96,28 +104,12 @@ class MixtureOfExperts(nn.Module):
         return chosen_BTk, weight_BTk
 
 
-class Router(nn.Module):
-    """Logits [B, T, E] in float32 or wider, whatever the precision of the rest."""
+class Router(Projection):
+    """Logits of the experts, wide and never rounded."""
 
-    num_experts: int
-    std: float
-    bias: bool
-
-    @nn.compact
-    def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        init = nn.with_logical_partitioning(
-            nn.initializers.normal(self.std), ("D", "E_vector")
-        )
-        kernel_DE: Any = self.param("kernel", init, (x_BTD.shape[-1], self.num_experts))
-        wide = jnp.promote_types(x_BTD.dtype, jnp.float32)
-        logits_BTE = jnp.einsum(
-            "BTD,DE->BTE", x_BTD.astype(wide), kernel_DE.astype(wide)
-        )
-        if self.bias:
-            zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("E_vector",))
-            bias_E: Any = self.param("bias", zeros, (self.num_experts,))
-            logits_BTE += bias_E
-        return logits_BTE
+    @property
+    def contracted(self) -> tuple[int, ...]:
+        return ()
 
 
 def choose(

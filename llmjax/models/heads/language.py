@@ -13,7 +13,7 @@ from llmjax.config import (
     Transformed,
 )
 from llmjax.models.cache import Cache
-from llmjax.models.layers import ACTIVATIONS, Norm, Projection, compute_dtype
+from llmjax.models.layers import ACTIVATIONS, Norm, Projection, compute_dtype, table
 from llmjax.models.transformer import Batch, Transformer
 
 
@@ -61,11 +61,9 @@ class LanguageModel(nn.Module):
         if isinstance(cfg.output, Transformed):
             self.head = OutputTransform(cfg, self.layout)
         if not cfg.tie_embeddings:
-            init = nn.initializers.normal(cfg.init_std)
-            self.unembedding: Any = self.param(
-                "unembedding",
-                nn.with_logical_partitioning(init, ("V", "D")),
-                (cfg.vocab_size, M),
+            shape, axes, std = (cfg.vocab_size, M), ("V", "D"), cfg.init_std
+            self.unembedding: Any = table(
+                self, "unembedding", "BTM,VM->BTV", shape, axes, std
             )
         if cfg.output_bias:
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("V",))
