@@ -72,7 +72,6 @@ class PrepareConfig:
       quality: "gopher": the rules of Rae et al. 2021, A1.1.
       near_duplicates: drop near copies (MinHash), split by their clusters.
       validation, test: shares held out.
-      annotate: "module:function" that gives an array per token; "" for none.
       shards: files per split; None: by size.
       workers: processes; None: one per core.
     """
@@ -85,7 +84,6 @@ class PrepareConfig:
     near_duplicates: bool = True
     validation: float = 0.06
     test: float = 0.06
-    annotate: str = ""
     shards: int | None = None
     workers: int | None = None
 

@@ -79,7 +79,6 @@ OTHER = {
     "data.prepare.language": "en",
     "data.prepare.quality": "gopher",
     "data.prepare.near_duplicates": False,
-    "data.prepare.annotate": "module:function",
     "layout.data": 4,
     "layout.precision": "bfloat16",
     "layout.remat": "dots",

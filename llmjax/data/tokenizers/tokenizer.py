@@ -133,16 +133,12 @@ class Tokenizer:
         found = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(e.ids, np.int32) for e in found]
 
-    def encode_offsets(
-        self, texts: Sequence[str]
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Of each text its ids, int32 [n], and the characters [start, stop) that each
-        stands for, int64 [n, 2]."""
-        found = self._inner.encode_batch(list(texts), add_special_tokens=False)
-        return [
-            (np.array(e.ids, np.int32), np.array(e.offsets, np.int64).reshape(-1, 2))
-            for e in found
-        ]
+    def encode_with_offsets(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of `text`, int32 [n], and the characters [start, stop) of each,
+        int64 [n, 2]."""
+        encoding = self._inner.encode(text, add_special_tokens=False)
+        offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
+        return np.array(encoding.ids, np.int32), offsets
 
     def decode(self, ids: Sequence[int | np.integer] | np.ndarray) -> str:
         """The text of `ids`; broken UTF-8 and unknown tokens become U+FFFD.
