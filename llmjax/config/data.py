@@ -72,7 +72,6 @@ class PrepareConfig:
       quality: "gopher": the rules of Rae et al. 2021, A1.1.
       near_duplicates: drop near copies (MinHash), split by their clusters.
       validation, test: shares held out.
-      annotate: "module:function" that gives an array per token; "" for none.
       shards: files per split; None: by size.
       workers: processes; None: one per core.
     """
@@ -85,7 +84,6 @@ class PrepareConfig:
     near_duplicates: bool = True
     validation: float = 0.06
     test: float = 0.06
-    annotate: str = ""
     shards: int | None = None
     workers: int | None = None
 
@@ -181,6 +179,9 @@ class DataConfig:
         into texts of a row's length across documents, one a row; "pad": a document a
         row.
       window: documents among which first-fit chooses.
+      max_segments: the most documents that first-fit puts into a row; None: as many as
+        fit. Labels of packed rows are `[B, max_segments]`; None: as many as the
+        shortest documents of the source allow.
       batch_sizes: a ramp: from each stage's step on its batch size, at last
         `batch_size`; () for always `batch_size`.
       seq_lens: a curriculum, at last `seq_len`: each row is cut into several, the
@@ -201,6 +202,7 @@ class DataConfig:
     encoder_seq_len: int | None = None
     packing: Literal["concat", "first_fit", "chunk", "pad"] = "concat"
     window: int = 8192
+    max_segments: int | None = None
     batch_sizes: tuple[Stage, ...] = ()
     seq_lens: tuple[Stage, ...] = ()
     shuffle_seed: int = 0
@@ -209,6 +211,7 @@ class DataConfig:
 
     def __post_init__(self):
         positive(self, "batch_size", "seq_len", "encoder_seq_len", "window")
+        positive(self, "max_segments")
         for name in ("prefetch", "prefetch_processes"):
             value = getattr(self, name)
             require(value >= 0, f"{name} is {value}; it must not be negative")
@@ -233,6 +236,11 @@ class DataConfig:
         require(
             not self.seq_lens or self.packing in ("concat", "first_fit"),
             f"seq_lens needs packing 'concat' or 'first_fit', not {self.packing!r}",
+        )
+        require(
+            self.max_segments is None or self.packing == "first_fit",
+            f"max_segments={self.max_segments} is read by packing 'first_fit' alone, "
+            f"not {self.packing!r}; remove it or change data.packing",
         )
         total = sum(part.weight for part in self.mixture)
         require(

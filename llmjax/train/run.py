@@ -84,6 +84,7 @@ def batches(config: RunConfig, task: Task, corpora: Corpora, split: str) -> Pipe
             task.length,
             member.weight,
             member.max_epochs,
+            getattr(task, "declared", {}),
         )
         for member, corpus in corpora
     ]

@@ -79,7 +79,6 @@ OTHER = {
     "data.prepare.language": "en",
     "data.prepare.quality": "gopher",
     "data.prepare.near_duplicates": False,
-    "data.prepare.annotate": "module:function",
     "layout.data": 4,
     "layout.precision": "bfloat16",
     "layout.remat": "dots",
@@ -138,6 +137,8 @@ def test_every_field_can_be_overridden(path):
         new = f"{old}x" if isinstance(old, str) else old * 2 if old else 1
     if path in ("layout.saved", "layout.offloaded"):
         draft.layout.remat = "names"
+    if path == "data.max_segments":
+        draft.data.packing = "first_fit"
     draft.update_from_flattened_dict({path: new})  # what --config.a.b=c does
     got = read(config.parse(draft), path)
     if path in ("model.groups", "model.encoder_groups"):

@@ -4,13 +4,11 @@ import dataclasses
 import os
 import pathlib
 import signal
-from collections.abc import Mapping
-from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A task that does as it is told."""
+    """A job that works, raises or dies."""
 
     what: str
     output: str
@@ -27,14 +25,3 @@ def act(step: Step) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     print("a worker may print")
     pathlib.Path(step.output).write_text(str(os.getpid()))
-
-
-def annotate(text: str, offsets: Any) -> Mapping[str, Any]:
-    """The length of each token's text, and whether it has a k."""
-    import numpy as np
-
-    spans = [text[a:b] for a, b in offsets]
-    return {
-        "span": np.array([len(span) for span in spans]),
-        "is_k": np.array(["k" in span for span in spans]),
-    }

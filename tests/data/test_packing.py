@@ -54,6 +54,21 @@ def test_best_fit_overlaps_nowhere_and_opens_no_row_in_vain(
     assert count <= 11 / 9 * -(-sum(sizes) // capacity) * 1.5 + 1
 
 
+@quick
+@given(st.lists(st.integers(1, 9), max_size=60), st.integers(1, 4))
+def test_best_fit_puts_so_many_into_a_row_and_no_more(
+    sizes: list[int], most: int
+) -> None:
+    rows, _ = best_fit(np.array(sizes, np.int64), 9, most)
+    counts = np.bincount(rows, minlength=1)
+    assert counts.max() <= most
+    free = best_fit(np.array(sizes, np.int64), 9)
+    if np.bincount(free[0], minlength=1).max() <= most:
+        assert np.array_equal(rows, free[0])
+    bound = Lengths(np.array([*sizes, 0])).most_in_row(9)
+    assert np.bincount(free[0], minlength=1).max() <= bound <= 9
+
+
 def test_best_fit_takes_the_fullest_row_that_has_room() -> None:
     rows, columns = best_fit(np.array([3, 6, 5, 4, 2]), 10)
     # 6 | 5 | 4 goes to 6 (room 4, not 5) | 3 to 5 | 2 to 5 + 3

@@ -17,7 +17,7 @@ from llmjax.config import DataConfig, Explicit, Proportional, Stage, Temperature
 from llmjax.data.batches import packing as packing_lib
 from llmjax.data.batches import rows as rows_lib
 from llmjax.data.batches.pipeline import Batch, Part, Pipeline
-from llmjax.data.batches.streams import PACKED
+from llmjax.data.batches.streams import PACKED, Feature
 from llmjax.data.store import tokens
 
 pytestmark = pytest.mark.usefixtures("quick_shuffle")
@@ -305,7 +305,7 @@ def test_seeds_and_epochs_differ_in_order_and_in_randomness(packing: Any) -> Non
         assert by_token[0] != by_token[1]
 
 
-def test_length_foretells_features_that_add_tokens() -> None:
+def test_length_predicts_features_that_add_tokens() -> None:
     def framed(example: dict[str, Any], rng: np.random.Generator) -> Batch:
         return {"tokens": np.concatenate([[98], example["tokens"], [99]])}
 
@@ -329,6 +329,116 @@ def test_a_stream_has_its_own_room_segments_and_positions(packing: Any) -> None:
     assert batch["positions"].tolist() == [[0, 1, 2, 0], [0, 0, 0, 0]]
     assert batch["label"].tolist() == [0, 1]
     assert batch["encoder_segment_ids"].dtype == np.int32
+
+
+SHAPES = {"boxes": Feature(shape=(3,)), "corners": Feature("segment", shape=(2, 2))}
+
+
+def with_shapes(example: dict[str, Any], rng: np.random.Generator) -> Batch:
+    """Of every token and of the document arrays that only they can have."""
+    tokens, label = example["tokens"], example["label"]
+    boxes = tokens[:, None] * np.array([1, 2, 3], np.float32)
+    return {
+        "tokens": tokens,
+        "boxes": boxes,
+        "label": label,
+        "corners": int(label) + np.array([[0, 0.5], [0.25, 0.75]]),
+    }
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(st.integers(1, T), min_size=1, max_size=30),
+    st.sampled_from(["first_fit", "pad"]),
+    st.integers(1, 9),
+    st.sampled_from([None, 1, 2, 3]),
+    st.integers(0, 4),
+)
+def test_each_segment_has_its_documents_values(
+    sizes: list[int], packing: Any, window: int, most: int | None, step: int
+) -> None:
+    most = most if packing == "first_fit" else None
+    config = data(packing=packing, window=window, max_segments=most)
+    p = Pipeline(source_of(sizes), with_shapes, config, declared=SHAPES)
+    first = np.cumsum(sizes) - sizes + 1
+    for batch in (p.batch(step), joined([*p.evaluation()])):
+        rows = len(batch["tokens"])
+        # A row of pad is one segment.
+        valid = batch["valid"].reshape(rows, -1)
+        label = batch["label"].reshape(rows, -1)
+        corners = batch["corners"].reshape(rows, -1, 2, 2)
+        G = valid.shape[1]
+        assert G == 1 if packing == "pad" else G == (most or G) <= T
+        assert batch["boxes"].shape == (rows, T, 3)
+        for row, g in np.ndindex(rows, G):
+            here = batch["segment_ids"][row] == g + 1
+            assert bool(valid[row, g]) == here.any()
+            ids = batch["tokens"][row][here]
+            if not len(ids):
+                assert not label[row, g] and not corners[row, g].any()
+                continue
+            document = int(np.searchsorted(first, ids[0], "right")) - 1
+            assert len(ids) == sizes[document]
+            assert label[row, g] == document
+            assert np.array_equal(
+                corners[row, g], document + np.array([[0, 0.5], [0.25, 0.75]])
+            )
+            boxes = batch["boxes"][row][here]
+            np.testing.assert_array_equal(boxes, ids[:, None] * [1, 2, 3])
+        assert batch["segment_ids"].max() <= G
+    shown_labels = joined([*p.evaluation()])
+    labels = shown_labels["label"][shown_labels["valid"] > 0].tolist()
+    assert sorted(labels) == [*range(len(sizes))]
+
+
+def test_the_most_segments_of_a_row_are_the_same_everywhere() -> None:
+    sizes = [1, 1, 1, 6, 6, 6, 5]
+    config = data(batch_size=2, packing="first_fit", window=2)
+    parts = [
+        Part("short", source_of(sizes), with_label),
+        Part("long", source_of([4] * 9, 1000), with_label),
+    ]
+    p = Pipeline.of(parts, config)
+    shapes = {p.batch(step, h, 2)["label"].shape for step in range(9) for h in (0, 1)}
+    assert shapes == {(1, 3)}  # 1 + 1 + 1 + 5 > T
+    assert next(iter(p.evaluation()))["valid"].shape == (2, 3)
+    without = Pipeline.of([dataclasses.replace(parts[0], features=features)], config)
+    assert "valid" not in without.batch(0)
+
+
+def test_a_declared_stream_has_its_own_name_length_and_shape() -> None:
+    patches = Feature(stream="image", shape=(2,), dtype=np.float32, room=3)
+
+    def of(e: dict[str, Any], _: Any) -> Batch:
+        count = int(e["label"]) + 1
+        return {"tokens": e["tokens"], "patches": np.ones((count, 2), np.float32)}
+
+    config = data(batch_size=2, seq_len=4, packing="pad")
+    p = Pipeline(source_of([4, 1]), of, config, declared={"patches": patches})
+    (batch,) = p.evaluation()
+    assert batch["patches"].shape == (2, 3, 2) and batch["tokens"].shape == (2, 4)
+    assert batch["patches"][..., 0].tolist() == [[1, 0, 0], [1, 1, 0]]
+    assert batch["image_segment_ids"].tolist() == [[1, 0, 0], [1, 1, 0]]
+    assert batch["image_positions"].tolist() == [[0, 0, 0], [0, 1, 0]]
+    for wrong, message in (
+        (Feature(stream="image", shape=(3,)), r"is float32\[n, 2\] of the stream 'ima"),
+        (Feature("segment"), r"'patches' is float32\[1, 2\] and float32; accepted"),
+        (
+            dataclasses.replace(patches, dtype=np.int32),
+            r"and int32\[n, 2\] of the stre",
+        ),
+    ):
+        with pytest.raises(ValueError, match=f"example 0 of data.source.*{message}"):
+            Pipeline(source_of([4, 1]), of, config, declared={"patches": wrong})
+    with pytest.raises(ValueError, match="'boxes' is declared, and the first example"):
+        Pipeline(source_of([4]), features, config, declared=SHAPES)
+    two = {"patches": patches, "tokens": Feature(stream="image", room=9)}
+    with pytest.raises(ValueError, match=r"tokens, patches.*'image'.*rooms 3, 9"):
+        Pipeline(source_of([4]), of, config, declared=two)
+    with pytest.raises(ValueError, match="room=3.*seq_len"):
+        Feature(room=3)
+    with pytest.raises(ValueError, match="per segment has stream='image'"):
+        Feature("segment", "image")
 
 
 def test_a_bounded_source_runs_dry_by_name_and_before_training() -> None:
@@ -433,9 +543,12 @@ def test_features_that_do_not_fit_are_named() -> None:
         config = data(batch_size=2, seq_len=4, packing=packing)
         return Pipeline(source_of([*sizes]), lambda e, _: change(e), config)
 
+    with pytest.raises(ValueError, match=r"label.*'concat' cuts.*packing='first_fit'"):
+        made(lambda e: with_label(e, None), "concat")
+    long = r"document 1 of data\.source has 9 tokens and a row 4.*label.*Clipped"
+    with pytest.raises(ValueError, match=long):
+        made(lambda e: with_label(e, None), "first_fit", (3, 9))
     for packing in ("concat", "first_fit"):
-        with pytest.raises(ValueError, match=r"label.*packing='pad'"):
-            made(lambda e: with_label(e, None), packing)
         with pytest.raises(ValueError, match=rf"2 texts.*'{packing}' fits one"):
             made(lambda e: {"tokens": e["tokens"], "other_x": e["tokens"]}, packing)
     for own in ("valid", "positions", "encoder_segment_ids"):
@@ -447,8 +560,12 @@ def test_features_that_do_not_fit_are_named() -> None:
                     "b": e["tokens"],
                 }
             )
-    with pytest.raises(ValueError, match=r"'a' has the shape \(1, 4\)"):
+    with pytest.raises(ValueError, match=r"'a' has the shape \(1, 4\).*`Feature`"):
         made(lambda e: {"a": e["tokens"][None]})
+    lens = (Stage(0, 2), Stage(1, 4))
+    cut = data(batch_size=2, seq_len=4, packing="first_fit", seq_lens=lens)
+    with pytest.raises(ValueError, match=r"label.*set data\.seq_lens=\(\)"):
+        Pipeline(source_of([3, 4]), with_label, cut)
     with pytest.raises(
         ValueError, match=r"example 0 .*source.*'b'.*\(2,\).*\[3\].*'a'"
     ):

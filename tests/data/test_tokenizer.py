@@ -169,6 +169,17 @@ def test_decode_survives_half_a_character_and_names_foreign_ids() -> None:
             TOKENIZER.decode([i])
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_offsets_point_at_what_a_token_says(name: str) -> None:
+    text = "the axes of x + 1"
+    ids, spans = MADE[name].encode_with_offsets(text)
+    np.testing.assert_array_equal(ids, MADE[name].encode(text))
+    assert spans.shape == (len(ids), 2)
+    for i, (start, stop) in zip(ids, spans, strict=True):
+        assert text[start:stop].strip() == MADE[name].decode([i]).strip()
+    assert MADE[name].encode_with_offsets("")[1].shape == (0, 2)
+
+
 def test_errors_name_the_sizes_and_the_remedy() -> None:
     with pytest.raises(ValueError, match=r"258.*tokenizer.vocab_size"):
         tokenizer.train(TEXTS, 258)

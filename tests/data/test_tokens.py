@@ -19,14 +19,10 @@ def written(
     folder: pathlib.Path,
     vocab: int = 400,
     shards: int | None = None,
-    annotations: bool = False,
 ) -> pathlib.Path:
     """The documents, the last in a block of its own."""
-    marks = [{"mark": d + 1} for d in DOCUMENTS] if annotations else []
     for k, these in enumerate((slice(0, 2), slice(2, 3))):
-        block = tokens.block(
-            DOCUMENTS[these], LABELS[these], SIZES[these], marks[these]
-        )
+        block = tokens.block(DOCUMENTS[these], LABELS[these], SIZES[these])
         arrays: Any = {f"s/{name}": array for name, array in block.items()}
         np.savez(folder / f"{k}.npz", **arrays)
     files = [epath.Path(folder / f"{k}.npz") for k in range(2)]
@@ -81,19 +77,6 @@ def test_shards_are_by_size(
     assert tokens.read(folder)[2]["tokens"].tolist() == [300, 5]
 
 
-def test_annotations_lie_beside_the_tokens(tmp_path: pathlib.Path) -> None:
-    source = tokens.read(written(tmp_path, shards=2, annotations=True))
-    assert [source[i]["mark"].tolist() for i in range(3)] == [[6, 7, 8], [], [301, 6]]
-    assert source.select([2])[0]["mark"].dtype == np.int32
-    with pytest.raises(ValueError, match=r"annotate gives .*\(2,\).*of 3 tokens"):
-        tokens.block(DOCUMENTS[:1], [0], [1], [{"mark": np.zeros(2)}])
-    with pytest.raises(ValueError, match="none of tokens, label"):
-        tokens.block(DOCUMENTS[:1], [0], [1], [{"label": np.zeros(3)}])
-    other = [{"a": np.zeros(3)}, {"b": np.zeros(0)}]
-    with pytest.raises(ValueError, match=r"always give the same names \(a\)"):
-        tokens.block(DOCUMENTS[:2], [0, 0], [1, 1], other)
-
-
 def test_select_and_labelled() -> None:
     source = tokens.from_documents(DOCUMENTS, LABELS)
     kept = source.labelled()
@@ -108,7 +91,7 @@ def test_files_are_mapped_and_pickled_as_their_place(tmp_path: pathlib.Path) -> 
     folder = written(tmp_path, shards=2)
     source = tokens.read(folder)
     arrays = [source.lengths, source.labels, source.sizes, source._starts]
-    arrays += source._shards["tokens"]
+    arrays += source._shards
     assert all(isinstance(a, np.memmap) for a in arrays)
     selected = source.select([2, 0, 1]).select([0, 2])
     for given in (source, selected):

@@ -54,13 +54,13 @@ class Curriculum:
 
 
 def cut(batch: dict[str, np.ndarray], length: int) -> dict[str, np.ndarray]:
-    """Rows [B, T] as [B * (T // length), length]; `length` divides T.
+    """Rows [B, T, …] as [B * (T // length), length, …]; `length` divides T.
 
     Each of them starts at segment 1 and position 0.
     """
     if batch["segment_ids"].shape[1] == length:
         return batch
-    out = {k: v.reshape(-1, length) for k, v in batch.items()}
+    out = {k: v.reshape(-1, length, *v.shape[2:]) for k, v in batch.items()}
     segments, positions = out["segment_ids"], out["positions"]
     first = segments[:, :1]
     out["positions"] = positions - np.where(segments == first, positions[:, :1], 0)

@@ -92,6 +92,13 @@ class Lengths:
                 return k * _BLOCK + int(block.argmax())
         return None
 
+    def most_in_row(self, seq_len: int) -> int:
+        """The most documents that fit into `seq_len` tokens, whatever their order."""
+        shortest = np.zeros(0, np.int64)
+        for block in self.blocks():
+            shortest = np.sort(np.concatenate([shortest, block[block > 0]]))[:seq_len]
+        return int(np.searchsorted(np.cumsum(shortest), seq_len, "right"))
+
     @functools.cached_property
     def total(self) -> int:
         return sum(int(block.sum()) for block in self.blocks())
@@ -221,11 +228,25 @@ class FirstFit:
     """
 
     def __init__(
-        self, lengths: Lengths, order: Order, seq_len: int, window: int, index: Index
+        self,
+        lengths: Lengths,
+        order: Order,
+        seq_len: int,
+        window: int,
+        index: Index,
+        max_segments: int | None = None,
     ):
-        """At least one of `lengths` is not 0."""
+        """
+        Args:
+          lengths: at least one is not 0.
+          order: of the documents.
+          seq_len: tokens of a row.
+          window: documents that are fitted together.
+          index: keeps the tables.
+          max_segments: pieces of a row at most; None: as many as fit.
+        """
         self._lengths, self._order, self._index = lengths, order, index
-        self._seq_len = seq_len
+        self._seq_len, self._max_segments = seq_len, max_segments
         windows = -(-len(lengths) // window)  # of equal sizes: no small one at the end
         self._bounds = [k * len(lengths) // windows for k in range(windows + 1)]
         self._before = [0]
@@ -272,6 +293,8 @@ class FirstFit:
     def _table(self, epoch: int | None) -> Table:
         key = _key("first_fit", self._lengths, self._order, epoch)
         key |= {"seq_len": self._seq_len, "windows": len(self._bounds) - 1}
+        if self._max_segments is not None:
+            key |= {"max_segments": self._max_segments}
         return self._index.table(key, functools.partial(self._blocks, epoch))
 
     def _blocks(self, epoch: int | None) -> Iterator[Table]:
@@ -280,7 +303,8 @@ class FirstFit:
             documents = self._order(epoch, start, stop)
             seed = [self._order.seed, 0 if epoch is None else epoch + 1]
             key = [*seed, self._order.part, 1 + window]
-            block = _fit(documents, self._lengths[documents], self._seq_len, key)
+            lengths = self._lengths[documents]
+            block = _fit(documents, lengths, self._seq_len, key, self._max_segments)
             block["ends"] += pieces
             pieces = block["ends"][-1] if len(block["ends"]) else pieces
             yield block
@@ -301,7 +325,11 @@ def _key(
 
 
 def _fit(
-    documents: np.ndarray, lengths: np.ndarray, seq_len: int, key: list[int]
+    documents: np.ndarray,
+    lengths: np.ndarray,
+    seq_len: int,
+    key: list[int],
+    max_segments: int | None,
 ) -> Table:
     """One window's rows, shuffled by `key`: the columns of `FirstFit`'s table."""
     whole, rests = np.divmod(lengths, seq_len)
@@ -309,7 +337,7 @@ def _fit(
     count = int(whole.sum())
     # The rows of long documents, then those that the rests are fitted into.
     nth = np.arange(count) - np.repeat(np.cumsum(whole) - whole, whole)
-    row, column = best_fit(rests[rest], seq_len)
+    row, column = best_fit(rests[rest], seq_len, max_segments)
     start = np.concatenate([nth, whole[rest]]) * seq_len
     table = {
         "document": np.concatenate([np.repeat(documents, whole), documents[rest]]),
@@ -325,12 +353,15 @@ def _fit(
     return table | {"ends": np.cumsum(np.bincount(row, minlength=rows))}
 
 
-def best_fit(sizes: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
+def best_fit(
+    sizes: np.ndarray, capacity: int, most: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Fits sizes into few rows, the largest first, each where least room is left over.
 
     Args:
       sizes: int64 [n], in [1, capacity].
       capacity: of a row.
+      most: sizes in a row; None: any number.
 
     Returns:
       The row of each, and its column there: int64 [n].
@@ -339,7 +370,8 @@ def best_fit(sizes: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
     columns = np.empty(len(sizes), np.int64)
     open_rows: defaultdict[int, list[int]] = defaultdict(list)  # by the room in them
     rooms = 0  # bit r is set where open_rows[r] has one
-    count = 0
+    counts: list[int] = []  # sizes in each row
+    most = capacity if most is None else most
     order = np.argsort(-sizes, kind="stable")
     for i, size in zip(order.tolist(), sizes[order].tolist(), strict=True):
         fitting = rooms >> size
@@ -349,11 +381,12 @@ def best_fit(sizes: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
             if not open_rows[room]:
                 rooms ^= 1 << room
         else:
-            room, row = capacity, count
-            count += 1
+            room, row = capacity, len(counts)
+            counts.append(0)
+        counts[row] += 1
         rows[i], columns[i] = row, capacity - room
         room -= size
-        if room:
+        if room and counts[row] < most:
             open_rows[room].append(row)
             rooms |= 1 << room
     return rows, columns

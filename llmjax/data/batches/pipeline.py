@@ -2,7 +2,7 @@
 
 import bisect
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +13,24 @@ from etils import epath
 
 from llmjax.config import DataConfig, Explicit
 from llmjax.data.batches import curriculum, mixture, streams
-from llmjax.data.batches.rows import Features, Part, Rows, Source
-from llmjax.data.batches.streams import Batch
+from llmjax.data.batches.rows import Features, Part, PartRows, Source
+from llmjax.data.batches.streams import Batch, Feature
 
 
 class Pipeline:
     """Sources -> features -> packed rows -> mixture -> batch number `step`.
 
-    A batch has every sequence feature as [rows, seq_len], int32 `segment_ids` (1, 2, ..
-    within a row, 0 for padding) and int32 `positions` (from 0 in each segment) of the
-    same shape; the same of each further stream. With packing "chunk" or "pad" also
-    every scalar as [rows] and int32 `valid` [rows] (0: a row that only fills the batch
-    up).
+    A batch has each feature per token as [rows, seq_len, …], and [rows, seq_len] int32
+    `segment_ids` (1, 2, .. within a row, 0 for padding) and `positions` (from 0 in each
+    segment); the same of each further stream. Features per document are [rows, …] with
+    packing "chunk" or "pad", and int32 `valid` [rows] is 0 for a row that only fills
+    the batch up. With packing "first_fit" they are [rows, G, …], and `valid` [rows, G]:
+    G is the most documents of a row, and index g has the document whose segment id is
+    g + 1.
 
-    The rows of a run are numbered through. Whose a row is, the mixture says; what lies
-    in it, the source's own packing, epoch after epoch; at which step it is shown, the
-    curriculum. None of them knows of processes.
+    The rows of a run are numbered through. The mixture says which source a row belongs
+    to, the source's packing what lies in it, epoch after epoch, and the curriculum at
+    which step it is shown. None of them knows of processes.
     """
 
     def __init__(
@@ -37,9 +39,11 @@ class Pipeline:
         features: Features,
         data: DataConfig,
         length: Callable[[int], int] | None = None,
+        declared: Mapping[str, Feature] | None = None,
     ):
-        """Of a single source; `Part` says what the arguments are, `of` the errors."""
-        self._bind((Part("data.source", source, features, length),), data, None)
+        """Batches of a single source: `Part` has the arguments, `of` the errors."""
+        part = Part("data.source", source, features, length, declared=declared or {})
+        self._bind((part,), data, None)
 
     @classmethod
     def of(
@@ -48,12 +52,12 @@ class Pipeline:
         data: DataConfig,
         index_dir: epath.PathLike | None = None,
     ) -> "Pipeline":
-        """Of a mixture by `data.weighting`.
+        """Batches of a mixture by `data.weighting`.
 
         Args:
           parts: the sources; all features have the same names and dtypes.
-          data: batch_size and seq_len, their curricula, packing and its window,
-            weighting, shuffle_seed and prefetch are read.
+          data: batch_size and seq_len, their curricula, packing, its window and
+            max_segments, weighting, shuffle_seed and prefetch are read.
           index_dir: where the index of a large source is kept; None: in
             `data.directory`.
 
@@ -79,16 +83,17 @@ class Pipeline:
             mixture.Mixture([part.weight for part in parts])  # says what is wrong
         folder = _local(index_dir or f"{data.directory}/index")
         self._parts = [
-            Rows(part, k, data, folder) for k, part in enumerate(parts) if drawn[k]
+            PartRows(part, k, data, folder) for k, part in enumerate(parts) if drawn[k]
         ]
         self._streams = self._parts[0].streams
         for other in self._parts[1:]:
-            told = streams.differences(self._streams.kinds, other.streams.kinds)
-            if told:
+            mine, others = self._streams.features, other.streams.features
+            if differences := streams.differences(mine, others):
                 raise ValueError(
                     f"{self._parts[0].name} and {other.name} can't be mixed, as of the "
-                    f"features {told}; accepted: the same names and dtypes"
+                    f"features {differences}; accepted: the same names and dtypes"
                 )
+        self._segments = max(part.segments for part in self._parts)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _made_again, self._made_of
@@ -140,7 +145,7 @@ class Pipeline:
         start = self._curriculum.first_row(step)
         if self._bounded:
             self.check(step + 1)
-        out = self._streams.empty(last - first)
+        out = self._streams.empty(last - first, self._segments)
         owners = self._mixture.sources(start + first, start + last)
         begin = self._mixture.before(start + first).tolist()
         for k, part in enumerate(self._parts):
@@ -214,7 +219,7 @@ class Pipeline:
         for k in range(count):
             start = k * self._data.batch_size + first
             stop = k * self._data.batch_size + last
-            out = self._streams.empty(last - first)
+            out = self._streams.empty(last - first, self._segments)
             before = 0
             for part in self._parts:
                 rows = part.packing.rows(None)

@@ -76,13 +76,20 @@ def config(patterns: Iterable[str], prepare: PrepareConfig) -> BeamTextConfig:
     # In the order of `readers`: of equal copies the first stays.
     order = {path: (not path.endswith(".txt"), Path(path)) for path in found}
     files = tuple(sorted(found, key=order.__getitem__))
-    identity = json.dumps([sorted(found.items()), dataclasses.asdict(prepare)])
+    identity = json.dumps([sorted(found.items()), _rules(prepare)])
     return BeamTextConfig(
         name="files_" + hashlib.sha256(identity.encode()).hexdigest()[:12],
         description=_DESCRIPTION,
         files=files,
         prepare=prepare,
     )
+
+
+def _rules(prepare: PrepareConfig) -> dict[str, Any]:
+    """The part of a corpus's name that its rules are, unchanged since version 1.0.0."""
+    rules = dataclasses.asdict(prepare)
+    processes = {name: rules.pop(name) for name in ("shards", "workers")}
+    return {**rules, "annotate": "", **processes}
 
 
 class BeamText(tfds.core.GeneratorBasedBuilder):

@@ -92,7 +92,7 @@ def prepare(source: str, data: DataConfig, timed: Timed) -> FileDocuments:
 
 def _rules(prepare: PrepareConfig) -> dict[str, Any]:
     """What the documents are a function of, beside the files."""
-    others = ("annotate", "shards", "workers")
+    others = ("shards", "workers")
     return {k: v for k, v in dataclasses.asdict(prepare).items() if k not in others}
 
 

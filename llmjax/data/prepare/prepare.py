@@ -160,7 +160,6 @@ def _prepare(data: DataConfig, source: str, first: Corpus | None) -> None:
         "dataset_folder": str(documents.folder.relative_to(_directory(data))),
         "dataset": documents.account,
         "tokenizer": {"vocab_size": found.vocab_size, "sha256": found.fingerprint},
-        "annotate": encoding.annotation(data.prepare.annotate),
         "token_files": files,
         "seconds": seconds,
     }
@@ -250,9 +249,6 @@ def _folder(data: DataConfig, name: str, first: Corpus | None) -> epath.Path:
             folder += "-cased"
         if first is not None:
             folder += f"-of-{first.manifest['corpus']}"
-    if data.prepare.annotate:
-        digest = hashlib.sha256(data.prepare.annotate.encode()).hexdigest()
-        folder += f"-annotated-{digest[:8]}"
     return _directory(data) / "tokens" / name / folder
 
 
@@ -292,7 +288,7 @@ def _open(data: DataConfig, source: str, first: Corpus | None) -> Corpus:
             f"the documents in {dataset} are not those that {folder} was made from; "
             f"run {PREPARE} again"
         )
-    key = encoding.key(content, found.fingerprint, made["annotate"])
+    key = encoding.key(content, found.fingerprint)
     files: dict[str, dict[str, Any]] = {}
     for part, account in made["token_files"].items():
         if tokens.account(folder / part) != {"key": key, **account}:

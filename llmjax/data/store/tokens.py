@@ -1,14 +1,14 @@
 """Tokenised documents on disk, read at random through a memory map.
 
 A folder holds the tokens in shards (`tokens-00000-of-00002.npy`, uint16 where the
-vocabulary permits), annotations beside them in the same shards, and of all documents
+vocabulary permits), and of all documents
 together `lengths`, `offsets` (of the first token), `labels` and `sizes`. Written last,
 `account.json` has counts, and size and sha256 of each file.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,10 @@ _DTYPES = {
     "labels": np.int32,
     "sizes": np.int64,
 }
-_OWN = ("tokens", "label", *_DTYPES)
 
 
 class TokenSource:
-    """`len(source)` documents; `source[i]` gives {"tokens": int32 [n], "label": int32},
-    and int32 [n] of each annotation.
+    """`len(source)` documents; `source[i]` gives {"tokens": int32 [n], "label": int32}.
 
     Of files, it is pickled as their place and the selection; nothing is read until it
     is asked for, and memory does not grow with the corpus.
@@ -42,7 +40,7 @@ class TokenSource:
 
     def __init__(
         self,
-        shards: Mapping[str, Sequence[np.ndarray]],
+        shards: Sequence[np.ndarray],
         starts: np.ndarray,
         lengths: np.ndarray,
         labels: np.ndarray,
@@ -51,15 +49,15 @@ class TokenSource:
         indices: np.ndarray | None = None,
     ):
         """Args:
-        shards: "tokens" and annotations -> arrays that are read end to end; each
-          document lies in one, `lengths[i]` of them from `starts[i]`.
+        shards: arrays that are read end to end; each document lies in one,
+          `lengths[i]` tokens from `starts[i]`.
         starts, lengths, labels, sizes: int [len].
         folder, indices: where they were read from, and which of it these are.
         """
         self._shards, self._starts = shards, starts
         self.lengths, self.labels, self.sizes = lengths, labels, sizes
         self._folder, self._indices = folder, indices
-        ends = np.cumsum([len(shard) for shard in shards["tokens"]])
+        ends = np.cumsum([len(shard) for shard in shards])
         self._bounds = np.concatenate([[0], ends[:-1]])
 
     @property
@@ -76,11 +74,8 @@ class TokenSource:
         start, n = int(self._starts[index]), int(self.lengths[index])
         shard = int(np.searchsorted(self._bounds, start, "right")) - 1
         start -= int(self._bounds[shard])
-        found: dict[str, Any] = {
-            name: np.array(arrays[shard][start : start + n], np.int32)
-            for name, arrays in self._shards.items()
-        }
-        return {**found, "label": self.labels[index]}
+        tokens = np.array(self._shards[shard][start : start + n], np.int32)
+        return {"tokens": tokens, "label": self.labels[index]}
 
     def select(self, indices: Sequence[int] | np.ndarray) -> "TokenSource":
         """The documents at `indices`, in that order."""
@@ -125,7 +120,7 @@ def from_documents(
     lengths = np.array([len(a) for a in arrays], np.int64)
     sizes = [len(a) if token_bytes is None else token_bytes[a].sum() for a in arrays]
     return TokenSource(
-        {"tokens": [np.concatenate([np.zeros(0, np.int32), *arrays])]},
+        [np.concatenate([np.zeros(0, np.int32), *arrays])],
         np.cumsum(lengths) - lengths,
         lengths,
         np.array([-1] * len(arrays) if labels is None else [*labels], np.int32),
@@ -137,36 +132,15 @@ def from_documents(
 
 
 def block(
-    ids: Sequence[np.ndarray],
-    labels: Sequence[int],
-    sizes: Sequence[int],
-    annotations: Sequence[Mapping[str, np.ndarray]] = (),
+    ids: Sequence[np.ndarray], labels: Sequence[int], sizes: Sequence[int]
 ) -> dict[str, np.ndarray]:
-    """Some documents as the arrays that `write` puts one behind the other.
-
-    Raises:
-      ValueError: the annotations of a document don't fit it.
-    """
-    lengths = np.array([len(a) for a in ids], np.int64)
-    found = {
+    """Some documents as the arrays that `write` puts one behind the other."""
+    return {
         "tokens": np.concatenate([np.zeros(0, np.int32), *ids]),
-        "lengths": lengths,
+        "lengths": np.array([len(a) for a in ids], np.int64),
         "labels": np.array(labels, np.int32),
         "sizes": np.array(sizes, np.int64),
     }
-    names = sorted(annotations[0]) if annotations else []
-    for a, length in zip(annotations, lengths, strict=False):
-        shapes = {name: np.shape(value) for name, value in a.items()}
-        if shapes != dict.fromkeys(names, (length,)) or set(names) & set(_OWN):
-            raise ValueError(
-                f"data.prepare.annotate gives {shapes} for a document of {length} "
-                f"tokens; it must always give the same names ({', '.join(names)}), "
-                f"none of {', '.join(_OWN)}, each an array [{length}]"
-            )
-    for name in names:
-        values = [np.asarray(a[name], np.int32) for a in annotations]
-        found[name] = np.concatenate([np.zeros(0, np.int32), *values])
-    return found
 
 
 class Blocks:
@@ -181,14 +155,6 @@ class Blocks:
             with file.open("rb") as f, np.load(f) as arrays:
                 if self._prefix + name in arrays.files:
                     yield arrays[self._prefix + name]
-
-    def names(self) -> set[str]:
-        """Of the arrays of the blocks."""
-        found = set()
-        for file in self._files:
-            with file.open("rb") as f, np.load(f) as arrays:
-                found |= {n for n in arrays.files if n.startswith(self._prefix)}
-        return {name.removeprefix(self._prefix) for name in found}
 
 
 def write(
@@ -225,20 +191,16 @@ def write(
         f"{name}.npy": _save(folder / f"{name}.npy", [array], len(array), array.dtype)
         for name, array in arrays.items()
     }
-    annotations = sorted(blocks.names() - set(arrays) - {"tokens"})
-    for name in ("tokens", *annotations):
-        dtype = narrow if name == "tokens" else np.dtype(np.int32)
-        pieces = _cut(blocks.each(name), np.diff(edges))
-        for shard, length in enumerate(np.diff(edges)):
-            file = f"{name}-{shard:05d}-of-{count:05d}.npy"
-            files[file] = _save(folder / file, next(pieces), int(length), dtype)
+    pieces = _cut(blocks.each("tokens"), np.diff(edges))
+    for shard, length in enumerate(np.diff(edges)):
+        file = f"tokens-{shard:05d}-of-{count:05d}.npy"
+        files[file] = _save(folder / file, next(pieces), int(length), narrow)
     account = {
         "key": key,
         "documents": len(arrays["labels"]),
         "tokens": total,
         "bytes": int(arrays["sizes"].sum()),
         "shards": count,
-        "annotations": annotations,
         "files": files,
     }
     (folder / _ACCOUNT).write_text(json.dumps(account))
@@ -325,12 +287,8 @@ def read(folder: epath.PathLike) -> TokenSource:
                 f"delete {folder} and run {PREPARE}"
             )
     count = told["shards"]
-    shards = {
-        name: [
-            read_array(folder / f"{name}-{k:05d}-of-{count:05d}.npy")
-            for k in range(count)
-        ]
-        for name in ("tokens", *told["annotations"])
-    }
+    shards = [
+        read_array(folder / f"tokens-{k:05d}-of-{count:05d}.npy") for k in range(count)
+    ]
     lengths, offsets, labels, sizes = (read_array(folder / f"{n}.npy") for n in _DTYPES)
     return TokenSource(shards, offsets[:-1], lengths, labels, sizes, str(folder))
