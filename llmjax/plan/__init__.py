@@ -1,1 +1,1 @@
-"""What a run would do on a TPU, told by its compiler on any machine."""
+"""Plans of a run on TPUs, made by the TPU compiler on a machine that has none."""

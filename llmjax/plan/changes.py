@@ -1,4 +1,4 @@
-"""Changes of a layout, and the flags that make them."""
+"""Changes of a layout, and the command-line flags for them."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 from llmjax.config import RunConfig
 from llmjax.config.schema import Attention
 
-# Fields of LayoutConfig and what they become.
+# Field of LayoutConfig -> its new value.
 Change = Mapping[str, Any]
 
 
@@ -22,7 +22,7 @@ def changed(config: RunConfig, change: Change) -> RunConfig:
 
 
 def difference(before: RunConfig, after: RunConfig) -> dict[str, Any]:
-    """The fields of the layout that differ, as they are after."""
+    """The fields of the layout that differ, with their values in `after`."""
     return {
         field.name: getattr(after.layout, field.name)
         for field in dataclasses.fields(before.layout)
@@ -31,7 +31,7 @@ def difference(before: RunConfig, after: RunConfig) -> dict[str, Any]:
 
 
 def flags(change: Change) -> str:
-    """The change as flags of any experiment: `--config.layout.fsdp=64`."""
+    """The change as flags for any main: `--config.layout.fsdp=64`."""
     words = []
     for name, value in change.items():
         path = f"--config.layout.{name}"

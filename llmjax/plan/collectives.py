@@ -1,4 +1,4 @@
-"""What a compiled step moves between chips, slices and hosts, and along which axis."""
+"""Transfers of a compiled step: between chips, between slices, to and from hosts."""
 
 import collections
 import dataclasses
@@ -26,23 +26,23 @@ _HOST_COPIES = ("copy-start", "dynamic-slice-start", "dynamic-update-slice-start
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One transfer of the text, with how often a step runs it.
+    """One transfer in the program's text, and how often a step executes it.
 
     Attributes:
-      kind: one of `KINDS`, or "host-copy". An all-reduce of which each chip keeps its
-        part (TPU's all-reduce-scatter fusion) is a reduce-scatter.
-      opcode: as the text has it.
-      axis: mesh axes that its groups span ("fsdp", "data+fsdp"), "mixed" where they
-        are no whole axes, "host".
+      kind: one of `KINDS`, or "host-copy". An all-reduce after which each chip keeps
+        only its part (TPU's all-reduce-scatter fusion) is a reduce-scatter.
+      opcode: the instruction's, in the text.
+      axis: mesh axes that its groups span ("fsdp", "data+fsdp"); "mixed" where the
+        groups are not whole axes; "host".
       network: "ici", "dcn" (across slices) or "host".
-      groups: devices of each group by their place in the slice's part of the mesh; of
-        a permute, its (source, target) pairs.
-      group: devices per group; of dcn, slices.
+      groups: the devices of each group, counted within the slice's part of the mesh;
+        for a permute its (source, target) pairs.
+      group_size: devices per group; over dcn, slices.
       calls: executions per step.
-      result_bytes: of one execution's result on one device.
-      link_bytes: what one execution sends from one device, by rings.
-      computation, start, done: where it begins and must have ended; start = done where
-        nothing can run beside it.
+      result_bytes: bytes of one execution's result on one device.
+      link_bytes: bytes that one execution sends from one device, with ring algorithms.
+      computation, start, done: the instructions where it begins and where it must have
+        ended; start = done where nothing can run beside it.
     """
 
     kind: str
@@ -50,7 +50,7 @@ class Collective:
     axis: str
     network: str
     groups: Groups
-    group: int
+    group_size: int
     calls: int
     result_bytes: int
     link_bytes: int
@@ -67,12 +67,14 @@ class Collective:
 
 
 class Devices:
-    """The devices of one slice's program, in the order that its groups count them.
+    """The devices of one slice, in the order in which replica groups count them.
 
     Attributes:
       axes: names of the mesh's axes.
-      index: [devices, axes], each device's place along each axis.
-      coords: [devices, 3], chips' places in the torus; `core` the device of the chip.
+      slices: how many slices the mesh has.
+      index: [devices, axes], each device's position along each mesh axis.
+      coords: [devices, 3], the position of each device's chip in the torus.
+      core: [devices], the number of the device on its chip.
       slice_axes: the axes that cross slices.
     """
 
@@ -82,9 +84,9 @@ class Devices:
         )
         self.axes = tuple(mesh.axis_names)
         self.slices = len(np.unique(slices))
-        here = slices == slices.flat[0]
-        devices = mesh.devices[here]
-        self.index = np.stack(np.nonzero(here), axis=1)
+        first_slice = slices == slices.flat[0]
+        devices = mesh.devices[first_slice]
+        self.index = np.stack(np.nonzero(first_slice), axis=1)
         self.coords = np.array(
             [getattr(d, "coords", (i, 0, 0)) for i, d in enumerate(devices)]
         )
@@ -95,39 +97,40 @@ class Devices:
             if (np.diff(slices, axis=i) != 0).any()
         )
 
-    def axis_of(self, groups: Groups, pairs: bool) -> str:
-        """Name of the mesh axes that the groups are; "mixed" if they are none."""
+    def axes_of(self, groups: Groups, pairs: bool) -> str:
+        """Names of the mesh axes that the groups span; "mixed" if not whole axes."""
         varies = np.zeros(len(self.axes), bool)
         for group in groups:
-            places = self.index[list(group)]
-            varies |= (places != places[0]).any(axis=0)
+            positions = self.index[list(group)]
+            varies |= (positions != positions[0]).any(axis=0)
         name = "+".join(a for a, v in zip(self.axes, varies, strict=True) if v)
         if pairs:
             return name or "none"
-        expected = collections.defaultdict(set)
-        for i, place in enumerate(self.index):
-            expected[tuple(place[~varies])].add(i)
-        whole = {frozenset(g) for g in expected.values()}
-        return (name or "none") if {frozenset(g) for g in groups} == whole else "mixed"
+        by_other_axes = collections.defaultdict(set)
+        for i, position in enumerate(self.index):
+            by_other_axes[tuple(position[~varies])].add(i)
+        whole_axes = {frozenset(g) for g in by_other_axes.values()}
+        is_whole = {frozenset(g) for g in groups} == whole_axes
+        return (name or "none") if is_whole else "mixed"
 
 
 def collectives(program: Program, mesh: Mesh) -> tuple[Collective, ...]:
-    """Every transfer of the step; `mesh` is the one that it was compiled for."""
+    """Every transfer of a step that was compiled for this mesh."""
     devices = Devices(mesh)
     times: collections.Counter[str] = collections.Counter()
     for instruction, name, count in walk(program):
         if instruction.root:
             times[name] += count
-    found: list[Collective] = []
+    transfers: list[Collective] = []
     for name, calls in times.items():
-        found += _of_computation(program, name, calls, devices)
-    return tuple(found)
+        transfers += _computation_transfers(program, name, calls, devices)
+    return tuple(transfers)
 
 
-def by_kind_and_axis(found: tuple[Collective, ...]) -> list[dict]:
+def by_kind_and_axis(transfers: tuple[Collective, ...]) -> list[dict]:
     """Rows {kind, axis, network, calls, result_bytes, link_bytes} per step, summed."""
     rows: dict[tuple, dict] = {}
-    for c in found:
+    for c in transfers:
         key = c.kind, c.axis, c.network
         row = rows.setdefault(
             key,
@@ -146,41 +149,41 @@ def by_kind_and_axis(found: tuple[Collective, ...]) -> list[dict]:
     return sorted(rows.values(), key=lambda row: -row["link_bytes"])
 
 
-# --- reading ----------------------------------------------------------------------
+# --- reading the text ----------------------------------------------------------------
 
 
-def _of_computation(
+def _computation_transfers(
     program: Program, name: str, calls: int, devices: Devices
 ) -> Iterator[Collective]:
-    here = program.computations[name]
-    users = _users(here)
-    for first, last, op, scattered in _chains(program, here, users):
-        yield _ici(op, scattered, devices, name, calls, first.name, last.name)
-    for instruction in here.values():
+    computation = program.computations[name]
+    done_of = _done_of(computation)
+    for first, last, op, scattered in _by_channel(program, computation, done_of):
+        yield _ici_transfer(op, scattered, devices, name, calls, first.name, last.name)
+    for instruction in computation.values():
         if instruction.opcode == "send" and "_xla_megascale" in instruction.rest:
-            yield _dcn(here, instruction, devices, name, calls)
+            yield _dcn_transfer(computation, instruction, devices, name, calls)
         if instruction.opcode in _HOST_COPIES and _crosses_to_host(instruction):
-            done = users.get(instruction.name, instruction.name)
-            yield _host(instruction, name, calls, done)
+            done = done_of.get(instruction.name, instruction.name)
+            yield _host_transfer(instruction, name, calls, done)
 
 
-def _users(here: Computation) -> dict[str, str]:
-    """Of each instruction that starts something, the one that waits for it."""
+def _done_of(computation: Computation) -> dict[str, str]:
+    """Name of a -start instruction -> name of the -done that waits for it."""
     return {
         x.operands[0]: x.name
-        for x in here.values()
+        for x in computation.values()
         if x.opcode.endswith("-done") and x.operands
     }
 
 
-def _chains(program: Program, here: Computation, users: dict[str, str]):
-    """(first, last instruction, the collective itself, whether it scatters).
+def _by_channel(program: Program, computation: Computation, done_of: dict[str, str]):
+    """(first and last instruction, the collective itself, whether it scatters).
 
-    A TPU program writes one asynchronous collective in its start, in compute that it
-    runs beside and in its done, all with one channel.
+    A TPU program writes one asynchronous collective several times, all with one
+    channel: in its start, in the compute that runs beside it, and in its done.
     """
-    chains: dict[str, list] = {}
-    for instruction in here.values():
+    channels: dict[str, list] = {}
+    for instruction in computation.values():
         scattered = False
         inside = [instruction]
         if instruction.opcode in ("fusion", "async-start"):
@@ -192,15 +195,18 @@ def _chains(program: Program, here: Computation, users: dict[str, str]):
                 continue
             channel = re.search(r"channel_id=(\d+)", op.rest)
             key = channel.group(1) if channel else op.name
-            chain = chains.setdefault(key, [instruction, instruction, op, scattered])
-            chain[1] = instruction
-    for first, last, op, scattered in chains.values():
-        if first is last and first.name in users:
-            last = here[users[first.name]]
+            entry = channels.setdefault(key, [instruction, instruction, op, scattered])
+            entry[1] = instruction
+    for first, last, op, scattered in channels.values():
+        if first is last and first.name in done_of:
+            last = computation[done_of[first.name]]
         yield first, last, op, scattered
 
 
-def _ici(op, scattered, devices, computation, calls, start, done) -> Collective:
+def _ici_transfer(
+    op, scattered, devices, computation, calls, start, done
+) -> Collective:
+    """A collective between the chips of a slice."""
     opcode = op.opcode.removesuffix("-start")
     kind = "reduce-scatter" if scattered and opcode == "all-reduce" else opcode
     pairs = kind == "collective-permute"
@@ -208,7 +214,7 @@ def _ici(op, scattered, devices, computation, calls, start, done) -> Collective:
     n = len(groups[0])
     size = result_bytes(op)
     whole = size * n if opcode == "reduce-scatter" else size
-    sent = {
+    link_bytes = {
         "all-gather": whole * (n - 1) // n,
         "reduce-scatter": whole * (n - 1) // n,
         "all-reduce": 2 * whole * (n - 1) // n,
@@ -218,13 +224,13 @@ def _ici(op, scattered, devices, computation, calls, start, done) -> Collective:
     return Collective(
         kind=kind,
         opcode=opcode,
-        axis=devices.axis_of(groups, pairs),
+        axis=devices.axes_of(groups, pairs),
         network="ici",
         groups=groups,
-        group=n,
+        group_size=n,
         calls=calls,
         result_bytes=size,
-        link_bytes=sent[kind],
+        link_bytes=link_bytes[kind],
         computation=computation,
         start=start,
         done=done,
@@ -233,29 +239,29 @@ def _ici(op, scattered, devices, computation, calls, start, done) -> Collective:
     )
 
 
-def _dcn(here, send, devices, computation, calls) -> Collective:
-    """Transfers between slices are a send and a receive through the host's runtime."""
+def _dcn_transfer(instructions, send, devices, computation, calls) -> Collective:
+    """A transfer between slices: a send and a receive through the host's runtime."""
 
     def attribute(instruction: Instruction, key: str) -> str:
         match = re.search(rf'_xla_{key}="([^"]*)"', instruction.rest)
         return match.group(1) if match else ""
 
-    meeting = attribute(send, "host_transfer_rendezvous")
+    rendezvous = attribute(send, "host_transfer_rendezvous")
     receive = next(
         x
-        for x in here.values()
-        if x.opcode == "recv" and attribute(x, "host_transfer_rendezvous") == meeting
+        for x in instructions.values()
+        if x.opcode == "recv" and attribute(x, "host_transfer_rendezvous") == rendezvous
     )
     done = next(
         x.name
-        for x in here.values()
+        for x in instructions.values()
         if x.opcode == "recv-done" and x.operands[0] == receive.name
     )
     kind = attribute(send, "megascale_transfer_type").lower().replace("_", "-")
     kind = kind if kind in KINDS else "collective-permute"
     n = devices.slices
     sent, received = (x.arrays[0].bytes for x in (send, receive))
-    share = {
+    link_bytes = {
         "all-reduce": 2 * sent * (n - 1) // n,
         "all-gather": sent * (n - 1),
         "collective-permute": sent,
@@ -266,10 +272,10 @@ def _dcn(here, send, devices, computation, calls) -> Collective:
         axis="+".join(devices.slice_axes),
         network="dcn",
         groups=(),
-        group=n,
+        group_size=n,
         calls=calls,
         result_bytes=received,
-        link_bytes=share.get(kind, sent * (n - 1) // n),
+        link_bytes=link_bytes.get(kind, sent * (n - 1) // n),
         computation=computation,
         start=send.name,
         done=done,
@@ -283,7 +289,8 @@ def _crosses_to_host(instruction: Instruction) -> bool:
     return len({x.space == HOST for x in instruction.arrays if x.dims}) == 2
 
 
-def _host(instruction, computation, calls, done) -> Collective:
+def _host_transfer(instruction, computation, calls, done) -> Collective:
+    """A copy between a chip's memory and its host's."""
     size = min(x.bytes for x in instruction.arrays if x.dims)
     return Collective(
         kind="host-copy",
@@ -291,7 +298,7 @@ def _host(instruction, computation, calls, done) -> Collective:
         axis="host",
         network="host",
         groups=(),
-        group=1,
+        group_size=1,
         calls=calls,
         result_bytes=size,
         link_bytes=size,
@@ -304,13 +311,14 @@ def _host(instruction, computation, calls, done) -> Collective:
 
 
 def replica_groups(rest: str, devices: int) -> Groups:
-    """Groups of devices in any of XLA's three forms, or a permute's pairs.
+    """Groups of devices, or the (source, target) pairs of a permute.
 
-    {{0,1},{2,3}}; [2,4]<=[4,2]T(1,0), an iota transposed and cut; and
-    mesh['x'=2,'y'=4] {'y'}, the axes of a mesh. No groups: all devices.
+    XLA writes groups in three forms: {{0,1},{2,3}}; [2,4]<=[4,2]T(1,0), an iota
+    reshaped, transposed and reshaped; mesh['x'=2,'y'=4] {'y'}, axes of a mesh.
+    Where none are written, all devices are one group.
 
     Raises:
-      ValueError: a form that is none of these.
+      ValueError: another form.
     """
     pairs = re.search(r"(?:source_target_pairs|replica_groups)=\{(\{.*?\})\}", rest)
     if pairs:
@@ -333,13 +341,16 @@ def replica_groups(rest: str, devices: int) -> Groups:
     if "replica_groups={}" in rest or "replica_groups" not in rest:
         return (tuple(range(devices)),)
     form = rest[rest.index("replica_groups") :][:60]
-    raise ValueError(f"{form!r} is a form of replica groups that is not known here")
+    raise ValueError(f"{form!r}: this form of replica groups cannot be read yet")
 
 
 def _mesh_groups(sizes: dict[str, int], axes: str) -> Groups:
-    """'y', or of an axis a part: 'y':(before)size (Shardy's sub-axes)."""
+    """Groups over mesh axes 'y', or over parts of axes 'y':(before)size.
+
+    Shardy's sub-axes: https://openxla.org/shardy/sharding_representation.
+    """
     shape: list[int] = []
-    chosen: list[int] = []
+    group_dims: list[int] = []
     parts = {
         a: (int(before), int(size)) if size else None
         for a, before, size in re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", axes)
@@ -347,19 +358,18 @@ def _mesh_groups(sizes: dict[str, int], axes: str) -> Groups:
     for axis, n in sizes.items():
         part = parts.get(axis, (1, 1))
         before, size = (1, n) if part is None else part
-        chosen.append(len(shape) + 1)
+        group_dims.append(len(shape) + 1)
         shape += [before, size, n // before // size]
         if axis not in parts:
-            chosen.pop()
+            group_dims.pop()
     ids = np.arange(math.prod(sizes.values())).reshape(shape)
-    others = [i for i in range(ids.ndim) if i not in chosen]
-    groups = ids.transpose(others + chosen)
-    return tuple(
-        map(tuple, groups.reshape(-1, math.prod(shape[i] for i in chosen)).tolist())
-    )
+    others = [i for i in range(ids.ndim) if i not in group_dims]
+    group_size = math.prod(shape[i] for i in group_dims)
+    groups = ids.transpose(others + group_dims).reshape(-1, group_size)
+    return tuple(map(tuple, groups.tolist()))
 
 
 def result_bytes(instruction: Instruction) -> int:
-    """Bytes of the result; of a -start's tuple half, operands lie in it as well."""
+    """Bytes of the result; half of a -start's tuple, which has the operands as well."""
     total = sum(x.bytes for x in instruction.arrays)
     return total // 2 if instruction.opcode.endswith("-start") else total

@@ -1,4 +1,4 @@
-"""Two plans side by side."""
+"""Two plans in one table."""
 
 import json
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ Result = dict[str, Any]
 
 
 def read(path: epath.PathLike) -> Result:
-    """A plan's result.json.
+    """Reads a plan's result.json, or the one in a folder.
 
     Raises:
-      FileNotFoundError: it is not there.
-      ValueError: it is none of a plan.
+      FileNotFoundError: no such file.
+      ValueError: the file is not the result of a plan.
     """
     file = epath.Path(path).expanduser()
     if file.is_dir():
@@ -31,12 +31,12 @@ def read(path: epath.PathLike) -> Result:
     except ValueError:
         result = None
     if not isinstance(result, dict) or "memory" not in result:
-        raise ValueError(f"--compare: {file} is no result.json of experiments.plan")
+        raise ValueError(f"--compare: {file} is not a result.json of experiments.plan")
     return result
 
 
 def compare(a: Result, b: Result) -> str:
-    """A table of both, and how many times the first the second is."""
+    """A table of both plans, with the ratio of each number of `b` to that of `a`."""
     return table(("", _name(a), _name(b), "second / first"), _rows(a, b))
 
 
@@ -47,7 +47,7 @@ def _name(result: Result) -> str:
 
 
 def _rows(a: Result, b: Result) -> list[Sequence[str]]:
-    rows: list[Sequence[str]] = [("fits", _yes(a), _yes(b), "")]
+    rows: list[Sequence[str]] = [("fits", _fits(a), _fits(b), "")]
     mesh = [
         " ".join(f"{axis}={n}" for axis, n in r["mesh"].items() if n > 1)
         for r in (a, b)
@@ -67,16 +67,16 @@ def _rows(a: Result, b: Result) -> list[Sequence[str]]:
     sent = [_sent(t) for t in times]
     for key in sorted(set(sent[0]) | set(sent[1])):
         rows.append(_row(key, sent[0].get(key, 0), sent[1].get(key, 0), gib))
-    took = (a["seconds"]["compile"], b["seconds"]["compile"])
-    rows.append(_row("compile seconds", took[0], took[1], duration))
+    first, second = (r["seconds"]["compile"] for r in (a, b))
+    rows.append(_row("compile seconds", first, second, duration))
     return rows
 
 
-def _plain(value: int | float | None) -> str:
+def _number(value: int | float | None) -> str:
     return "-" if value is None else f"{value:,.4g}"
 
 
-def _share(value: int | float | None) -> str:
+def _percent(value: int | float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
 
 
@@ -85,28 +85,28 @@ _TIMES = {
     "compiler_seconds": duration,
     "pallas_seconds": duration,
     "exposed_seconds": duration,
-    "estimated_cycles": _plain,
-    "mfu": _share,
-    "mfu_causal": _share,
-    "tokens_per_second_per_chip": _plain,
-    "dollars_per_billion_tokens": _plain,
+    "estimated_cycles": _number,
+    "mfu": _percent,
+    "mfu_causal": _percent,
+    "tokens_per_second_per_chip": _number,
+    "dollars_per_billion_tokens": _number,
 }
 
 
-def _yes(result: Result) -> str:
+def _fits(result: Result) -> str:
     return "yes" if result["fits"] else "no"
 
 
 def _sent(time: Result) -> dict[str, int]:
     """Bytes that a chip sends in a step, by kind and network."""
-    found: dict[str, int] = {}
+    sent: dict[str, int] = {}
     for row in time.get("collectives", ()):
         key = f"{row['kind']} over {row['network']}"
-        found[key] = found.get(key, 0) + row["link_bytes"]
-    return found
+        sent[key] = sent.get(key, 0) + row["link_bytes"]
+    return sent
 
 
 def _row(name: str, first: Any, second: Any, show: Any) -> tuple[str, str, str, str]:
-    known = first not in (None, 0) and second is not None
-    ratio = f"{second / first:.3f}" if known else "-"
+    has_ratio = first not in (None, 0) and second is not None
+    ratio = f"{second / first:.3f}" if has_ratio else "-"
     return name, show(first), show(second), ratio

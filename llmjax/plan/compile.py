@@ -1,4 +1,4 @@
-"""The step that pretraining runs, compiled for TPUs that are not there."""
+"""Ahead-of-time compilation of a run's training step for a TPU topology."""
 
 import contextlib
 import dataclasses
@@ -23,8 +23,8 @@ from llmjax.train import setup
 from llmjax.train.setup import Program
 
 INSTALL = "pip install -e '.[tpu]'"
-# libtpu looks for the machine that it runs on and for others that use it.
-_QUIET = {
+# Without these libtpu queries the machine it runs on, and for other users of the chip.
+_ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -40,7 +40,7 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 @dataclasses.dataclass(frozen=True)
 class Seconds:
-    """How long each part took on this machine."""
+    """Wall time of each stage, on the machine that compiles."""
 
     build: float
     trace: float
@@ -50,7 +50,7 @@ class Seconds:
 
 @dataclasses.dataclass(frozen=True)
 class Lowered:
-    """A step for a topology, not yet compiled."""
+    """A step lowered for a topology, not yet compiled."""
 
     config: RunConfig
     topology: Topology
@@ -61,33 +61,33 @@ class Lowered:
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes per device, by `memory_analysis()`."""
+    """Bytes per device, from `memory_analysis()`."""
 
     arguments: int
-    outputs: int  # those that overwrite arguments among them
+    outputs: int  # including `aliased`
     aliased: int  # outputs that overwrite arguments
     temporaries: int
     code: int
-    host: int  # all of it, in the host's memory
+    host: int  # everything in the host's memory
 
     @property
     def peak(self) -> int:
-        """Of data, without the program's code."""
+        """Bytes of data in the device's memory, without the program's code."""
         return self.arguments + self.outputs - self.aliased + self.temporaries
 
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """What the compiler made of a step, or why it would not.
+    """A compiled step, or the compiler's reason why it does not fit.
 
     Attributes:
-      program: the run's, over the topology's mesh.
+      program: the run's program, over the topology's mesh.
       memory: None where it does not fit.
-      needed: bytes per chip that the program takes, whether they are there or not.
-      available: bytes per chip that it may take.
-      error: the compiler's, "" where it fits.
-      text: the program with estimated cycles; "" where it does not fit.
-      dump: the compiler's other reports, by the end of their file names.
+      needed: bytes per device that the step takes, whether it fits or not.
+      available: bytes per device that it may take.
+      error: the compiler's message; "" where it fits.
+      text: the compiled program with estimated cycles; "" where it does not fit.
+      dump: the compiler's other reports, by kind (see `read_dump`).
     """
 
     config: RunConfig
@@ -103,7 +103,7 @@ class Compiled:
 
     @property
     def fits(self) -> bool:
-        """Whether the compiler found room for it."""
+        """Whether the step fits in a device's memory."""
         return self.memory is not None
 
 
@@ -115,8 +115,8 @@ def lower_step(
     Args:
       config: the run; `layout.slices` is set to `num_slices`, and `layout.data` too
         where it was 1.
-      topology: of one slice, as "v5p:4x4x4".
-      num_slices: over the data-centre network.
+      topology: one slice, as "v5p:4x4x4".
+      num_slices: slices, connected by the data-centre network.
 
     Raises:
       ValueError: no libtpu, an unknown topology, or a layout that does not fit it.
@@ -129,14 +129,16 @@ def lower_step(
     mesh = make_mesh(config.layout, topology)
     task, example = rows.example(config)
     program = setup.build(config, task, example, mesh=mesh)
-    built = time.perf_counter()
+    after_build = time.perf_counter()
     with mesh_lib.use(mesh):
         jitted: Any = program.step
         traced = jitted.trace(program.abstract, program.batch)
         after_trace = time.perf_counter()
         lowered = traced.lower(lowering_platforms=("tpu",))
     seconds = Seconds(
-        built - start, after_trace - built, time.perf_counter() - after_trace
+        build=after_build - start,
+        trace=after_trace - after_build,
+        lower=time.perf_counter() - after_trace,
     )
     return Lowered(config, topology, program, lowered, seconds)
 
@@ -144,17 +146,17 @@ def lower_step(
 def compile_step(
     config: RunConfig, topology: str | Topology, num_slices: int = 1
 ) -> Compiled:
-    """`lower_step`, and the compiler's verdict; that it does not fit is no error.
+    """Lowers and compiles a run's step; one that does not fit is a result, no error.
 
     Raises:
-      ValueError: as `lower_step`.
-      jax.errors.JaxRuntimeError: the compiler failed for another reason.
+      ValueError: see `lower_step`; or the blocks of a kernel do not fit a core.
+      jax.errors.JaxRuntimeError: the compiler failed for a reason other than memory.
     """
     return compile_lowered(lower_step(config, topology, num_slices))
 
 
 def compile_lowered(step: Lowered) -> Compiled:
-    """The compiler's verdict on a lowered step; see `compile_step`."""
+    """Compiles a lowered step; see `compile_step`."""
     error, memory, text = "", None, ""
     with tempfile.TemporaryDirectory(prefix="llmjax-plan-") as folder:
         options: Any = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
@@ -186,26 +188,27 @@ def compile_lowered(step: Lowered) -> Compiled:
     )
 
 
-# --- pieces --------------------------------------------------------------------------
+# --- before compiling ----------------------------------------------------------------
 
 
 def require_compiler() -> None:
-    """Makes libtpu ready to load, quietly.
+    """Sets the environment in which libtpu loads without a TPU.
 
     Raises:
-      ValueError: it is not installed; gives the line that installs it.
+      ValueError: libtpu is not installed; gives the command that installs it.
     """
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(
             "planning needs the TPU compiler (libtpu), which is not installed; no TPU "
             f"is needed to run it: {INSTALL}"
         )
-    for name, value in _QUIET.items():
+    for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
 
 def over_slices(config: RunConfig, slices: int) -> RunConfig:
-    """The run on so many slices: a copy of the weights on each, unless told."""
+    """The run on so many slices, with a copy of the weights on each unless `data` is
+    set."""
     data = config.layout.data
     layout = dataclasses.replace(
         config.layout, slices=slices, data=slices if data == 1 else data
@@ -214,10 +217,10 @@ def over_slices(config: RunConfig, slices: int) -> RunConfig:
 
 
 def devices(topology: Topology) -> Sequence[jax.Device]:
-    """The devices of a topology that nobody has to have.
+    """Devices of a topology; none of them has to exist.
 
     Raises:
-      ValueError: the compiler does not know it.
+      ValueError: the compiler does not know the topology.
     """
     try:
         return topologies.get_topology_desc(
@@ -231,31 +234,34 @@ def devices(topology: Topology) -> Sequence[jax.Device]:
 
 
 def make_mesh(layout: LayoutConfig, topology: Topology) -> jax.sharding.Mesh:
-    """The mesh of a layout over a topology."""
+    """The mesh of a layout over the devices of a topology."""
     return mesh_lib.make_mesh(layout, devices(topology))
 
 
+# --- after compiling -----------------------------------------------------------------
+
+
 def out_of_memory(error: Exception) -> str:
-    """What the compiler says of the memory that a program lacks.
+    """The compiler's message that the device's memory is too small.
 
     Raises:
-      ValueError: it lacks that of a core, which holds a kernel's blocks.
-      Exception: `error`, where it is another.
+      ValueError: the memory of a core, which holds a kernel's blocks, is too small.
+      Exception: `error` itself, where it is about anything else.
     """
-    found = _OUT_OF_MEMORY.search(str(error))
-    if found is None:
+    message = _OUT_OF_MEMORY.search(str(error))
+    if message is None:
         raise error
-    if "vmem" in found[1].lower():
+    if "vmem" in message[1].lower():
         raise ValueError(
-            f"the compiler: {found[1]}: a kernel's blocks are too large for a core; "
+            f"the compiler: {message[1]}: a kernel's blocks are too large for a core; "
             "lower layout.attention.block_q and layout.attention.block_kv, or give "
             "xla_tpu_scoped_vmem_limit_kib=98304 in layout.compiler_options"
         ) from error
-    return found[1]
+    return message[1]
 
 
 def needed_bytes(error: str, dump: dict[str, str]) -> int:
-    """What a program that did not fit would take, by its dump or else the message."""
+    """Bytes per device of a step that does not fit, from the dump or the message."""
     total = _TOTAL.search(dump.get("memory-usage-report", ""))
     if total is not None:
         return int(total[1])
@@ -264,25 +270,25 @@ def needed_bytes(error: str, dump: dict[str, str]) -> int:
 
 
 def read_dump(folder: Path) -> dict[str, str]:
-    """The reports of a step among the files of `xla_dump_to`, by kind."""
-    wanted = {
+    """Kind of report -> its text, from the step's files in an `xla_dump_to` folder."""
+    endings = {
         "hlo": "after_optimizations.txt",
         "buffers": "after_optimizations-buffer-assignment.txt",
         "live-range": "after_optimizations-live-range.txt",
         "memory-usage-report": "after_optimizations-memory-usage-report.txt",
         "codegen": "after_codegen.txt",
     }
-    found = {}
-    for kind, end in wanted.items():
+    reports = {}
+    for kind, end in endings.items():
         files = sorted(folder.glob(f"*jit_*.{end}"), key=lambda f: f.stat().st_size)
         if files:
-            found[kind] = files[-1].read_text(errors="replace")
-    return found
+            reports[kind] = files[-1].read_text(errors="replace")
+    return reports
 
 
 @contextlib.contextmanager
 def _uncached() -> Iterator[None]:
-    """Without the persistent cache: what comes from it brings no dump."""
+    """Turns the persistent cache off: a cached program comes without its dump."""
     before = jax.config.values["jax_enable_compilation_cache"]
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()
@@ -308,7 +314,7 @@ def _memory(analysis: Any) -> Memory:
 
 
 def _text(compiled: Any, dump: dict[str, str]) -> str:
-    """`as_text()`, which fails for some large programs; else what the dump has."""
+    """`as_text()`; for large programs on which it fails, the dump's text."""
     try:
         return compiled.as_text()
     except jax.errors.JaxRuntimeError:

@@ -1,10 +1,10 @@
-"""Bytes and seconds of a step by formula: what orders and prunes before a compile.
+"""Bytes and seconds of a step by formula, to order and prune layouts before compiling.
 
-Coarse on purpose. Bytes count what a chip holds: the state, one copy of gradients, what
-the backward pass keeps of each layer, one layer's own values, the logits of a block.
-Seconds count matmuls at the chip's peak and links at theirs; fully-sharded weights move
-beside the matmuls, everything else in turn with them. Only differences between layouts
-of one run are used.
+Coarse on purpose: only differences between layouts of one run are used. Bytes count
+what a chip holds: the state, one copy of gradients, the values of each layer that the
+backward pass needs, those of one layer at work, the logits of a block. Seconds count
+matmuls and links, each at its peak rate. Fully-sharded weights move beside the matmuls,
+everything else before or after them.
 """
 
 import dataclasses
@@ -37,48 +37,48 @@ HALF = 2  # bytes of bfloat16
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """What a run has to hold, whatever its layout: counts of a built program."""
+    """Sizes of a run that no layout changes, counted on its built program."""
 
     weights: int
-    expert_weights: int  # those of them with an axis of experts
+    expert_weights: int  # the part of `weights` that has an axis of experts
     optimizer_bytes: float  # per weight
 
     @classmethod
     def of(cls, program: Program) -> "Size":
-        """Counted on the abstract state."""
+        """Counts the leaves of the abstract state."""
         weights = experts = 0
-        pairs = jax.tree_util.tree_leaves_with_path(program.abstract.params)
-        for path, leaf in pairs:
+        leaves = jax.tree_util.tree_leaves_with_path(program.abstract.params)
+        for path, leaf in leaves:
             count = math.prod(leaf.shape)
             weights += count
             experts += count if "experts" in jax.tree_util.keystr(path) else 0
-        held = sum(
+        optimizer_bytes = sum(
             math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
             for leaf in jax.tree.leaves(program.abstract.opt_state)
         )
-        return cls(weights, experts, held / max(weights, 1))
+        return cls(weights, experts, optimizer_bytes / max(weights, 1))
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """Of one chip and one step; `links`: seconds of all transfers, hidden or not."""
+    """Estimates for one chip and one step."""
 
     bytes: int
     seconds: float
-    links: float
+    transfer_seconds: float  # all transfers, hidden or not
 
 
 def estimate(
     config: RunConfig, topology: Topology, size: Size, mesh: Mapping[str, int]
 ) -> Estimate:
-    """Of a run whose mesh has these sizes."""
-    links = sum(link_seconds(config, topology, size, mesh).values())
+    """Estimates a run on a mesh of these sizes."""
+    transfers = sum(link_seconds(config, topology, size, mesh).values())
     step = seconds(config, topology, size, mesh)
-    return Estimate(int(memory(config, size, mesh)), step, links)
+    return Estimate(int(memory(config, size, mesh)), step, transfers)
 
 
 def mesh_sizes(layout: LayoutConfig, devices: int) -> dict[str, int]:
-    """The sizes of the mesh's axes, the -1 filled in."""
+    """Sizes of the mesh's axes, with -1 replaced by what is left of the devices."""
     sizes = {axis: getattr(layout, axis) for axis in MESH_AXES}
     fixed = math.prod(n for n in sizes.values() if n > 0)
     return {axis: n if n > 0 else devices // fixed for axis, n in sizes.items()}
@@ -106,25 +106,25 @@ def memory(config: RunConfig, size: Size, mesh: Mapping[str, int]) -> float:
 
 
 def local_weights(size: Size, mesh: Mapping[str, int]) -> float:
-    """Weights of one chip."""
+    """Weights on one chip."""
     dense = size.weights - size.expert_weights
-    cut = mesh["fsdp"] * mesh["tensor"] * mesh["pipeline"]
-    return dense / cut + size.expert_weights / (cut * mesh["expert"])
+    shards = mesh["fsdp"] * mesh["tensor"] * mesh["pipeline"]
+    return dense / shards + size.expert_weights / (shards * mesh["expert"])
 
 
 def local_tokens(config: RunConfig, mesh: Mapping[str, int]) -> float:
-    """Tokens of the batch on one chip, all microbatches."""
-    cut = mesh["data"] * mesh["fsdp"] * mesh["expert"] * mesh["sequence"]
-    return config.data.batch_size * config.data.seq_len / cut
+    """Tokens of the batch on one chip, in all microbatches."""
+    shards = mesh["data"] * mesh["fsdp"] * mesh["expert"] * mesh["sequence"]
+    return config.data.batch_size * config.data.seq_len / shards
 
 
 def widths(layout: LayoutConfig, cfg: ModelConfig, tensor: int) -> dict[str, float]:
-    """Values per token of what remat knows by name, on one chip."""
+    """Name of an activation that remat can keep -> its values per token on one chip."""
     spec = cfg.layers[0].pattern[0]
     mlp, F = cfg.layer_mlp(spec)
     if isinstance(mlp, Mixture):
-        room = getattr(mlp.dispatch, "factor", 1)
-        F = int(mlp.top_k * mlp.d_ff * room) + mlp.shared_d_ff
+        capacity = getattr(mlp.dispatch, "factor", 1)
+        F = int(mlp.top_k * mlp.d_ff * capacity) + mlp.shared_d_ff
         mlp = mlp.expert
     query, key = cfg.num_heads * cfg.H / tensor, cfg.K * cfg.H / tensor
     D, up = float(cfg.d_model), F / tensor
@@ -135,7 +135,7 @@ def widths(layout: LayoutConfig, cfg: ModelConfig, tensor: int) -> dict[str, flo
 
 
 def kept_width(layout: LayoutConfig, cfg: ModelConfig, tensor: int) -> float:
-    """Values per token and layer that the backward pass finds kept."""
+    """Values per token and layer that are kept for the backward pass."""
     sizes = widths(layout, cfg, tensor)
     if layout.remat == "full":
         return sizes["input"]
@@ -144,7 +144,7 @@ def kept_width(layout: LayoutConfig, cfg: ModelConfig, tensor: int) -> float:
     every = sum(sizes.values())
     if layout.remat == "dots":
         return every - sizes["context"]
-    # norms and the product of gate and up too, and scores where they are whole
+    # norms and the product of gate and up as well; `_working` has the scores
     return every + 2 * sizes["input"] + 2 * sizes["up"]
 
 
@@ -155,10 +155,16 @@ def _working(
     tokens: float,
     width: int,
 ) -> float:
-    """One layer's values forward and backward, its gathered weights, logits, scores."""
+    """Bytes at work: one layer's values forward and backward, its gathered weights, its
+    attention scores, or the logits of a block where these are more."""
     cfg, layout = config.model, config.layout
-    own = 2 * width * tokens * sum(widths(layout, cfg, mesh["tensor"]).values())
-    layer = size.weights / cfg.L / mesh["tensor"] / (mesh["expert"] if _moe(cfg) else 1)
+    values = 2 * width * tokens * sum(widths(layout, cfg, mesh["tensor"]).values())
+    layer = (
+        size.weights
+        / cfg.L
+        / mesh["tensor"]
+        / (mesh["expert"] if _has_experts(cfg) else 1)
+    )
     gathered = 2 * HALF * layer if mesh["fsdp"] > 1 else 0.0
     rows = tokens / config.data.seq_len * mesh["sequence"]
     block = min(layout.loss_block, config.data.seq_len)
@@ -169,10 +175,10 @@ def _working(
         scores = 2 * 4 * tokens * T * cfg.num_heads / mesh["tensor"]
         if layout.remat == "none":
             scores *= cfg.L / mesh["pipeline"]
-    return max(own + scores, logits) + gathered
+    return max(values + scores, logits) + gathered
 
 
-def _moe(cfg: ModelConfig) -> bool:
+def _has_experts(cfg: ModelConfig) -> bool:
     return isinstance(cfg.mlp, Mixture)
 
 
@@ -185,18 +191,18 @@ def seconds(
     """Seconds per step."""
     layout, chip = config.layout, topology.chip
     peak = chip.bf16_flops * chip.speedup(layout.quantization)
-    compute = work(config) / topology.chips / peak
+    compute = step_flops(config) / topology.chips / peak
     idle = bubble(layout, mesh["pipeline"])
     times = link_seconds(config, topology, size, mesh)
-    beside = times.pop("fsdp") + times.pop("data")
+    hidden = times.pop("fsdp") + times.pop("data")
     host = _host_seconds(config, topology, size, mesh)
-    return max(compute / (1 - idle), beside) + sum(times.values()) + host
+    return max(compute / (1 - idle), hidden) + sum(times.values()) + host
 
 
 def link_seconds(
     config: RunConfig, topology: Topology, size: Size, mesh: Mapping[str, int]
 ) -> dict[str, float]:
-    """Seconds per step that each mesh axis keeps its links busy."""
+    """Mesh axis -> seconds per step that it keeps its links busy."""
     slow = {"data"} if topology.num_slices > 1 else set()
     return {
         axis: n / bandwidth(topology, mesh[axis], axis in slow)
@@ -205,10 +211,10 @@ def link_seconds(
 
 
 def bubble(layout: LayoutConfig, stages: int) -> float:
-    """The share of time that a pipeline's stages wait to be filled and drained.
+    """Share of the step that pipeline stages idle while the pipeline fills and drains.
 
     Raises:
-      ValueError: microbatches that don't fill the stages evenly.
+      ValueError: the microbatches don't fill the stages evenly.
     """
     if stages == 1:
         return 0.0
@@ -217,7 +223,7 @@ def bubble(layout: LayoutConfig, stages: int) -> float:
 
 
 def bandwidth(topology: Topology, size: int, slow: bool) -> float:
-    """Bytes/s that a chip sends to others of a mesh axis of this size."""
+    """Bytes/s that a chip can send along a mesh axis of this size."""
     chip = topology.chip
     if slow:
         return chip.dcn_bandwidth
@@ -227,21 +233,21 @@ def bandwidth(topology: Topology, size: int, slow: bool) -> float:
     return 2 * dims * chip.link_bandwidth  # both directions of a ring
 
 
-def work(config: RunConfig) -> float:
-    """FLOPs of a step with what remat computes again and attention does not skip."""
+def step_flops(config: RunConfig) -> float:
+    """FLOPs that a step executes: with recomputation, without skipped blocks."""
     cfg, layout = config.model, config.layout
     T = config.data.seq_len
     tokens = config.data.batch_size * T
     full, causal = flops.training_flops(cfg, tokens, T)
-    square = 2 * (full - causal)
-    skips = isinstance(layout.attention, SplashAttention | BlockedAttention)
-    attention = square / 2 if skips else square
-    base = full - square
+    square = 2 * (full - causal)  # of attention without a mask
+    skips_masked = isinstance(layout.attention, SplashAttention | BlockedAttention)
+    attention = square / 2 if skips_masked else square
+    matmuls = full - square
     again = recomputed(layout, cfg)
     if isinstance(layout.attention, SplashAttention):
-        attention *= 7 / 6  # it computes the scores once more, backward
-    redone = attention / 3 * (0 if "context" in _kept(layout) else 1)
-    return base * (1 + again / 3) + attention + redone
+        attention *= 7 / 6  # its backward pass computes the scores once more
+    scores_again = attention / 3 * (0 if "context" in _kept(layout) else 1)
+    return matmuls * (1 + again / 3) + attention + scores_again
 
 
 def _kept(layout: LayoutConfig) -> tuple[str, ...]:
@@ -274,10 +280,11 @@ def recomputed(layout: LayoutConfig, cfg: ModelConfig) -> float:
 def link_bytes(
     config: RunConfig, size: Size, mesh: Mapping[str, int]
 ) -> dict[str, float]:
-    """Bytes that one chip sends in a step over each mesh axis (ring algorithms)."""
+    """Mesh axis -> bytes that one chip sends along it in a step (ring algorithms)."""
     cfg, layout = config.model, config.layout
 
-    def over(axis: str) -> float:
+    def sent(axis: str) -> float:
+        """Share of an array that a ring sends from each chip."""
         return (mesh[axis] - 1) / mesh[axis]
 
     tokens = local_tokens(config, mesh)
@@ -289,19 +296,19 @@ def link_bytes(
     top_k = cfg.mlp.top_k if isinstance(cfg.mlp, Mixture) else 0
     keys = 2 * cfg.K * cfg.H / mesh["tensor"] / max(cfg.d_model, 1)
     return {
-        "fsdp": weights * mesh["fsdp"] * over("fsdp") * gathers,
-        "data": 2 * 4 * weights * over("data"),
-        "tensor": (4 + 2 * again) * 2 * row * over("tensor") * layers,
-        "sequence": 3 * row * keys * mesh["sequence"] * over("sequence") * layers,
-        "expert": (4 + again) * row * top_k * over("expert") * layers,
-        "pipeline": 2 * row * over("pipeline") * layout.pipeline_rounds,
+        "fsdp": weights * mesh["fsdp"] * sent("fsdp") * gathers,
+        "data": 2 * 4 * weights * sent("data"),
+        "tensor": (4 + 2 * again) * 2 * row * sent("tensor") * layers,
+        "sequence": 3 * row * keys * mesh["sequence"] * sent("sequence") * layers,
+        "expert": (4 + again) * row * top_k * sent("expert") * layers,
+        "pipeline": 2 * row * sent("pipeline") * layout.pipeline_rounds,
     }
 
 
 def _host_seconds(
     config: RunConfig, topology: Topology, size: Size, mesh: Mapping[str, int]
 ) -> float:
-    """What goes to the host's memory and back, counted as hidden by nothing."""
+    """Seconds per step to the host's memory and back, counted as hidden by nothing."""
     layout = config.layout
     moved = 0.0
     if layout.optimizer_memory == "host":

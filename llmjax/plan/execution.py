@@ -1,4 +1,4 @@
-"""How often a step runs each instruction of a program, and in how many cycles."""
+"""How often one step executes each instruction, and how many cycles that takes."""
 
 import functools
 import re
@@ -12,33 +12,35 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"?(\d+)')
 def walk(program: Program) -> tuple[tuple[Instruction, str, int], ...]:
     """(instruction, its computation, executions per step), in scheduled order.
 
-    Loops are entered with their trip count, all branches of a conditional once;
+    A loop's body counts as often as the loop runs, every branch of a conditional once;
     fused and asynchronous computations are not entered.
     """
-    found: list[tuple[Instruction, str, int]] = []
-    _walk(program, program.entry, 1, found)
-    return tuple(found)
+    executed: list[tuple[Instruction, str, int]] = []
+    _walk(program, program.entry, 1, executed)
+    return tuple(executed)
 
 
-def _walk(program: Program, name: str, times: int, found: list) -> None:
+def _walk(program: Program, name: str, times: int, executed: list) -> None:
     for instruction in program.computations[name].values():
-        found.append((instruction, name, times))
+        executed.append((instruction, name, times))
         for callee in callees(instruction):
             trips = trip_count(program, name, instruction) or 1
-            _walk(program, callee, times * trips, found)
+            _walk(program, callee, times * trips, executed)
 
 
 @functools.lru_cache(maxsize=2)
 def cycles(program: Program) -> dict[str, int]:
-    """Of every computation that runs: the compiler's cycles of one execution, loops
-    applied, of a conditional its longest branch."""
-    found: dict[str, int] = {}
-    _cycles(program, program.entry, found)
-    return found
+    """Computation -> the compiler's cycles for one execution of it.
+
+    Loops count with their trips, a conditional with its longest branch.
+    """
+    totals: dict[str, int] = {}
+    _cycles(program, program.entry, totals)
+    return totals
 
 
 def callees(instruction: Instruction) -> tuple[str, ...]:
-    """Computations that run as part of the one that holds the instruction."""
+    """Computations that an instruction runs in place: body, called, branches."""
     if instruction.opcode == "while":
         names: tuple[str | None, ...] = (instruction.attribute("body"),)
     elif instruction.opcode == "call":
@@ -48,30 +50,33 @@ def callees(instruction: Instruction) -> tuple[str, ...]:
     return tuple(x for x in names if x)
 
 
-def _cycles(program: Program, name: str, found: dict[str, int]) -> int:
+def _cycles(program: Program, name: str, totals: dict[str, int]) -> int:
     total = 0
     for instruction in program.computations[name].values():
         total += instruction.cycles or 0
-        inner = [_cycles(program, x, found) for x in callees(instruction)]
+        inner = [_cycles(program, x, totals) for x in callees(instruction)]
         if inner:
             trips = trip_count(program, name, instruction) or 1
             total += max(inner) * trips
-    found[name] = total
+    totals[name] = total
     return total
 
 
 def trip_count(program: Program, computation: str, loop: Instruction) -> int | None:
-    """Of a while: as the compiler notes it, or from `i < n`, where `i` starts and
-    what the body adds. 1 for anything else, None where it isn't understood."""
+    """How often a `while` runs its body; None where that can't be read off.
+
+    The compiler notes it, or it follows from the condition `i < n`, the start of `i`
+    and what the body adds to it. Any other instruction: 1.
+    """
     if loop.opcode != "while":
         return 1
-    known = _TRIPS.search(loop.rest)
-    if known:
-        return int(known.group(1))
-    compared = _comparison(program, loop)
-    if compared is None:
+    noted = _TRIPS.search(loop.rest)
+    if noted:
+        return int(noted.group(1))
+    comparison = _comparison(program, loop)
+    if comparison is None:
         return None
-    index, limit = compared
+    index, limit = comparison
     here = program.computations[computation]
     initial = here.get(loop.operands[0])
     start = None
@@ -82,7 +87,7 @@ def trip_count(program: Program, computation: str, loop: Instruction) -> int | N
 
 
 def _comparison(program: Program, loop: Instruction) -> tuple[int, int] | None:
-    """Index of the counter in the loop's state and its limit, of `counter < limit`."""
+    """(index of the counter in the loop's state, limit) of `counter < limit`."""
     condition = program.computations[loop.attribute("condition") or ""]
     root = program.root(loop.attribute("condition") or "")
     sides = root.operands
@@ -108,6 +113,7 @@ def _comparison(program: Program, loop: Instruction) -> tuple[int, int] | None:
 
 
 def _increment(program: Program, name: str, index: int) -> int | None:
+    """The constant that a loop's body adds to element `index` of its state."""
     body, root = program.computations[name], program.root(name)
     if root.opcode != "tuple":
         return None
@@ -121,7 +127,7 @@ def _increment(program: Program, name: str, index: int) -> int | None:
 
 
 def _constant(computation: Computation, name: str) -> int | None:
-    """An integer constant, through copies; None for anything else."""
+    """The value of an integer constant, seen through copies; None of anything else."""
     value = computation.get(name)
     for _ in range(6):
         if value is None or value.opcode not in ("copy", "bitcast", "convert"):

@@ -1,7 +1,8 @@
-"""Compiled TPU HLO text as instructions.
+"""The text of a compiled TPU program, parsed into instructions.
 
-XLA's text form: https://openxla.org/xla/operation_semantics. TPU programs carry the
-compiler's own estimate of each instruction's cycles in `backend_config`.
+The operations of XLA's text form: https://openxla.org/xla/operation_semantics. A TPU
+program carries the compiler's estimate of each instruction's cycles in
+`backend_config`.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ _SOURCE = re.compile(r'source_file="([^"]*)" source_line=(\d+)')
 _FRAME = re.compile(r"stack_frame_id=(\d+)")
 _ARRAY = re.compile(r"\b([a-z]+\d+[a-z0-9]*|pred)\[([\d,]*)\](?:\{([^}]*)\})?")
 _SPACE = re.compile(r"S\((\d+)\)")
-_MAX_INT64 = 2**63 - 1  # the compiler's "cannot tell"
+_MAX_INT64 = 2**63 - 1  # cycles that the compiler cannot estimate
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,50 +31,50 @@ class Instruction:
     name: str
     opcode: str  # "fusion", "while", "all-gather-start", ...
     shape: str  # "bf16[4,128]{1,0}", or a tuple of such
-    rest: str  # from the operands on
-    root: bool
+    rest: str  # the rest of the line: operands and attributes
+    root: bool  # whether it is its computation's result
     location: str  # "file.py:12" of the op; "" where unknown
 
     @functools.cached_property
     def operands(self) -> tuple[str, ...]:
-        """Names of the operands; of a constant its value, of a parameter its index."""
+        """Names of the operands; a constant's value, a parameter's index."""
         end = self.rest.find(")")
         if not re.search(r"[(\[{]", self.rest[:end]):  # names alone, as is usual
-            listed = self.rest[:end].split(",")
+            operands = self.rest[:end].split(",")
         else:
-            listed = _split(self.rest)
-        return tuple(x.split()[-1].lstrip("%") for x in listed if x.strip())
+            operands = _split_operands(self.rest)
+        return tuple(x.split()[-1].lstrip("%") for x in operands if x.strip())
 
     @functools.cached_property
     def cycles(self) -> int | None:
-        """The compiler's estimate for one execution, where it gives one."""
+        """The compiler's estimate for one execution; None where it gives none."""
         match = _CYCLES.search(self.rest)
         value = int(match.group(1)) if match else None
         return None if value == _MAX_INT64 else value
 
     @property
     def op_name(self) -> str:
-        """jax's path of the op: "jit(step)/.../dot_general"; "" where unknown."""
+        """Path of the op in jax: "jit(step)/.../dot_general"; "" where unknown."""
         match = _OP_NAME.search(self.rest)
         return match.group(1) if match else ""
 
     def attribute(self, key: str) -> str | None:
-        """A name that the instruction refers to: body, condition, calls, ..."""
+        """The name or number behind `key=`: body, condition, calls, index, ..."""
         match = re.search(rf"[ ,]{key}=%?([\w.\-]+)", self.rest)
         return match.group(1) if match else None
 
     @property
     def branches(self) -> tuple[str, ...]:
-        """Computations of a conditional."""
+        """The computations that a conditional chooses from."""
         keys = ("true_computation", "false_computation")
         pair = tuple(x for x in map(self.attribute, keys) if x)
-        listed = re.search(r"branch_computations=\{([^}]*)\}", self.rest)
-        names = listed.group(1).split(",") if listed else ()
+        indexed = re.search(r"branch_computations=\{([^}]*)\}", self.rest)
+        names = indexed.group(1).split(",") if indexed else ()
         return pair + tuple(x.strip().lstrip("%") for x in names)
 
     @functools.cached_property
     def arrays(self) -> tuple["ArrayShape", ...]:
-        """The arrays of the result."""
+        """The result's arrays: one, or all of a tuple's."""
         return tuple(
             ArrayShape(
                 dtype,
@@ -84,23 +85,24 @@ class Instruction:
         )
 
 
-def _split(text: str) -> list[str]:
-    """What commas part, up to the bracket that closes the list."""
-    depth, start, found = 0, 0, []
+def _split_operands(text: str) -> list[str]:
+    """Splits at the commas outside brackets, up to the bracket that closes the list."""
+    depth, start, operands = 0, 0, []
     for i, char in enumerate(text):
         depth += char in "([{"
         depth -= char in ")]}"
         if depth < 0 or (char == "," and depth == 0):
-            found.append(text[start:i])
+            operands.append(text[start:i])
             start = i + 1
         if depth < 0:
             break
-    return found
+    return operands
 
 
 @dataclasses.dataclass(frozen=True)
 class ArrayShape:
-    """One array; `space` is XLA's: 0 HBM, 1 vector memory, 5 the host's, others."""
+    """One array; `space` is XLA's number of the memory: 0 HBM, 1 vector memory, 5 the
+    host's memory, and others."""
 
     dtype: str
     dims: tuple[int, ...]
@@ -108,7 +110,7 @@ class ArrayShape:
 
     @property
     def bytes(self) -> int:
-        """Without padding."""
+        """Bytes, without padding."""
         bits = re.search(r"\d+", self.dtype)
         return math.prod(self.dims) * (int(bits.group()) if bits else 8) // 8
 
@@ -122,19 +124,19 @@ Computation = dict[str, Instruction]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Program:
-    """`computations[name][instruction name]`, in scheduled order."""
+    """A compiled program: computation -> instruction by name, in scheduled order."""
 
     computations: dict[str, Computation]
     entry: str
 
     def root(self, computation: str) -> Instruction:
-        """The result of a computation."""
+        """The instruction that gives a computation's result."""
         body = self.computations[computation].values()
         return next(x for x in reversed(body) if x.root)
 
 
 def parse(text: str) -> Program:
-    """Reads `compiled.as_text()` or the file of a scheduled module in a dump.
+    """Parses `compiled.as_text()`, or a scheduled module of a dump.
 
     Raises:
       ValueError: no entry computation.
@@ -145,9 +147,9 @@ def parse(text: str) -> Program:
     current: Computation | None = None
     for line in _logical_lines(text):
         if line.startswith(" "):
-            found = _instruction(line, frames)
-            if current is not None and found is not None:
-                current[found.name] = found
+            instruction = _instruction(line, frames)
+            if current is not None and instruction is not None:
+                current[instruction.name] = instruction
         elif line.startswith("}"):
             current = None
         else:
@@ -164,14 +166,18 @@ def parse(text: str) -> Program:
 
 
 def _logical_lines(text: str) -> Iterator[str]:
-    """Lines, with what a kernel's metadata spreads over several joined to one."""
+    """Lines; an instruction that a kernel's metadata breaks over several is one."""
     pending = None
     for line in text.splitlines():
         if line.startswith(" "):
             if pending is not None:
                 yield pending
             pending = line
-        elif pending is not None and line not in ("", "}") and not _closes(line):
+        elif (
+            pending is not None
+            and line not in ("", "}")
+            and not _ends_computation(line)
+        ):
             pending += line
         else:
             if pending is not None:
@@ -182,7 +188,7 @@ def _logical_lines(text: str) -> Iterator[str]:
         yield pending
 
 
-def _closes(line: str) -> bool:
+def _ends_computation(line: str) -> bool:
     return line.startswith("}, execution_thread")
 
 
@@ -190,23 +196,22 @@ def _instruction(line: str, frames: "_Frames") -> Instruction | None:
     match = _DEFINITION.match(_COMMENT.sub("", line) if "/*" in line else line)
     if match is None:
         return None
-    root, name, right = match.groups()
-    opcode = _OPCODE.search(right)
+    root, name, definition = match.groups()
+    opcode = _OPCODE.search(definition)
     if opcode is None:
         return None
-    shape, rest = right[: opcode.start()], right[opcode.end() :]
-    return Instruction(
-        name, opcode.group(1), shape, rest, root is not None, frames.of(rest)
-    )
+    shape, rest = definition[: opcode.start()], definition[opcode.end() :]
+    location = frames.location_of(rest)
+    return Instruction(name, opcode.group(1), shape, rest, root is not None, location)
 
 
-# Every matrix goes through these; what is told is the line that calls them.
+# Every matrix multiplication goes through these: the line that calls them says more.
 _WRAPPERS = ("Projection.", "ExpertKernels.")
 _WRAPPING_FILES = ("quantized.py",)
 
 
 class _Frames:
-    """Source lines: in the instruction, or in the tables that start the text."""
+    """Source lines: in the instruction itself, or by the tables that begin the text."""
 
     def __init__(self, text: str):
         head = text[: text.find(") -> ")] if ") -> " in text else text
@@ -220,22 +225,23 @@ class _Frames:
         self.locations = tables["FileLocations"]
         self.frames = tables["StackFrames"]
 
-    def of(self, rest: str) -> str:
-        direct = _SOURCE.search(rest)
-        if direct:
-            return f"{direct.group(1).rsplit('/', 1)[-1]}:{direct.group(2)}"
+    def location_of(self, rest: str) -> str:
+        """`file.py:12` of the instruction with this `rest`; "" where unknown."""
+        source = _SOURCE.search(rest)
+        if source:
+            return f"{source.group(1).rsplit('/', 1)[-1]}:{source.group(2)}"
         frame = _FRAME.search(rest)
         return self._frame(int(frame.group(1))) if frame else ""
 
     @functools.cache  # noqa: B019 - lives as long as one parse
     def _frame(self, number: int) -> str:
-        """`file.py:12` of the innermost frame that is no wrapper's."""
+        """`file.py:12` of the innermost frame that is not a wrapper's."""
         frame = self.frames.get(str(number))
         location = self.locations.get(str(_field(frame, "file_location_id")))
         path = self.files.get(str(_field(location, "file_name_id")), "")
         file = path.strip('"').rsplit("/", 1)[-1]
         name = self.functions.get(str(_field(location, "function_name_id")), "")
-        parent = (_field(frame, "parent_frame_id") or 1) - 1  # which it counts from 1
+        parent = (_field(frame, "parent_frame_id") or 1) - 1  # counted from 1
         wraps = file in _WRAPPING_FILES or name.strip('"').startswith(_WRAPPERS)
         if wraps and parent:
             return self._frame(parent)

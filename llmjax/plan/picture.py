@@ -1,4 +1,4 @@
-"""A plan as a picture: what fills a chip's memory, and where the time goes."""
+"""The picture of a plan: a chip's memory and the step's time, by part."""
 
 from typing import Any
 
@@ -6,17 +6,17 @@ from etils import epath
 
 from llmjax.plan.buffers import KINDS
 
-# Okabe and Ito's colours, told apart by colour-blind eyes too.
+# Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLORS = ("#0072B2", "#56B4E9", "#999999", "#009E73", "#E69F00", "#CC79A7")
 GIB = 2**30
 Result = dict[str, Any]
 
 
 def draw(result: Result, path: epath.PathLike) -> None:
-    """Writes a PNG of a plan's result.
+    """Draws a plan's result as a PNG.
 
     Raises:
-      ValueError: matplotlib is not installed; gives the line that installs it.
+      ValueError: matplotlib is not installed; gives the command that installs it.
     """
     try:
         from matplotlib.figure import Figure
@@ -30,8 +30,8 @@ def draw(result: Result, path: epath.PathLike) -> None:
     figure = Figure(figsize=(9, 1.0 + sum(heights)), layout="constrained", dpi=150)
     axes = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     slices = result["num_slices"]
-    where = result["topology"] + (f" x {slices} slices" if slices > 1 else "")
-    figure.suptitle(f"{result.get('config', 'A run')} on {where}", fontsize=11)
+    topology = result["topology"] + (f" x {slices} slices" if slices > 1 else "")
+    figure.suptitle(f"{result.get('config', 'A run')} on {topology}", fontsize=11)
     _memory(axes[0], result["memory"])
     if timed:
         _time(axes[1], result["time"])
@@ -62,7 +62,7 @@ def _memory(axes: Any, memory: Result) -> None:
     axes.set_yticks([0], ["memory"])
     axes.set_xlabel("GiB per chip", size=9)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.5), ncols=6, **_LEGEND)
-    _plain(axes)
+    _style(axes)
 
 
 def _time(axes: Any, time: Result) -> None:
@@ -88,12 +88,12 @@ def _time(axes: Any, time: Result) -> None:
     axes.invert_yaxis()
     axes.set_xlabel(f"seconds per step; MFU {time['mfu']:.1%}", size=9)
     axes.legend(loc="lower right", **_LEGEND)
-    _plain(axes)
+    _style(axes)
 
 
 _LEGEND = {"fontsize": 8, "frameon": False}
 
 
-def _plain(axes: Any) -> None:
+def _style(axes: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)

@@ -1,4 +1,4 @@
-"""What to change when a step does not fit: the cheapest first, each confirmed."""
+"""Changes that make a step fit, the cheapest first, each confirmed by a compile."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -10,9 +10,9 @@ from llmjax.plan.changes import Change, changed
 from llmjax.plan.compile import Compiled, compile_step
 from llmjax.plan.estimate import Size
 
-ENOUGH = 2  # remedies that fit
-TRIES = 6  # compiles
-# What remat keeps, from little computed again to much.
+ENOUGH = 2  # remedies that fit, then the search ends
+TRIES = 6  # compiles at most
+# Activations that remat keeps, from little recomputation to much.
 KEPT = (
     ("query", "key", "value", "context", "out"),
     ("query", "key", "value", "context"),
@@ -22,32 +22,29 @@ KEPT = (
 
 @dataclasses.dataclass(frozen=True)
 class Remedy:
-    """One change of the layout, and what it would cost.
+    """A change of the layout that saves memory, and its estimated cost.
 
     Attributes:
-      why: in words.
-      slower: predicted step over the present one's.
-      predicted: bytes per chip.
+      why: the change in words.
+      slower: estimated seconds of the step / those of the present one.
+      predicted_bytes: bytes per chip.
     """
 
     change: Change
     why: str
     slower: float
-    predicted: int
+    predicted_bytes: int
 
 
 @dataclasses.dataclass(frozen=True)
-class Tried:
-    """A remedy and the compiler's verdict: bytes per chip, and whether they are there.
-
-    `error` says why it could not be built at all.
-    """
+class Trial:
+    """A remedy that was compiled, and the result."""
 
     remedy: Remedy
     fits: bool
-    needed: int
-    seconds: float
-    error: str = ""
+    needed: int  # bytes per device
+    seconds: float  # of the compile
+    error: str = ""  # why it could not be built at all
 
 
 def find(
@@ -55,28 +52,28 @@ def find(
     enough: int = ENOUGH,
     tries: int = TRIES,
     compiler: Callable[..., Compiled] = compile_step,
-) -> list[Tried]:
-    """Tries remedies in the order of their cost until `enough` of them fit."""
-    found: list[Tried] = []
+) -> list[Trial]:
+    """Compiles remedies in the order of their cost until `enough` of them fit."""
+    trials: list[Trial] = []
     for remedy in plausible(failed)[:tries]:
-        if sum(tried.fits for tried in found) == enough:
+        if sum(trial.fits for trial in trials) == enough:
             break
         try:
-            verdict = compiler(changed(failed.config, remedy.change), failed.topology)
+            compiled = compiler(changed(failed.config, remedy.change), failed.topology)
         except ValueError as e:
-            found.append(Tried(remedy, False, 0, 0.0, str(e)))
+            trials.append(Trial(remedy, False, 0, 0.0, str(e)))
             continue
-        seconds = verdict.seconds.compile or 0.0
-        found.append(Tried(remedy, verdict.fits, verdict.needed, seconds))
-    return found
+        seconds = compiled.seconds.compile or 0.0
+        trials.append(Trial(remedy, compiled.fits, compiled.needed, seconds))
+    return trials
 
 
 def plausible(failed: Compiled) -> list[Remedy]:
     """Remedies that should fit by the estimate, the cheapest first.
 
-    The estimate is scaled to what the compiler said of the present layout. Where no
-    single change should do, two are taken together; where those don't either, what
-    saves most comes first.
+    The estimate is scaled so that it agrees with the compiler on the present layout.
+    Where no single change is enough, pairs of changes are returned; where no pair is
+    either, all of them, those that save most first.
     """
     config, topology = failed.config, failed.topology
     size = Size.of(failed.program)
@@ -88,13 +85,13 @@ def plausible(failed: Compiled) -> list[Remedy]:
         try:
             after = changed(config, change)
             sizes = estimate.mesh_sizes(after.layout, topology.devices)
-            found = estimate.estimate(after, topology, size, sizes)
+            then = estimate.estimate(after, topology, size, sizes)
         except ValueError:
             return None
-        if found.bytes >= now.bytes:
+        if then.bytes >= now.bytes:
             return None
-        slower = found.seconds / now.seconds
-        return Remedy(change, why, slower, int(found.bytes * scale))
+        slower = then.seconds / now.seconds
+        return Remedy(change, why, slower, int(then.bytes * scale))
 
     single = list(candidates(config, mesh))
     pairs = [
@@ -105,22 +102,23 @@ def plausible(failed: Compiled) -> list[Remedy]:
     ]
     for changes in (single, pairs):
         remedies = [r for r in (remedy(*c) for c in changes) if r is not None]
-        fitting = [r for r in remedies if r.predicted <= failed.available]
+        fitting = [r for r in remedies if r.predicted_bytes <= failed.available]
         if fitting:
-            return sorted(fitting, key=lambda r: (r.slower, r.predicted))
-    return sorted(remedies, key=lambda r: r.predicted)
+            return sorted(fitting, key=lambda r: (r.slower, r.predicted_bytes))
+    return sorted(remedies, key=lambda r: r.predicted_bytes)
 
 
 def candidates(
     config: RunConfig, mesh: dict[str, int]
 ) -> Iterator[tuple[dict[str, Any], str]]:
-    """Every single change that can save memory, and its name in words."""
-    yield from _of_remat(config)
-    yield from _of_time(config, mesh)
-    yield from _of_place(config, mesh)
+    """Every single change that can save memory, with its description."""
+    yield from _remat_changes(config)
+    yield from _block_changes(config, mesh)
+    yield from _placement_changes(config, mesh)
 
 
-def _of_remat(config: RunConfig) -> Iterator[tuple[dict[str, Any], str]]:
+def _remat_changes(config: RunConfig) -> Iterator[tuple[dict[str, Any], str]]:
+    """Less kept of each layer."""
     layout = config.layout
     for names in KEPT:
         if layout.remat == "none" or (
@@ -137,9 +135,10 @@ def _of_remat(config: RunConfig) -> Iterator[tuple[dict[str, Any], str]]:
         yield offload, "bring the inputs of layers to the host"
 
 
-def _of_time(
+def _block_changes(
     config: RunConfig, mesh: dict[str, int]
 ) -> Iterator[tuple[dict[str, Any], str]]:
+    """Smaller microbatches and blocks of the loss."""
     layout = config.layout
     rows = config.data.batch_size // (mesh["data"] * mesh["fsdp"] * mesh["expert"])
     for factor in (2, 4, 8):
@@ -151,13 +150,14 @@ def _of_time(
             yield {"loss_block": block}, f"logits of {block} positions at a time"
 
 
-def _of_place(
+def _placement_changes(
     config: RunConfig, mesh: dict[str, int]
 ) -> Iterator[tuple[dict[str, Any], str]]:
+    """Other shardings, memories and types of weights and optimizer."""
     layout = config.layout
     if mesh["data"] > layout.slices:
-        whole = mesh["data"] // layout.slices * mesh["fsdp"]
-        sharded = {"data": layout.slices, "fsdp": whole}
+        fsdp = mesh["data"] // layout.slices * mesh["fsdp"]
+        sharded = {"data": layout.slices, "fsdp": fsdp}
         yield sharded, "cut the weights over all chips (fsdp)"
     if mesh["data"] > 1 and layout.optimizer_sharding == "weights":
         yield {"optimizer_sharding": "data"}, "cut the optimizer over `data` (ZeRO-1)"

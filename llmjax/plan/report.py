@@ -1,4 +1,4 @@
-"""What a plan says: one dictionary, and the same as tables."""
+"""The result of a plan as a dictionary for JSON, and as tables in Markdown."""
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ from llmjax.config import SequenceClassification
 from llmjax.plan import buffers, collectives, estimate, roofline
 from llmjax.plan.changes import flags
 from llmjax.plan.compile import Compiled
-from llmjax.plan.remedies import Tried
+from llmjax.plan.remedies import Trial
 from llmjax.plan.roofline import Prediction
 from llmjax.plan.search import Ranked
 
@@ -21,7 +21,7 @@ Result = dict[str, Any]
 
 
 def predict(compiled: Compiled, price: float | None = None) -> Prediction:
-    """`roofline.predict` of a program that fits; dollars per chip-hour."""
+    """Predicts the time of a step that fits; `price` is in dollars per chip-hour."""
     task = compiled.config.task
     outputs = task.num_labels if isinstance(task, SequenceClassification) else None
     return roofline.predict(
@@ -35,7 +35,7 @@ def predict(compiled: Compiled, price: float | None = None) -> Prediction:
 
 
 def describe(compiled: Compiled, price: float | None = None) -> Result:
-    """Everything that is known of a compiled step, as JSON takes it."""
+    """The plan of a compiled step: verdict, memory and, where it fits, time."""
     usage = buffers.usage(compiled)
     memory, topology = compiled.memory, compiled.topology
     result: Result = {
@@ -72,8 +72,8 @@ def describe(compiled: Compiled, price: float | None = None) -> Result:
 
 
 def timing(prediction: Prediction) -> Result:
-    """A prediction as JSON takes it."""
-    line = prediction.roofline
+    """A prediction as a dictionary for JSON."""
+    roof = prediction.roofline
     summary = prediction.summary
     return {
         "step_seconds": prediction.step_seconds,
@@ -86,13 +86,13 @@ def timing(prediction: Prediction) -> Result:
         "tokens_per_second_per_chip": prediction.tokens_per_second_per_chip,
         "dollars_per_billion_tokens": prediction.dollars_per_billion_tokens,
         "roofline": {
-            "compute": line.compute,
-            "hbm": line.hbm,
-            **{f"ici {axis}": seconds for axis, seconds in line.ici.items()},
-            "dcn": line.dcn,
-            "host": line.host,
+            "compute": roof.compute,
+            "hbm": roof.hbm,
+            **{f"ici {axis}": seconds for axis, seconds in roof.ici.items()},
+            "dcn": roof.dcn,
+            "host": roof.host,
         },
-        "binds": line.binds,
+        "binds": roof.binds,
         "waits": [[*key, seconds] for key, seconds in prediction.waits.items()],
         "uncounted": list(prediction.uncounted),
         "collectives": collectives.by_kind_and_axis(prediction.collectives),
@@ -110,8 +110,8 @@ def timing(prediction: Prediction) -> Result:
     }
 
 
-def describe_remedies(tried: Sequence[Tried]) -> list[Result]:
-    """What was tried to make it fit, as JSON takes it."""
+def describe_remedies(trials: Sequence[Trial]) -> list[Result]:
+    """The remedies that were compiled, as dictionaries for JSON."""
     return [
         {
             "why": t.remedy.why,
@@ -121,12 +121,12 @@ def describe_remedies(tried: Sequence[Tried]) -> list[Result]:
             "bytes": t.needed,
             "error": t.error,
         }
-        for t in tried
+        for t in trials
     ]
 
 
 def describe_search(ranked: Sequence[Ranked]) -> list[Result]:
-    """What a search found, best first, as JSON takes it."""
+    """The ranking of a search, best first, as dictionaries for JSON."""
     return [
         {
             "flags": flags(r.change) or "(as it is)",
@@ -146,7 +146,7 @@ def describe_search(ranked: Sequence[Ranked]) -> list[Result]:
 
 
 def text(result: Result) -> str:
-    """The whole report in Markdown, wide enough to be read as it is."""
+    """The report in Markdown, aligned so that it reads well as plain text."""
     parts = [_head(result), _memory(result), _largest(result)]
     if "time" in result:
         parts += [_time(result["time"]), _collectives(result["time"])]
@@ -160,7 +160,7 @@ def text(result: Result) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table with aligned columns, numbers to the right."""
+    """A Markdown table with aligned columns; columns of numbers to the right."""
     cells = [[str(cell) for cell in row] for row in (head, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
     right = [
@@ -183,7 +183,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def gib(count: int | float | None) -> str:
-    """Bytes as "12.34 GiB", of small ones as MiB."""
+    """Formats bytes as "12.34 GiB", or in MiB below 0.1 GiB."""
     if count is None:
         return "-"
     if count < GIB / 10:
@@ -192,7 +192,7 @@ def gib(count: int | float | None) -> str:
 
 
 def duration(seconds: int | float | None) -> str:
-    """ "1.234 s" or "12.3 ms"."""
+    """Formats seconds as "1.234 s" or "12.3 ms"."""
     if seconds is None:
         return "-"
     return f"{seconds:.3f} s" if seconds >= 1 else f"{1e3 * seconds:.1f} ms"
@@ -246,21 +246,21 @@ def _time(time: Result) -> str:
         ("step", duration(time["step_seconds"])),
         ("  the compiler's estimate", duration(time["compiler_seconds"])),
         ("  attention kernels", duration(time["pallas_seconds"])),
-        ("  communication that nothing hides", duration(time["exposed_seconds"])),
+        ("  exposed communication", duration(time["exposed_seconds"])),
         *_waits(time),
-        ("MFU, full attention square", f"{time['mfu']:.1%}"),
-        ("MFU, half of it where causal", f"{time['mfu_causal']:.1%}"),
+        ("MFU", f"{time['mfu']:.1%}"),
+        ("MFU, causal attention counted as half", f"{time['mfu_causal']:.1%}"),
         ("tokens per second and chip", tokens),
         ("dollars per 1e9 tokens", dollars),
         ("estimated cycles", f"{time['estimated_cycles']:.4g}"),
         *((f"roofline: {name}", duration(s)) for name, s in time["roofline"].items()),
-        ("what binds", time["binds"]),
+        ("bottleneck", time["binds"]),
     ]
     return table(("predicted", ""), rows)
 
 
 def _waits(time: Result) -> list[tuple[str, str]]:
-    """The longest of what nothing hides; and kernels that count as no time."""
+    """The three longest waits, and the kernels without a cost model."""
     waits = sorted(time.get("waits", ()), key=lambda wait: -wait[-1])
     rows = [
         (f"    {kind} over {axis} ({network})", duration(seconds))
@@ -289,7 +289,7 @@ def _collectives(time: Result) -> str:
 
 
 def _remedies(result: Result) -> str:
-    worst = next(b for b in result["largest"])
+    worst = result["largest"][0]
     rows = [
         (
             r["why"],
@@ -300,15 +300,15 @@ def _remedies(result: Result) -> str:
         )
         for r in result["remedies"]
     ]
-    needs = gib(result["memory"]["peak"] - result["memory"]["capacity"])
+    missing = gib(result["memory"]["peak"] - result["memory"]["capacity"])
     return (
-        f"It lacks {needs} a chip. The largest buffer is {worst['name']} "
-        f"({worst['shape']}, {gib(worst['bytes'])}). Tried, the cheapest first:\n\n"
+        f"It lacks {missing} a chip. The largest buffer is {worst['name']} "
+        f"({worst['shape']}, {gib(worst['bytes'])}). Compiled, the cheapest first:\n\n"
         + table(("change", "compiled", "peak", "predicted step", "flags"), rows)
     )
 
 
-def _search(found: Sequence[Result]) -> str:
+def _search(ranking: Sequence[Result]) -> str:
     rows = [
         (
             place,
@@ -319,9 +319,9 @@ def _search(found: Sequence[Result]) -> str:
             gib(r["estimated_bytes"]),
             r["flags"],
         )
-        for place, r in enumerate(found, 1)
+        for place, r in enumerate(ranking, 1)
     ]
     head = ("", "step", "MFU", "peak", "by formula", "by formula", "flags")
-    winner = next((r for r in found if r["step_seconds"] is not None), None)
-    take = f"\n\nTake the first: {winner['flags']}" if winner else ""
-    return table(head, rows) + take
+    winner = next((r for r in ranking if r["step_seconds"] is not None), None)
+    advice = f"\n\nTake the first: {winner['flags']}" if winner else ""
+    return table(head, rows) + advice

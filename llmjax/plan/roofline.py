@@ -1,4 +1,4 @@
-"""Seconds of one step from a compiled program, and what follows from them."""
+"""Seconds of one step predicted from its compiled program; MFU and price from them."""
 
 import dataclasses
 
@@ -19,14 +19,15 @@ from llmjax.train import flops
 
 @dataclasses.dataclass(frozen=True)
 class Roofline:
-    """Seconds per step on one device, each as if nothing else took time.
+    """Lower bounds of a step's time on one device, in seconds.
 
     Attributes:
-      compute: the model's FLOPs, causal attention as half, at the peak of the types
-        that layout.quantization multiplies in.
+      compute: the model's FLOPs, causal attention counted as half, at the peak rate of
+        the types that layout.quantization multiplies in.
       hbm: bytes that instructions read and write, at the memory's bandwidth.
-      ici: per mesh axis, at the links that serve it.
-      dcn, host: across slices, and to and from the host's memory.
+      ici: mesh axis -> its transfers within a slice, at the bandwidth of their links.
+      dcn: transfers across slices.
+      host: transfers to and from the host's memory.
     """
 
     compute: float
@@ -37,7 +38,7 @@ class Roofline:
 
     @property
     def binds(self) -> str:
-        """The longest of them: a step cannot be faster."""
+        """Name of the longest: a step cannot be faster."""
         times = {"compute": self.compute, "hbm": self.hbm, "dcn": self.dcn}
         times |= {"ici": sum(self.ici.values()), "host": self.host}
         return max(times, key=lambda name: times[name])
@@ -45,17 +46,18 @@ class Roofline:
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What a step should take.
+    """Predicted time of a step.
 
     Attributes:
       compiler_seconds: the compiler's cycles at the chip's clock.
-      pallas_seconds: kernels that the compiler gives no cycles, by `pallas`.
+      pallas_seconds: kernels without cycles, by the cost model of `pallas`.
       exposed_seconds: transfers that no compute hides, by `timeline`.
-      step_seconds: the three together.
+      step_seconds: the sum of the three.
       waits: exposed seconds by (kind, axis, network).
-      uncounted: kernels without a cost model, which count as no time.
-      mfu, mfu_causal: of the chips' bfloat16 peak, FLOPs by `llmjax.train.flops`.
-      dollars_per_billion_tokens: from the price of a chip-hour.
+      uncounted: kernels without a cost model; they count as no time.
+      mfu, mfu_causal: share of the chips' bfloat16 peak, with the FLOPs of
+        `llmjax.train.flops`.
+      dollars_per_billion_tokens: at the price of a chip-hour.
     """
 
     roofline: Roofline
@@ -82,41 +84,41 @@ def predict(
     dollars_per_chip_hour: float | None = None,
     outputs: int | None = None,
 ) -> Prediction:
-    """The step's time from its compiled text.
+    """Predicts the step's time from its compiled text.
 
     Args:
       text: `compiled.as_text()` of the whole optimizer step.
       config: the run.
-      topology: what it was compiled for.
-      mesh: as the step was compiled for it.
+      topology: the topology that the step was compiled for.
+      mesh: the mesh that it was compiled for.
       dollars_per_chip_hour: None: the chip's usual price.
-      outputs: as in `llmjax.train.flops.training_flops`.
+      outputs: see `llmjax.train.flops.training_flops`.
     """
     program = parse(text)
     transfers = collectives(program, mesh)
     links = Links(topology, Devices(mesh))
     summary = summarize(program)
-    seen = config.model.architecture != "encoder", _window(config)
-    kernels = tuple(pallas.cost(c, topology.chip, *seen) for c in summary.pallas)
+    mask = config.model.architecture != "encoder", _window(config)
+    kernels = tuple(pallas.cost(c, topology.chip, *mask) for c in summary.pallas)
     timeline = play(
         program,
         transfers,
         links.seconds,
-        links.channel,
+        links.busy_links,
         _kernel_seconds(program, kernels),
         topology.chip.hertz,
     )
     data, chip = config.data, topology.chip
     tokens = data.batch_size * data.seq_len
     full, causal = flops.training_flops(config.model, tokens, data.seq_len, outputs)
-    speed = chip.speedup(config.layout.quantization)
-    available = chip.bf16_flops * topology.chips * timeline.total
+    speedup = chip.speedup(config.layout.quantization)
+    peak_flops = chip.bf16_flops * topology.chips * timeline.total
     price = chip.dollars_per_hour
     if dollars_per_chip_hour is not None:
         price = dollars_per_chip_hour
     chip_seconds_per_token = timeline.total * topology.chips / tokens
     return Prediction(
-        roofline=_roofline(program, transfers, links, causal / speed),
+        roofline=_roofline(program, transfers, links, causal / speedup),
         summary=summary,
         collectives=transfers,
         kernels=kernels,
@@ -126,15 +128,18 @@ def predict(
         step_seconds=timeline.total,
         waits=timeline.waits,
         uncounted=tuple(k.call.kernel for k in kernels if k.kind == "unknown"),
-        mfu=full / available,
-        mfu_causal=causal / available,
+        mfu=full / peak_flops,
+        mfu_causal=causal / peak_flops,
         tokens_per_second_per_chip=1 / chip_seconds_per_token,
         dollars_per_billion_tokens=chip_seconds_per_token * 1e9 * price / 3600,
     )
 
 
 def _roofline(
-    program: Program, transfers: tuple[Collective, ...], links: Links, causal: float
+    program: Program,
+    transfers: tuple[Collective, ...],
+    links: Links,
+    model_flops: float,
 ) -> Roofline:
     chip, chips = links.topology.chip, links.topology.chips
     ici: dict[str, float] = {}
@@ -146,7 +151,7 @@ def _roofline(
         else:
             slow[transfer.network] += seconds
     return Roofline(
-        compute=causal / chip.bf16_flops / chips,
+        compute=model_flops / chip.bf16_flops / chips,
         hbm=traffic.hbm_bytes(program) * chip.devices / chip.hbm_bandwidth,
         ici=ici,
         dcn=slow["dcn"],
@@ -157,26 +162,29 @@ def _roofline(
 def _kernel_seconds(
     program: Program, kernels: tuple[KernelCost, ...]
 ) -> dict[str, float]:
-    """Of one execution of each instruction that calls a kernel."""
-    once = {
+    """Instruction that calls a kernel -> seconds of one execution."""
+    per_call = {
         dataclasses.replace(k.call, calls=1): k.seconds / k.call.calls
         for k in kernels
         if k.kind != "unknown"
     }
     return {
-        instruction.name: once.get(custom_call(program, name, instruction), 0.0)
+        instruction.name: per_call.get(custom_call(program, name, instruction), 0.0)
         for instruction, name, _ in walk(program)
         if is_pallas(instruction)
     }
 
 
 def _window(config: RunConfig) -> int | None:
-    """Of the attention kernels; where layers differ the text does not tell them apart:
-    the widest of any."""
+    """Window of the attention kernels; None where any layer sees the whole sequence.
+
+    The text does not say which layer a kernel belongs to, so where layers differ the
+    widest window counts for all.
+    """
     windows = [
         spec.pattern.window if isinstance(spec.pattern, SlidingWindow) else None
         for group in config.model.layers
         for spec in group.pattern
     ]
-    wide = [w for w in windows if w is not None]
-    return max(wide) if len(wide) == len(windows) else None
+    widths = [w for w in windows if w is not None]
+    return max(widths) if len(widths) == len(windows) else None

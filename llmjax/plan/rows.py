@@ -1,4 +1,4 @@
-"""A run's task, and rows as its pipeline would give them, without a corpus."""
+"""A run's task and an example batch for it, made of random text instead of a corpus."""
 
 import dataclasses
 from typing import Any
@@ -15,12 +15,12 @@ from llmjax.train.setup import HostBatch
 
 
 def example(config: RunConfig) -> tuple[Task, HostBatch]:
-    """The task, and the first row of a batch of random text.
+    """The task, and one row of random text from the run's own pipeline.
 
-    A ramp of batch sizes or lengths is planned at its end.
+    Of a ramp of batch sizes or lengths, the last stage is planned.
 
     Raises:
-      ValueError: as `make_task`.
+      ValueError: see `make_task`.
     """
     ends: dict[str, Any] = {"batch_sizes": (), "seq_lens": (), "mixture": ()}
     data = dataclasses.replace(config.data, **ends)

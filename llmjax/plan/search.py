@@ -1,4 +1,4 @@
-"""Which layout is fastest: all of them by formula, the best few by the compiler."""
+"""Search for the fastest layout: a formula orders all, the compiler ranks the best."""
 
 import dataclasses
 import itertools
@@ -18,10 +18,10 @@ from llmjax.plan.compile import Compiled, compile_step
 from llmjax.plan.estimate import Estimate, Size
 from llmjax.plan.roofline import Prediction
 
-ROOM = 1.15  # of the chip's memory that an estimate may take: it errs by about so much
-TRIES = 4  # compiles for each place of the ranking, refused ones too
-# What a layer keeps, cheapest first: of each value as much is saved per byte, but
-# `context`, which brings the attention's scores back.
+MARGIN = 1.15  # estimated bytes / the chip's memory, at most: estimates err by that
+TRIES = 4  # compiles, refused ones too, per place of the ranking
+# Activations that remat may keep, in the order in which keeping them pays. All save
+# about as much recomputation per byte, except `context`, which saves the scores again.
 LADDER = ("out", "value", "key", "query", "context", "gate", "up")
 SAVED = (
     *(LADDER[:count] for count in range(1, len(LADDER) + 1)),
@@ -38,7 +38,7 @@ MICROBATCHES = (1, 2, 4, 8)
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A run with another layout, and the formula's view of it."""
+    """A run with another layout, and its estimate."""
 
     config: RunConfig
     estimate: Estimate
@@ -46,17 +46,17 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True)
 class Ranked:
-    """A candidate that was compiled; without a prediction it did not fit."""
+    """A candidate that was compiled."""
 
     candidate: Candidate
     change: dict[str, Any]
     compiled_bytes: int
-    prediction: Prediction | None
+    prediction: Prediction | None  # None: it does not fit
     error: str = ""
 
     @property
     def step_seconds(self) -> float:
-        """Predicted from the compiled program; infinite where there is none."""
+        """Predicted time of the compiled step; infinite where it does not fit."""
         return self.prediction.step_seconds if self.prediction else float("inf")
 
 
@@ -70,44 +70,46 @@ def search(
 ) -> list[Ranked]:
     """Compiles the `best` candidates; fastest first, those that don't fit last.
 
-    Two at most that fit on one mesh: the formula is too coarse to tell neighbours
-    apart, and a mesh that it misjudges should not take every place. What a compile
-    needs corrects the formula's bytes of that mesh. A candidate that the run refuses
-    (attention that the kernel can't do), or that the compiler fails on, takes no place
-    and is logged; after four times `best` compiles the search ends.
+    At most two that fit come from one mesh: the formula is too coarse to tell its
+    neighbours apart, and a mesh that it misjudges should not take every place. The
+    bytes of each compile correct the formula's for the same mesh. A candidate that the
+    run refuses (say attention that the kernel can't do), or that the compiler fails on,
+    takes no place and is logged. The search ends after four times `best` compiles.
     """
-    found: list[Ranked] = []
-    ratios: dict[tuple[int, ...], float] = {}
-    taken: Counter[tuple[int, ...]] = Counter()
-    room = topology.chip.usable_hbm_bytes / topology.chip.devices
+    ranked: list[Ranked] = []
+    corrections: dict[tuple[int, ...], float] = {}  # compiled bytes / estimated bytes
+    fitting: Counter[tuple[int, ...]] = Counter()
+    available = topology.chip.usable_hbm_bytes / topology.chip.devices
     tries = 0
     for candidate in candidates(config, topology, size):
         mesh = tuple(getattr(candidate.config.layout, axis) for axis in MESH_AXES)
-        bytes_ = candidate.estimate.bytes * ratios.get(mesh, 1 / ROOM)
-        if len(found) == best or tries == TRIES * best:
+        expected = candidate.estimate.bytes * corrections.get(mesh, 1 / MARGIN)
+        if len(ranked) == best or tries == TRIES * best:
             break
-        if taken[mesh] == 2 or bytes_ > room:
+        if fitting[mesh] == 2 or expected > available:
             continue
         tries += 1
         change = difference(config, candidate.config)
         try:
-            made = compiler(candidate.config, topology)
+            compiled = compiler(candidate.config, topology)
         except (ValueError, jax.errors.JaxRuntimeError) as e:
             logging.warning("search: left out %s: %s", flags(change), e)
-            taken[mesh] += 1
+            fitting[mesh] += 1
             continue
-        ratios[mesh] = made.needed / candidate.estimate.bytes
-        taken[mesh] += made.fits
-        prediction = predict(made) if made.fits else None
-        found.append(Ranked(candidate, change, made.needed, prediction, made.error))
-    return sorted(found, key=lambda ranked: ranked.step_seconds)
+        corrections[mesh] = compiled.needed / candidate.estimate.bytes
+        fitting[mesh] += compiled.fits
+        prediction = predict(compiled) if compiled.fits else None
+        ranked.append(
+            Ranked(candidate, change, compiled.needed, prediction, compiled.error)
+        )
+    return sorted(ranked, key=lambda r: r.step_seconds)
 
 
 def candidates(config: RunConfig, topology: Topology, size: Size) -> list[Candidate]:
-    """All that may fit by the estimate, the fastest first."""
+    """Layouts that may fit by the estimate, the fastest first."""
     chip = topology.chip
-    room = ROOM * chip.usable_hbm_bytes / chip.devices
-    found = []
+    limit = MARGIN * chip.usable_hbm_bytes / chip.devices
+    fitting = []
     for change in space(config, topology):
         mesh = {axis: change[axis] for axis in MESH_AXES}
         try:
@@ -115,27 +117,27 @@ def candidates(config: RunConfig, topology: Topology, size: Size) -> list[Candid
             estimated = estimate.estimate(after, topology, size, mesh)
         except ValueError:
             continue
-        if estimated.bytes <= room:
-            found.append(Candidate(after, estimated))
-    return sorted(found, key=_order)
+        if estimated.bytes <= limit:
+            fitting.append(Candidate(after, estimated))
+    return sorted(fitting, key=_order)
 
 
 def _order(candidate: Candidate) -> tuple[float, float, int]:
-    """By seconds; where the matmuls hide the transfers, by what they hide."""
-    of = candidate.estimate
-    return of.seconds, of.links, of.bytes
+    """Sorts by seconds; where the matmuls hide the transfers, by the transfers too."""
+    estimated = candidate.estimate
+    return estimated.seconds, estimated.transfer_seconds, estimated.bytes
 
 
-# --- the space -----------------------------------------------------------------------
+# --- the search space ----------------------------------------------------------------
 
 
 def space(config: RunConfig, topology: Topology) -> Iterator[dict[str, Any]]:
-    """Meshes x remat x microbatches x attention, as changes of the layout."""
+    """Changes of the layout: meshes x remat x microbatches x attention."""
     remats = [{"saved": (), "offloaded": (), **remat} for remat in REMATS]
     for mesh in meshes(config, topology):
         rows = config.data.batch_size // (mesh["data"] * mesh["fsdp"] * mesh["expert"])
-        parts = [m for m in MICROBATCHES if rows % m == 0]
-        options = itertools.product(remats, parts, attentions(config))
+        counts = [m for m in MICROBATCHES if rows % m == 0]
+        options = itertools.product(remats, counts, attentions(config))
         for remat, microbatches, attention in options:
             yield {
                 **mesh,
@@ -146,7 +148,7 @@ def space(config: RunConfig, topology: Topology) -> Iterator[dict[str, Any]]:
 
 
 def meshes(config: RunConfig, topology: Topology) -> Iterator[dict[str, int]]:
-    """Factorisations of the devices that the run's shapes allow."""
+    """Mesh sizes that multiply to the number of devices and divide the run's shapes."""
     cfg, data = config.model, config.data
     devices, slices = topology.devices, topology.num_slices
     mixture = isinstance(cfg.mlp, Mixture)
@@ -168,7 +170,7 @@ def meshes(config: RunConfig, topology: Topology) -> Iterator[dict[str, int]]:
 
 
 def attentions(config: RunConfig) -> list[Any]:
-    """The run's own, and splash attention where rows have blocks for it."""
+    """The run's own attention, and splash attention where its blocks divide T."""
     own = config.layout.attention
     splash = SplashAttention()
     other = config.data.seq_len % 128 == 0 and not isinstance(own, SplashAttention)

@@ -1,4 +1,4 @@
-"""The compiler's own numbers of one step: cycles, loops, kernels."""
+"""What the compiled text says of one step: estimated cycles, loops, Pallas kernels."""
 
 import dataclasses
 import re
@@ -10,34 +10,35 @@ from llmjax.plan.hlo import Instruction, Program
 
 @dataclasses.dataclass(frozen=True)
 class Loop:
-    """A while: `cycles` are of all its executions in a step."""
+    """A `while`; `cycles` counts all of its iterations in a step."""
 
     body: str
-    trips: int | None  # None: not understood, counted once
+    trips: int | None  # None: not readable from the text, counted once
     cycles: int
 
 
 @dataclasses.dataclass(frozen=True)
 class CustomCall:
-    """A Pallas kernel's calls, alike in name, place and shapes."""
+    """The calls of a Pallas kernel that agree in name, source line and shapes."""
 
     kernel: str  # "splash_mha_fwd_residuals"
     op_name: str
     source: str
-    operands: tuple[str, ...]  # shapes as in HLO: "bf16[4,32,2048,128]"
-    results: tuple[str, ...]
-    blocks: tuple[tuple[str, int], ...]  # of splash attention: ("block_q", 512), ...
+    operands: tuple[str, ...]  # shapes in HLO's form: "bf16[4,32,2048,128]"
+    results: tuple[str, ...]  # shapes likewise
+    blocks: tuple[tuple[str, int], ...]  # splash attention's: ("block_q", 512), ...
     calls: int  # per step
 
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """The compiler's own numbers of one step on one device.
+    """What the compiled text says of one step on one device.
 
     Attributes:
-      estimated_cycles: without Pallas kernels and most collectives, which have none.
-      pallas: kernels written outside the compiler.
-      loops: whiles, inner ones too.
+      estimated_cycles: the compiler's; it has no estimate for Pallas kernels and most
+        collectives.
+      pallas: the Pallas kernels that the step calls.
+      loops: every `while`, inner ones too.
       largest: (op_name, source, opcode, cycles per step), most cycles first.
     """
 
@@ -48,7 +49,7 @@ class Summary:
 
 
 def summarize(program: Program, largest: int = 20) -> Summary:
-    """The compiler's own numbers of one step."""
+    """Sums up a compiled step; `largest` is how many of the costliest ops it lists."""
     kernels: Counter = Counter()
     places: Counter = Counter()
     loops = []
@@ -60,8 +61,8 @@ def summarize(program: Program, largest: int = 20) -> Summary:
         if instruction.opcode == "while":
             trips = trip_count(program, name, instruction)
             body = instruction.attribute("body") or ""
-            inside = cycles(program)[body] * times * (trips or 1)
-            loops.append(Loop(body, trips, inside))
+            loop_cycles = cycles(program)[body] * times * (trips or 1)
+            loops.append(Loop(body, trips, loop_cycles))
     return Summary(
         estimated_cycles=cycles(program)[program.entry],
         pallas=tuple(dataclasses.replace(k, calls=n) for k, n in kernels.items()),
@@ -71,7 +72,7 @@ def summarize(program: Program, largest: int = 20) -> Summary:
 
 
 def is_pallas(instruction: Instruction) -> bool:
-    """Whether the instruction calls a kernel written outside the compiler."""
+    """Whether the instruction calls a Pallas kernel."""
     return (
         instruction.opcode == "custom-call"
         and 'custom_call_target="tpu_custom_call"' in instruction.rest
@@ -79,11 +80,16 @@ def is_pallas(instruction: Instruction) -> bool:
 
 
 def custom_call(program: Program, computation: str, call: Instruction) -> CustomCall:
-    """A kernel's call, counted once."""
-    here = program.computations[computation]
-    operands = [str(s) for x in call.operands if x in here for s in here[x].arrays]
-    sizes = re.search(r'"xprof_metadata":"\{(.*?)\}"', call.rest)
-    blocks = re.findall(r'\\"(block_\w+)\\": (\d+)', sizes.group(1) if sizes else "")
+    """The call that one instruction makes, with `calls` = 1."""
+    producers = program.computations[computation]
+    operands = [
+        str(shape)
+        for name in call.operands
+        if name in producers
+        for shape in producers[name].arrays
+    ]
+    notes = re.search(r'"xprof_metadata":"\{(.*?)\}"', call.rest)
+    blocks = re.findall(r'\\"(block_\w+)\\": (\d+)', notes.group(1) if notes else "")
     return CustomCall(
         kernel=re.sub(r"\.\d+(\.clone)?$", "", call.name),
         op_name=call.op_name,

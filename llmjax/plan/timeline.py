@@ -1,8 +1,9 @@
-"""The step's schedule played through: what compute hides, and what waits.
+"""Simulation of a step's schedule: which transfers compute hides, and which not.
 
-The compiler's schedule is a fixed order of instructions. Compute takes the compiler's
-cycles, a Pallas kernel its model's seconds; a transfer that something starts runs
-beside what follows until its done needs it, after those before it on the same links.
+The compiler fixes the order of the instructions. Compute takes the cycles that the
+compiler estimates, a Pallas kernel the seconds of its cost model. A transfer runs
+beside the instructions after its start, behind earlier transfers on the same links; its
+done waits until it has ended.
 """
 
 import collections
@@ -17,10 +18,13 @@ from llmjax.plan.hlo import Instruction, Program
 
 @dataclasses.dataclass(frozen=True)
 class Timeline:
-    """Seconds of one step on one device; total = compute + kernels + exposed.
+    """Seconds of one step on one device.
 
     Attributes:
-      waits: seconds of `exposed` by (kind, axis, network) of what was waited for.
+      compute: instructions with the compiler's estimate.
+      kernels: Pallas kernels.
+      exposed: waiting for transfers.
+      waits: `exposed` by the (kind, axis, network) of the transfers.
     """
 
     compute: float
@@ -30,7 +34,7 @@ class Timeline:
 
     @property
     def total(self) -> float:
-        """Seconds from the step's first instruction to its last."""
+        """The whole step."""
         return self.compute + self.kernels + self.exposed
 
 
@@ -38,46 +42,45 @@ def play(
     program: Program,
     transfers: tuple[Collective, ...],
     seconds: Callable[[Collective], float],
-    channel: Callable[[Collective], frozenset],
+    busy_links: Callable[[Collective], frozenset],
     kernel_seconds: dict[str, float],
     hertz: float,
 ) -> Timeline:
-    """Runs the schedule once.
+    """Simulates the schedule once.
 
     Args:
       program: the compiled step.
       transfers: its transfers.
-      seconds: of one transfer alone.
-      channel: the links of a transfer; those that share one follow each other.
-      kernel_seconds: by name of the instruction that calls a kernel.
-      hertz: of the compiler's cycles.
+      seconds: time of one transfer, alone on its links.
+      busy_links: links that a transfer uses; transfers that share one queue on it.
+      kernel_seconds: name of an instruction that calls a kernel -> its seconds.
+      hertz: cycles per second.
     """
     starts: dict[tuple[str, str], list[Collective]] = collections.defaultdict(list)
     for t in transfers:
         starts[t.computation, t.start].append(t)
-    known: dict[str, Timeline] = {}
+    timelines: dict[str, Timeline] = {}
 
     def computation(name: str) -> Timeline:
-        if name not in known:
-            known[name] = _Run(starts, seconds, channel, kernel_seconds, hertz).run(
-                program, name, computation
-            )
-        return known[name]
+        if name not in timelines:
+            simulation = _Simulation(starts, seconds, busy_links, kernel_seconds, hertz)
+            timelines[name] = simulation.run(program, name, computation)
+        return timelines[name]
 
     return computation(program.entry)
 
 
-class _Run:
-    """One computation, with links that are free when it begins."""
+class _Simulation:
+    """One computation, which begins with all links free."""
 
-    def __init__(self, starts, seconds, channel, kernel_seconds, hertz):
+    def __init__(self, starts, seconds, busy_links, kernel_seconds, hertz):
         self.starts = starts
         self.seconds = seconds
-        self.channel = channel
+        self.busy_links = busy_links
         self.kernel_seconds = kernel_seconds
         self.hertz = hertz
         self.now = self.compute = self.kernels = 0.0
-        self.free: dict[object, float] = collections.defaultdict(float)
+        self.free_at: dict[object, float] = collections.defaultdict(float)
         self.pending: dict[str, list[tuple[float, Collective]]] = (
             collections.defaultdict(list)
         )
@@ -91,17 +94,17 @@ class _Run:
             inner = [computation(x) for x in callees(instruction)]
             if inner:
                 trips = trip_count(program, name, instruction) or 1
-                self._add(max(inner, key=lambda x: x.total), trips)
+                self._execute_inner(max(inner, key=lambda x: x.total), trips)
             for end, transfer in self.pending.pop(instruction.name, ()):
                 self._wait(end, transfer)
         exposed = math.fsum(self.waits.values())
         return Timeline(self.compute, self.kernels, exposed, dict(self.waits))
 
     def _start(self, transfer: Collective) -> None:
-        links = self.channel(transfer)
-        begin = max([self.now, *(self.free[x] for x in links)])
+        links = self.busy_links(transfer)
+        begin = max([self.now, *(self.free_at[x] for x in links)])
         end = begin + self.seconds(transfer)
-        self.free.update(dict.fromkeys(links, end))
+        self.free_at.update(dict.fromkeys(links, end))
         self.pending[transfer.done].append((end, transfer))
 
     def _execute(self, instruction: Instruction) -> None:
@@ -117,7 +120,7 @@ class _Run:
             self.waits[key] += end - self.now
             self.now = end
 
-    def _add(self, inner: Timeline, times: int) -> None:
+    def _execute_inner(self, inner: Timeline, times: int) -> None:
         self.compute += inner.compute * times
         self.kernels += inner.kernels * times
         self.now += inner.total * times

@@ -1,10 +1,10 @@
-"""Bytes that a step reads from and writes to HBM, by its instructions' shapes."""
+"""Bytes that a step reads from HBM and writes to it, by its instructions' shapes."""
 
 from llmjax.plan.execution import walk
 from llmjax.plan.hlo import HBM, Computation, Instruction, Program
 
-# They move nothing themselves.
-_FREE = {
+# Opcodes that move nothing themselves.
+_NO_TRAFFIC = {
     "parameter",
     "constant",
     "tuple",
@@ -20,11 +20,11 @@ _FREE = {
 
 
 def hbm_bytes(program: Program) -> int:
-    """Of one step on one device: what every instruction reads and writes there.
+    """Bytes of one step on one device, summed over what each instruction moves.
 
-    Arrays in vector memory don't count; of a slice that is read from or written into
-    a larger array, the slice does. Pallas kernels count their operands and results
-    once: what they read again is part of their own model.
+    Arrays in vector memory don't count. Where a slice of a larger array is read or
+    written, only the slice counts. A Pallas kernel's operands and results count once:
+    its cost model (`pallas`) has what it reads again.
     """
     return sum(
         times * _bytes(program, program.computations[name], instruction)
@@ -32,54 +32,56 @@ def hbm_bytes(program: Program) -> int:
     )
 
 
-def _bytes(program: Program, here: Computation, instruction: Instruction) -> int:
+def _bytes(program: Program, computation: Computation, instruction: Instruction) -> int:
+    """What one execution reads and writes."""
     opcode = instruction.opcode
-    if opcode in _FREE or opcode.endswith("-done"):
+    if opcode in _NO_TRAFFIC or opcode.endswith("-done"):
         return 0
-    operands = [here[x] for x in instruction.operands if x in here]
+    operands = [computation[x] for x in instruction.operands if x in computation]
     if opcode.endswith("-start"):  # the tuple holds operands and results
         sides = [a for a in instruction.arrays if a.dims]
         small = min((a.bytes for a in sides), default=0)
         return sum(min(a.bytes, small) for a in sides[:2] if a.space == HBM)
     if opcode == "dynamic-slice":
-        return 2 * _written(instruction)
+        return 2 * _result_bytes(instruction)
     if opcode == "dynamic-update-slice":
-        return 2 * _written(operands[1])
+        return 2 * _result_bytes(operands[1])
     if opcode != "fusion":
-        return sum(map(_written, operands)) + _written(instruction)
-    inside = program.computations[instruction.attribute("calls") or ""]
-    read = sum(_read(inside, i, x) for i, x in enumerate(operands))
-    return read + _fusion_written(inside, instruction)
+        return sum(map(_result_bytes, operands)) + _result_bytes(instruction)
+    fused = program.computations[instruction.attribute("calls") or ""]
+    read = sum(_fusion_reads(fused, i, x) for i, x in enumerate(operands))
+    return read + _fusion_writes(fused, instruction)
 
 
-def _written(instruction: Instruction) -> int:
+def _result_bytes(instruction: Instruction) -> int:
+    """Bytes of the result that lie in HBM."""
     return sum(a.bytes for a in instruction.arrays if a.space == HBM)
 
 
-def _read(inside: Computation, index: int, operand: Instruction) -> int:
-    """What a fusion reads of its operand: all of it, or the slices that it takes."""
-    if not _written(operand):
+def _fusion_reads(fused: Computation, index: int, operand: Instruction) -> int:
+    """Bytes that a fusion reads of an operand: all, or the slices that it takes."""
+    if not _result_bytes(operand):
         return 0
     name = next(
         x.name
-        for x in inside.values()
+        for x in fused.values()
         if x.opcode == "parameter" and x.operands == (str(index),)
     )
-    users = [x for x in inside.values() if name in x.operands]
+    users = [x for x in fused.values() if name in x.operands]
     if users and all(x.opcode == "dynamic-slice" for x in users):
         return sum(a.bytes for x in users for a in x.arrays)
     if users and all(
         x.opcode == "dynamic-update-slice" and x.operands[0] == name for x in users
     ):
         return 0
-    return _written(operand)
+    return _result_bytes(operand)
 
 
-def _fusion_written(inside: Computation, fusion: Instruction) -> int:
-    """A fusion's results, of updates in place only what is new."""
-    root = next(x for x in inside.values() if x.root)
-    while root.opcode == "bitcast" and root.operands[0] in inside:
-        root = inside[root.operands[0]]
-    if root.opcode == "dynamic-update-slice" and _written(fusion):
-        return sum(a.bytes for a in inside[root.operands[1]].arrays)
-    return _written(fusion)
+def _fusion_writes(fused: Computation, fusion: Instruction) -> int:
+    """Bytes that a fusion writes: its result, or the slice that it updates in place."""
+    root = next(x for x in fused.values() if x.root)
+    while root.opcode == "bitcast" and root.operands[0] in fused:
+        root = fused[root.operands[0]]
+    if root.opcode == "dynamic-update-slice" and _result_bytes(fusion):
+        return sum(a.bytes for a in fused[root.operands[1]].arrays)
+    return _result_bytes(fusion)

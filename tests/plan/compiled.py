@@ -1,9 +1,9 @@
-"""Programs that the TPU compiler made, for tests without it.
+"""Programs compiled for TPUs, and meshes over topologies, for tests without libtpu.
 
 A decoder of 4 layers (512 wide, 1536 in the MLP, 4 heads and 2 of keys of 128, 4096
 words, batch 16 x 1024, splash attention, remat "full", loss in 8 blocks), by libtpu
 0.0.52: `fsdp_v5e` over v5e:4x4 as fsdp=16, `mixed_v5p` over v5p:2x2x4 as data=2,
-fsdp=4, tensor=2. Kernels' bodies and attributes that nothing reads are cut out.
+fsdp=4, tensor=2. The bodies of kernels and attributes that nothing reads are cut out.
 """
 
 import dataclasses
@@ -20,13 +20,13 @@ AXES = ("data", "pipeline", "fsdp", "expert", "sequence", "tensor")
 
 
 def text(name: str) -> str:
-    """Of `FIXTURES`."""
+    """The text of a program in `FIXTURES`."""
     return gzip.decompress((FIXTURES / f"{name}.txt.gz").read_bytes()).decode()
 
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """What plan reads of a device."""
+    """The attributes of a device that the plan reads."""
 
     coords: tuple[int, int, int]
     core_on_chip: int
@@ -34,7 +34,7 @@ class Device:
 
 
 def mesh(topology: chips.Topology, **sizes: int) -> Mesh:
-    """Over the topology's devices, x fastest."""
+    """A mesh over the topology's devices, in the order of cores, x, y, z, slices."""
     shape = (*topology.shape, 1)[:3]
     devices = [
         Device((x, y, z), core, s)

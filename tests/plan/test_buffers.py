@@ -1,4 +1,4 @@
-"""Every byte is named; the sum is the peak."""
+"""Every byte at the peak has a kind, and every large buffer a name."""
 
 import dataclasses
 from pathlib import Path
@@ -11,8 +11,8 @@ from llmjax.plan import buffers, chips, rows
 from llmjax.plan.compile import Compiled, Seconds
 from llmjax.train import setup
 
-# As libtpu 0.0.52 writes it, cut short: a forward loop that stacks what it keeps, the
-# backward pass's use of it, a weight's gradient and a cast of the weight.
+# A dump of libtpu 0.0.52, shortened: a forward loop that stacks activations, the
+# backward pass that reads them, a weight's gradient and a cast of the weight.
 FOLDER = Path(__file__).parent / "fixtures" / "buffers"
 DUMP = {file.stem: file.read_text() for file in FOLDER.glob("*.txt")}
 LAYER = "jit(step)/jvp(Net)/transformer/stack/while/body/eval_jaxpr/group_0/layer_0"
@@ -20,7 +20,7 @@ LAYER = "jit(step)/jvp(Net)/transformer/stack/while/body/eval_jaxpr/group_0/laye
 
 @pytest.fixture(scope="module")
 def program(tiny):
-    """Of a tiny decoder on the eight devices of the tests, cut over all of them."""
+    """A tiny decoder, sharded over the eight devices of the tests."""
     return build(tiny, LayoutConfig(data=1, fsdp=8))
 
 
@@ -62,22 +62,22 @@ def test_kinds_sum_to_the_peak(compiled, monkeypatch):
 
 def test_buffers_have_the_names_of_the_model(compiled, monkeypatch):
     monkeypatch.setattr(buffers, "weight_shapes", lambda program: {(8, 16)})
-    found = {b.name: b for b in buffers.usage(compiled).largest}
-    assert list(found)[:3] == [
+    by_name = {b.name: b for b in buffers.usage(compiled).largest}
+    assert list(by_name)[:3] == [
         "params/mlp/gate/kernel",
         "opt_state/0/mu/mlp/gate/kernel",
         "stack/group_0/layer_0/mlp/gate/dot_general (backward)",
     ]
-    stacked = found["stack/group_0/layer_0/mlp/gate/dot_general"]
+    stacked = by_name["stack/group_0/layer_0/mlp/gate/dot_general"]
     assert (stacked.kind, stacked.source) == ("activations", "layers.py:63")
-    assert found["copy of params/mlp/gate/kernel"].shape == "bf16[8,16]"
-    assert "stack/group_0/layer_0/mlp/up/dot_general (again)" in found
-    assert not any("fast" in name for name in found)  # not in this memory
+    assert by_name["copy of params/mlp/gate/kernel"].shape == "bf16[8,16]"
+    assert "stack/group_0/layer_0/mlp/up/dot_general (again)" in by_name
+    assert not any("fast" in name for name in by_name)  # in vector memory
 
 
-def test_the_fullest_moment_counts_a_place_once():
-    found = buffers.allocations(DUMP["buffers"])
-    values = next(v for *_, what, v in found if "temp" in what)
+def test_values_at_one_offset_count_once_at_the_peak():
+    allocations = buffers.allocations(DUMP["buffers"])
+    values = next(v for *_, description, v in allocations if "temp" in description)
     live = buffers.at_peak(values, buffers.live_ranges(DUMP["live-range"]))
     names = [v.name for v in live]
     assert names[:3] == ["grad", "cast", "while.1{1}"]
@@ -85,26 +85,26 @@ def test_the_fullest_moment_counts_a_place_once():
 
 
 @pytest.mark.parametrize(
-    ("op_name", "read"),
+    ("op_name", "index"),
     [
         (f"{LAYER}/layer_0._branch/mlp/mlp/up/BTD,DF->BTF/dot", 0),
         ("jit(step)/vmap(transpose(jvp(Net.outputs)))/embedder.lookup/gather", 1),
         ("", 2),
     ],
 )
-def test_readable(op_name, read):
+def test_readable(op_name, index):
     expected = ("stack/group_0/layer_0/mlp/up/dot", "embedder.lookup/gather", "")
-    assert buffers.readable(op_name) == expected[read]
+    assert buffers.readable(op_name) == expected[index]
 
 
-def test_a_large_leaf_that_nothing_cuts_is_told(program):
+def test_large_unsharded_leaves_are_reported(program):
     assert buffers.replicated(program) == []
-    told = buffers.replicated(program, limit=64)
-    assert any("final_norm/scale (16) takes" in line for line in told)
-    assert not any("kernel" in line or "table" in line for line in told)
+    faults = buffers.replicated(program, limit=64)
+    assert any("final_norm/scale (16) takes" in line for line in faults)
+    assert not any("kernel" in line or "table" in line for line in faults)
 
 
-def test_a_weight_left_whole_by_accident_is_told(program):
+def test_a_weight_that_lost_its_sharding_is_reported(program):
     whole = program.shardings.params["transformer"]["stack"]["final_norm"]["scale"]
     params = {**program.shardings.params}
     params["transformer"] = {**params["transformer"], "embedder": {"table": whole}}
@@ -115,6 +115,6 @@ def test_a_weight_left_whole_by_accident_is_told(program):
     assert "fsdp should cut" in line
 
 
-def test_a_mesh_of_data_alone_is_meant_to_copy(tiny):
+def test_a_mesh_of_data_alone_replicates_without_faults(tiny):
     program = build(tiny, LayoutConfig(data=8))
     assert buffers.replicated(program, limit=1) == []

@@ -1,4 +1,4 @@
-"""Chips by their published numbers, topologies by their names."""
+"""Chips agree with their published numbers; topologies are parsed by name."""
 
 import pytest
 
@@ -45,7 +45,7 @@ def test_rings(name, wraps):
 
 
 @pytest.mark.parametrize(
-    "name, said",
+    "name, message",
     [
         ("v5x:4x4", "a chip of v4, v5e, v5p, v6e, tpu7x"),
         ("v5p", "CHIP:SHAPE, as v5e:16x16 or v5p:4x4x4"),
@@ -56,12 +56,12 @@ def test_rings(name, wraps):
         ("v5e:0x4", "give 2 sizes"),
     ],
 )
-def test_errors_say_what_is_accepted(name, said):
+def test_errors_say_what_is_accepted(name, message):
     with pytest.raises(ValueError, match=name.replace("(", r"\(")) as error:
         chips.parse(name)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
-def test_slices_must_be_some():
+def test_zero_slices_are_an_error():
     with pytest.raises(ValueError, match="num_slices is 0; it must be at least 1"):
         chips.parse("v5e:4x4", 0)

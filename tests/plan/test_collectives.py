@@ -1,4 +1,4 @@
-"""What a step sends: kind, axis, network and bytes."""
+"""Transfers of a step: kind, axis, network and bytes."""
 
 import pytest
 
@@ -28,57 +28,58 @@ def test_groups_in_every_form(text, groups):
     assert replica_groups(text, 4) == groups
 
 
-def test_a_form_that_is_new():
-    with pytest.raises(ValueError, match="replica_groups=<new>.*not known"):
+def test_an_unknown_form_of_groups_is_an_error():
+    with pytest.raises(ValueError, match="replica_groups=<new>.*cannot be read"):
         replica_groups("replica_groups=<new>", 4)
 
 
 def rows(name: str, topology: str, **sizes: int):
     mesh = compiled.mesh(chips.parse(topology), **sizes)
-    found = collectives(hlo.parse(compiled.text(name)), mesh)
-    return found, {(r["kind"], r["axis"]): r for r in by_kind_and_axis(found)}
+    transfers = collectives(hlo.parse(compiled.text(name)), mesh)
+    table = {(r["kind"], r["axis"]): r for r in by_kind_and_axis(transfers)}
+    return transfers, table
 
 
 def test_bytes_of_a_real_program_over_three_axes():
-    """Weights are gathered over fsdp for the forward pass and for remat's, and the
-    output table by every block of the loss; what tensor cuts stays cut."""
-    _, found = rows("mixed_v5p", "v5p:2x2x4", data=2, fsdp=4, tensor=2)
-    gathered = found["all-gather", "fsdp"]
+    """Weights are gathered over fsdp by the forward pass and again by remat, the output
+    table by every block of the loss; their tensor shards stay apart."""
+    _, table = rows("mixed_v5p", "v5p:2x2x4", data=2, fsdp=4, tensor=2)
+    gathered = table["all-gather", "fsdp"]
     assert gathered["result_bytes"] == (2 * 4 * LAYER + 8 * TABLE) // 2
     assert gathered["link_bytes"] == gathered["result_bytes"] * 3 // 4
     # out and down are reduced whole, the other five in fusions that scatter
     whole, scattered = 4 * 2 * (512 * 512 + 512 * 1536) // 2, 4 * LAYER // 2
-    assert found["all-reduce", "fsdp"]["result_bytes"] - whole < 1000  # and norms
-    table = 8 * 2 * TABLE // 2  # in float32
-    reduced = found["reduce-scatter", "fsdp"]["result_bytes"]
-    assert reduced == scattered - whole + table
+    assert table["all-reduce", "fsdp"]["result_bytes"] - whole < 1000  # and norms
+    output_table = 8 * 2 * TABLE // 2  # in float32
+    reduced = table["reduce-scatter", "fsdp"]["result_bytes"]
+    assert reduced == scattered - whole + output_table
     # activations in bfloat16 [2, 1024, 512]: after out and down, and backward
     activations = 2 * 2 * 1024 * 512
-    tensor = found["all-reduce", "tensor"]
+    tensor = table["all-reduce", "tensor"]
     assert tensor["result_bytes"] >= 5 * 4 * activations
     assert tensor["link_bytes"] == tensor["result_bytes"]  # 2 (n - 1) / n of two
-    assert ("all-reduce", "data") in found
+    assert ("all-reduce", "data") in table
 
 
 def test_counts_and_overlap_of_a_real_program_over_one_axis():
-    """Counts as an independent reader has them."""
-    found, by = rows("fsdp_v5e", "v5e:4x4", fsdp=16)
-    calls = {kind: row["calls"] for (kind, _), row in by.items()}
+    """The counts were checked with an independent parser."""
+    transfers, table = rows("fsdp_v5e", "v5e:4x4", fsdp=16)
+    calls = {kind: row["calls"] for (kind, _), row in table.items()}
     assert calls == {
         "all-gather": 33,
         "all-reduce": 10,
         "collective-permute": 1020,
         "all-to-all": 2,
     }
-    assert {axis for _, axis in by} == {"fsdp"}
-    permutes = [c for c in found if c.kind == "collective-permute"]
+    assert {axis for _, axis in table} == {"fsdp"}
+    permutes = [c for c in transfers if c.kind == "collective-permute"]
     assert all(c.asynchronous for c in permutes)
-    fused = [c for c in found if c.start.startswith("async-collective-start")]
+    fused = [c for c in transfers if c.start.startswith("async-collective-start")]
     assert fused and all(c.done.startswith("async-collective-done") for c in fused)
-    assert any(not c.asynchronous for c in found)
+    assert any(not c.asynchronous for c in transfers)
 
 
-MEETING = (
+RENDEZVOUS = (
     '_xla_host_transfer_rendezvous="all-reduce.1_0",'
     '_xla_megascale_target="{1,2}x{0:15}",_xla_megascale_transfer_type="ALL_REDUCE"'
 )
@@ -88,8 +89,8 @@ ACROSS = f"""HloModule m
 ENTRY %main (x: f32[256]) -> f32[256] {{
   %x = f32[256]{{0}} parameter(0)
   %go = token[] after-all()
-  %send.1 = (f32[256]{{0}}, u32[], token[]) send(%x, %go), channel_id=1, {MEETING}
-  %recv.1 = (f32[256]{{0}}, u32[], token[]) recv(%go), channel_id=2, {MEETING}
+  %send.1 = (f32[256]{{0}}, u32[], token[]) send(%x, %go), channel_id=1, {RENDEZVOUS}
+  %recv.1 = (f32[256]{{0}}, u32[], token[]) recv(%go), channel_id=2, {RENDEZVOUS}
   %send-done.1 = token[] send-done(%send.1), channel_id=1
   %recv-done.1 = (f32[256]{{0}}, token[]) recv-done(%recv.1), channel_id=2
   %a = (({BIG}, {SMALL}, s32[]), {BIG}, u32[]) dynamic-update-slice-start(%x, %x, %x)
@@ -101,14 +102,15 @@ ENTRY %main (x: f32[256]) -> f32[256] {{
 
 
 def test_slices_and_hosts():
-    """Two slices exchange by their hosts' runtime; offloaded arrays go to the host."""
+    """Slices exchange through their hosts' runtime; offloaded arrays go to the host."""
     mesh = compiled.mesh(chips.parse("v5e:4x4", 2), data=2, fsdp=16)
-    across, away = collectives(hlo.parse(ACROSS), mesh)
+    across, offload = collectives(hlo.parse(ACROSS), mesh)
     assert (across.kind, across.axis, across.network) == ("all-reduce", "data", "dcn")
-    assert (across.group, across.link_bytes) == (2, 1024)
+    assert (across.group_size, across.link_bytes) == (2, 1024)
     assert (across.start, across.done) == ("send.1", "recv-done.1")
-    assert (away.kind, away.network, away.link_bytes) == ("host-copy", "host", 128)
-    assert (away.start, away.done) == ("a", "a.done")
+    sent = (offload.kind, offload.network, offload.link_bytes)
+    assert sent == ("host-copy", "host", 128)
+    assert (offload.start, offload.done) == ("a", "a.done")
 
 
 MIXED = """HloModule m
@@ -132,5 +134,5 @@ ENTRY %main (x: f32[4]) -> f32[4] {
 )
 def test_axes_from_groups(groups, axis):
     mesh = compiled.mesh(chips.parse("v5e:2x4"), data=2, fsdp=2, tensor=2)
-    (found,) = collectives(hlo.parse(MIXED.replace("GROUPS", groups)), mesh)
-    assert found.axis == axis
+    (transfer,) = collectives(hlo.parse(MIXED.replace("GROUPS", groups)), mesh)
+    assert transfer.axis == axis

@@ -1,7 +1,7 @@
-"""The step of pretraining, compiled for chips that are not there.
+"""Compiling a training step ahead of time for a topology.
 
-Without the compiler (libtpu) the tests that need it are left out here;
-`launch/plan.sh` runs them.
+Tests that need the TPU compiler (libtpu) are skipped where it is not installed;
+`launch/plan.sh` installs it and runs them.
 """
 
 import importlib.util
@@ -39,7 +39,7 @@ def run(batch_size=8, seq_len=128, **layout) -> RunConfig:
     )
 
 
-def test_without_the_compiler_the_line_that_installs_it(monkeypatch):
+def test_without_the_compiler_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install -e '\.\[tpu\]'"):
         compile.compile_step(run(), "v5e:2x2")
@@ -54,11 +54,11 @@ def test_without_the_compiler_the_line_that_installs_it(monkeypatch):
     ],
     ids=lambda x: getattr(x, "kind", None),
 )
-def test_rows_are_the_pipelines(task, architecture, packing, names):
+def test_the_example_batch_comes_from_the_pipeline(task, architecture, packing, names):
     model = ModelConfig(architecture, vocab_size=512, d_model=16, d_ff=32)
     data = DataConfig(batch_size=6, seq_len=48, packing=packing)
-    made, batch = rows.example(RunConfig(model, task, data))
-    assert type(made).__name__.removesuffix("Task") == type(task).__name__
+    built, batch = rows.example(RunConfig(model, task, data))
+    assert type(built).__name__.removesuffix("Task") == type(task).__name__
     assert names | {"tokens", "segment_ids", "positions"} <= set(batch)
     assert batch["tokens"].shape == (1, 48)  # setup.build makes it `batch_size`
     assert batch["tokens"].max() < 512
@@ -78,20 +78,21 @@ Total bytes: 7041775104 (6.56GiB)
 Memory Space: vmem (color=1)
 Total bytes: 99
 """
-TOLD = (
+MESSAGE = (
     "Ran out of memory on HBM, the total memory required for HLO temporaries "
     "(143.63G) exceeds available HBM (15.75G). HLO module: jit_step."
 )
 
 
 def test_needed_bytes():
-    assert compile.needed_bytes(TOLD, {"memory-usage-report": REPORT}) == 7041775104
-    assert compile.needed_bytes(TOLD, {}) == int(143.63 * 2**30)
+    dump = {"memory-usage-report": REPORT}
+    assert compile.needed_bytes(MESSAGE, dump) == 7041775104
+    assert compile.needed_bytes(MESSAGE, {}) == int(143.63 * 2**30)
 
 
-def test_only_the_chips_memory_is_a_verdict():
-    exhausted = RuntimeError(f"RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: {TOLD}")
-    assert compile.out_of_memory(exhausted) == TOLD
+def test_only_the_chips_memory_is_a_result():
+    exhausted = RuntimeError(f"RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: {MESSAGE}")
+    assert compile.out_of_memory(exhausted) == MESSAGE
     with pytest.raises(RuntimeError, match="INTERNAL"):
         compile.out_of_memory(RuntimeError("INTERNAL: a bug"))
     core = "RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem. Used 20M of 16M"
@@ -99,56 +100,56 @@ def test_only_the_chips_memory_is_a_verdict():
         compile.out_of_memory(RuntimeError(core))
 
 
-@pytest.mark.parametrize(("data", "made"), [(1, 2), (-1, -1), (4, 4)])
-def test_each_slice_has_a_copy_of_the_weights_unless_told(data, made):
+@pytest.mark.parametrize(("data", "expected"), [(1, 2), (-1, -1), (4, 4)])
+def test_each_slice_has_a_copy_of_the_weights_unless_data_is_set(data, expected):
     layout = compile.over_slices(run(data=data, fsdp=8), 2).layout
-    assert (layout.slices, layout.data) == (2, made)
+    assert (layout.slices, layout.data) == (2, expected)
 
 
 @needs_compiler
-def test_an_unknown_topology_is_told():
+def test_an_unknown_topology_is_an_error():
     with pytest.raises(ValueError, match="v5e"):
         compile.lower_step(run(), "v5e:3x5")
 
 
 @needs_compiler
-def test_a_layout_that_does_not_go_is_told_before_tracing():
+def test_an_impossible_layout_is_an_error_before_tracing():
     with pytest.raises(ValueError, match=r"make it\s+a multiple of 4"):
         compile.lower_step(run(batch_size=6), "v5e:2x2")
 
 
 @needs_compiler
 def test_an_unknown_compiler_option_is_named_by_the_compiler():
-    odd = run(compiler_options=("xla_no_such_option=1",))
+    mistaken = run(compiler_options=("xla_no_such_option=1",))
     with pytest.raises(RuntimeError, match="xla_no_such_option"):
-        compile.compile_step(odd, "v5e:2x2")
+        compile.compile_step(mistaken, "v5e:2x2")
 
 
 @needs_compiler
 def test_a_step_compiles_and_its_bytes_add_up():
-    made = compile.compile_step(run(), "v5e:2x2")
-    assert made.fits
-    memory = made.memory
-    assert memory.peak == made.needed
+    step = compile.compile_step(run(), "v5e:2x2")
+    assert step.fits
+    memory = step.memory
+    assert memory.peak == step.needed
     assert memory.aliased > 0.99 * (memory.outputs - 4096)  # the state is donated
-    assert "estimated_cycles" in made.text
-    usage = buffers.usage(made)
+    assert "estimated_cycles" in step.text
+    usage = buffers.usage(step)
     assert sum(usage.kinds.values()) == usage.peak
-    # and two moments; norms lie whole on each
+    # sharded matrices; norms are replicated, and the optimizer has two moments
     weights = 512 * 512 + 2 * (4 * 512 * 512 + 3 * 512 * 1024)  # x 4 bytes / 4 chips
     assert usage.kinds["parameters"] == pytest.approx(weights, rel=0.1)
     assert usage.kinds["optimizer"] == pytest.approx(2 * weights, rel=0.1)
-    assert made.seconds.compile > 0
+    assert step.seconds.compile > 0
 
 
 @needs_compiler
-def test_a_step_that_does_not_fit_names_what_breaks_it():
+def test_a_step_that_does_not_fit_names_its_largest_buffer():
     """Whole scores, 4 heads x 65536^2 in float32, are 64 GiB of each chip's row."""
-    made = compile.compile_step(run(batch_size=4, seq_len=65536), "v5e:2x2")
-    assert not made.fits
-    assert "memory" in made.error
-    assert made.needed > 64 * 2**30 > made.available
-    worst = buffers.usage(made).largest[0]
+    step = compile.compile_step(run(batch_size=4, seq_len=65536), "v5e:2x2")
+    assert not step.fits
+    assert "memory" in step.error
+    assert step.needed > 64 * 2**30 > step.available
+    worst = buffers.usage(step).largest[0]
     assert "layer_0/attention/" in worst.name
     assert worst.source.startswith("attention.py:")
     assert worst.bytes >= 64 * 2**30

@@ -1,4 +1,4 @@
-"""Every config names TPUs that it goes on; the large ones are the published models."""
+"""Every config divides over the TPUs that it names; large ones match their papers."""
 
 import math
 from concurrent.futures import Future
@@ -29,7 +29,7 @@ def test_every_config_names_a_topology_that_it_divides_over(path):
 
 @pytest.mark.parametrize(
     ("name", "weights"),
-    [  # as published: the hub's model.safetensors.index.json, total_size / 2 bytes
+    [  # published: total_size / 2 bytes in the hub's model.safetensors.index.json
         ("llama2_7b", 6_738_415_616),
         ("llama2_70b", 68_976_648_192),
         ("llama3_8b", 8_030_261_248),
@@ -45,15 +45,15 @@ def test_the_large_configs_have_the_published_weights(name, weights):
     assert sum(math.prod(x.shape) for x in jax.tree.leaves(shapes)) == weights
 
 
-def test_what_is_not_named_fails(monkeypatch):
+def test_a_config_without_a_topology_fails(monkeypatch):
     monkeypatch.setattr(plan_gate, "load", lambda path: cfg.RunConfig())
     verdict = plan_gate.judge("configs/new.py", compiled=True)
     assert verdict.fault == "names no layout.plan_topology"
     assert "FAILED" in plan_gate.report([verdict])
 
 
-def test_runs_that_are_the_same_are_judged_once(monkeypatch):
-    asked = []
+def test_configs_of_the_same_run_are_compiled_once(monkeypatch):
+    submitted = []
 
     class Pool:
         def __init__(self, *args):
@@ -66,7 +66,7 @@ def test_runs_that_are_the_same_are_judged_once(monkeypatch):
             return None
 
         def submit(self, function, name, compiled):
-            asked.append((name, compiled))
+            submitted.append((name, compiled))
             future = Future()
             future.set_result(plan_gate.Verdict(name, "v5e:2x2", "", 1.0))
             return future
@@ -80,4 +80,4 @@ def test_runs_that_are_the_same_are_judged_once(monkeypatch):
     big = "configs/pretrain/llama3_8b.py"
     verdicts = plan_gate.judge_all([*names, big], [big], workers=2)
     assert [v.config for v in verdicts] == [*names, big]
-    assert asked == [(big, False), (names[0], True)]  # the deepest first
+    assert submitted == [(big, False), (names[0], True)]  # the deepest first

@@ -1,4 +1,4 @@
-"""Numbers read off the text of compiled programs."""
+"""Parsing the text of compiled programs, and counting their cycles."""
 
 import pytest
 
@@ -60,7 +60,7 @@ def loop(start: str = "1", known: str = "", test: str = "LT") -> hlo.Program:
         ("1", ', backend_config={"known_trip_count":{"n":"5"}}', 5),
     ],
 )
-def test_loops_count_as_often_as_they_run(start, known, trips):
+def test_loops_count_with_their_trips(start, known, trips):
     program = loop(start, known)
     summary = summarize(program)
     assert [(x.body, x.trips, x.cycles) for x in summary.loops] == [
@@ -69,15 +69,19 @@ def test_loops_count_as_often_as_they_run(start, known, trips):
     assert summary.estimated_cycles == 10 * trips + 3
 
 
-def test_a_loop_that_is_not_understood_counts_once():
+def test_a_loop_with_unknown_trips_counts_once():
     summary = summarize(loop(test="NE"))
     assert summary.loops[0].trips is None
     assert summary.estimated_cycles == 13
 
 
-def test_an_instruction_may_go_over_several_lines():
-    made = loop().computations["body"]["y"]
-    assert (made.op_name, made.cycles, made.operands) == ("jit(f)/mul", 10, ("x",))
+def test_an_instruction_may_span_several_lines():
+    fusion = loop().computations["body"]["y"]
+    assert (fusion.op_name, fusion.cycles, fusion.operands) == (
+        "jit(f)/mul",
+        10,
+        ("x",),
+    )
 
 
 def test_text_without_a_program():
@@ -91,8 +95,9 @@ def test_text_without_a_program():
     "name, cycles", [("fsdp_v5e", 7_755_923), ("mixed_v5p", 3_159_247)]
 )
 def test_real_programs(name, cycles):
-    """Cycles as an independent reader sums them, which misses what a kernel's metadata
-    breaks over lines: one copy of 7422 in each of 4 layers of `mixed_v5p`."""
+    """The cycles were checked with an independent parser. It misses instructions that a
+    kernel's metadata breaks over lines: one copy of 7422 in each of 4 layers of
+    `mixed_v5p`."""
     program = hlo.parse(compiled.text(name))
     summary = summarize(program)
     assert summary.estimated_cycles == cycles
@@ -117,15 +122,15 @@ def test_fused_computations_are_not_entered():
     assert names == {"main", "body"}
 
 
-def test_a_matrix_is_told_by_who_calls_its_projection():
+def test_the_location_of_a_matmul_is_the_caller_of_its_projection():
     program = hlo.parse(compiled.text("mixed_v5p"))
     instructions = [i for x in program.computations.values() for i in x.values()]
-    told = {
+    locations = {
         part: {i.location for i in instructions if f"/{part}/dot_general" in i.op_name}
         for part in ("gate/BTD,DF->BTF", "out/BTNH,NHD->BTD")
     }
-    # as FeedForward and Attention called them when the program was made
-    assert told == {
+    # the lines of FeedForward and Attention when the program was compiled
+    assert locations == {
         "gate/BTD,DF->BTF": {"layers.py:162"},
         "out/BTNH,NHD->BTD": {"multihead.py:94"},
     }

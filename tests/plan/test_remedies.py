@@ -1,4 +1,4 @@
-"""The cheapest change first; each is confirmed; two that fit are enough."""
+"""Remedies come cheapest first, are compiled one by one, and two that fit end it."""
 
 import pytest
 
@@ -12,7 +12,7 @@ from llmjax.train.setup import Program
 
 SIZE = Size(weights=6_738_415_616, expert_weights=0, optimizer_bytes=8.0)
 GIB = 2**30
-# the remedies read no more of it than `Size.of`, which is told
+# the remedies only pass it to `Size.of`, which the tests replace
 PROGRAM = object.__new__(Program)
 
 
@@ -49,7 +49,7 @@ def bytes_of(run, topology):
 
 
 def compiler(failed, error=1.0):
-    """One whose verdicts are the estimate's, `error` times as much."""
+    """A compiler that needs `error` times the bytes of the estimate."""
     scale = failed.needed / bytes_of(failed.config, failed.topology)
 
     def compile_step(run, topology):
@@ -61,7 +61,7 @@ def compiler(failed, error=1.0):
 def test_the_cheapest_that_should_fit_comes_first(failed):
     found = remedies.plausible(failed)
     assert [r.slower for r in found] == sorted(r.slower for r in found)
-    assert all(r.predicted <= failed.available for r in found)
+    assert all(r.predicted_bytes <= failed.available for r in found)
     assert all(
         "optimizer_memory" not in r.change for r in found
     )  # would save too little
@@ -76,13 +76,13 @@ def test_two_that_fit_are_enough(failed):
     assert all(t.needed <= failed.available for t in tried)
 
 
-def test_what_the_compiler_refuses_is_no_remedy(failed):
+def test_remedies_that_do_not_fit_end_after_the_last_try(failed):
     tried = remedies.find(failed, compiler=compiler(failed, error=10.0))
     assert len(tried) == remedies.TRIES
     assert not any(t.fits for t in tried)
 
 
-def test_a_layout_that_does_not_go_is_told_and_passed_by(failed):
+def test_a_layout_that_cannot_be_built_is_noted_and_passed_by(failed):
     good = compiler(failed)
 
     def compile_step(run, topology):

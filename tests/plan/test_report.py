@@ -1,4 +1,4 @@
-"""The report says the verdict, the numbers and what to do; a picture is drawn."""
+"""The report has the verdict, the numbers and the advice; a picture is drawn."""
 
 import json
 
@@ -10,8 +10,8 @@ GIB = 2**30
 
 
 def result(**changes):
-    """Of a plan, as `describe` gives it."""
-    made = {
+    """A plan's result, in the form of `describe`."""
+    plan = {
         "config": "configs/a.py",
         "topology": "v5e:4x4",
         "num_slices": 1,
@@ -70,7 +70,7 @@ def result(**changes):
             ],
         },
     }
-    return {**made, **changes}
+    return {**plan, **changes}
 
 
 def test_the_text_has_the_verdict_and_the_numbers():
@@ -84,15 +84,15 @@ def test_the_text_has_the_verdict_and_the_numbers():
     ):
         assert words in text
     rows = [line.split("|")[1:3] for line in text.splitlines() if line[:1] == "|"]
-    found = {a.strip(): b.strip() for a, b in rows}
-    assert found["optimizer"] == "4.00 GiB"
-    assert found["step"] == "2.000 s"
-    assert found["communication that nothing hides"] == "200.0 ms"
-    assert found["dollars per 1e9 tokens"] == "81"
-    assert found["what binds"] == "compute"
+    values = {a.strip(): b.strip() for a, b in rows}
+    assert values["optimizer"] == "4.00 GiB"
+    assert values["step"] == "2.000 s"
+    assert values["exposed communication"] == "200.0 ms"
+    assert values["dollars per 1e9 tokens"] == "81"
+    assert values["bottleneck"] == "compute"
 
 
-def test_what_does_not_fit_names_the_buffer_and_the_changes():
+def test_a_plan_that_does_not_fit_names_the_buffer_and_the_changes():
     memory = {**result()["memory"], "peak": 20 * GIB}
     remedies = [
         {
@@ -114,7 +114,7 @@ def test_what_does_not_fit_names_the_buffer_and_the_changes():
     assert "--config.layout.remat=full" in text
 
 
-def test_a_search_says_what_to_take():
+def test_a_search_says_which_layout_to_take():
     rows = [
         {
             "flags": flags,
@@ -155,9 +155,9 @@ def test_a_picture_is_drawn(timed, tmp_path):
 def test_two_plans_side_by_side(tmp_path):
     for name, seconds in (("a", 2.0), ("b", 3.0)):
         (tmp_path / name).mkdir()
-        made = result(layout={"remat": "none" if name == "b" else "full"})
-        made["time"]["step_seconds"] = seconds
-        (tmp_path / name / "result.json").write_text(json.dumps(made))
+        plan = result(layout={"remat": "none" if name == "b" else "full"})
+        plan["time"]["step_seconds"] = seconds
+        (tmp_path / name / "result.json").write_text(json.dumps(plan))
     a, b = (compare.read(tmp_path / name) for name in "ab")
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]
@@ -168,9 +168,9 @@ def test_two_plans_side_by_side(tmp_path):
     assert ["all-gather over ici", "24.00 GiB", "24.00 GiB", "1.000"] in rows
 
 
-def test_what_is_no_plan_is_told(tmp_path):
+def test_comparing_other_files_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="not there; accepted: two result"):
         compare.read(tmp_path / "none")
     (tmp_path / "result.json").write_text('{"loss": 1}')
-    with pytest.raises(ValueError, match=r"is no result\.json of experiments\.plan"):
+    with pytest.raises(ValueError, match=r"is not a result\.json of experiments\.plan"):
         compare.read(tmp_path)

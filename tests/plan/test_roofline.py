@@ -1,4 +1,4 @@
-"""Seconds of transfers, of kernels, of the schedule, and what follows from them."""
+"""Seconds of transfers, of kernels and of the schedule, and the prediction."""
 
 import dataclasses
 import math
@@ -24,7 +24,7 @@ def transfer(kind: str, groups, size: int, **changes) -> Collective:
         axis="fsdp",
         network="ici",
         groups=groups,
-        group=n,
+        group_size=n,
         calls=1,
         result_bytes=size,
         link_bytes=sent.get(kind, size * (n - 1) // n),
@@ -60,11 +60,11 @@ def test_collectives_use_all_links_that_their_group_spans(
 ):
     """V (n - 1) / n bytes at one link's rate times the links; all-reduce twice."""
     n = len(groups[0])
-    got = seconds(topology, transfer(kind, groups, 100 * MB), **sizes)
+    time = seconds(topology, transfer(kind, groups, 100 * MB), **sizes)
     chip = chips.parse(topology).chip
     sent = (2 if kind == "all-reduce" else 1) * 100 * MB * (n - 1) / n
     expected = sent / (ring_links * chip.link_bandwidth)
-    assert expected < got < expected + 100 * chips.HOP_SECONDS
+    assert expected < time < expected + 100 * chips.HOP_SECONDS
 
 
 def test_a_gather_of_the_book():
@@ -137,21 +137,21 @@ def splash(kernel: str, heads: int = 4, T: int = 4096, H: int = 128, b: int = 51
     [("fwd", "forward", 2), ("dq", "dq", 3), ("dkv", "dkv", 4)],
 )
 def test_flops_of_visited_blocks(kernel, kind, matmuls):
-    """Of 8 x 8 blocks a causal mask lets 36 be seen."""
+    """A causal mask leaves 36 of 8 x 8 blocks visible."""
     v5p = chips.CHIPS["v5p"]
     cost = pallas.cost(splash(kernel), v5p)
-    assert (cost.kind, cost.visited) == (kind, 36 / 64)
+    assert (cost.kind, cost.visited_share) == (kind, 36 / 64)
     full = 10 * 4 * matmuls * 2 * 4096**2 * 128
     assert cost.flops == pytest.approx(full * 36 / 64)
     assert pallas.cost(splash(kernel), v5p, causal=False).flops == pytest.approx(full)
-    # a window of one block: its own and the one before, of the first its own
+    # a window of one block: each row sees its own block and the one before
     near = pallas.cost(splash(kernel), v5p, window=512)
-    assert near.visited == 15 / 64
-    # blocks of two queries' worth: 2 + 4 + 6 + 8 of 4 x 8
+    assert near.visited_share == 15 / 64
+    # blocks twice as tall: 2 + 4 + 6 + 8 of 4 x 8
     name = dict(splash(kernel).blocks)
     wide = tuple((n, 1024 if "_q" in n else 512) for n in name)
     taller = dataclasses.replace(splash(kernel), blocks=wide)
-    assert pallas.cost(taller, v5p).visited == 20 / 32
+    assert pallas.cost(taller, v5p).visited_share == 20 / 32
 
 
 @pytest.mark.parametrize("chip", ["v5e", "v5p", "v6e"])
@@ -184,7 +184,7 @@ def test_larger_blocks_cost_less_and_heads_add_up():
     assert more.seconds == pytest.approx(2 * small.seconds)
 
 
-def test_a_kernel_that_is_not_known_has_no_time():
+def test_an_unknown_kernel_has_no_time():
     call = dataclasses.replace(splash("fwd"), kernel="gmm")
     cost = pallas.cost(call, chips.CHIPS["v5p"])
     assert cost.kind == "unknown" and math.isnan(cost.seconds)
@@ -221,7 +221,7 @@ def test_transfers_hide_behind_compute_and_queue_on_their_links(cycles, exposed)
         program,
         collectives(program, mesh),
         seconds=lambda _: 400.0,
-        channel=lambda _: frozenset(["x"]),
+        busy_links=lambda _: frozenset(["x"]),
         kernel_seconds={},
         hertz=1.0,
     )
@@ -237,14 +237,14 @@ def test_kernels_hide_transfers_too():
         program,
         collectives(program, mesh),
         seconds=lambda _: 400.0,
-        channel=lambda t: frozenset([t.start]),  # each its own links
+        busy_links=lambda t: frozenset([t.start]),  # each its own links
         kernel_seconds={"work": 50.0},
         hertz=1.0,
     )
     assert (played.kernels, played.exposed) == (50, 50)
 
 
-def test_hbm_bytes_leave_out_what_is_not_read():
+def test_hbm_bytes_of_a_slice_count_only_the_slice():
     text = """HloModule m
 
 %part (p: f32[8,100], i: s32[]) -> f32[1,100] {
@@ -286,7 +286,9 @@ def test_prediction_of_a_real_program():
     cycles = got.summary.estimated_cycles
     assert got.compiler_seconds == pytest.approx(cycles / where.chip.hertz)
     kernels = {k.kind: k for k in got.kernels}
-    assert kernels["forward"].call.calls == 4 and kernels["forward"].visited == 0.75
+    assert (
+        kernels["forward"].call.calls == 4 and kernels["forward"].visited_share == 0.75
+    )
     assert got.pallas_seconds == pytest.approx(sum(k.seconds for k in got.kernels))
     assert got.exposed_seconds == pytest.approx(sum(got.waits.values()))
     parts = got.compiler_seconds + got.pallas_seconds + got.exposed_seconds

@@ -1,4 +1,4 @@
-"""Every candidate is a layout that goes; the compiler has the last word."""
+"""Every candidate is a possible layout; the compiler has the last word."""
 
 import dataclasses
 import math
@@ -36,7 +36,7 @@ def found(run):
     return search.candidates(run, TOPOLOGY, SIZE)
 
 
-def test_candidates_go(run, found):
+def test_candidates_are_possible_layouts(run, found):
     assert len(found) > 100
     for candidate in found:
         layout = candidate.config.layout
@@ -45,7 +45,7 @@ def test_candidates_go(run, found):
         rows = run.data.batch_size / (layout.data * layout.fsdp * layout.expert)
         assert rows % layout.microbatches == 0
         assert run.model.K % layout.tensor == 0
-        assert candidate.estimate.bytes <= search.ROOM * 95.8 * 2**30
+        assert candidate.estimate.bytes <= search.MARGIN * 95.8 * 2**30
 
 
 def test_the_fastest_by_the_formula_come_first(found):
@@ -71,8 +71,10 @@ def mesh_of(config):
 
 
 def searched(run, found, monkeypatch, needs, best):
-    """What a search compiles of `found`, and its ranking, where `needs` is the share
-    of the chip that each compile takes, or what it raises."""
+    """(configs that a search over `found` compiles, its ranking).
+
+    `needs` gives each compile's share of the chip's memory, or the error it raises.
+    """
     monkeypatch.setattr(search, "candidates", lambda *args: found)
     asked = []
     room = TOPOLOGY.chip.usable_hbm_bytes
