@@ -7,7 +7,7 @@
 The source is a folder of the hub, a .gguf file, package:NAME or the workdir of a
 language model's run, of which the best checkpoint is taken, or `--step`. The target is
 a new folder: of a run the hub's format, otherwise a checkpoint that `init` reads, with
-weights and the model's config alone. Prints every leaf and what the hub calls it.
+weights and the model's config alone. Prints every leaf and the hub's name for it.
 """
 
 from pathlib import Path
@@ -22,7 +22,8 @@ from experiments import cli
 from llmjax import hub
 from llmjax.config import DataConfig, Learned, RunConfig
 from llmjax.hub import packages
-from llmjax.hub.load import abstract, check, open_source, read_params
+from llmjax.hub.load import abstract, check, read_params
+from llmjax.hub.stored_model import open_model
 from llmjax.models.heads.language import LanguageModel
 from llmjax.train.checkpoints import FOLDER, Checkpoints, load_params
 from llmjax.train.state import State
@@ -71,7 +72,8 @@ def main() -> dict[str, Any]:
     }
 
 
-Loaded = tuple[Any, Any, dict[str, str], list[Path]]  # model, params, names, beside
+# model, params, leaf -> the hub's name, files to copy along
+Loaded = tuple[Any, Any, dict[str, str], list[Path]]
 
 
 def from_run() -> Loaded:
@@ -83,16 +85,16 @@ def from_run() -> Loaded:
 
 
 def from_hub() -> Loaded:
-    """A model of the hub, what it calls our leaves, and its tokenizer's files."""
+    """A model of the hub, the hub's names of our leaves, and its tokenizer's files."""
     path = SOURCE.value
     if path.startswith(packages.PREFIX):
         path = str(packages.fetch(path, consent=DOWNLOAD.value or None))
-    source = open_source(path)
-    model = source.model()
-    params = read_params(source, model, dtype=DTYPE.value)
-    entries = check(source, abstract(model)[0])
+    stored = open_model(path)
+    model = stored.model()
+    params = read_params(stored, model, dtype=DTYPE.value)
+    entries = check(stored, abstract(model)[0])
     names = {leaf: entry.name for entry in entries for leaf in entry.paths}
-    files = (source.path / name for name in BESIDE)
+    files = (stored.path / name for name in BESIDE)
     return model, params, names, [file for file in files if file.is_file()]
 
 

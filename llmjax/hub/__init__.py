@@ -4,7 +4,7 @@
     tokens = hub.tokenizer("path/to/folder").encode("Hello", special_tokens=True)
     hub.save(model, params, "new/folder")       # transformers loads it
 
-The functions hide the modules of their names: `from llmjax.hub.load import Source`.
+The functions hide the modules of their names: `from llmjax.hub.load import check`.
 """
 
 from llmjax.hub.load import load

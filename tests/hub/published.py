@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from llmjax.hub import families
-from llmjax.hub.load import HEADS
-from llmjax.hub.table import bind
+from llmjax.hub.binding import bind
+from llmjax.hub.stored_model import HEADS
 
 MODELS: list[dict[str, Any]] = json.loads(
     Path(__file__).with_suffix(".json").read_text()

@@ -84,7 +84,7 @@ def test_sharded_is_the_same_and_lies_where_it_should(shards, params, same, name
 
 def test_each_slice_is_read_once_and_nothing_twice(shards, monkeypatch):
     """Over eight devices, replicas included, as many values are read as are stored."""
-    source = LOADING.open_source(shards)
+    source = LOADING.open_model(shards)
     read = dict.fromkeys(source.tensors, 0)
 
     def counting(name, stored):
@@ -97,7 +97,7 @@ def test_each_slice_is_read_once_and_nothing_twice(shards, monkeypatch):
 
     for name, stored in dict(source.tensors).items():
         source.tensors[name] = dataclasses.replace(stored, read=counting(name, stored))
-    monkeypatch.setattr(LOADING, "open_source", lambda path: source)
+    monkeypatch.setattr(LOADING, "open_model", lambda path: source)
     mesh = make_mesh(LayoutConfig(data=2, tensor=2, fsdp=2))
     hub.load(shards, mesh=mesh)
     sizes = {k: int(np.prod(s.shape)) for k, s in source.tensors.items()}
@@ -205,11 +205,17 @@ def test_a_tied_copy_and_buffers_are_ignored(folder, edit):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "lama"}, "'lama'; the families known are llama"),
+        ({"model_type": "lama"}, "'lama'; accepted: llama"),
         ({"model_type": None}, "config.json: model_type is None"),
-        ({"architectures": ["LlamaForTokens"]}, "known LlamaForCausalLM, LlamaModel"),
+        (
+            {"architectures": ["LlamaForTokens"]},
+            ": LlamaForCausalLM, LlamaModel",
+        ),
         ({"architectures": "LlamaModel"}, "architectures 'LlamaModel'"),
-        ({"architectures": [["LlamaModel"]]}, "known LlamaForCausalLM, LlamaModel"),
+        (
+            {"architectures": [["LlamaModel"]]},
+            ": LlamaForCausalLM, LlamaModel",
+        ),
         ({"hidden_size": None}, "config.json lacks the key 'hidden_size'"),
         ({"hidden_size": "16"}, "config.json: "),
         ({"hidden_size": -16}, "config.json: d_model is -16"),

@@ -16,7 +16,7 @@ folder, out = sys.argv[3:]
 from llmjax.config import LayoutConfig
 from llmjax.parallel.mesh import make_mesh
 loading = importlib.import_module("llmjax.hub.load")
-source = loading.open_source(folder)
+source = loading.open_model(folder)
 read = dict.fromkeys(source.tensors, 0)
 def counting(name, stored):
     def f(index):

@@ -30,7 +30,8 @@ from flax import traverse_util
 
 from llmjax import hub
 from llmjax.config import LayoutConfig, ModelConfig
-from llmjax.hub.load import abstract, open_source
+from llmjax.hub.load import abstract
+from llmjax.hub.stored_model import open_model
 from llmjax.models.heads.language import LanguageModel
 from llmjax.parallel.mesh import make_mesh
 
@@ -73,7 +74,7 @@ def read(folder: Path) -> int:
     """Loads the checkpoint; returns 0 if the peak stays under the limit."""
     stored = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
     mesh = make_mesh(LayoutConfig(data=1, fsdp=8))
-    abstract(open_source(folder).model())  # what tracing holds is no weights'
+    abstract(open_model(folder).model())  # what tracing holds is no weights'
     jax.block_until_ready(jax.device_put(1.0))
     gc.collect()
     before, start = anonymous(), time.perf_counter()

@@ -79,10 +79,10 @@ def wordpiece(
 ) -> tokenizers.Tokenizer:
     """BERT's words and pieces (Devlin et al. 2019, arXiv:1810.04805).
 
-    Text loses what it loses in BERT: white space, control characters, capitals and accents if
-    `lowercase`, and words with a character that is not among the 1000 most frequent,
-    which become [UNK]. The pieces are learned by byte-pair counts, as `tokenizers`
-    does. All of `texts` is held in memory, to be read twice.
+    Text loses what it loses in BERT: white space, control characters, capitals and
+    accents if `lowercase`, and words with a character that is not among the 1000 most
+    frequent, which become [UNK]. The pieces are learned by byte-pair counts, as
+    `tokenizers` does. All of `texts` is held in memory, to be read twice.
 
     Raises:
       ValueError: `vocab_size` has no room for the characters and the specials.

@@ -1,4 +1,4 @@
-"""Which module knows a `model_type` of config.json; imported when asked for.
+"""The module of each `model_type` of config.json, imported on first use.
 
 A module of this folder has `FAMILIES`, a tuple of `llmjax.hub.table.Family`.
 """
@@ -43,12 +43,12 @@ def family(model_type: object) -> Family:
     """The family of a `model_type`.
 
     Raises:
-      ValueError: none; it names those that there are.
+      ValueError: an unknown one; with those that there are.
     """
     if not isinstance(model_type, str) or model_type not in MODULES:
         raise ValueError(
-            f"model_type is {model_type!r}; the families known are {', '.join(MODULES)}"
+            f"model_type is {model_type!r}; accepted: {', '.join(MODULES)}"
         )
     module = importlib.import_module(f"llmjax.hub.families.{MODULES[model_type]}")
-    (found,) = (f for f in module.FAMILIES if f.name == model_type)
-    return found
+    (match,) = (f for f in module.FAMILIES if f.name == model_type)
+    return match

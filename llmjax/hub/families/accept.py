@@ -1,25 +1,25 @@
-"""Refusing what config.json asks for and we can't do."""
+"""Refuses what config.json asks for and we can't do."""
 
 from typing import Any
 
 
 def only(hf: dict[str, Any], **accepted: Any) -> None:
-    """Checks that the keys named, where they are given, have these values.
+    """Checks that each key has the accepted value, or is absent or None.
 
     Raises:
-      ValueError: naming the key, its value and the one accepted.
+      ValueError: another value; with the key and the value accepted.
     """
-    for key, value in accepted.items():
-        given = hf.get(key)
-        if given is not None and given != value:
-            raise ValueError(f"{key} is {given!r}; accepted: {value!r}")
+    for key, only_value in accepted.items():
+        value = hf.get(key)
+        if value is not None and value != only_value:
+            raise ValueError(f"{key} is {value!r}; accepted: {only_value!r}")
 
 
 def unquantized(hf: dict[str, Any]) -> None:
     """Checks that the weights are stored as they are multiplied.
 
     Raises:
-      ValueError: naming the method, with the way out.
+      ValueError: quantised weights, with the method and the way out.
     """
     quantized = hf.get("quantization_config")
     if quantized:

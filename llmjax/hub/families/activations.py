@@ -20,7 +20,7 @@ def to_config(hf: dict[str, Any], key: str, default: str) -> Activation:
     """The activation that `hf[key]` names.
 
     Raises:
-      ValueError: one that there is none of here.
+      ValueError: an activation that we don't have.
     """
     name = hf.get(key, default)
     if name not in NAMES:
@@ -29,5 +29,5 @@ def to_config(hf: dict[str, Any], key: str, default: str) -> Activation:
 
 
 def to_hf(activation: Activation) -> str:
-    """The first name of an activation."""
+    """The name of an activation in config.json, the first of several."""
     return next(name for name, ours in NAMES.items() if ours == activation)

@@ -5,7 +5,7 @@ from typing import Any
 from llmjax.config import Group, ModelConfig
 from llmjax.hub.families import accept, bert
 from llmjax.hub.families.entries import attention, linear, norm
-from llmjax.hub.table import Family, Layers, Table
+from llmjax.hub.table import Family, LayerTable, Table
 
 LAYER = "albert.encoder.albert_layer_groups.0.albert_layers.0"
 BLOCK = (
@@ -27,7 +27,7 @@ def table(cfg: ModelConfig) -> Table:
         *bert.head("predictions.dense", "predictions.LayerNorm"),
         *bert.decoder(cfg, *COPIES),
     )
-    stack = Layers("transformer/stack", cfg.layers, BLOCK)
+    stack = LayerTable("transformer/stack", cfg.layers, BLOCK)
     return Table(entries, (stack,), bert.unread("albert", *COPIES), base="albert.")
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from llmjax.config import Group, LayerNorm, LayerSpec, Learned, ModelConfig, Plain
 from llmjax.hub.families import accept, activations, entries
-from llmjax.hub.table import Entry, Family, Layers, Table
+from llmjax.hub.table import Entry, Family, LayerTable, Table
 
 OFFSET = 2  # rows of the table before position 0
 IGNORED = (
@@ -19,7 +19,7 @@ IGNORED = (
 
 
 def attention(name: str, leaf: str) -> tuple[Entry, ...]:
-    """An attention and its norm."""
+    """The entries of an attention and its norm."""
     query, key, value, out = (f"{name}.{part}_proj" for part in ("q", "k", "v", "out"))
     return (
         *entries.attention(query, key, value, out, leaf),
@@ -40,7 +40,7 @@ def block(stack: str) -> tuple[Entry, ...]:
 
 
 def ends(stack: str, embedder: str, ours: str) -> tuple[Entry, ...]:
-    """What a stack has once."""
+    """The entries of a stack outside of its layers."""
     name = f"model.{stack}"
     return (
         Entry(f"{name}.embed_positions.weight", f"{embedder}/positions", "P D -> P D"),
@@ -51,23 +51,27 @@ def ends(stack: str, embedder: str, ours: str) -> tuple[Entry, ...]:
 
 def table(cfg: ModelConfig) -> Table:
     encoder, decoder = "transformer/encoder", "transformer/stack"
-    whole = (
+    entries_once = (
         Entry("model.shared.weight", "transformer/embedder/table", "V D -> V D"),
         Entry("final_logits_bias", "output_bias", "1 V -> V"),
         *ends("encoder", "transformer/encoder_embedder", encoder),
         *ends("decoder", "transformer/embedder", decoder),
     )
-    sections = (
-        Layers(encoder, cfg.encoder_layers, block("encoder")),
-        Layers(decoder, cfg.layers, block("decoder")),
+    layers = (
+        LayerTable(encoder, cfg.encoder_layers, block("encoder")),
+        LayerTable(decoder, cfg.layers, block("decoder")),
     )
-    return Table(whole, sections, IGNORED, base="model.")
+    return Table(entries_once, layers, IGNORED, base="model.")
 
 
 def to_config(
     hf: dict[str, Any], norm_position: Literal["pre", "post"] = "post"
 ) -> ModelConfig:
-    """`norm_position`: of the family."""
+    """The ModelConfig of config.json.
+
+    Args:
+      norm_position: where the family norms: BART "post", mBART "pre".
+    """
     accept.only(
         hf,
         is_encoder_decoder=True,
@@ -105,7 +109,7 @@ def to_hf(cfg: ModelConfig) -> dict[str, Any]:
 
 
 def sizes(cfg: ModelConfig) -> dict[str, Any]:
-    """What BART and Marian have in common."""
+    """The keys that BART and Marian have in common."""
     if not isinstance(cfg.mlp, Plain):
         raise ValueError(f"the MLPs of BART are plain, not {cfg.mlp.kind!r}")
     encoder = cfg.encoder_layers

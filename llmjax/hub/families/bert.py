@@ -9,13 +9,13 @@ from typing import Any
 from llmjax.config import LayerNorm, Learned, ModelConfig, Plain, Transformed
 from llmjax.hub.families import accept, activations
 from llmjax.hub.families.entries import attention, linear, norm
-from llmjax.hub.table import Entry, Family, Layers, Table
+from llmjax.hub.table import Entry, Family, LayerTable, Table
 
-# --- what BERT's descendants share ---------------------------------------------------
+# --- shared by BERT's descendants ----------------------------------------------------
 
 
 def embeddings(base: str) -> tuple[Entry, ...]:
-    """The tables of `base`'s embeddings, and their norm."""
+    """The entries of the embeddings under `base`, and of their norm."""
     tables = ("word", "table"), ("position", "positions"), ("token_type", "token_types")
     return (
         *(
@@ -31,7 +31,7 @@ def embeddings(base: str) -> tuple[Entry, ...]:
 
 
 def block(base: str, projection: str = "") -> tuple[Entry, ...]:
-    """A layer; `projection` ends the names of query, key and value."""
+    """The entries of a layer; `projection` ends the names of query, key and value."""
     layer = f"{base}encoder.layer.{{l}}."
     own = f"{layer}attention.self"
     return (
@@ -49,14 +49,15 @@ def block(base: str, projection: str = "") -> tuple[Entry, ...]:
 
 
 def head(dense: str, after: str) -> tuple[Entry, ...]:
-    """What comes before a masked language model's output table."""
+    """The entries of a masked language model's head, up to its output table."""
     return *linear(dense, "head/transform"), *norm(after, "head/norm")
 
 
 def decoder(cfg: ModelConfig, table: str, bias: str) -> tuple[Entry, ...]:
-    """The output table `table`.weight and the bias.
+    """The entries of the output table, `table`.weight, and of its bias.
 
-    Tied, files may carry both once more; untied, transformers reads `table`.bias.
+    With tied embeddings files may carry both once more; otherwise transformers reads
+    `table`.bias.
     """
     return (
         Entry(f"{table}.weight", "unembedding", "V D -> V D"),
@@ -65,7 +66,12 @@ def decoder(cfg: ModelConfig, table: str, bias: str) -> tuple[Entry, ...]:
 
 
 def unread(base: str, table: str = "", bias: str = "") -> tuple[str, ...]:
-    """Regexes of what files carry and nothing reads; arguments as `decoder`'s."""
+    """Regular expressions of names that files carry and nothing reads.
+
+    Args:
+      base: prefix of the bare model's names.
+      table, bias: names given to `decoder`.
+    """
     escaped = table.replace(".", r"\."), bias.replace(".", r"\.")
     copies = (rf"{escaped[0]}\.(weight|bias)", escaped[1]) if table else ()
     buffers = rf"{base}\.embeddings\.(position_ids|token_type_ids)"
@@ -73,10 +79,10 @@ def unread(base: str, table: str = "", bias: str = "") -> tuple[str, ...]:
 
 
 def encoder(hf: dict[str, Any], **changes: Any) -> ModelConfig:
-    """The config that the keys of BERT's config.json make, but for `changes`.
+    """The ModelConfig of BERT's config.json, but for `changes`.
 
     Raises:
-      ValueError: what we can't do.
+      ValueError: a key asks for what we can't do.
     """
     accept.only(
         hf,
@@ -110,7 +116,7 @@ def encoder(hf: dict[str, Any], **changes: Any) -> ModelConfig:
 
 
 def keys(cfg: ModelConfig) -> dict[str, Any]:
-    """The reverse of `encoder`.
+    """The keys of BERT's config.json: the reverse of `encoder`.
 
     Raises:
       ValueError: no `Plain` feed-forward.
@@ -135,7 +141,7 @@ def absolute(cfg: ModelConfig) -> dict[str, Any]:
     """`keys` of a model with learned positions, from their first row on.
 
     Raises:
-      ValueError: other positions, or no token types, without which transformers fails.
+      ValueError: other positions; or no token types, without which transformers fails.
     """
     if not isinstance(cfg.positions, Learned) or not cfg.token_types:
         raise ValueError(
@@ -147,10 +153,10 @@ def absolute(cfg: ModelConfig) -> dict[str, Any]:
 
 
 def plain(cfg: ModelConfig) -> Plain:
-    """The feed-forward.
+    """The feed-forward of a config, which must be `Plain`.
 
     Raises:
-      ValueError: it is not `Plain`.
+      ValueError: another feed-forward.
     """
     if not isinstance(cfg.mlp, Plain):
         raise ValueError(f"this family has a plain mlp, not {cfg.mlp.kind!r}")
@@ -176,7 +182,7 @@ def bert_table(cfg: ModelConfig) -> Table:
         *head(f"{TRANSFORM}.dense", f"{TRANSFORM}.LayerNorm"),
         *decoder(cfg, *COPIES),
     )
-    stack = Layers("transformer/stack", cfg.layers, block("bert."))
+    stack = LayerTable("transformer/stack", cfg.layers, block("bert."))
     ignored = *unread("bert", *COPIES), r"cls\.seq_relationship\.(weight|bias)"
     return Table(entries, (stack,), ignored, base="bert.", renamed=RENAMED)
 
@@ -195,7 +201,7 @@ def roberta_table(cfg: ModelConfig) -> Table:
         *head("lm_head.dense", "lm_head.layer_norm"),
         *decoder(cfg, "lm_head.decoder", "lm_head.bias"),
     )
-    stack = Layers("transformer/stack", cfg.layers, block("roberta."))
+    stack = LayerTable("transformer/stack", cfg.layers, block("roberta."))
     ignored = unread("roberta", "lm_head.decoder", "lm_head.bias")
     return Table(entries, (stack,), ignored, base="roberta.")
 
@@ -213,11 +219,11 @@ def roberta_config(hf: dict[str, Any]) -> ModelConfig:
 
 
 def roberta_hf(cfg: ModelConfig) -> dict[str, Any]:
-    said = absolute(cfg)
+    hf = absolute(cfg)
     assert isinstance(cfg.positions, Learned)
     if not cfg.positions.offset:
         raise ValueError("RoBERTa's positions have an offset of at least 1, not 0")
-    return said | {"pad_token_id": cfg.positions.offset - 1}
+    return hf | {"pad_token_id": cfg.positions.offset - 1}
 
 
 # --- ELECTRA -------------------------------------------------------------------------
@@ -234,7 +240,7 @@ def electra_table(cfg: ModelConfig) -> Table:
         *linear(f"{discriminator}.dense", "dense"),
         *linear(f"{discriminator}.dense_prediction", "prediction"),
     )
-    stack = Layers("transformer/stack", cfg.layers, block("electra."))
+    stack = LayerTable("transformer/stack", cfg.layers, block("electra."))
     ignored = unread("electra")
     if cfg.tie_embeddings:
         ignored += (r"generator_lm_head\.weight",)

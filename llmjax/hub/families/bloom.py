@@ -5,7 +5,7 @@ from typing import Any
 from llmjax.config import Alibi, LayerNorm, ModelConfig, Plain
 from llmjax.hub.families import accept
 from llmjax.hub.families.entries import interleaved_block, norm
-from llmjax.hub.table import Entry, Family, Layers, Table
+from llmjax.hub.table import Entry, Family, LayerTable, Table
 
 BLOCK = interleaved_block("transformer.h.{l}", "self_attention")
 EMBEDDER = "transformer/embedder"
@@ -19,7 +19,7 @@ ENDS = (
 
 def table(cfg: ModelConfig) -> Table:
     ignored = (r"lm_head\.weight",) if cfg.tie_embeddings else ()
-    stack = Layers("transformer/stack", cfg.layers, BLOCK)
+    stack = LayerTable("transformer/stack", cfg.layers, BLOCK)
     return Table(ENDS, (stack,), ignored, base="transformer.")
 
 

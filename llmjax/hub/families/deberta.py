@@ -5,7 +5,7 @@ from typing import Any
 from llmjax.config import Disentangled, ModelConfig, ScaledDot
 from llmjax.hub.families import accept, bert
 from llmjax.hub.families.entries import norm
-from llmjax.hub.table import Entry, Family, Layers, Table
+from llmjax.hub.table import Entry, Family, LayerTable, Table
 
 RELATIVE = "transformer/stack/relative"
 TRANSFORM = "cls.predictions.transform"
@@ -39,7 +39,7 @@ def table(cfg: ModelConfig) -> Table:
         *bert.head(f"{TRANSFORM}.dense", f"{TRANSFORM}.LayerNorm"),
         *bert.decoder(cfg, *COPIES),
     )
-    stack = Layers("transformer/stack", cfg.layers, BLOCK)
+    stack = LayerTable("transformer/stack", cfg.layers, BLOCK)
     ignored = *bert.unread("deberta", *COPIES), r"mask_predictions\..*"
     return Table(entries, (stack,), ignored, base="deberta.", renamed=RENAMED)
 

@@ -53,8 +53,8 @@ BLOCK = (
         )
     ),
 )
-EPSILON = 1e-6  # of the latents' norms at the hub, whatever the others' is
-DEFAULTS: dict[str, Any] = {  # of keys left out
+EPSILON = 1e-6  # of the latents' norms at the hub, whatever the other norms have
+DEFAULTS: dict[str, Any] = {  # values of absent keys
     "q_lora_rank": 1536,
     "first_k_dense_replace": 3,
     "n_shared_experts": 1,
@@ -69,10 +69,10 @@ DEFAULTS: dict[str, Any] = {  # of keys left out
 def table(cfg: ModelConfig) -> Table:
     unlike = "q_proj" if getattr(cfg.heads, "query_rank", None) else "q_b_proj"
     block = tuple(e for e in BLOCK if f".{unlike}." not in e.name)
-    found = llama.table(cfg, block)
-    # what predicts the tokens after the next lies behind the last layer
-    ignored = (*found.ignored, rf"model\.layers\.{cfg.L}\..*")
-    return dataclasses.replace(found, ignored=ignored)
+    base = llama.table(cfg, block)
+    # the modules that predict the tokens after the next lie behind the last layer
+    ignored = (*base.ignored, rf"model\.layers\.{cfg.L}\..*")
+    return dataclasses.replace(base, ignored=ignored)
 
 
 def to_config(hf: dict[str, Any]) -> ModelConfig:
@@ -88,22 +88,22 @@ def to_config(hf: dict[str, Any]) -> ModelConfig:
     )
     accept.only(rope.parameters(hf), partial_rotary_factor=1.0)
     hf = DEFAULTS | hf
-    turned, straight = hf["qk_rope_head_dim"], hf["qk_nope_head_dim"]
-    cfg = llama.to_config(hf | {"head_dim": turned})
+    rotary_dim, plain_dim = hf["qk_rope_head_dim"], hf["qk_nope_head_dim"]
+    cfg = llama.to_config(hf | {"head_dim": rotary_dim})
     assert isinstance(cfg.mlp, Gated) and isinstance(cfg.positions, Rotary)
     dense = min(hf["first_k_dense_replace"], cfg.L)
     counts = (dense, LayerSpec(mlp=cfg.mlp)), (cfg.L - dense, LayerSpec())
     return dataclasses.replace(
         cfg,
         groups=tuple(Group(count, (spec,)) for count, spec in counts if count),
-        head_dim=straight,
+        head_dim=plain_dim,
         heads=Latent(
             query_rank=hf["q_lora_rank"],
             rank=hf["kv_lora_rank"],
-            rotary_dim=turned,
+            rotary_dim=rotary_dim,
             value_dim=hf["v_head_dim"],
         ),
-        scores=scores(cfg.positions, straight + turned),
+        scores=scores(cfg.positions, plain_dim + rotary_dim),
         positions=dataclasses.replace(cfg.positions, interleaved=hf["rope_interleave"]),
         mlp=Mixture(
             num_experts=hf["n_routed_experts"],
@@ -123,7 +123,7 @@ def to_config(hf: dict[str, Any]) -> ModelConfig:
 
 
 def scores(positions: Rotary, size: int) -> ScaledDot:
-    """1 / sqrt(size), sharpened for all of a head by YaRN's `mscale_all_dim`."""
+    """Scale of the scores: 1 / sqrt(size), times YaRN's factor by `mscale_all_dim`."""
     weight = getattr(positions.scaling, "mscale_all_dim", None)
     factor = getattr(positions.scaling, "factor", 1.0)
     if not weight or factor <= 1:

@@ -5,7 +5,7 @@ from typing import Any
 from llmjax.config import Learned, ModelConfig
 from llmjax.hub.families import bert
 from llmjax.hub.families.entries import attention, linear, norm
-from llmjax.hub.table import Entry, Family, Layers, Table
+from llmjax.hub.table import Entry, Family, LayerTable, Table
 
 LAYER = "distilbert.transformer.layer.{l}"
 BLOCK = (
@@ -21,7 +21,7 @@ ENDS = (
     Entry("vocab_projector.weight", "unembedding", "V D -> V D"),
     Entry("vocab_projector.bias", "output_bias", "V -> V"),
 )
-NAMES = {  # its keys -> BERT's
+NAMES = {  # DistilBERT's keys -> BERT's
     "dim": "hidden_size",
     "hidden_dim": "intermediate_size",
     "n_layers": "num_hidden_layers",
@@ -36,12 +36,12 @@ def table(cfg: ModelConfig) -> Table:
     ignored = bert.unread("distilbert")
     if cfg.tie_embeddings:
         ignored += (r"vocab_projector\.weight",)
-    stack = Layers("transformer/stack", cfg.layers, BLOCK)
+    stack = LayerTable("transformer/stack", cfg.layers, BLOCK)
     return Table(ENDS, (stack,), ignored, base="distilbert.")
 
 
 def to_config(hf: dict[str, Any]) -> ModelConfig:
-    # positions of sines are stored like learned ones, so nothing is to be asked
+    # sinusoids are stored like learned positions, so their key does not matter
     shared = {bert_key: hf[key] for key, bert_key in NAMES.items() if key in hf}
     return bert.encoder(hf | shared | {"type_vocab_size": 0, "layer_norm_eps": 1e-12})
 
@@ -51,10 +51,10 @@ def to_hf(cfg: ModelConfig) -> dict[str, Any]:
         raise ValueError(
             f"DistilBERT has learned positions, not {cfg.positions.kind!r}"
         )
-    said = bert.keys(cfg) | {"max_position_embeddings": cfg.positions.max_length}
-    theirs = {bert_key: key for key, bert_key in NAMES.items()}
+    hf = bert.keys(cfg) | {"max_position_embeddings": cfg.positions.max_length}
+    names = {bert_key: key for key, bert_key in NAMES.items()}
     dropped = "type_vocab_size", "layer_norm_eps"
-    return {theirs.get(k, k): v for k, v in said.items() if k not in dropped}
+    return {names.get(k, k): v for k, v in hf.items() if k not in dropped}
 
 
 FAMILIES = (

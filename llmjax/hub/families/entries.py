@@ -1,4 +1,4 @@
-"""Entries that come together: the weight and bias of one module at the hub."""
+"""Entries that go together: the weight and bias of one module at the hub."""
 
 from llmjax.hub.table import Entry
 
@@ -23,7 +23,7 @@ def attention(
     query: str, key: str, value: str, out: str, leaf: str = "attention"
 ) -> tuple[Entry, ...]:
     """The four projections of an attention, by their whole names."""
-    into = [
+    inputs = [
         (
             Entry(f"{name}.weight", f"{leaf}/{ours}/kernel", "(N H) D -> D N H"),
             Entry(f"{name}.bias", f"{leaf}/{ours}/bias", "(N H) -> N H"),
@@ -31,7 +31,7 @@ def attention(
         for name, ours in ((query, "query"), (key, "key"), (value, "value"))
     ]
     return (
-        *(entry for pair in into for entry in pair),
+        *(entry for pair in inputs for entry in pair),
         Entry(f"{out}.weight", f"{leaf}/out/kernel", "D (N H) -> N H D"),
         Entry(f"{out}.bias", f"{leaf}/out/bias", "D -> D"),
     )
@@ -40,15 +40,15 @@ def attention(
 def interleaved_block(layer: str, attention: str) -> tuple[Entry, ...]:
     """A block with two norms whose queries, keys and values are one matrix, a head's
     three beside each other (GPT-NeoX)."""
-    mixed = f"{layer}.{attention}.query_key_value"
+    fused = f"{layer}.{attention}.query_key_value"
     ours = tuple(f"attention/{name}" for name in ("query", "key", "value"))
     kernels = tuple(f"{leaf}/kernel" for leaf in ours)
     biases = tuple(f"{leaf}/bias" for leaf in ours)
     out = f"{layer}.{attention}.dense"
     return (
         *norm(f"{layer}.input_layernorm", "attention_norm"),
-        Entry(f"{mixed}.weight", kernels, "(N p H) D -> p D N H"),
-        Entry(f"{mixed}.bias", biases, "(N p H) -> p N H"),
+        Entry(f"{fused}.weight", kernels, "(N p H) D -> p D N H"),
+        Entry(f"{fused}.bias", biases, "(N p H) -> p N H"),
         Entry(f"{out}.weight", "attention/out/kernel", "D (N H) -> N H D"),
         Entry(f"{out}.bias", "attention/out/bias", "D -> D"),
         *norm(f"{layer}.post_attention_layernorm", "mlp_norm"),

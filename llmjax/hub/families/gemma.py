@@ -24,7 +24,7 @@ BLOCK = (
         f"{LAYER}.post_feedforward_layernorm.weight", "mlp_post_norm/scale", "D -> D"
     ),
 )
-DEFAULTS: dict[str, Any] = {  # of keys left out
+DEFAULTS: dict[str, Any] = {  # values of absent keys
     "num_key_value_heads": 4,
     "head_dim": 256,
     "hidden_activation": "gelu_pytorch_tanh",
@@ -51,7 +51,11 @@ def table(cfg: ModelConfig) -> Table:
 
 
 def _to_config(hf: dict[str, Any], local: LayerSpec) -> ModelConfig:
-    """What both have in common; `local`: a layer with a window."""
+    """The ModelConfig that Gemma 2 and 3 have in common.
+
+    Args:
+      local: a layer with a window.
+    """
     accept.only(hf, use_bidirectional_attention=False)
     count, every = hf["num_hidden_layers"], hf["sliding_window_pattern"]
     types = hf.get("layer_types")
@@ -82,14 +86,14 @@ def to_config_2(hf: dict[str, Any]) -> ModelConfig:
 
 def to_config_3(hf: dict[str, Any]) -> ModelConfig:
     hf = DEFAULTS_3 | hf
-    given = rope.parameters(hf)
+    parameters = rope.parameters(hf)
     longest = hf.get("max_position_embeddings")
     near = {"rope_theta": hf["rope_local_base_freq"]}
-    if patterns.FULL in given or patterns.SLIDING in given:
-        far = {"rope_theta": hf["rope_theta"]} | (given.get(patterns.FULL) or {})
-        near |= given.get(patterns.SLIDING) or {}
+    if patterns.FULL in parameters or patterns.SLIDING in parameters:
+        far = {"rope_theta": hf["rope_theta"]} | (parameters.get(patterns.FULL) or {})
+        near |= parameters.get(patterns.SLIDING) or {}
     else:
-        far = given
+        far = parameters
     local = dataclasses.replace(
         patterns.windowed(hf["sliding_window"]), positions=rope.rotary(near, longest)
     )
@@ -104,7 +108,7 @@ def to_hf_2(cfg: ModelConfig) -> dict[str, Any]:
     hf = llama.to_hf(cfg)
     act = hf.pop("hidden_act")
     return hf | {
-        # the one that published files name, of two for the same function
+        # of two names for the same function, the one in published files
         "hidden_activation": "gelu_pytorch_tanh" if act == "gelu_new" else act,
         "query_pre_attn_scalar": round(scale**-2),  # transformers takes whole numbers
         "attn_logit_softcapping": cfg.softcap,

@@ -5,7 +5,7 @@ from typing import Any
 from llmjax.config import Dot, LayerNorm, Learned, ModelConfig, Plain, ScaledDot
 from llmjax.hub.families import accept, activations
 from llmjax.hub.families.entries import norm
-from llmjax.hub.table import Entry, Family, Layers, Table
+from llmjax.hub.table import Entry, Family, LayerTable, Table
 
 LAYER = "transformer.h.{l}"
 QKV = ("attention/query", "attention/key", "attention/value")
@@ -41,7 +41,7 @@ def table(cfg: ModelConfig) -> Table:
     ignored = [r"transformer\.h\.\d+\.attn\.(masked_)?bias"]
     if cfg.tie_embeddings:
         ignored.append(r"lm_head\.weight")
-    stack = Layers("transformer/stack", cfg.layers, BLOCK)
+    stack = LayerTable("transformer/stack", cfg.layers, BLOCK)
     return Table(ENDS, (stack,), tuple(ignored), base="transformer.")
 
 

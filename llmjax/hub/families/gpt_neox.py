@@ -5,7 +5,7 @@ from typing import Any
 from llmjax.config import LayerNorm, ModelConfig, Plain, Rotary
 from llmjax.hub.families import activations, rope
 from llmjax.hub.families.entries import interleaved_block, norm
-from llmjax.hub.table import Entry, Family, Layers, Table
+from llmjax.hub.table import Entry, Family, LayerTable, Table
 
 BLOCK = interleaved_block("gpt_neox.layers.{l}", "attention")
 ENDS = (
@@ -20,7 +20,7 @@ def table(cfg: ModelConfig) -> Table:
     ignored = [BUFFERS]
     if cfg.tie_embeddings:
         ignored.append(r"embed_out\.weight")
-    stack = Layers("transformer/stack", cfg.layers, BLOCK)
+    stack = LayerTable("transformer/stack", cfg.layers, BLOCK)
     return Table(ENDS, (stack,), tuple(ignored), base="gpt_neox.")
 
 

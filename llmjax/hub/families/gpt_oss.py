@@ -28,7 +28,7 @@ YARN = {
     "truncate": False,
     "original_max_position_embeddings": 4096,
 }
-DEFAULTS: dict[str, Any] = {  # of keys left out
+DEFAULTS: dict[str, Any] = {  # values of absent keys
     "num_key_value_heads": 8,
     "head_dim": 64,
     "rope_theta": 150_000.0,

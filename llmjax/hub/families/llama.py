@@ -6,7 +6,7 @@ from typing import Any, Literal
 from llmjax.config import Gated, ModelConfig, RMSNorm, Rotary
 from llmjax.hub.families import accept, activations, rope
 from llmjax.hub.families.entries import attention, linear
-from llmjax.hub.table import Entry, Family, Gguf, Layers, Table
+from llmjax.hub.table import Entry, Family, Gguf, LayerTable, Table
 
 LAYER = "model.layers.{l}"
 NORMS = (
@@ -37,7 +37,7 @@ def table(cfg: ModelConfig, block: tuple[Entry, ...] = BLOCK) -> Table:
     ignored = [r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"]
     if cfg.tie_embeddings:
         ignored.append(r"lm_head\.weight")
-    stack = Layers("transformer/stack", cfg.layers, block)
+    stack = LayerTable("transformer/stack", cfg.layers, block)
     return Table(ENDS, (stack,), tuple(ignored), base="model.")
 
 
@@ -107,7 +107,7 @@ GGUF_ENDS = (
 
 
 def gguf_table(cfg: ModelConfig) -> Table:
-    stack = Layers("transformer/stack", cfg.layers, GGUF_BLOCK)
+    stack = LayerTable("transformer/stack", cfg.layers, GGUF_BLOCK)
     return Table(GGUF_ENDS, (stack,), ignored=(r"rope_freqs\.weight",))
 
 

@@ -1,4 +1,4 @@
-"""The Transformer of 2017 (Vaswani et al., arXiv:1706.03762), as Marian has it.
+"""The Transformer of 2017 (Vaswani et al., arXiv:1706.03762) in Marian's form.
 
 Marian (Junczys-Dowmunt et al. 2018, 1804.00344) adds to the paper a bias of the output;
 its published models have swish for relu. The paper's own weights were never published.
@@ -13,9 +13,9 @@ from llmjax.hub.table import Family, Table
 
 
 def table(cfg: ModelConfig) -> Table:
-    found = bart.table(cfg)
+    base = bart.table(cfg)
     sinusoids = r"model\.(en|de)coder\.embed_positions\.weight"
-    return dataclasses.replace(found, ignored=(*found.ignored, sinusoids))
+    return dataclasses.replace(base, ignored=(*base.ignored, sinusoids))
 
 
 def to_config(hf: dict[str, Any]) -> ModelConfig:

@@ -1,4 +1,4 @@
-"""Mistral 7B and what came of it (Jiang et al. 2023, arXiv:2310.06825)."""
+"""Mistral 7B and its successors (Jiang et al. 2023, arXiv:2310.06825)."""
 
 import dataclasses
 from typing import Any
@@ -7,7 +7,7 @@ from llmjax.config import Group, ModelConfig
 from llmjax.hub.families import llama, patterns
 from llmjax.hub.table import Family
 
-DEFAULTS = {"num_key_value_heads": 8, "sliding_window": 4096}  # of keys left out
+DEFAULTS = {"num_key_value_heads": 8, "sliding_window": 4096}  # values of absent keys
 
 
 def to_config(hf: dict[str, Any]) -> ModelConfig:

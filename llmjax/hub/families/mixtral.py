@@ -16,7 +16,7 @@ BLOCK = (
     Entry(f"{MLP}.experts.{{e}}.w3.weight", "mlp/experts/up/kernel", "F D -> D F"),
     Entry(f"{MLP}.experts.{{e}}.w2.weight", "mlp/experts/down/kernel", "D F -> F D"),
 )
-DEFAULTS: dict[str, Any] = {  # of keys left out
+DEFAULTS: dict[str, Any] = {  # values of absent keys
     "num_key_value_heads": 8,
     "rms_norm_eps": 1e-5,
     "rope_theta": 1e6,

@@ -14,7 +14,7 @@ from llmjax.config import (
 )
 from llmjax.hub.families import activations, bert, patterns, rope
 from llmjax.hub.families.entries import linear, norm
-from llmjax.hub.table import Entry, Family, Layers, Table
+from llmjax.hub.table import Entry, Family, LayerTable, Table
 
 LAYER = "model.layers.{l}"
 QKV = "attention/query", "attention/key", "attention/value"
@@ -69,7 +69,7 @@ BIASES: dict[
 
 def table(cfg: ModelConfig) -> Table:
     ignored = (r"decoder\.weight",) if cfg.tie_embeddings else ()
-    stack = Layers("transformer/stack", cfg.layers, BLOCK)
+    stack = LayerTable("transformer/stack", cfg.layers, BLOCK)
     return Table(ENDS, (stack,), ignored, base="model.")
 
 
@@ -110,20 +110,21 @@ def to_config(hf: dict[str, Any]) -> ModelConfig:
 
 
 def _unnormed(spec: LayerSpec) -> LayerSpec:
-    """The first layer, whose input the embeddings' norm has normed."""
+    """The first layer, without a norm of its own: the embeddings are normed."""
     return dataclasses.replace(spec, attention_norm=False)
 
 
 def _positions(hf: dict[str, Any], kind: str) -> Rotary:
-    """Those of one type of layer, from today's keys or those of its first release."""
+    """The positions of one type of layer, from the keys of today or of the first
+    release."""
     old = {patterns.FULL: "global_rope_theta", patterns.SLIDING: "local_rope_theta"}
-    given = hf.get("rope_parameters") or {}
-    one = {
-        "rope_parameters": given.get(kind),
+    by_kind = hf.get("rope_parameters") or {}
+    keys = {
+        "rope_parameters": by_kind.get(kind),
         "rope_scaling": hf.get("rope_scaling"),
         "max_position_embeddings": hf.get("max_position_embeddings", 8192),
     }
-    return rope.to_config(one, hf.get(old[kind]) or THETA[kind])
+    return rope.to_config(keys, hf.get(old[kind]) or THETA[kind])
 
 
 def to_hf(cfg: ModelConfig) -> dict[str, Any]:
@@ -133,20 +134,20 @@ def to_hf(cfg: ModelConfig) -> dict[str, Any]:
             "ModernBERT has rotary positions and a gated mlp, not "
             f"{cfg.positions.kind!r} and {cfg.mlp.kind!r}"
         )
-    said = rope.to_hf(cfg.positions)
-    rotaries = {patterns.FULL: said["rope_parameters"]} | {
+    rotary = rope.to_hf(cfg.positions)
+    rotaries = {patterns.FULL: rotary["rope_parameters"]} | {
         kind: rope.to_hf(spec.positions)["rope_parameters"]
         for kind, spec in zip(types, patterns.layers(cfg.layers), strict=True)
         if isinstance(spec.positions, Rotary)
     }
-    biased = {ours: given for given, ours in BIASES.items()}
+    biased = {ours: flags for flags, ours in BIASES.items()}
     if cfg.biases not in biased:
         raise ValueError(
             f"biases is {cfg.biases!r}; ModernBERT has {', '.join(biased)}"
         )
     attention, mlp = biased[cfg.biases]
     return (
-        said
+        rotary
         | {
             "rope_parameters": rotaries,
             "vocab_size": cfg.vocab_size,
@@ -166,15 +167,16 @@ def to_hf(cfg: ModelConfig) -> dict[str, Any]:
             "mlp_dropout": cfg.dropout,
             "attention_dropout": cfg.attention_dropout,
             "initializer_range": cfg.init_std,
-            "pad_token_id": None,  # or it would be the published vocabulary's
+            "pad_token_id": None,  # the default is the published vocabulary's
         }
         | _head(cfg)
     )
 
 
 def _head(cfg: ModelConfig) -> dict[str, Any]:
+    """The keys of the masked language model's head."""
     if not isinstance(cfg.output, Transformed):
-        return {}  # a bare model's, which has none
+        return {}  # a bare model has none
     return {
         "classifier_activation": activations.to_hf(cfg.output.activation),
         "classifier_bias": cfg.output.bias,

@@ -1,4 +1,7 @@
-"""OLMo 2 (OLMo et al. 2025, arXiv:2501.00656): norms after, of queries and keys too."""
+"""OLMo 2 (OLMo et al. 2025, arXiv:2501.00656).
+
+Norms after the sublayers, and norms of queries and keys.
+"""
 
 import dataclasses
 from typing import Any

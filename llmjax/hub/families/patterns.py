@@ -5,25 +5,25 @@ from collections.abc import Mapping, Sequence
 from llmjax.config import Global, Group, LayerSpec, SlidingWindow
 
 FULL, SLIDING = "full_attention", "sliding_attention"
-LONGEST = 32  # layers of a pattern; those of the hub have at most 8
+LONGEST = 32  # layers of a pattern; the hub's have at most 8
 
 
 def groups(layers: Sequence[LayerSpec]) -> tuple[Group, ...]:
-    """Groups of these layers: the pattern that repeats most, then so on with the rest.
+    """Groups of these layers: the pattern that covers most, then those of the rest.
 
-    From 26 layers of Gemma 3, five local to one global, four times six and twice one.
+    The 26 layers of Gemma 3, five local to one global, are four times six and two.
     """
-    found = []
+    grouped = []
     while layers:
         size = max(range(1, LONGEST + 1), key=lambda n: (_covered(layers, n) - n, -n))
         covered = _covered(layers, size)
-        found.append(Group(covered // size, tuple(layers[:size])))
+        grouped.append(Group(covered // size, tuple(layers[:size])))
         layers = layers[covered:]
-    return tuple(found)
+    return tuple(grouped)
 
 
 def _covered(layers: Sequence[LayerSpec], size: int) -> int:
-    """How many layers whole repeats of the first `size` of them make up."""
+    """Number of layers in whole repeats of the first `size` of them."""
     covered = size
     while layers[covered : covered + size] == layers[:size]:
         covered += size
@@ -46,9 +46,9 @@ def from_types(
     """Groups of `layer_types`.
 
     Args:
-      types: config.json's.
-      count: its `num_hidden_layers`.
-      specs: a layer of each type that the family has.
+      types: `layer_types` of config.json.
+      count: `num_hidden_layers` of config.json.
+      specs: type -> layer, for each type of the family.
 
     Raises:
       ValueError: another type, or another number of layers.
@@ -67,7 +67,7 @@ def from_types(
 
 
 def to_types(groups: Sequence[Group]) -> list[str]:
-    """`layer_types` of groups, from whether a layer has a window."""
+    """`layer_types` of groups: a layer with a window is a sliding one."""
     windows = (isinstance(spec.pattern, SlidingWindow) for spec in layers(groups))
     return [SLIDING if sliding else FULL for sliding in windows]
 

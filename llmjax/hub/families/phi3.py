@@ -25,7 +25,7 @@ BLOCK = (
     ),
     Entry(f"{LAYER}.mlp.down_proj.weight", "mlp/down/kernel", "D F -> F D"),
 )
-DEFAULTS = {  # of keys left out
+DEFAULTS = {  # values of absent keys
     "rms_norm_eps": 1e-5,
     "max_position_embeddings": 4096,
     "original_max_position_embeddings": 4096,
@@ -49,7 +49,7 @@ def to_hf(cfg: ModelConfig) -> dict[str, Any]:
     return hf | {
         # transformers reads this key here before it looks into rope_parameters
         "original_max_position_embeddings": original or hf["max_position_embeddings"],
-        "pad_token_id": None,  # or transformers would take 32000, of any vocabulary
+        "pad_token_id": None,  # or transformers takes 32000, whatever the vocabulary
     }
 
 

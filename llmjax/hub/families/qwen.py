@@ -7,7 +7,7 @@ from llmjax.config import Group, ModelConfig
 from llmjax.hub.families import llama, patterns
 from llmjax.hub.table import Entry, Family, Table
 
-DEFAULTS = {"num_key_value_heads": 32, "sliding_window": 4096}  # of keys left out
+DEFAULTS = {"num_key_value_heads": 32, "sliding_window": 4096}  # values of absent keys
 ATTENTION = "model.layers.{l}.self_attn"
 BLOCK_3 = (
     *llama.BLOCK,
@@ -17,7 +17,8 @@ BLOCK_3 = (
 
 
 def layer_groups(hf: dict[str, Any]) -> tuple[Group, ...]:
-    """Windows by `layer_types`, or as of old from layer `max_window_layers` on."""
+    """Groups by `layer_types`, or in older files windows from layer `max_window_layers`
+    on."""
     count = hf["num_hidden_layers"]
     window = hf["sliding_window"] if hf.get("use_sliding_window") else None
     types = hf.get("layer_types")

@@ -1,4 +1,4 @@
-"""Rotary positions in config.json: `rope_parameters`, or as before transformers 5
+"""Rotary positions in config.json: `rope_parameters`, or before transformers 5
 `rope_theta`, `rope_scaling` and `partial_rotary_factor`."""
 
 import math
@@ -18,30 +18,34 @@ Scaling = NoScaling | LinearScaling | DynamicScaling | YaRN | Llama3Scaling | Lo
 
 
 def to_config(hf: dict[str, Any], theta: float = 10_000.0) -> Rotary:
-    """The positions of a config.json that has one kind for all layers."""
+    """The positions of a config.json with the same ones in all layers."""
     return rotary(parameters(hf, theta), hf.get("max_position_embeddings"))
 
 
 def parameters(hf: dict[str, Any], theta: float = 10_000.0) -> dict[str, Any]:
     """`rope_parameters` as transformers 5 writes them, from either spelling.
 
-    A config with several kinds of layers keeps a dict of such dicts there.
+    A config with several kinds of layers has a dict of such dicts there.
     """
-    given = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
+    scaling = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
     above = {
         "rope_theta": hf.get("rope_theta", theta),
         "partial_rotary_factor": hf.get("partial_rotary_factor", 1.0),
-        "rope_type": given.get("type", "default"),
+        "rope_type": scaling.get("type", "default"),
     }
-    found = above | {k: v for k, v in given.items() if v is not None}
-    original = hf.get("original_max_position_embeddings")  # Phi-3's, which goes first
+    parameters = above | {k: v for k, v in scaling.items() if v is not None}
+    original = hf.get("original_max_position_embeddings")  # Phi-3's, which wins
     if original is not None:
-        found["original_max_position_embeddings"] = original
-    return found
+        parameters["original_max_position_embeddings"] = original
+    return parameters
 
 
 def rotary(rope: dict[str, Any], longest: int | None) -> Rotary:
-    """The positions of one `rope_parameters`; `longest`: max_position_embeddings.
+    """The positions of one `rope_parameters`.
+
+    Args:
+      rope: the `rope_parameters`.
+      longest: max_position_embeddings.
 
     Raises:
       ValueError: an unknown `rope_type`, or no length where one is needed.
@@ -68,9 +72,9 @@ def _scaling(rope: dict[str, Any], longest: int | None) -> Scaling:
     factor = float(rope.get("factor", longest / original))
     if kind == "yarn":
         names = ("attention_factor", "mscale", "mscale_all_dim", "truncate")
-        given = {k: rope[k] for k in names if k in rope}
+        optional = {k: rope[k] for k in names if k in rope}
         fast, slow = rope.get("beta_fast", 32), rope.get("beta_slow", 1)
-        return YaRN(factor, original, float(fast), float(slow), **given)
+        return YaRN(factor, original, float(fast), float(slow), **optional)
     if kind == "llama3":
         low, high = rope["low_freq_factor"], rope["high_freq_factor"]
         return Llama3Scaling(factor, float(low), float(high), original)
@@ -92,7 +96,7 @@ def to_hf(positions: Rotary) -> dict[str, Any]:
     """`rope_parameters` and `max_position_embeddings`, which a Rotary does not bound.
 
     Raises:
-      ValueError: interleaved pairs, which the hub's families spell each in their way.
+      ValueError: interleaved pairs, which each family of the hub spells its own way.
     """
     if positions.interleaved:
         raise ValueError("positions.interleaved is True; this family turns halves")

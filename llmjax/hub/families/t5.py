@@ -16,7 +16,7 @@ from llmjax.config import (
     RMSNorm,
 )
 from llmjax.hub.families import accept
-from llmjax.hub.table import Entry, Family, Layers, Table
+from llmjax.hub.table import Entry, Family, LayerTable, Table
 
 MLPS: dict[str, Plain | Gated] = {  # by `feed_forward_proj`
     "relu": Plain("relu"),
@@ -62,7 +62,7 @@ def block(stack: str, mlp: int) -> tuple[Entry, ...]:
 
 
 def ends(stack: str, ours: str) -> tuple[Entry, ...]:
-    """What a stack has once."""
+    """The entries of a stack outside of its layers."""
     bias = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
     return (
         Entry(f"{stack}.{bias}", f"{ours}/relative/bias_table", "X N -> X N"),
@@ -76,7 +76,7 @@ def table(cfg: ModelConfig) -> Table:
     def layers(stack, ours, groups, mlp):
         name = f"{stack}.block.{{l}}.layer.{mlp}.DenseReluDense.{up}.weight"
         entry = Entry(name, "mlp/up/kernel", "F D -> D F")
-        return Layers(ours, groups, (*block(stack, mlp), entry))
+        return LayerTable(ours, groups, (*block(stack, mlp), entry))
 
     entries = (
         Entry("shared.weight", "transformer/embedder/table", "V D -> V D"),
@@ -84,22 +84,26 @@ def table(cfg: ModelConfig) -> Table:
         *ends("encoder", "transformer/encoder"),
         *ends("decoder", "transformer/stack"),
     )
-    sections = (
+    stacks = (
         layers("encoder", "transformer/encoder", cfg.encoder_layers, 1),
         layers("decoder", "transformer/stack", cfg.layers, 2),
     )
     ignored = [
         r"(en|de)coder\.embed_tokens\.weight",
-        # of no effect, in the first files
+        # in the first files, without effect
         r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
     ]
     if cfg.tie_embeddings and cfg.output_scale != 1:
         ignored.append(r"lm_head\.weight")
-    return Table(entries, sections, tuple(ignored))
+    return Table(entries, stacks, tuple(ignored))
 
 
 def to_config(hf: dict[str, Any], scales: bool = True) -> ModelConfig:
-    """`scales`: whether tied embeddings mean a scaled output, as they do but in mT5."""
+    """The ModelConfig of config.json.
+
+    Args:
+      scales: whether tied embeddings mean a scaled output: in all but mT5.
+    """
     accept.only(hf, is_encoder_decoder=True)
     kind = hf.get("feed_forward_proj", "relu" if scales else "gated-gelu")
     if kind not in MLPS:

@@ -5,7 +5,7 @@ from typing import Any
 from llmjax.config import LayerNorm, ModelConfig, Plain, TransformerXL
 from llmjax.hub.families import accept, activations, bert
 from llmjax.hub.families.entries import linear, norm
-from llmjax.hub.table import Entry, Family, Layers, Table
+from llmjax.hub.table import Entry, Family, LayerTable, Table
 
 LAYER = "transformer.layer.{l}"
 SELF = f"{LAYER}.rel_attn"
@@ -36,7 +36,7 @@ ENDS = (
 
 def table(cfg: ModelConfig) -> Table:
     ignored = (r"lm_loss\.weight",) if cfg.tie_embeddings else ()
-    stack = Layers("transformer/stack", cfg.layers, BLOCK)
+    stack = LayerTable("transformer/stack", cfg.layers, BLOCK)
     return Table(ENDS, (stack,), ignored, base="transformer.")
 
 

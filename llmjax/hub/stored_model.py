@@ -1,0 +1,175 @@
+"""A model in the hub's formats, opened: config, names and headers, no weights."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+
+from llmjax import config as config_lib
+from llmjax.config import ModelConfig
+from llmjax.hub import families, files, gguf, packages
+from llmjax.hub.files import StoredTensor
+from llmjax.hub.table import Family, Table
+from llmjax.models.heads.encoder import Encoder
+from llmjax.models.heads.language import LanguageModel
+from llmjax.models.heads.replaced_tokens import Discriminator
+
+MAX_LAYERS = 10_000  # more than any model has, few enough to list them
+# fields that may be larger than any tensor
+DISTANCES = ("window", "original_length", "max_distance", "block", "local", "stride")
+MAX_NUMBER = 2**31 - 1  # largest size in a config: an index is an int32
+
+HEADS: dict[str, Any] = {c.__name__: c for c in (LanguageModel, Encoder, Discriminator)}
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredModel:
+    """A model on disk, with its headers read and nothing else.
+
+    Attributes:
+      path: the folder or file.
+      family: family of the model.
+      head: name of the model's class in `HEADS`.
+      cfg: config of the model.
+      table: names of its tensors, in this format.
+      tensors: name -> tensor in a file.
+    """
+
+    path: Path
+    family: Family
+    head: str
+    cfg: ModelConfig
+    table: Table
+    tensors: Mapping[str, StoredTensor]
+
+    def model(self) -> nn.Module:
+        """The module, without weights."""
+        return HEADS[self.head](self.cfg)
+
+
+def open_model(path: str | Path) -> StoredModel:
+    """The model at `path`, config and headers read; `load` lists paths and errors."""
+    if str(path).startswith(packages.PREFIX):
+        path = packages.fetch(str(path))
+    path = Path(path).expanduser()
+    if path.is_file() and path.suffix == ".gguf":
+        return _open_gguf(path)
+    if not path.is_dir():
+        raise files.refuse(path)
+    config = path / "config.json"
+    hf = files.read_json(config)
+    family = naming(config, lambda: families.family(hf.get("model_type")))
+    heads = family.architectures
+    architectures = hf.get("architectures") or [next(iter(heads))]
+    if not isinstance(architectures, list) or str(architectures[0]) not in heads:
+        raise ValueError(
+            f"{config} has architectures {architectures!r}; accepted of the family "
+            f"{family.name}: {', '.join(heads)}"
+        )
+    cfg = naming(config, lambda: family.to_config(_bounded(hf)))
+    tensors: Mapping[str, StoredTensor] = files.open_folder(path)
+    cfg = naming(config, lambda: _plausible(cfg, tensors))
+    table = naming(config, lambda: family.table(cfg))
+    tensors = _renamed(tensors, table)
+    return StoredModel(path, family, heads[architectures[0]], cfg, table, tensors)
+
+
+def _renamed(
+    tensors: Mapping[str, StoredTensor], table: Table
+) -> Mapping[str, StoredTensor]:
+    """The tensors by the names that the table uses, not those of older files.
+
+    Raises:
+      ValueError: two tensors of one name.
+    """
+    renamed: dict[str, StoredTensor] = {}
+    for name, stored in tensors.items():
+        for old, new in table.renamed:
+            name = re.sub(old, new, name)
+        if name in renamed:
+            raise ValueError(
+                f"{stored.file} has the tensor {name!r} twice, once by an older name; "
+                "remove one of them"
+            )
+        renamed[name] = stored
+    return renamed
+
+
+def _open_gguf(path: Path) -> StoredModel:
+    metadata, tensors = gguf.open_gguf(path)
+    name = metadata.get("general.architecture")
+    family = naming(path, lambda: families.family(name))
+    if family.gguf is None:
+        raise ValueError(
+            f"{path} is of the family {family.name}, whose names in GGUF are unknown "
+            "here; load the family's safetensors instead"
+        )
+    convert, table = family.gguf.to_hf, family.gguf.table
+    hf = naming(path, lambda: _bounded(convert(metadata, tensors)))
+    cfg = naming(path, lambda: _plausible(family.to_config(hf), tensors))
+    head = next(iter(family.architectures.values()))
+    names = naming(path, lambda: table(cfg))
+    return StoredModel(path, family, head, cfg, names, tensors)
+
+
+def naming(path: Path, f: Callable[[], Any]) -> Any:
+    """f(), where any error becomes a ValueError that names the file.
+
+    A config is a stranger's, with any types in it.
+    """
+    try:
+        return f()
+    except KeyError as e:
+        raise ValueError(f"{path} lacks the key {e}") from e
+    except (ValueError, TypeError, AttributeError, ArithmeticError, LookupError) as e:
+        raise ValueError(f"{path}: {e}") from e
+
+
+def _bounded(hf: dict[str, Any]) -> dict[str, Any]:
+    """The same dict, after a check that none of its sizes is absurd.
+
+    Raises:
+      ValueError: an absurd size, by key.
+    """
+    for key, value in hf.items():
+        counts_layers = "layer" in key and not isinstance(value, float)
+        limit = MAX_LAYERS if counts_layers else MAX_NUMBER
+        size = len(value) if isinstance(value, (list, dict)) else value
+        if isinstance(size, int) and abs(size) > limit:
+            raise ValueError(f"{key} is {size}; accepted: at most {limit}")
+    return hf
+
+
+def _plausible(cfg: ModelConfig, tensors: Mapping[str, StoredTensor]) -> ModelConfig:
+    """The same config, after a check that each field is of its type and each size fits
+    the file.
+
+    A family only copies what config.json says, and even shapes without values cost
+    memory where a size is absurd (the frequencies of a head, say).
+
+    Raises:
+      ValueError: a field that is not plausible, by name.
+    """
+    hash(cfg)  # TypeError for a list or a dict where a number should be
+    config_lib.parse({"model": config_lib.to_dict(cfg), "data": {"seq_len": 1}})
+    largest = max((math.prod(s.shape) for s in tensors.values()), default=0)
+
+    def check(value: Any, name: str) -> None:
+        if dataclasses.is_dataclass(value):
+            for field in dataclasses.fields(value):
+                check(getattr(value, field.name), field.name)
+        elif isinstance(value, tuple):
+            for item in value:
+                check(item, name)
+        elif isinstance(value, int) and value > largest and name not in DISTANCES:
+            raise ValueError(
+                f"{name} is {value}, and no tensor of the file has more than "
+                f"{largest} values"
+            )
+
+    check(cfg, "model")
+    return cfg
