@@ -1,13 +1,16 @@
-"""Checkpoints by orbax: the state, and beside it the format's version and the config.
+"""Checkpoints by orbax: the state, and beside it what a reader must know of it.
 
 `<workdir>/checkpoints/<step>/{state, run}`. The latest and the best ones are kept;
-writing is asynchronous and a checkpoint that was not finished does not count.
+writing is asynchronous and a checkpoint that was not finished does not count. Frozen
+weights are written once, beside the checkpoints (`llmjax.train.frozen`); `run` holds
+their hashes, the format's version, the config and the path of the averaged weights.
 """
 
 import contextlib
+import dataclasses
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -17,9 +20,10 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from llmjax.config import RunConfig, parse, to_dict
 from llmjax.train import averages
+from llmjax.train import frozen as frozen_lib
 from llmjax.train.state import State
 
-FORMAT = 1
+FORMAT = 2
 FOLDER = "checkpoints"
 
 
@@ -30,6 +34,7 @@ class Checkpoints:
         """Opens them: to write with `config`, else only to read."""
         self.directory = epath.Path(workdir).expanduser().absolute() / FOLDER
         self.config = config
+        self.references: frozen_lib.References | None = None
         if config is None and not self.directory.is_dir():
             raise FileNotFoundError(
                 f"{self.directory} does not exist; give the workdir of a run that saved"
@@ -62,9 +67,19 @@ class Checkpoints:
         )
 
     def save(self, state: State, metrics: dict[str, float] | None = None) -> None:
-        """Starts writing `state`; `metrics` are those of an evaluation at its step."""
+        """Starts writing `state`; `metrics` are those of an evaluation at its step.
+
+        Frozen weights are written first, and not again by the same object.
+        """
         assert self.config is not None
-        run = {"format": FORMAT, "config": to_dict(self.config)}
+        if self.references is None:
+            self.references = frozen_lib.save(self.directory.parent, state.frozen)
+        run = {
+            "format": FORMAT,
+            "config": to_dict(self.config),
+            "frozen": self.references,
+        }
+        state = dataclasses.replace(state, frozen={})
         self.manager.save(
             int(state.step),
             args=ocp.args.Composite(
@@ -91,54 +106,107 @@ class Checkpoints:
                 scored.append((metrics[metric], step))
         return min(scored)[1] if scored else self.latest_step
 
-    def restore(self, abstract: State, step: int | None = None) -> State:
+    def restore(
+        self,
+        abstract: State,
+        step: int | None = None,
+        frozen: Mapping[str, Any] | None = None,
+    ) -> State:
         """The state of `step` (None: the latest), laid out as `abstract` says.
 
         Args:
           abstract: ShapeDtypeStructs with shardings; any mesh will do.
+          step: of the checkpoint.
+          frozen: a caller's frozen trees, which must be those that were saved.
 
         Raises:
-          ValueError: another format, a leaf that is missing, extra or mis-shaped, or
-            files that cannot be read; it names the checkpoint and the leaf.
+          ValueError: another format, a leaf that is missing, extra or mis-shaped,
+            other frozen weights, or files that cannot be read; it names the checkpoint
+            and the leaf or tree.
         """
         step = self._existing(step)
-        self.run_config(step)
-        self._check(_shapes(abstract), self._saved(step), step)
-        args = ocp.args.Composite(state=_restore(abstract))
+        references = self._run(step)["frozen"]
+        trees = self._frozen(step, references, abstract.frozen, frozen or {})
+        rest = dataclasses.replace(abstract, frozen={})
+        self._check(_shapes(rest), self._saved(step), step)
+        args = ocp.args.Composite(state=_restore(rest))
         with self._reading(step):
-            return self.manager.restore(step, args=args)["state"]
+            state = self.manager.restore(step, args=args)["state"]
+        self.references = references
+        return dataclasses.replace(state, frozen=trees)
+
+    def _frozen(
+        self,
+        step: int,
+        references: frozen_lib.References,
+        abstract: Mapping[str, Any],
+        callers: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """The frozen trees of a checkpoint."""
+        where = self.directory / str(step)
+        if references.keys() != abstract.keys():
+            raise ValueError(
+                f"{where} has the frozen trees {sorted(references) or 'none'} and this "
+                f"run {sorted(abstract) or 'none'}; give those that it was saved with, "
+                "or another workdir"
+            )
+        trees = {}
+        for name, reference in references.items():
+            saved = frozen_lib.shapes(self.directory.parent, name, reference)
+            self._check(_shapes({name: abstract[name]}), {name: saved}, step)
+            trees[name] = frozen_lib.restore(
+                self.directory.parent, name, reference, abstract[name]
+            )
+        for name, tree in callers.items():
+            frozen_lib.check_same(name, tree, trees[name])
+        return trees
 
     def run_config(self, step: int | None = None) -> RunConfig:
         """The config that a checkpoint was saved with; raises as `restore`."""
-        step = self._existing(step)
+        return parse(self._run(self._existing(step))["config"])
+
+    def _run(self, step: int) -> dict[str, Any]:
+        """What stands beside a state."""
         args = ocp.args.Composite(run=ocp.args.JsonRestore())
         with self._reading(step):
             run = self.manager.restore(step, args=args)["run"]
         if not isinstance(run, dict) or run.get("format") != FORMAT:
-            found = run.get("format") if isinstance(run, dict) else None
+            version = run.get("format") if isinstance(run, dict) else None
             raise ValueError(
-                f"{self.directory / str(step)} has checkpoint format {found}; this "
+                f"{self.directory / str(step)} has checkpoint format {version}; this "
                 f"version reads {FORMAT}; read it with the version that wrote it"
             )
-        return parse(run["config"])
+        return run
 
     def params(self, step: int | None = None) -> Any:
-        """Only the weights of `step` (None: the best), on each one's first device."""
+        """The model's weights at `step` (None: the best), each on one device.
+
+        Averaged ones where the run kept an average, and frozen ones among them.
+        """
         step = self._existing(self.best_step if step is None else step)
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+        def abstract(leaf):
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
 
         saved = self._saved(step)
         needed = averages.needed(saved)
 
         def pick(path, leaf):
-            if not needed(_path(path)):
-                return ocp.PLACEHOLDER
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+            return abstract(leaf) if needed(_path(path)) else ocp.PLACEHOLDER
 
         picked = jax.tree_util.tree_map_with_path(pick, saved)
         args = ocp.args.Composite(state=_restore(picked))
         with self._reading(step):
-            return averages.evaluated(self.manager.restore(step, args=args)["state"])
+            params = averages.evaluated(self.manager.restore(step, args=args)["state"])
+        reference = self._run(step)["frozen"].get(frozen_lib.PARAMS)
+        if reference is None:
+            return params
+        workdir, name = self.directory.parent, frozen_lib.PARAMS
+        shapes = frozen_lib.shapes(workdir, name, reference)
+        rest = jax.tree.map(abstract, shapes)
+        rest = frozen_lib.restore(workdir, name, reference, rest)
+        return frozen_lib.merge(params, rest)
 
     def close(self) -> None:
         """Waits until everything is written."""

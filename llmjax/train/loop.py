@@ -81,11 +81,16 @@ def fit(
     result = {
         "step": int(state.step),
         "finished": int(state.step) == stop,
-        "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
+        "parameters": _size(state.params) + _size(state.frozen.get("params", {})),
+        "trained_parameters": _size(state.params),
         "peak_memory_bytes": flops.peak_memory_bytes(),
         **log.summary(),
     }
     return state, result
+
+
+def _size(tree: Any) -> int:
+    return sum(x.size for x in jax.tree.leaves(tree))
 
 
 def _tell_bubble(program: Program) -> None:
@@ -190,7 +195,8 @@ def _start(program: Program, checkpoints: Checkpoints) -> State:
     if checkpoints.latest_step is not None:
         if distributed.is_leader():
             print(f"going on from step {checkpoints.latest_step}")
-        return checkpoints.restore(program.restorable())
+        frozen = {name: tree.values for name, tree in program.frozen.items()}
+        return checkpoints.restore(program.restorable(), frozen=frozen)
     state = program.init()
     if isinstance(init, Checkpoint):
         state, report = resume.load_initial(

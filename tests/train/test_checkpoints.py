@@ -61,7 +61,7 @@ def test_the_run_is_told_beside_the_state(whole, program):
         f.read_text() for f in files if f.is_file() and "format" in f.read_text()
     )
     run = json.loads(text)
-    assert run["format"] == 1
+    assert run["format"] == 2
     assert run["config"] == to_dict(program.config)
 
 
@@ -140,9 +140,9 @@ def test_once_it_is_moved_away_the_one_before_is_read(whole, program, tmp_path):
 
 def test_another_format_is_named(copy, program):
     for file in files_of(copy / "checkpoints" / "10" / "run"):
-        file.write_text(file.read_text().replace('"format":1', '"format":99'))
-        file.write_text(file.read_text().replace('"format": 1', '"format": 99'))
-    with pytest.raises(ValueError, match="format 99; this version reads 1"):
+        file.write_text(file.read_text().replace('"format":2', '"format":99'))
+        file.write_text(file.read_text().replace('"format": 2', '"format": 99'))
+    with pytest.raises(ValueError, match="format 99; this version reads 2"):
         Checkpoints(copy).restore(program.restorable())
 
 
