@@ -396,7 +396,9 @@ class TrainConfig:
     eval_batches: int | None = None  # None: the whole split
     checkpoint_every: int = 100
     keep_best: int = 1
-    best_metric: str = "loss"  # of the evaluation; smaller is better
+    best_metric: str = "loss"  # of the evaluation
+    best_mode: Literal["min", "max"] = "min"  # max: larger is better
+    patience: int | None = None  # evaluations in a row without a better one: the end
     writers: tuple[Literal["jsonl", "tensorboard", "wandb"], ...] = ("jsonl",)
     heartbeat_timeout_seconds: int = 100  # a process silent for so long is lost
 
@@ -412,6 +414,10 @@ class TrainConfig:
                 getattr(self, name) >= 1,
                 f"{name} is {getattr(self, name)}; it must be at least 1",
             )
+        require(
+            self.patience is None or self.patience >= 1,
+            f"patience is {self.patience}; it must be at least 1, or None",
+        )
 
 
 @dataclasses.dataclass(frozen=True)

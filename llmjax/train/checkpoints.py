@@ -18,13 +18,15 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
-from llmjax.config import RunConfig, parse, to_dict
+from llmjax.config import RunConfig, TrainConfig, parse, to_dict
 from llmjax.train import averages
 from llmjax.train import frozen as frozen_lib
+from llmjax.train.best import Best, order
 from llmjax.train.state import State
 
 FORMAT = 2
 FOLDER = "checkpoints"
+UNKNOWN = Best()
 
 
 class Checkpoints:
@@ -39,19 +41,18 @@ class Checkpoints:
             raise FileNotFoundError(
                 f"{self.directory} does not exist; give the workdir of a run that saved"
             )
-        metric = config.train.best_metric if config else "loss"
+        train = config.train if config else TrainConfig()
         best = policies.BestN(
-            get_metric_fn=lambda metrics: metrics[metric],
-            reverse=True,
-            n=config.train.keep_best if config else None,
+            get_metric_fn=functools.partial(order, train),
+            n=train.keep_best,
             keep_checkpoints_without_metrics=False,
         )
         latest = policies.LatestN(1)
         keep = policies.AnyPreservationPolicy([latest, best])
         options = ocp.CheckpointManagerOptions(
             preservation_policy=keep if config else None,
-            best_fn=lambda metrics: metrics[metric],  # or no metrics are written
-            best_mode="min",
+            best_fn=functools.partial(order, train),  # or no metrics are written
+            best_mode="max",
             cleanup_tmp_directories=config is not None,
             read_only=config is None,
             save_decision_policy=policies.FixedIntervalPolicy(1),
@@ -66,8 +67,18 @@ class Checkpoints:
             item_handlers=handlers,
         )
 
-    def save(self, state: State, metrics: dict[str, float] | None = None) -> None:
-        """Starts writing `state`; `metrics` are those of an evaluation at its step.
+    def save(
+        self,
+        state: State,
+        metrics: dict[str, float] | None = None,
+        best: Best = UNKNOWN,
+    ) -> None:
+        """Starts writing `state`.
+
+        Args:
+          state: to be saved.
+          metrics: of an evaluation at its step.
+          best: the best evaluation up to its step.
 
         Frozen weights are written first, and not again by the same object.
         """
@@ -78,6 +89,7 @@ class Checkpoints:
             "format": FORMAT,
             "config": to_dict(self.config),
             "frozen": self.references,
+            "best": dataclasses.asdict(best),
         }
         state = dataclasses.replace(state, frozen={})
         self.manager.save(
@@ -96,15 +108,14 @@ class Checkpoints:
 
     @property
     def best_step(self) -> int | None:
-        """The saved step of the smallest evaluated metric; else the latest."""
-        config = self.run_config(self.latest_step)
-        metric = config.train.best_metric
+        """The saved step of the best evaluation; without one, the latest."""
+        train = self.run_config(self.latest_step).train
         scored = []
         for step in self.manager.all_steps():
             metrics = self.manager.metrics(step)
-            if metrics and metric in metrics:
-                scored.append((metrics[metric], step))
-        return min(scored)[1] if scored else self.latest_step
+            if metrics and train.best_metric in metrics:
+                scored.append((order(train, metrics), -step))
+        return -max(scored)[1] if scored else self.latest_step
 
     def restore(
         self,
@@ -164,6 +175,10 @@ class Checkpoints:
     def run_config(self, step: int | None = None) -> RunConfig:
         """The config that a checkpoint was saved with; raises as `restore`."""
         return parse(self._run(self._existing(step))["config"])
+
+    def best(self, step: int | None = None) -> Best:
+        """The best evaluation up to a checkpoint; raises as `restore`."""
+        return Best(**self._run(self._existing(step))["best"])
 
     def _run(self, step: int) -> dict[str, Any]:
         """What stands beside a state."""

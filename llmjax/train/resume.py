@@ -28,6 +28,7 @@ FREE = (
     "train.eval_batches",
     "train.checkpoint_every",
     "train.keep_best",
+    "train.patience",
     "train.writers",
     "train.heartbeat_timeout_seconds",
 )

@@ -97,6 +97,8 @@ OTHER = {
     "optimizer.ema": 0.99,
     "optimizer.freeze": ("transformer/embedder/*",),
     "train.eval_batches": 3,
+    "train.best_mode": "max",
+    "train.patience": 4,
     "train.writers": ("jsonl", "tensorboard"),
 }
 VARIANTS = {
