@@ -9,8 +9,7 @@ their hashes, the format's version, the config and the path of the averaged weig
 import contextlib
 import dataclasses
 import functools
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -22,6 +21,7 @@ from llmjax.config import RunConfig, TrainConfig, parse, to_dict
 from llmjax.train import averages
 from llmjax.train import frozen as frozen_lib
 from llmjax.train.best import Best, order
+from llmjax.train.damage import DamagedError, reading
 from llmjax.train.state import State
 
 FORMAT = 2
@@ -184,6 +184,7 @@ class Checkpoints:
         """What stands beside a state."""
         args = ocp.args.Composite(run=ocp.args.JsonRestore())
         with self._reading(step):
+            self._require("run", step)
             run = self.manager.restore(step, args=args)["run"]
         if not isinstance(run, dict) or run.get("format") != FORMAT:
             version = run.get("format") if isinstance(run, dict) else None
@@ -238,12 +239,19 @@ class Checkpoints:
         return step
 
     def _saved(self, step: int) -> Any:
+        """Shapes and types of the leaves of a saved state."""
         with self._reading(step):
+            self._require("state", step)
             metadata = self.manager.item_metadata(step)["state"]
             tree = metadata.tree if hasattr(metadata, "tree") else metadata
+            if not tree:
+                raise DamagedError("its state has no metadata")
             jax.tree.map(lambda leaf: leaf.shape, tree)
-            assert tree
             return tree
+
+    def _require(self, item: str, step: int) -> None:
+        if not (self.directory / str(step) / item).is_dir():
+            raise DamagedError(f"it has no folder {item!r}")
 
     def _check(self, wanted: dict, saved: Any, step: int) -> None:
         found = _shapes(saved)
@@ -262,19 +270,9 @@ class Checkpoints:
                 "another workdir"
             )
 
-    @contextlib.contextmanager
-    def _reading(self, step: int) -> Iterator[None]:
-        """Says of any failure which checkpoint cannot be read and what to do."""
-        _mute_abandoned_reads()
-        try:
-            yield
-        except Exception as e:
-            reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-            raise ValueError(
-                f"{self.directory / str(step)} cannot be read as a checkpoint: "
-                f"{reason[:300]}. It is truncated or foreign; move that folder away to "
-                "go on from the one before it"
-            ) from e
+    def _reading(self, step: int) -> contextlib.AbstractContextManager[None]:
+        where = self.directory / str(step)
+        return reading(where, "move that folder away to go on from the one before it")
 
 
 def _restore(abstract: Any) -> Any:
@@ -283,25 +281,6 @@ def _restore(abstract: Any) -> Any:
         item=abstract,
         restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
     )
-
-
-@functools.cache
-def _mute_abandoned_reads() -> None:
-    """Keeps reads that orbax abandoned from printing tracebacks, from now on.
-
-    Where one array of many cannot be read, orbax closes the event loop under the
-    others; each of them then ends, on a thread of its own, in an exception that nobody
-    can catch and that says nothing about the checkpoint.
-    """
-    report = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        closed = str(unraisable.exc_value) == "Event loop is closed"
-        code = getattr(unraisable.object, "cr_code", None)  # of a coroutine
-        if not closed and not (code and "orbax" in code.co_filename):
-            report(unraisable)
-
-    sys.unraisablehook = hook
 
 
 def _path(path: Any) -> tuple[Any, ...]:

@@ -17,7 +17,10 @@ from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.experimental import multihost_utils
 
+from llmjax.train.damage import reading
+
 FOLDER = "frozen"
+REMEDY = "copy that folder back from where it is whole"
 PARAMS = "params"  # the tree of `State.frozen` with weights of the model itself
 
 References = dict[str, str]  # name of a tree -> sha256
@@ -131,9 +134,9 @@ def shapes(workdir: epath.Path, name: str, reference: str) -> Any:
     if not path.exists():
         raise ValueError(
             f"{path} does not exist; it holds the frozen weights {name!r} of this "
-            "run's checkpoints: copy it back"
+            f"run's checkpoints: {REMEDY}"
         )
-    with ocp.PyTreeCheckpointer() as checkpointer:
+    with reading(path, REMEDY), ocp.PyTreeCheckpointer() as checkpointer:
         tree = checkpointer.metadata(path).item_metadata.tree
     return jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype), tree)
 
@@ -151,12 +154,12 @@ def restore(workdir: epath.Path, name: str, reference: str, abstract: Any) -> An
     path = workdir / FOLDER / reference
     restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
     args = ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args)
-    with ocp.PyTreeCheckpointer() as checkpointer:
+    with reading(path, REMEDY), ocp.PyTreeCheckpointer() as checkpointer:
         tree = checkpointer.restore(path, args=args)
     if digest(tree) != reference:
         raise ValueError(
             f"{path} does not hold the frozen weights {name!r} that were saved there: "
-            "its name is no longer their sha256; copy it back from a backup"
+            f"its name is no longer their sha256; {REMEDY}"
         )
     return tree
 

@@ -158,6 +158,10 @@ def test_another_teacher_is_refused_by_name(frozen_run, train, held_out):
         Checkpoints(frozen_run[0]).restore(without.restorable())
 
 
+def files_of(folder):
+    return [f for f in folder.rglob("*") if f.is_file()]
+
+
 def test_frozen_files_that_are_lost_or_changed_are_named(frozen_run, tmp_path):
     workdir, state, _ = frozen_run
     shutil.copytree(workdir, tmp_path / "run")
@@ -168,6 +172,12 @@ def test_frozen_files_that_are_lost_or_changed_are_named(frozen_run, tmp_path):
     program = make()
     with pytest.raises(ValueError, match=f"{other} does not exist; .*'teacher'"):
         Checkpoints(tmp_path / "run").restore(program.restorable())
+    (folder / "teacher").rename(folder / other)
+    largest = max(files_of(folder / reference), key=lambda f: f.stat().st_size)
+    data = largest.read_bytes()
+    largest.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match=f"{reference} cannot be read.*truncated"):
+        load_params(tmp_path / "run", 10)
     (folder / reference).rename(folder / "lost")
     changed = jax.tree.map(lambda x: x + 1, state.frozen["params"])
     wrong = frozen.save(epath.Path(tmp_path / "other"), {"params": changed})["params"]
