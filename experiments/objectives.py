@@ -108,7 +108,7 @@ def learn(name: str, folder: epath.Path) -> list[Row]:
     """Trains one objective; a row for each of its accuracies."""
     settings = config(name)
     prepare.prepare(settings.data)
-    trained = run.run(settings, folder)
+    trained = run.run(settings, folder).result
     program, params, batches = run.load(folder, step=settings.train.steps)
     totals = evaluation.totals(program, params, batches)
     means = evaluation.means([totals])

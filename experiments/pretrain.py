@@ -20,7 +20,7 @@ PROFILE = flags.DEFINE_string(
 
 
 def main() -> dict[str, Any]:
-    return run.run(cli.config(), cli.WORKDIR.value, profile=profile())
+    return run.run(cli.config(), cli.WORKDIR.value, profile=profile()).result
 
 
 def profile() -> tuple[int, int] | None:

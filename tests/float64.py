@@ -3,12 +3,21 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator
+from typing import ClassVar
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
 
-from llmjax.config import RunConfig
+from llmjax.config import Float32, RunConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Float64(Float32):
+    """Activations and matmuls of 64 bits; weights as `float64` makes them."""
+
+    kind: ClassVar[str] = "float64"
+    dtype: ClassVar[str] = "float64"
 
 
 @contextlib.contextmanager
@@ -20,6 +29,5 @@ def float64() -> Iterator[None]:
 
 def widened(config: RunConfig) -> RunConfig:
     """With the precision float64, which no config may ask for."""
-    layout = dataclasses.replace(config.layout)
-    object.__setattr__(layout, "precision", "float64")  # past the check of its type
+    layout = dataclasses.replace(config.layout, precision=Float64())
     return dataclasses.replace(config, layout=layout)

@@ -32,7 +32,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.layout.plan_topology = "v5p:4x4x4"
     config.layout.data = 1
     config.layout.fsdp = -1
-    config.layout.precision = "bfloat16"
+    config.layout.precision.kind = "bfloat16"
     config.layout.attention.kind = "splash"
     config.layout.remat = "names"
     config.layout.saved = ("query", "key", "out", "gate", "up")

@@ -32,7 +32,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.layout.plan_topology = "v6e:16x16"
     config.layout.data = 1
     config.layout.fsdp = -1
-    config.layout.precision = "bfloat16"
+    config.layout.precision.kind = "bfloat16"
     config.layout.attention.kind = "splash"
     config.layout.remat = "names"
     config.layout.saved = ("query", "key", "value", "context")

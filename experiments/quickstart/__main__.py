@@ -96,7 +96,7 @@ def main() -> None:
     with stage("matmul peak"):
         peak, _ = flops.matmul_peak()
     with stage("pretrain"):
-        trained = run.run(config, folder / "pretrain")
+        trained = run.run(config, folder / "pretrain").result
     with stage("evaluate"):
         bits = bits_per_byte(folder / "pretrain") | compression | {"unigram": unigram}
     with stage("fine-tune"):
@@ -221,7 +221,8 @@ def finetune(config: Any, folder: epath.Path) -> dict[str, Any]:
         config.optimizer.learning_rate = rate
         name = folder / f"scratch_{rate:g}"
         try:
-            accuracy = run.run(cfg.parse(config), name)["eval"]["accuracy"]
+            trained = run.run(cfg.parse(config), name)
+            accuracy = trained.result["eval"]["accuracy"]
         except NotFiniteError:
             accuracy = 0.0
         tried.append({"learning_rate": rate, "validation_accuracy": accuracy})

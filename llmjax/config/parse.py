@@ -115,13 +115,30 @@ def _describe_variant(
         for key, inner in _hints(cls).items():
             if nested := _variants(inner):
                 sub[key] = _describe_variant(nested, None)
+            elif dataclasses.is_dataclass(inner):
+                sub[key] = _describe_part(typing.cast(type, inner), None)
             else:
                 sub[key] = config_dict.placeholder(_scalar(inner))
     for f in dataclasses.fields(item) if item is not None else ():
         value = getattr(item, f.name)
         if value != f.default:
             nested = _variants(_hints(type(item))[f.name])
-            sub[f.name] = _describe_variant(nested, value) if nested else value
+            if nested:
+                sub[f.name] = _describe_variant(nested, value)
+            elif dataclasses.is_dataclass(value):
+                sub[f.name] = _describe_part(type(value), value)
+            else:
+                sub[f.name] = value
+    return sub
+
+
+def _describe_part(cls: type, item: Any) -> ml_collections.ConfigDict:
+    """A plain dataclass inside a variant: its fields, empty where not `item`'s own."""
+    sub = ml_collections.ConfigDict()
+    for f in dataclasses.fields(cls):
+        sub[f.name] = config_dict.placeholder(_scalar(_hints(cls)[f.name]))
+        if item is not None and getattr(item, f.name) != f.default:
+            sub[f.name] = getattr(item, f.name)
     return sub
 
 
@@ -163,7 +180,7 @@ def _parse(hint: Any, value: Any, path: str) -> Any:
 
 def _parse_variant(variants: dict[str, type], value: Any, path: str) -> Any:
     _require_mapping(value, path)
-    given = {k: v for k, v in dict(value).items() if not _empty(v)}
+    given = _filled(value)
     kind = given.pop("kind", None)
     if kind not in variants:
         raise ValueError(
@@ -187,6 +204,15 @@ def _empty(value: Any) -> bool:
     if isinstance(value, (Mapping, ml_collections.ConfigDict)):
         return all(_empty(v) for v in dict(value).values())
     return value is None
+
+
+def _filled(value: Any) -> dict[str, Any]:
+    """What a person gave of a variant, and of the dataclasses inside."""
+    return {
+        k: _filled(v) if isinstance(v, (Mapping, ml_collections.ConfigDict)) else v
+        for k, v in dict(value).items()
+        if not _empty(v)
+    }
 
 
 def _build(cls: type, given: dict[str, Any], path: str) -> Any:

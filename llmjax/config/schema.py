@@ -118,6 +118,40 @@ class LossScale:
         positive(self, "initial", "growth_interval")
 
 
+@dataclasses.dataclass(frozen=True)
+class Float32:
+    """Activations, matmuls and weights of 32 bits."""
+
+    kind: ClassVar[str] = "float32"
+    dtype: ClassVar[str] = "float32"
+    masters: ClassVar[str] = "float32"
+
+
+@dataclasses.dataclass(frozen=True)
+class BFloat16:
+    """Activations and matmuls in bfloat16.
+
+    Attributes:
+      masters: type of the weights; of bfloat16 each update is rounded at random.
+    """
+
+    kind: ClassVar[str] = "bfloat16"
+    dtype: ClassVar[str] = "bfloat16"
+    masters: Literal["float32", "bfloat16"] = "float32"
+
+
+@dataclasses.dataclass(frozen=True)
+class Float16:
+    """Activations and matmuls in float16, the loss dynamically scaled."""
+
+    kind: ClassVar[str] = "float16"
+    dtype: ClassVar[str] = "float16"
+    masters: ClassVar[str] = "float32"
+    loss_scale: LossScale = LossScale()
+
+
+Precision = Float32 | BFloat16 | Float16
+
 # What a layer computes that remat can keep (or bring to the host) by name: its input,
 # projections, the attention's result before and after `out`, and those of the MLP.
 Activations = Literal[
@@ -139,10 +173,8 @@ class LayoutConfig:
     slices: int = 1  # that `data` spans over the slow network
     plan_topology: str | None = None  # of TPU chips that the run fits: "v5p:4x4x4"
     # what is computed
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    loss_scale: LossScale = LossScale()  # of float16
+    precision: Precision = Float32()
     quantization: Quantization = NoQuantization()
-    masters: Literal["float32", "bfloat16"] = "float32"  # bfloat16: rounded at random
     attention: Attention = EinsumAttention()
     context: Literal["gather", "ring", "ulysses"] = (
         "gather"  # attention over `sequence`
@@ -324,6 +356,7 @@ class OptimizerConfig:
     decay: Literal["matrices", "all"] = "matrices"  # matrices: not norms nor biases
     clip_norm: float | None = 1.0
     ema: float | None = None  # decay of an averaged copy of the weights, if any
+    freeze: tuple[str, ...] = ()  # weights not trained: "transformer/embedder/*"
 
 
 # --- the run -------------------------------------------------------------------------
@@ -363,7 +396,9 @@ class TrainConfig:
     eval_batches: int | None = None  # None: the whole split
     checkpoint_every: int = 100
     keep_best: int = 1
-    best_metric: str = "loss"  # of the evaluation; smaller is better
+    best_metric: str = "loss"  # of the evaluation
+    best_mode: Literal["min", "max"] = "min"  # max: larger is better
+    patience: int | None = None  # evaluations in a row without a better one: the end
     writers: tuple[Literal["jsonl", "tensorboard", "wandb"], ...] = ("jsonl",)
     heartbeat_timeout_seconds: int = 100  # a process silent for so long is lost
 
@@ -379,6 +414,10 @@ class TrainConfig:
                 getattr(self, name) >= 1,
                 f"{name} is {getattr(self, name)}; it must be at least 1",
             )
+        require(
+            self.patience is None or self.patience >= 1,
+            f"patience is {self.patience}; it must be at least 1, or None",
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,7 +32,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 def compute_dtype(layout: LayoutConfig) -> jnp.dtype:
     """The type of activations and matmuls; master weights are always float32."""
-    return jnp.dtype(layout.precision)
+    return jnp.dtype(layout.precision.dtype)
 
 
 class Projection(nn.Module):

@@ -90,9 +90,9 @@ def mesh_sizes(layout: LayoutConfig, devices: int) -> dict[str, int]:
 def memory(config: RunConfig, size: Size, mesh: Mapping[str, int]) -> float:
     """Bytes per chip."""
     layout, cfg = config.layout, config.model
-    width = 4 if layout.precision == "float32" else HALF
+    width = 4 if layout.precision.dtype == "float32" else HALF
     weights = local_weights(size, mesh)
-    masters = 4 if layout.masters == "float32" else HALF
+    masters = 4 if layout.precision.masters == "float32" else HALF
     optimizer = 0.0 if layout.optimizer_memory == "host" else size.optimizer_bytes
     if layout.optimizer_sharding == "data":
         optimizer /= mesh["data"]

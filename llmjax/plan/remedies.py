@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from llmjax.config import RunConfig
+from llmjax.config import BFloat16, RunConfig
 from llmjax.plan import estimate
 from llmjax.plan.changes import Change, changed
 from llmjax.plan.compile import Compiled, compile_step
@@ -169,5 +169,6 @@ def _placement_changes(
             yield moved, f"{axis}={count} instead of {source}={mesh[source]}"
     if layout.optimizer_memory == "device":
         yield {"optimizer_memory": "host"}, "keep the optimizer in the host's memory"
-    if layout.masters == "float32":
-        yield {"masters": "bfloat16"}, "weights of bfloat16, rounded at random"
+    if layout.precision == BFloat16():
+        rounded = {"precision": BFloat16(masters="bfloat16")}
+        yield rounded, "weights of bfloat16, rounded at random"

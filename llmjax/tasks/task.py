@@ -15,6 +15,7 @@ from llmjax.data.batches.chunks import Chunks, Clipped
 from llmjax.data.batches.pipeline import Source
 from llmjax.data.store.tokens import TokenSource
 from llmjax.data.tokenizers.vocabulary import Vocabulary
+from llmjax.models.forward import variables
 from llmjax.models.heads.language import LanguageModel
 
 Batch = Mapping[str, Any]
@@ -117,6 +118,17 @@ class Objective(abc.ABC):
     @abc.abstractmethod
     def predict(self, model: nn.Module) -> Callable[[Params, Batch], Any]:
         """As `Task.predict`."""
+
+
+def loss_of(task: Task, model: nn.Module) -> Loss:
+    """The task's loss of a model whose weights are partly frozen."""
+    loss = task.loss(model)
+
+    def call(params, frozen, extra, batch, rng):
+        params = variables(params, frozen)["params"]
+        return loss(params, frozen, extra, batch, rng)
+
+    return call
 
 
 def rngs(rng: jax.Array | None) -> dict[str, jax.Array]:

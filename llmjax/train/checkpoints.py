@@ -1,13 +1,15 @@
-"""Checkpoints by orbax: the state, and beside it the format's version and the config.
+"""Checkpoints by orbax: the state, and beside it what a reader must know of it.
 
 `<workdir>/checkpoints/<step>/{state, run}`. The latest and the best ones are kept;
-writing is asynchronous and a checkpoint that was not finished does not count.
+writing is asynchronous and a checkpoint that was not finished does not count. Frozen
+weights are written once, beside the checkpoints (`llmjax.train.frozen`); `run` holds
+their hashes, the format's version, the config and the path of the averaged weights.
 """
 
 import contextlib
+import dataclasses
 import functools
-import sys
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,12 +17,16 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
-from llmjax.config import RunConfig, parse, to_dict
+from llmjax.config import RunConfig, TrainConfig, parse, to_dict
 from llmjax.train import averages
+from llmjax.train import frozen as frozen_lib
+from llmjax.train.best import Best, order
+from llmjax.train.damage import DamagedError, reading
 from llmjax.train.state import State
 
-FORMAT = 1
+FORMAT = 2
 FOLDER = "checkpoints"
+UNKNOWN = Best()
 
 
 class Checkpoints:
@@ -30,23 +36,23 @@ class Checkpoints:
         """Opens them: to write with `config`, else only to read."""
         self.directory = epath.Path(workdir).expanduser().absolute() / FOLDER
         self.config = config
+        self.references: frozen_lib.References | None = None
         if config is None and not self.directory.is_dir():
             raise FileNotFoundError(
                 f"{self.directory} does not exist; give the workdir of a run that saved"
             )
-        metric = config.train.best_metric if config else "loss"
+        train = config.train if config else TrainConfig()
         best = policies.BestN(
-            get_metric_fn=lambda metrics: metrics[metric],
-            reverse=True,
-            n=config.train.keep_best if config else None,
+            get_metric_fn=functools.partial(order, train),
+            n=train.keep_best,
             keep_checkpoints_without_metrics=False,
         )
         latest = policies.LatestN(1)
         keep = policies.AnyPreservationPolicy([latest, best])
         options = ocp.CheckpointManagerOptions(
             preservation_policy=keep if config else None,
-            best_fn=lambda metrics: metrics[metric],  # or no metrics are written
-            best_mode="min",
+            best_fn=functools.partial(order, train),  # or no metrics are written
+            best_mode="max",
             cleanup_tmp_directories=config is not None,
             read_only=config is None,
             save_decision_policy=policies.FixedIntervalPolicy(1),
@@ -61,10 +67,31 @@ class Checkpoints:
             item_handlers=handlers,
         )
 
-    def save(self, state: State, metrics: dict[str, float] | None = None) -> None:
-        """Starts writing `state`; `metrics` are those of an evaluation at its step."""
+    def save(
+        self,
+        state: State,
+        metrics: dict[str, float] | None = None,
+        best: Best = UNKNOWN,
+    ) -> None:
+        """Starts writing `state`.
+
+        Args:
+          state: to be saved.
+          metrics: of an evaluation at its step.
+          best: the best evaluation up to its step.
+
+        Frozen weights are written first, and not again by the same object.
+        """
         assert self.config is not None
-        run = {"format": FORMAT, "config": to_dict(self.config)}
+        if self.references is None:
+            self.references = frozen_lib.save(self.directory.parent, state.frozen)
+        run = {
+            "format": FORMAT,
+            "config": to_dict(self.config),
+            "frozen": self.references,
+            "best": dataclasses.asdict(best),
+        }
+        state = dataclasses.replace(state, frozen={})
         self.manager.save(
             int(state.step),
             args=ocp.args.Composite(
@@ -81,64 +108,121 @@ class Checkpoints:
 
     @property
     def best_step(self) -> int | None:
-        """The saved step of the smallest evaluated metric; else the latest."""
-        config = self.run_config(self.latest_step)
-        metric = config.train.best_metric
+        """The saved step of the best evaluation; without one, the latest."""
+        train = self.run_config(self.latest_step).train
         scored = []
         for step in self.manager.all_steps():
             metrics = self.manager.metrics(step)
-            if metrics and metric in metrics:
-                scored.append((metrics[metric], step))
-        return min(scored)[1] if scored else self.latest_step
+            if metrics and train.best_metric in metrics:
+                scored.append((order(train, metrics), -step))
+        return -max(scored)[1] if scored else self.latest_step
 
-    def restore(self, abstract: State, step: int | None = None) -> State:
+    def restore(
+        self,
+        abstract: State,
+        step: int | None = None,
+        frozen: Mapping[str, Any] | None = None,
+    ) -> State:
         """The state of `step` (None: the latest), laid out as `abstract` says.
 
         Args:
           abstract: ShapeDtypeStructs with shardings; any mesh will do.
+          step: of the checkpoint.
+          frozen: a caller's frozen trees, which must be those that were saved.
 
         Raises:
-          ValueError: another format, a leaf that is missing, extra or mis-shaped, or
-            files that cannot be read; it names the checkpoint and the leaf.
+          ValueError: another format, a leaf that is missing, extra or mis-shaped,
+            other frozen weights, or files that cannot be read; it names the checkpoint
+            and the leaf or tree.
         """
         step = self._existing(step)
-        self.run_config(step)
-        self._check(_shapes(abstract), self._saved(step), step)
-        args = ocp.args.Composite(state=_restore(abstract))
+        references = self._run(step)["frozen"]
+        trees = self._frozen(step, references, abstract.frozen, frozen or {})
+        rest = dataclasses.replace(abstract, frozen={})
+        self._check(_shapes(rest), self._saved(step), step)
+        args = ocp.args.Composite(state=_restore(rest))
         with self._reading(step):
-            return self.manager.restore(step, args=args)["state"]
+            state = self.manager.restore(step, args=args)["state"]
+        self.references = references
+        return dataclasses.replace(state, frozen=trees)
+
+    def _frozen(
+        self,
+        step: int,
+        references: frozen_lib.References,
+        abstract: Mapping[str, Any],
+        callers: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """The frozen trees of a checkpoint."""
+        where = self.directory / str(step)
+        if references.keys() != abstract.keys():
+            raise ValueError(
+                f"{where} has the frozen trees {sorted(references) or 'none'} and this "
+                f"run {sorted(abstract) or 'none'}; give those that it was saved with, "
+                "or another workdir"
+            )
+        trees = {}
+        for name, reference in references.items():
+            saved = frozen_lib.shapes(self.directory.parent, name, reference)
+            self._check(_shapes({name: abstract[name]}), {name: saved}, step)
+            trees[name] = frozen_lib.restore(
+                self.directory.parent, name, reference, abstract[name]
+            )
+        for name, tree in callers.items():
+            frozen_lib.check_same(name, tree, trees[name])
+        return trees
 
     def run_config(self, step: int | None = None) -> RunConfig:
         """The config that a checkpoint was saved with; raises as `restore`."""
-        step = self._existing(step)
+        return parse(self._run(self._existing(step))["config"])
+
+    def best(self, step: int | None = None) -> Best:
+        """The best evaluation up to a checkpoint; raises as `restore`."""
+        return Best(**self._run(self._existing(step))["best"])
+
+    def _run(self, step: int) -> dict[str, Any]:
+        """What stands beside a state."""
         args = ocp.args.Composite(run=ocp.args.JsonRestore())
         with self._reading(step):
+            self._require("run", step)
             run = self.manager.restore(step, args=args)["run"]
         if not isinstance(run, dict) or run.get("format") != FORMAT:
-            found = run.get("format") if isinstance(run, dict) else None
+            version = run.get("format") if isinstance(run, dict) else None
             raise ValueError(
-                f"{self.directory / str(step)} has checkpoint format {found}; this "
+                f"{self.directory / str(step)} has checkpoint format {version}; this "
                 f"version reads {FORMAT}; read it with the version that wrote it"
             )
-        return parse(run["config"])
+        return run
 
     def params(self, step: int | None = None) -> Any:
-        """Only the weights of `step` (None: the best), on each one's first device."""
+        """The model's weights at `step` (None: the best), each on one device.
+
+        Averaged ones where the run kept an average, and frozen ones among them.
+        """
         step = self._existing(self.best_step if step is None else step)
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+        def abstract(leaf):
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
 
         saved = self._saved(step)
         needed = averages.needed(saved)
 
         def pick(path, leaf):
-            if not needed(_path(path)):
-                return ocp.PLACEHOLDER
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+            return abstract(leaf) if needed(_path(path)) else ocp.PLACEHOLDER
 
         picked = jax.tree_util.tree_map_with_path(pick, saved)
         args = ocp.args.Composite(state=_restore(picked))
         with self._reading(step):
-            return averages.evaluated(self.manager.restore(step, args=args)["state"])
+            params = averages.evaluated(self.manager.restore(step, args=args)["state"])
+        reference = self._run(step)["frozen"].get(frozen_lib.PARAMS)
+        if reference is None:
+            return params
+        workdir, name = self.directory.parent, frozen_lib.PARAMS
+        shapes = frozen_lib.shapes(workdir, name, reference)
+        rest = jax.tree.map(abstract, shapes)
+        rest = frozen_lib.restore(workdir, name, reference, rest)
+        return frozen_lib.merge(params, rest)
 
     def close(self) -> None:
         """Waits until everything is written."""
@@ -155,12 +239,19 @@ class Checkpoints:
         return step
 
     def _saved(self, step: int) -> Any:
+        """Shapes and types of the leaves of a saved state."""
         with self._reading(step):
+            self._require("state", step)
             metadata = self.manager.item_metadata(step)["state"]
             tree = metadata.tree if hasattr(metadata, "tree") else metadata
+            if not tree:
+                raise DamagedError("its state has no metadata")
             jax.tree.map(lambda leaf: leaf.shape, tree)
-            assert tree
             return tree
+
+    def _require(self, item: str, step: int) -> None:
+        if not (self.directory / str(step) / item).is_dir():
+            raise DamagedError(f"it has no folder {item!r}")
 
     def _check(self, wanted: dict, saved: Any, step: int) -> None:
         found = _shapes(saved)
@@ -179,19 +270,9 @@ class Checkpoints:
                 "another workdir"
             )
 
-    @contextlib.contextmanager
-    def _reading(self, step: int) -> Iterator[None]:
-        """Says of any failure which checkpoint cannot be read and what to do."""
-        _mute_abandoned_reads()
-        try:
-            yield
-        except Exception as e:
-            reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-            raise ValueError(
-                f"{self.directory / str(step)} cannot be read as a checkpoint: "
-                f"{reason[:300]}. It is truncated or foreign; move that folder away to "
-                "go on from the one before it"
-            ) from e
+    def _reading(self, step: int) -> contextlib.AbstractContextManager[None]:
+        where = self.directory / str(step)
+        return reading(where, "move that folder away to go on from the one before it")
 
 
 def _restore(abstract: Any) -> Any:
@@ -200,25 +281,6 @@ def _restore(abstract: Any) -> Any:
         item=abstract,
         restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
     )
-
-
-@functools.cache
-def _mute_abandoned_reads() -> None:
-    """Keeps reads that orbax abandoned from printing tracebacks, from now on.
-
-    Where one array of many cannot be read, orbax closes the event loop under the
-    others; each of them then ends, on a thread of its own, in an exception that nobody
-    can catch and that says nothing about the checkpoint.
-    """
-    report = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        closed = str(unraisable.exc_value) == "Event loop is closed"
-        code = getattr(unraisable.object, "cr_code", None)  # of a coroutine
-        if not closed and not (code and "orbax" in code.co_filename):
-            report(unraisable)
-
-    sys.unraisablehook = hook
 
 
 def _path(path: Any) -> tuple[Any, ...]:

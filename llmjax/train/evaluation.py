@@ -47,17 +47,19 @@ def totals(
 
 
 def predictions(
-    program: Program, params: Any, batches: Batches
+    program: Program, params: Any, batches: Batches, frozen: Any = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of a task with one label per row: what is predicted and what is right, int [n].
 
     The same of all processes.
     """
+    frozen = {} if frozen is None else frozen
     predicted, right = [], []
     with mesh_lib.use(program.mesh):
         for rows in _rows(program, batches):
             batch = program.place(rows)
-            whole = program.predict(params, batch), batch["label"], batch["valid"]
+            out = program.predict(params, frozen, batch)
+            whole = out, batch["label"], batch["valid"]
             out, label, valid = multihost_utils.process_allgather(whole, tiled=True)
             predicted.append(out[valid > 0])
             right.append(label[valid > 0])

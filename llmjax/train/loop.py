@@ -17,6 +17,7 @@ from llmjax.parallel import mesh as mesh_lib
 from llmjax.parallel import pipeline
 from llmjax.parallel.processes import distributed
 from llmjax.train import flops, optimizers, resume
+from llmjax.train.best import Best
 from llmjax.train.checkpoints import Checkpoints
 from llmjax.train.evaluation import evaluate
 from llmjax.train.log import Log, NotFiniteError
@@ -54,10 +55,16 @@ def fit(
       NotFiniteError: names the step; the last checkpoint is of before it.
     """
     config = program.config
+    if evaluation is None and config.train.patience is not None:
+        raise ValueError(
+            f"config key 'train.patience' is {config.train.patience} and nothing is "
+            "evaluated; give evaluation batches, or set it to None"
+        )
     directory = epath.Path(workdir).expanduser()
     directory.mkdir(parents=True, exist_ok=True)
     with contextlib.closing(Checkpoints(directory, config)) as checkpoints:
         resumed = checkpoints.latest_step is not None
+        best = checkpoints.best() if resumed else Best()
         resume.save_or_check_config(config, directory, resumed)
         state = _start(program, checkpoints)
         log = Log(config, directory, int(state.step), progress)
@@ -67,9 +74,10 @@ def fit(
                 metrics = _evaluate(program, state, evaluation)
                 _check_best_metric(config, metrics)
                 log.evaluated(0, metrics)
-            state = _train(
+            state, best = _train(
                 program,
                 state,
+                best,
                 train,
                 evaluation,
                 checkpoints,
@@ -77,15 +85,21 @@ def fit(
                 _Trace(profile, directory),
                 terminated,
             )
-    stop = config.train.steps
+    early = best.exhausted(config.train)
     result = {
         "step": int(state.step),
-        "finished": int(state.step) == stop,
-        "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
+        "finished": early or int(state.step) == config.train.steps,
+        "stopped_early": early,
+        "parameters": _size(state.params) + _size(state.frozen.get("params", {})),
+        "trained_parameters": _size(state.params),
         "peak_memory_bytes": flops.peak_memory_bytes(),
         **log.summary(),
     }
     return state, result
+
+
+def _size(tree: Any) -> int:
+    return sum(x.size for x in jax.tree.leaves(tree))
 
 
 def _tell_bubble(program: Program) -> None:
@@ -131,17 +145,19 @@ class _Trace:
 def _train(
     program: Program,
     state: State,
+    best: Best,
     train: Batches,
     evaluation: Batches | None,
     checkpoints: Checkpoints,
     log: Log,
     trace: _Trace,
     terminated: Callable[[int], bool],
-) -> State:
+) -> tuple[State, Best]:
     config = program.config.train
     own = distributed.share(program.mesh)
+    end = int(state.step) if best.exhausted(config) else config.steps
     with trace:
-        for step, rows in train.prefetch(int(state.step), config.steps, *own):
+        for step, rows in train.prefetch(int(state.step), end, *own):
             with trace.at(step):
                 state, out = program.step(state, program.place(rows))
             log.stepped(step + 1, out)  # reads the step before: nothing waits for this
@@ -152,14 +168,18 @@ def _train(
                 log.flush()
                 metrics = _evaluate(program, state, evaluation)
                 log.evaluated(now, metrics)
-            last = terminated(now) or done
+                best = best.after(now, metrics[config.best_metric], config)
+            early = best.exhausted(config)
+            last = terminated(now) or done or early
             if now % config.checkpoint_every == 0 or last:
                 log.flush()
                 _check_finite(state, now)  # or the last good checkpoint would go
-                checkpoints.save(state, metrics)
+                checkpoints.save(state, metrics, best)
+            if early and distributed.is_leader():
+                print(best.report(now, config))
             if last:
                 break
-    return state
+    return state, best
 
 
 def _check_finite(state: State, step: int) -> None:
@@ -190,7 +210,8 @@ def _start(program: Program, checkpoints: Checkpoints) -> State:
     if checkpoints.latest_step is not None:
         if distributed.is_leader():
             print(f"going on from step {checkpoints.latest_step}")
-        return checkpoints.restore(program.restorable())
+        frozen = {name: tree.values for name, tree in program.frozen.items()}
+        return checkpoints.restore(program.restorable(), frozen=frozen)
     state = program.init()
     if isinstance(init, Checkpoint):
         state, report = resume.load_initial(

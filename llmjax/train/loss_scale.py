@@ -1,14 +1,17 @@
 """Dynamic loss scaling: float16's small gradients kept, its overflows skipped."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
-from llmjax.config import LossScale
-from llmjax.train.state import State
+from llmjax.config import Float16, LossScale, Precision
+from llmjax.tasks.task import Loss
+from llmjax.train.state import State, WithAxes
 
 KEY = "loss_scale"  # in `State.extra`
 FLOOR = 1.0  # where lowering it helps no more: the gradients themselves overflow
@@ -39,6 +42,66 @@ def initial(config: LossScale) -> dict[str, Scale]:
 def factor(extra: Any, count: jax.Array) -> jax.Array:
     """By which a sum over `count` is multiplied: the scale, of the mean."""
     return extra[KEY].value / jnp.maximum(count, 1)
+
+
+def scaled(loss: Loss) -> Loss:
+    """`loss` with a backward pass on a larger scale; its gradient is not scaled.
+
+    The scale is taken off where the gradient leaves the loss, in float32, so that any
+    estimator (one that clips the gradient of each example) sees the true one.
+    """
+
+    @jax.custom_vjp
+    def call(params, frozen, extra, batch, rng):
+        return loss(params, frozen, extra, batch, rng)
+
+    def forward(params, frozen, extra, batch, rng):
+        def total_of(params):
+            total, *rest = loss(params, frozen, extra, batch, rng)
+            return total, rest
+
+        total, pullback, (count, metrics, new) = jax.vjp(total_of, params, has_aux=True)
+        return (total, count, metrics, new), (pullback, factor(extra, count))
+
+    def backward(residuals, cotangents):
+        pullback, scale = residuals
+        (grads,) = pullback(cotangents[0] * scale)
+        return jax.tree.map(lambda g: g / scale, grads), None, None, None, None
+
+    call.defvjp(forward, backward)
+    return call
+
+
+Accept = Callable[[State, State, Any, Any], tuple[State, Any, Any]]
+
+
+def accept_all(old: State, new: State, grads: Any, out: Any) -> tuple[State, Any, Any]:
+    """Every update as it is."""
+    return new, grads, out
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaling:
+    """What a precision adds to a step.
+
+    Attributes:
+      loss: wrapper of what is differentiated.
+      accept: what of an update is kept; see `checked`.
+      extra: for `State.extra`.
+    """
+
+    loss: Callable[[Loss], Loss]
+    accept: Accept
+    extra: dict[str, WithAxes]
+
+
+def of(precision: Precision) -> Scaling:
+    """The scaling of a precision; only float16 has one."""
+    if not isinstance(precision, Float16):
+        return Scaling(lambda loss: loss, accept_all, {})
+    config = precision.loss_scale
+    extra = {name: WithAxes(scale) for name, scale in initial(config).items()}
+    return Scaling(scaled, functools.partial(checked, config=config), extra)
 
 
 def checked(

@@ -1,6 +1,5 @@
-"""A batch in parts: sums over a scan of microbatches, in float32."""
+"""A batch in microbatches: sums over a scan of microbatches, in float32."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,46 +9,47 @@ import optax
 
 from llmjax.parallel.axes import partition_spec
 from llmjax.tasks.task import Batch, Loss
+from llmjax.train.gradient import Gradient
 from llmjax.train.placement import Placement
 from llmjax.train.state import State
 
 
 def accumulate(
-    gradient: Callable[..., Any],
-    state: State,
+    gradient: Gradient,
+    params: Any,
+    frozen: Any,
+    extra: Any,
     batch: Batch,
     key: jax.Array,
     microbatches: int,
     placement: Placement,
 ) -> Any:
-    """Sums of what `gradient` gives of each part: (grads, (count, metrics, extra)).
+    """Sums of what `gradient` gives of each microbatch: (grads, count, metrics, extra).
 
-    The gradients' sum is cut over devices as `placement` says from the first part on.
+    The gradients' sum is cut over devices as `placement` says from the first one on;
+    `extra` passes from one to the next.
     """
 
     def body(carry, inputs):
         batch, index = inputs
         total, extra = carry
-        state_now = dataclasses.replace(state, extra=extra)
-        grads, (count, metrics, extra) = gradient(
-            state_now, batch, jax.random.fold_in(key, index)
+        *sums, extra = gradient(
+            params, frozen, extra, batch, jax.random.fold_in(key, index)
         )
-        grads, rest = jax.tree.map(jnp.add, total, (grads, (count, metrics)))
-        return ((placement.as_gradients(grads), rest), extra), None
+        grads, *rest = jax.tree.map(jnp.add, total, sums)
+        return ([placement.as_gradients(grads), *rest], extra), None
 
     batches = deal(batch, microbatches)
     first = jax.tree.map(lambda x: x[0], batches)
-    grads, (count, metrics, _) = jax.eval_shape(gradient, state, first, key)
-    zeros = jax.tree.map(
-        lambda s: jnp.zeros(s.shape, jnp.promote_types(s.dtype, jnp.float32)),
-        (grads, (count, metrics)),
+    *sums, _ = jax.eval_shape(gradient, params, frozen, extra, first, key)
+    grads, *rest = jax.tree.map(
+        lambda s: jnp.zeros(s.shape, jnp.promote_types(s.dtype, jnp.float32)), sums
     )
-    zeros = placement.as_gradients(zeros[0]), zeros[1]
+    zeros = [placement.as_gradients(grads), *rest]
     (total, extra), _ = jax.lax.scan(
-        body, (zeros, state.extra), (batches, jnp.arange(microbatches))
+        body, (zeros, extra), (batches, jnp.arange(microbatches))
     )
-    grads, (count, metrics) = total
-    return grads, (count, metrics, extra)
+    return *total, extra
 
 
 def deal(batch: Batch, microbatches: int) -> Any:

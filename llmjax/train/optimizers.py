@@ -10,6 +10,7 @@ import optax.contrib
 
 from llmjax.config import (
     Constant,
+    Float16,
     Lamb,
     Mixture,
     OptimizerConfig,
@@ -93,8 +94,8 @@ def check(run: RunConfig) -> None:
         specs = [spec for group in run.model.layers for spec in group.pattern]
         twice = "Sophia differentiates the loss twice"
         problem = None
-        if layout.precision == "float16":
-            problem = "layout.precision is 'float16', which scales it once"
+        if isinstance(layout.precision, Float16):
+            problem = "layout.precision.kind is 'float16', which scales it once"
         elif isinstance(layout.attention, SplashAttention):
             problem = "layout.attention.kind is 'splash', a kernel with one derivative"
         elif any(isinstance(run.model.layer_mlp(s)[0], Mixture) for s in specs):

@@ -11,8 +11,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from llmjax import hub
 from llmjax.config import Checkpoint, ModelConfig, RunConfig, to_dict
+from llmjax.models.forward import variables
 from llmjax.parallel.processes import distributed
 from llmjax.train.checkpoints import load_params
+from llmjax.train.frozen import PARAMS, split
 from llmjax.train.state import State
 
 CONFIG_FILE = "config.json"
@@ -26,6 +28,7 @@ FREE = (
     "train.eval_batches",
     "train.checkpoint_every",
     "train.keep_best",
+    "train.patience",
     "train.writers",
     "train.heartbeat_timeout_seconds",
 )
@@ -86,7 +89,8 @@ def load_initial(
     mesh = jax.tree.leaves(shardings)[0].mesh
     cfg, source = _weights(init, mesh)
     found = _named(source)
-    wanted = _named(state.params)
+    weights = variables(state.params, state.frozen)["params"]
+    wanted = _named(weights)
     loaded = sorted(wanted.keys() & found.keys())
     if not loaded:
         raise ValueError(f"{init.path}: none of its weights has a name of this model's")
@@ -111,7 +115,8 @@ def load_initial(
         grow = jax.jit(_with_first_rows, out_shardings=sharding)
         return grow(leaf, new)
 
-    params = jax.tree_util.tree_map_with_path(pick, state.params, shardings.params)
+    to = variables(shardings.params, shardings.frozen)["params"]
+    weights = jax.tree_util.tree_map_with_path(pick, weights, to)
     kept = [name for name in loaded if name not in grown]
     created = sorted(wanted.keys() - found.keys())
     left = sorted(found.keys() - wanted.keys())
@@ -125,7 +130,10 @@ def load_initial(
         if names or what != "loaded, with new rows":
             lines.append(f"  {what} {len(names)}: {_brief(names)}")
     lines += [f"  model.{line}" for line in _differences(cfg, model)]
-    return dataclasses.replace(state, params=params), "\n".join(lines)
+    frozen = _named(state.frozen.get(PARAMS, {}))
+    params, rest = split(weights, frozen)
+    trees = {**state.frozen, PARAMS: rest} if rest else state.frozen
+    return dataclasses.replace(state, params=params, frozen=trees), "\n".join(lines)
 
 
 def _with_first_rows(leaf: jax.Array, rows: jax.Array) -> jax.Array:

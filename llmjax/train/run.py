@@ -1,6 +1,7 @@
 """A whole run from its config; any of its parts can be given instead."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -21,10 +22,27 @@ from llmjax.data.store.tokens import TokenSource
 from llmjax.parallel.axes import MESH_AXES
 from llmjax.parallel.processes import distributed
 from llmjax.tasks.registry import make_task
-from llmjax.tasks.task import Task
+from llmjax.tasks.task import Loss, Task, loss_of
 from llmjax.train import loop, setup
 from llmjax.train.checkpoints import load_params
+from llmjax.train.gradient import GradientEstimator, value_and_grad
 from llmjax.train.setup import Batches, Program
+from llmjax.train.state import State, WithAxes
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run that ended.
+
+    Attributes:
+      state: the last.
+      program: what it was trained with.
+      result: what `result.json` holds: last metrics, speed, memory, parameter count.
+    """
+
+    state: State
+    program: Program
+    result: dict[str, Any]
 
 
 def run(
@@ -36,9 +54,13 @@ def run(
     source: Batches | None = None,
     evaluation: Batches | None = None,
     update: optax.GradientTransformationExtraArgs | None = None,
+    loss: Callable[[Task, nn.Module], Loss] = loss_of,
+    gradient: GradientEstimator = value_and_grad,
+    frozen: Mapping[str, WithAxes] | None = None,
+    extra: Mapping[str, WithAxes] | None = None,
     profile: tuple[int, int] | None = None,
     progress: bool = True,
-) -> dict[str, Any]:
+) -> Run:
     """Trains as `config` says, going on from what `workdir` holds.
 
     Args:
@@ -46,10 +68,8 @@ def run(
       workdir: of metrics, checkpoints and the config.
       model, task, source, evaluation, update: instead of the config's model, task,
         training batches, evaluation batches and optax chain.
+      loss, gradient, frozen, extra: as `setup.build`'s.
       profile, progress: as `loop.fit`'s.
-
-    Returns:
-      What `result.json` holds: last metrics, speed, memory, parameter count.
 
     Raises:
       FileNotFoundError: the corpus is not prepared.
@@ -64,11 +84,21 @@ def run(
             source = batches(config, task, corpora, data.train_split)
             source.check(config.train.steps)
         evaluation = evaluation or batches(config, task, corpora, data.eval_split)
-    program = setup.build(config, task, source.batch(0), model=model, optimizer=update)
-    _, result = loop.fit(
+    program = setup.build(
+        config,
+        task,
+        source.batch(0),
+        model=model,
+        optimizer=update,
+        loss=loss,
+        gradient=gradient,
+        frozen=frozen,
+        extra=extra,
+    )
+    state, result = loop.fit(
         program, source, evaluation, workdir, profile=profile, progress=progress
     )
-    return result
+    return Run(state, program, result)
 
 
 Corpora = list[tuple[MixturePart, Corpus]]
@@ -113,7 +143,8 @@ def load(
 ) -> tuple[Program, Any, Pipeline]:
     """A trained run, to evaluate: its program, its weights, the batches of a split.
 
-    The mesh is of the devices that are here, whatever the run was trained on.
+    The weights are one tree, frozen ones among them. The mesh is of the devices that
+    are here, whatever the run was trained on.
 
     Args:
       workdir: of the run.
@@ -125,7 +156,10 @@ def load(
     here: dict[str, Any] = {axis: getattr(default, axis) for axis in MESH_AXES}
     layout = dataclasses.replace(config.layout, microbatches=1, **here)
     train = dataclasses.replace(config.train, eval_batches=None)
-    config = dataclasses.replace(config, layout=layout, train=train)
+    optimizer = dataclasses.replace(config.optimizer, freeze=())
+    config = dataclasses.replace(
+        config, layout=layout, train=train, optimizer=optimizer
+    )
     corpora = prepare.open_corpora(config.data)
     task = make_task(config, corpora[0][1].tokenizer)
     pipeline = batches(config, task, corpora, split or config.data.eval_split)

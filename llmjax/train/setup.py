@@ -2,28 +2,31 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
 import numpy as np
 import optax
+from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
-from llmjax.config import LayoutConfig, RunConfig
+from llmjax.config import LayoutConfig, RunConfig, Scratch
 from llmjax.data.batches.curriculum import Curriculum
 from llmjax.models import quantized
 from llmjax.parallel import axes as axes_lib
 from llmjax.parallel import mesh as mesh_lib
 from llmjax.parallel import pipeline, sequence
 from llmjax.parallel.processes import distributed
-from llmjax.tasks.task import Task
+from llmjax.tasks.task import Loss, Task, loss_of
+from llmjax.train import frozen as frozen_lib
 from llmjax.train import loss_scale, optimizers
 from llmjax.train import placement as placement_lib
 from llmjax.train import state as state_lib
-from llmjax.train.state import State
-from llmjax.train.step import make_evaluation, make_step
+from llmjax.train.gradient import GradientEstimator, value_and_grad
+from llmjax.train.state import State, WithAxes
+from llmjax.train.step import make_evaluation, make_prediction, make_step
 
 HostBatch = dict[str, np.ndarray]
 
@@ -53,7 +56,19 @@ class Batches(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """The compiled side of a run: what is jitted, and where things lie."""
+    """The compiled side of a run: what is jitted, and where things lie.
+
+    Attributes:
+      config, mesh, model, task, optimizer: of the run.
+      batch: ShapeDtypeStructs of the global batch.
+      abstract, axes, shardings: of the state.
+      frozen, extra: trees of the state that the caller gave `build`.
+      fresh: key -> a fresh state without those.
+      step: (state, batch) -> (state, (metrics, scalars)); the state is donated.
+      evaluate: (params, frozen, extra, batch) -> metrics.
+      predict: (params, frozen, batch) -> predictions.
+      place: this process's rows -> the global batch.
+    """
 
     config: RunConfig
     mesh: Mesh
@@ -64,6 +79,8 @@ class Program:
     abstract: State
     axes: State
     shardings: State
+    frozen: Mapping[str, WithAxes]
+    extra: Mapping[str, WithAxes]
     fresh: Callable[[jax.Array], State]
     step: Callable[..., Any]
     evaluate: Callable[..., Any]
@@ -72,13 +89,24 @@ class Program:
 
     def init(self) -> State:
         """A fresh state from `train.seed`, born sharded."""
-
+        key = jax.random.key(self.config.train.seed)
+        base = _names(self.frozen)
+        frozen, extra = dict(self.shardings.frozen), self.shardings.extra
+        own, added = frozen_lib.split(frozen.get(frozen_lib.PARAMS, {}), base)
+        born = dataclasses.replace(
+            self.shardings, frozen={frozen_lib.PARAMS: own} if own else {}, extra={}
+        )
+        frozen[frozen_lib.PARAMS] = added
         with mesh_lib.use(self.mesh):
-            key = jax.random.key(self.config.train.seed)
-            return jax.jit(self.fresh, out_shardings=self.shardings)(key)
+            state = jax.jit(self.fresh, out_shardings=born)(key)
+            return state_lib.joined(
+                state,
+                {k: v.placed(frozen[k]) for k, v in self.frozen.items()},
+                {k: v.placed(extra[k]) for k, v in self.extra.items()},
+            )
 
     def with_params(self, state: State, params: Any) -> State:
-        """`state` with other weights and an optimizer that starts from them."""
+        """`state` with other trained weights and an optimizer that starts from them."""
 
         def init(params):
             return self.optimizer.init(state_lib.float32(params))
@@ -104,6 +132,10 @@ def build(
     model: nn.Module | None = None,
     optimizer: optax.GradientTransformationExtraArgs | None = None,
     mesh: Mesh | None = None,
+    loss: Callable[[Task, nn.Module], Loss] = loss_of,
+    gradient: GradientEstimator = value_and_grad,
+    frozen: Mapping[str, WithAxes] | None = None,
+    extra: Mapping[str, WithAxes] | None = None,
 ) -> Program:
     """Builds and checks a run's program; nothing is computed on devices yet.
 
@@ -114,9 +146,16 @@ def build(
       model: instead of the task's own.
       optimizer: an optax chain instead of the config's.
       mesh: instead of the config's over all devices.
+      loss: what is minimised and evaluated, made of task and model; a wrapper of
+        `loss_of`.
+      gradient: how the loss's gradient is computed; see `llmjax.train.gradient`.
+      frozen: trees for `State.frozen`, by name. "params" holds weights of the model
+        itself, such as the base under an adapter: they are not trained.
+      extra: trees for `State.extra`, by name, as they are at step 0.
 
     Raises:
-      ValueError: a mesh that is not there, a batch or weight that does not divide.
+      ValueError: a mesh that is not there, a batch or weight that does not divide, a
+        tree that does not fit.
     """
     layout = config.layout
     mesh = mesh or mesh_lib.make_mesh(layout)
@@ -126,14 +165,33 @@ def build(
         k: jax.ShapeDtypeStruct((config.data.batch_size, *v.shape[1:]), v.dtype)
         for k, v in example_batch.items()
     }
-    params, axes = axes_lib.param_axes(model, batch)
+    shapes, axes = axes_lib.param_axes(model, batch)
     mesh_lib.check_axes(axes, batch, mesh)
+    scaling = loss_scale.of(layout.precision)
+    frozen = _checked("frozen", frozen or {})
+    extra = _checked("extra", {**(extra or {}), **scaling.extra})
+    base = _check_base(config, frozen, shapes)
+    names = flatten_dict(shapes, sep="/").keys() - base
+    kept = frozen_lib.matching(config.optimizer.freeze, names)
+    trained_axes, _ = frozen_lib.split(axes, kept | base)
     if optimizer is None:
         optimizers.check(config)
-        optimizer = optimizers.make(config.optimizer, config.train.steps, axes)
-    fresh = functools.partial(_fresh, config, model, optimizer, batch)
-    abstract = jax.eval_shape(fresh, jax.random.key(0))
-    all_axes = state_lib.state_axes(abstract, params, axes)
+        optimizer = optimizers.make(config.optimizer, config.train.steps, trained_axes)
+    fresh = functools.partial(
+        state_lib.initial,
+        model,
+        optimizer,
+        batch,
+        masters=layout.precision.masters,
+        frozen=kept,
+        elsewhere=base,
+    )
+    born = jax.eval_shape(fresh, jax.random.key(0))
+    born_axes = state_lib.state_axes(
+        born, trained_axes, frozen_lib.split(axes, kept)[1]
+    )
+    abstract = state_lib.joined(born, _shapes(frozen), _shapes(extra))
+    all_axes = state_lib.joined(born_axes, _axes(frozen), _axes(extra))
     shardings, placement = placement_lib.place(
         abstract,
         all_axes,
@@ -142,14 +200,16 @@ def build(
         mesh,
     )
     on_batch = axes_lib.batch_sharding(mesh, batch)
-    loss = task.loss(model)
+    objective = loss(task, model)
     step = make_step(
-        loss,
+        scaling.loss(objective),
         optimizer,
         layout,
         seed=config.train.seed,
         norms_every=config.train.log_every,
         placement=placement,
+        gradient=gradient,
+        accept=scaling.accept,
     )
     weights = shardings.params
     return Program(
@@ -162,6 +222,8 @@ def build(
         abstract=abstract,
         axes=all_axes,
         shardings=shardings,
+        frozen=frozen,
+        extra=extra,
         fresh=fresh,
         step=jax.jit(
             step,
@@ -171,13 +233,49 @@ def build(
             compiler_options=_compiler_options(layout, mesh),
         ),
         evaluate=jax.jit(
-            make_evaluation(loss),
+            make_evaluation(objective),
             # `extra` may be none: of weights alone
             in_shardings=(weights, shardings.frozen, None, on_batch),
         ),
-        predict=jax.jit(task.predict(model), in_shardings=(weights, on_batch)),
+        predict=jax.jit(
+            make_prediction(task.predict(model)),
+            in_shardings=(weights, shardings.frozen, on_batch),
+        ),
         place=functools.partial(_place, on_batch, mesh),
     )
+
+
+def _checked(where: str, trees: Mapping[str, WithAxes]) -> dict[str, WithAxes]:
+    return {name: tree.checked(f"{where}/{name}") for name, tree in trees.items()}
+
+
+def _check_base(
+    config: RunConfig, frozen: Mapping[str, WithAxes], shapes: Any
+) -> set[str]:
+    """Names of the model's weights that a caller gave, which must fit the model."""
+    if frozen_lib.PARAMS not in frozen:
+        return set()
+    frozen_lib.check_params(frozen[frozen_lib.PARAMS].values, shapes)
+    if not isinstance(config.init, Scratch):
+        raise ValueError(
+            f"config key 'init.kind' is {config.init.kind!r} and frozen['params'] has "
+            "weights of the model too; set it to 'scratch', or load them into one tree"
+        )
+    return _names(frozen)
+
+
+def _names(frozen: Mapping[str, WithAxes]) -> set[str]:
+    """Of the model's own weights in a caller's trees."""
+    base = frozen.get(frozen_lib.PARAMS)
+    return set() if base is None else set(flatten_dict(base.values, sep="/"))
+
+
+def _shapes(trees: Mapping[str, WithAxes]) -> dict[str, Any]:
+    return {name: tree.shapes for name, tree in trees.items()}
+
+
+def _axes(trees: Mapping[str, WithAxes]) -> dict[str, Any]:
+    return {name: tree.axes for name, tree in trees.items()}
 
 
 def _compiler_options(layout: LayoutConfig, mesh: Mesh) -> dict[str, Any] | None:
@@ -196,19 +294,6 @@ def _check(config: RunConfig, mesh: Mesh) -> None:
         sequence.check(config.layout, T, mesh)
         rows = size // config.layout.microbatches
         pipeline.check(config.model, config.layout, rows, mesh)
-
-
-def _fresh(
-    config: RunConfig,
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    batch: Any,
-    key: jax.Array,
-) -> State:
-    layout = config.layout
-    half = layout.precision == "float16"
-    extra = loss_scale.initial(layout.loss_scale) if half else {}
-    return state_lib.initial(model, optimizer, batch, key, layout.masters, extra)
 
 
 def _place(on_batch: Any, mesh: Mesh, rows: HostBatch) -> Any:

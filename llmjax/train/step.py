@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from llmjax.config import LayoutConfig
+from llmjax.models.forward import variables
 from llmjax.tasks.task import Batch, Loss, Metrics
-from llmjax.train import loss_scale
+from llmjax.train.gradient import GradientEstimator, value_and_grad
+from llmjax.train.loss_scale import Accept, accept_all
 from llmjax.train.microbatches import accumulate, mean_loss
 from llmjax.train.placement import Placement
 from llmjax.train.rounding import round_tree
@@ -31,45 +33,38 @@ def make_step(
     seed: int,
     norms_every: int,
     placement: Placement = ANYWHERE,
+    gradient: GradientEstimator = value_and_grad,
+    accept: Accept = accept_all,
 ) -> Step:
     """(state, batch) -> (state, (metrics, scalars)); not yet jitted.
 
     The gradient is that of sum / count over the whole batch, however many microbatches
     it is computed in. Scalars: `grad_norm`, and every `norms_every` updates (else 0)
-    `grad_norm/G` and `param_norm/G` per group of weights G; in float16 `loss_scale`,
-    and `skipped`: how many updates overflowed so far. Such an update changes neither
-    weights nor optimizer; `step` counts it, so that its batch is not met again.
+    `grad_norm/G` and `param_norm/G` per group of weights G.
 
     Args:
       loss, optimizer: of the run.
-      layout: `precision`, `loss_scale`, `masters` and `microbatches` are read.
+      layout: `precision.masters` and `microbatches` are read.
       seed: of dropout and of rounding at random.
       norms_every: see above.
       placement: where gradients and the optimizer's state lie.
+      gradient: how the gradient of a microbatch is computed.
+      accept: what of an update is kept, and which scalars tell it.
     """
-    k, half = layout.microbatches, layout.precision == "float16"
+    k, estimate = layout.microbatches, gradient(loss)
 
-    def gradient(state, batch, key):
-        def scalar(params):
-            total, count, metrics, extra = loss(
-                params, state.frozen, state.extra, batch, key
-            )
-            factor = loss_scale.factor(state.extra, count) if half else 1.0
-            return total * factor, (factor, (count, metrics, extra))
-
-        (_, (factor, aux)), grads = jax.value_and_grad(scalar, has_aux=True)(
-            state.params
-        )
-        grads = jax.tree.map(lambda g: g / factor, float32(grads))
-        return placement.as_gradients(grads), aux
+    def microbatch(params, frozen, extra, batch, key):
+        grads, *rest = estimate(params, frozen, extra, batch, key)
+        return placement.as_gradients(float32(grads)), *rest
 
     def step(state: State, batch: Batch):
         key = jax.random.fold_in(jax.random.key(seed), state.step)
+        parts = state.params, state.frozen, state.extra
         if k == 1:
-            grads, (count, metrics, extra) = gradient(state, batch, key)
+            grads, count, metrics, extra = microbatch(*parts, batch, key)
         else:
-            grads, (count, metrics, extra) = accumulate(
-                gradient, state, batch, key, k, placement
+            grads, count, metrics, extra = accumulate(
+                microbatch, *parts, batch, key, k, placement
             )
         scale = 1 / jnp.maximum(count, 1)
         grads = jax.tree.map(lambda g: g * scale, grads)
@@ -78,11 +73,7 @@ def make_step(
         updated = update(old, grads, objective, key)
         new = dataclasses.replace(old, **updated, step=state.step + 1, extra=extra)
         out = metrics, {"grad_norm": optax.tree.norm(grads)}
-        if half:
-            new, grads, out = loss_scale.checked(
-                old, new, grads, out, layout.loss_scale
-            )
-        metrics, scalars = out
+        new, grads, (metrics, scalars) = accept(old, new, grads, out)
         due = new.step % norms_every == 0
         scalars |= jax.lax.cond(due, _norms, _no_norms, grads, state.params)
         new = dataclasses.replace(new, opt_state=placement.stored(new.opt_state))
@@ -94,7 +85,7 @@ def make_step(
             grads, state.opt_state, params, obj_fn=objective
         )
         params = optax.apply_updates(params, updates)
-        if layout.masters == "bfloat16":
+        if layout.precision.masters == "bfloat16":
             params = round_tree(params, jax.random.fold_in(key, ROUNDING))
         return {"params": placement.as_weights(params), "opt_state": opt_state}
 
@@ -130,3 +121,14 @@ def make_evaluation(loss: Loss) -> Callable[[Any, Any, Any, Batch], Metrics]:
         return loss(params, frozen, extra, batch, None)[2]
 
     return evaluate
+
+
+def make_prediction(
+    predict: Callable[[Any, Batch], Any],
+) -> Callable[[Any, Any, Batch], Any]:
+    """(params, frozen, batch) -> predictions, with all weights of the model."""
+
+    def prediction(params, frozen, batch):
+        return predict(variables(params, frozen)["params"], batch)
+
+    return prediction

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from llmjax.config import (
+    BFloat16,
     BlockedAttention,
     Cosine,
     Group,
@@ -54,7 +55,7 @@ WINDOWED = dataclasses.replace(
 )
 MODELS = {
     "rotary": LanguageModel(ROTARY),
-    "bfloat16": LanguageModel(ROTARY, LayoutConfig(precision="bfloat16")),
+    "bfloat16": LanguageModel(ROTARY, LayoutConfig(precision=BFloat16())),
     "windowed": LanguageModel(WINDOWED, LayoutConfig(attention=BlockedAttention(8))),
     "encoder_decoder": LanguageModel(
         dataclasses.replace(ROTARY, architecture="encoder_decoder")

@@ -12,6 +12,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from llmjax.config import (
+    BFloat16,
     Capacity,
     Dropless,
     Fp8,
@@ -109,7 +110,7 @@ def test_the_weights_are_those_of_the_same_model_without(tiny):
 
 
 def test_it_trains_on_a_mesh_under_scan_and_remat_as_on_one_device():
-    layout = {"quantization": Int8(), "remat": "full", "precision": "bfloat16"}
+    layout = {"quantization": Int8(), "remat": "full", "precision": BFloat16()}
     one = toy.program(toy.change(toy.CONFIG, layout=layout))
     mesh = {"data": 1, "fsdp": 4, "tensor": 2}
     many = toy.program(toy.change(toy.CONFIG, layout=layout | mesh), devices=8)

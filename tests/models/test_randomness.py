@@ -31,7 +31,7 @@ def test_same_bits_however_laid_out(tiny):
         {
             "remat": "dots",
             "attention": config.BlockedAttention(4),
-            "precision": "bfloat16",
+            "precision": config.BFloat16(),
         },
     ):
         jax.tree.map(np.testing.assert_array_equal, init(tiny, **layout), want)

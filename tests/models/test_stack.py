@@ -122,7 +122,7 @@ def test_scan_is_layer_by_layer(cfg, params):
 
 
 def test_bfloat16_computes_in_it_and_keeps_float32_masters(cfg, params, plain):
-    model = LanguageModel(cfg, config.LayoutConfig(precision="bfloat16"))
+    model = LanguageModel(cfg, config.LayoutConfig(precision=config.BFloat16()))
 
     def run(params):
         outputs = model.apply({"params": params}, BATCH, method="outputs")
@@ -136,7 +136,8 @@ def test_bfloat16_computes_in_it_and_keeps_float32_masters(cfg, params, plain):
     assert (x.dtype, table.dtype, logits.dtype) == ("bfloat16", "float32", "float32")
     shapes = jax.eval_shape(model.init, jax.random.key(0), BATCH)
     assert {a.dtype.name for a in jax.tree.leaves(shapes)} == {"float32"}
-    value, grads = jax.jit(jax.value_and_grad(loss(cfg, precision="bfloat16")))(params)
+    half = loss(cfg, precision=config.BFloat16())
+    value, grads = jax.jit(jax.value_and_grad(half))(params)
     assert {g.dtype.name for g in jax.tree.leaves(grads)} == {"float32"}
     assert value != plain[0]
     np.testing.assert_allclose(value, plain[0], rtol=0.02)

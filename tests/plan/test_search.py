@@ -149,7 +149,8 @@ def test_the_compiler_ranks(run, found, monkeypatch, refusal):
         {"remat": "full", "saved": ()},
         {"attention": cfg.SplashAttention(block_q=1024), "microbatches": 4},
         {"attention": cfg.EinsumAttention()},
-        {"optimizer_memory": "host", "masters": "bfloat16", "loss_block": 256},
+        {"optimizer_memory": "host", "loss_block": 256},
+        {"precision": cfg.BFloat16(masters="bfloat16")},
     ],
     ids=lambda change: "-".join(change),
 )

@@ -212,7 +212,7 @@ ROWS = (
             "fsdp": 256,
             "remat": "full",
             "saved": (),
-            "masters": "bfloat16",
+            "precision": cfg.BFloat16(masters="bfloat16"),
             **flags_of_xla(81920),
         },
         {"dispatch.factor": 1.0},

@@ -43,7 +43,7 @@ def config(kind: str, seed: int, steps: int) -> RunConfig:
     run: ml_collections.ConfigDict = python_docs.get_config()
     run.model.d_model, run.model.d_ff = 128, 352
     run.data.batch_size = 4
-    run.layout.precision = "bfloat16"
+    run.layout.precision.kind = "bfloat16"
     run.layout.quantization.kind = kind
     run.train.seed = run.data.shuffle_seed = seed
     run.train.steps = run.train.eval_every = run.train.checkpoint_every = steps

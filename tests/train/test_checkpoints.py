@@ -61,7 +61,7 @@ def test_the_run_is_told_beside_the_state(whole, program):
         f.read_text() for f in files if f.is_file() and "format" in f.read_text()
     )
     run = json.loads(text)
-    assert run["format"] == 1
+    assert run["format"] == 2
     assert run["config"] == to_dict(program.config)
 
 
@@ -125,6 +125,32 @@ def test_a_damaged_checkpoint_is_named(damage, copy, program):
     assert "\n" not in str(e.value)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError(13, "Permission denied"),
+        OSError(5, "Input/output error"),
+        MemoryError(),
+        ValueError("PERMISSION_DENIED: Error opening local file"),
+        ValueError("RESOURCE_EXHAUSTED: out of memory"),
+        KeyError("a bug of ours"),
+        TypeError("another"),
+    ],
+    ids=repr,
+)
+def test_other_errors_pass_as_they_are(error, whole, program, monkeypatch):
+    """A disk, a permission, memory or a bug say nothing about the checkpoint."""
+
+    def fail(*_, **__):
+        raise error
+
+    checkpoints = Checkpoints(whole.workdir)
+    monkeypatch.setattr(checkpoints.manager, "restore", fail)
+    with pytest.raises(type(error)) as e:
+        checkpoints.restore(program.restorable())
+    assert e.value is error
+
+
 def test_once_it_is_moved_away_the_one_before_is_read(whole, program, tmp_path):
     checkpoints = Checkpoints(tmp_path, program.config)
     for step, loss in ((8, 1.0), (10, 2.0)):
@@ -140,9 +166,9 @@ def test_once_it_is_moved_away_the_one_before_is_read(whole, program, tmp_path):
 
 def test_another_format_is_named(copy, program):
     for file in files_of(copy / "checkpoints" / "10" / "run"):
-        file.write_text(file.read_text().replace('"format":1', '"format":99'))
-        file.write_text(file.read_text().replace('"format": 1', '"format": 99'))
-    with pytest.raises(ValueError, match="format 99; this version reads 1"):
+        file.write_text(file.read_text().replace('"format":2', '"format":99'))
+        file.write_text(file.read_text().replace('"format": 2', '"format": 99'))
+    with pytest.raises(ValueError, match="format 99; this version reads 2"):
         Checkpoints(copy).restore(program.restorable())
 
 

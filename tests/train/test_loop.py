@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import os
 import signal
 
@@ -9,6 +10,7 @@ import jax
 import pytest
 
 from llmjax.train import loop, optimizers, writers
+from llmjax.train.best import Best
 from llmjax.train.checkpoints import Checkpoints
 from llmjax.train.evaluation import evaluate
 from tests.train import toy
@@ -73,6 +75,64 @@ def test_the_best_and_the_latest_are_kept(program, train, held_out, tmp_path):
     assert kept == [4, 6, 10]
     checkpoints = Checkpoints(tmp_path)
     assert (checkpoints.best_step, checkpoints.latest_step) == (4, 10)
+
+
+def judged(program, values, metric="accuracy", **train):
+    """`program` whose evaluations give `values` in turn."""
+    values = iter(values)
+
+    def scored(*_):
+        return {"loss": (1.0, 1.0), metric: (float(next(values)), 1.0)}
+
+    fields = {"eval_every": 1, "checkpoint_every": 1, "eval_batches": 1, **train}
+    config = toy.change(program.config, train={"best_metric": metric, **fields})
+    return dataclasses.replace(program, config=config, evaluate=scored)
+
+
+def test_the_best_by_accuracy_is_the_largest(program, train, held_out, tmp_path):
+    values = [0, 2, 5, 3, 4, 1, 1, 1, 1, 1, 1]
+    fit(judged(program, values, best_mode="max"), train, held_out, tmp_path)
+    checkpoints = Checkpoints(tmp_path)
+    assert (checkpoints.best_step, checkpoints.latest_step) == (2, 10)
+
+
+@pytest.mark.parametrize("step", [None, 1, 3])
+def test_a_run_ends_when_patience_does(
+    step, program, train, held_out, tmp_path, capsys
+):
+    """Interrupted or not: 3 evaluations after step 2 are no better than its."""
+    values, fields = [0, 2, 5, 3, 4, 4, 9], {"best_mode": "max", "patience": 3}
+
+    def end():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if step is not None:
+        ended = toy.Interrupted(train, step, end)
+        fit(judged(program, values, **fields), ended, held_out, tmp_path)
+        values = values[step + 2 :]
+    _, result = fit(judged(program, values, **fields), train, held_out, tmp_path)
+    assert (result["step"], result["finished"], result["stopped_early"]) == (5, 1, 1)
+    assert "accuracy than 5.0 of step 2" in capsys.readouterr().out
+    assert Checkpoints(tmp_path).best_step == 2
+    _, again = fit(judged(program, [], **fields), train, held_out, tmp_path)
+    assert (again["step"], again["stopped_early"]) == (5, True)
+    more = judged(program, [1] * 9, **fields | {"patience": 5})
+    _, result = fit(more, train, held_out, tmp_path)
+    assert (result["step"], result["stopped_early"]) == (7, True)
+
+
+def test_patience_without_an_evaluation_is_refused(program, train, tmp_path):
+    with pytest.raises(ValueError, match=r"train.patience' is 2 and nothing is eval"):
+        fit(judged(program, [], patience=2), train, None, tmp_path)
+
+
+def test_a_value_that_is_not_a_number_is_never_better():
+    config = dataclasses.replace(toy.CONFIG.train, best_mode="max", patience=2)
+    best = Best()
+    for step, value in enumerate([math.nan, 1.0, math.nan, 1.0]):
+        best = best.after(step, value, config)
+    assert best == Best(1.0, 1, 2)
+    assert best.exhausted(config)
 
 
 def test_an_unknown_best_metric_is_named(program, train, held_out, tmp_path):

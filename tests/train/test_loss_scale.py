@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from llmjax.config import LayoutConfig, LossScale
+from llmjax.config import Float16, LayoutConfig, LossScale
 from llmjax.parallel.mesh import use
 from llmjax.train import loop, loss_scale, writers
 from tests.train import tiny, toy
@@ -18,7 +18,7 @@ ADAM = optax.adam(0.01)
 
 def half(microbatches=1, **scale):
     return LayoutConfig(
-        precision="float16", loss_scale=LossScale(**scale), microbatches=microbatches
+        precision=Float16(LossScale(**scale)), microbatches=microbatches
     )
 
 
@@ -97,8 +97,7 @@ def test_gradients_are_those_of_float32(microbatches):
 def test_a_run_of_a_transformer_in_float16(tmp_path):
     """On four devices, in microbatches; logged, evaluated, with and without a scale."""
     layout = {
-        "precision": "float16",
-        "loss_scale": LossScale(2.0**24),
+        "precision": Float16(LossScale(2.0**24)),
         "microbatches": 2,
         "fsdp": 2,
     }

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from llmjax.config import LayoutConfig
+from llmjax.config import BFloat16, LayoutConfig
 from llmjax.train import rounding
 from llmjax.train.step import make_step
 from tests.train import tiny, toy
 
-BFLOAT = LayoutConfig(masters="bfloat16")
+BFLOAT = LayoutConfig(precision=BFloat16(masters="bfloat16"))
 
 
 def test_the_mean_of_many_roundings_is_the_number():

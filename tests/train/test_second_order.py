@@ -10,6 +10,7 @@ import pytest
 
 from llmjax.config import (
     Constant,
+    Float16,
     LayoutConfig,
     Mixture,
     ModelConfig,
@@ -129,7 +130,7 @@ def test_sophia_beside_a_bias_that_is_not_its_own():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"layout": LayoutConfig(precision="float16")}, "layout.precision is"),
+        ({"layout": LayoutConfig(precision=Float16())}, "layout.precision is"),
         ({"layout": LayoutConfig(attention=SplashAttention())}, "is 'splash'"),
         ({"model": ModelConfig(mlp=Mixture(4, 2, 8))}, "model.mlp is a mixture"),
     ],

@@ -40,9 +40,8 @@ def start(optimizer: optax.GradientTransformation, layout: LayoutConfig) -> Stat
         "in": jnp.float32(0.3 * rng.standard_normal((6, 8))),
         "out": jnp.float32(0.3 * rng.standard_normal((8, 1))),
     }
-    params = optax.tree.cast(params, layout.masters)
-    half = layout.precision == "float16"
-    extra = loss_scale.initial(layout.loss_scale) if half else {}
+    params = optax.tree.cast(params, layout.precision.masters)
+    extra = {k: v.values for k, v in loss_scale.of(layout.precision).extra.items()}
     opt_state = optimizer.init(float32(params))
     return State(jnp.int32(0), params, {}, extra, opt_state)
 
@@ -52,8 +51,16 @@ def train(
 ) -> tuple[State, list[dict[str, float]]]:
     """The state at the end, and the loss and scalars of each step."""
     optimizer = optax.with_extra_args_support(optimizer)
+    scaling = loss_scale.of(layout.precision)
     step = jax.jit(
-        make_step(loss(layout.precision), optimizer, layout, seed=0, norms_every=1)
+        make_step(
+            scaling.loss(loss(layout.precision.dtype)),
+            optimizer,
+            layout,
+            seed=0,
+            norms_every=1,
+            accept=scaling.accept,
+        )
     )
     state, rows = start(optimizer, layout), []
     for batch in batches:
