@@ -20,8 +20,11 @@ from ml_collections import config_flags
 
 from experiments import cli
 from llmjax import config as cfg
-from llmjax.plan import chips, compare, compile, picture, remedies, report, search
-from llmjax.plan.estimate import Size
+from llmjax.plan import compare, picture, report
+from llmjax.plan.compiler import compile
+from llmjax.plan.cost import chips
+from llmjax.plan.cost.estimate import Size
+from llmjax.plan.layouts import remedies, search
 
 TOPOLOGY = flags.DEFINE_string("topology", None, "Of one slice, as v5p:4x4x4.")
 SLICES = flags.DEFINE_integer("num_slices", None, "Over the data-centre network.")

@@ -22,7 +22,7 @@ from absl import flags
 
 from experiments import cli
 from llmjax import config as cfg
-from llmjax.plan import buffers, compile
+from llmjax.plan.compiler import buffers, compile
 from llmjax.plan.report import duration, gib, table
 
 COMPILE = flags.DEFINE_enum("compile", "quick", ["quick", "all", "none"], "Which.")

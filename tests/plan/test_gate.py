@@ -9,8 +9,8 @@ import pytest
 from experiments import plan_gate
 from llmjax import config as cfg
 from llmjax.parallel import axes
-from llmjax.plan import chips, estimate
-from llmjax.plan.rows import example
+from llmjax.plan.compiler.inputs import example
+from llmjax.plan.cost import chips, estimate
 
 CONFIGS = plan_gate.paths()
 
