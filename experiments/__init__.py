@@ -1,1 +1,1 @@
-"""The mains: absl flags in, `<workdir>/result.json` out."""
+"""The commands: each reads absl flags and writes `<workdir>/result.json`."""

@@ -1,8 +1,9 @@
-"""What the mains share: the flags, one-line errors, and result.json."""
+"""Shared by the mains: flags, one-line errors, and result.json."""
 
+import contextlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from absl import app, flags, logging
@@ -13,19 +14,23 @@ from llmjax import config as cfg
 from llmjax.parallel.processes import membership
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "A file of configs/; --config.a.b=c sets a field."
+    "config", None, "A file in configs/; --config.a.b=c sets a field."
 )
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where the run lives; a local path or a bucket."
+    "workdir", None, "Folder for everything the run writes; a path or a bucket."
 )
 
 
 def launch(
     main: Callable[[], dict[str, Any] | None], required: tuple[str, ...] = ()
 ) -> None:
-    """Runs `main`, which reads the flags; what it returns is `<workdir>/result.json`.
+    """Runs `main` as an absl app; prints its result and writes it as result.json.
 
     A user's mistake ends in one line and exit code 2, without a traceback.
+
+    Args:
+      main: reads the flags; returns the result, or None if it prints its own.
+      required: names of flags that must be set.
     """
     flags.mark_flags_as_required(list(required))
 
@@ -33,8 +38,8 @@ def launch(
         if len(argv) > 1:
             raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
         if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.ERROR)  # orbax tells every step it takes
-        with _one_line():
+            logging.set_verbosity(logging.ERROR)  # orbax logs every step it takes
+        with _one_line_errors():
             if membership.wanted():
                 membership.join(config().train if CONFIG.value else cfg.TrainConfig())
             result = main()
@@ -45,7 +50,7 @@ def launch(
                 write_result(WORKDIR.value, text)
 
     def parse(argv: list[str]) -> list[str]:
-        with _one_line(), cfg.reworded():
+        with _one_line_errors(), cfg.reworded():
             return flags.FLAGS(argv)
 
     try:
@@ -65,7 +70,7 @@ def config() -> cfg.RunConfig:
 
 
 def write_result(workdir: str, text: str) -> None:
-    """Writes `<workdir>/result.json`, whole or not at all."""
+    """Writes `<workdir>/result.json` atomically."""
     folder = epath.Path(workdir).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / "result.json.part"
@@ -73,13 +78,11 @@ def write_result(workdir: str, text: str) -> None:
     part.replace(folder / "result.json")
 
 
-class _one_line:  # noqa: N801 - reads as a statement
-    """Turns the errors that llmjax raises for a user's mistake into one line."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if isinstance(error, (ValueError, FileNotFoundError)):
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+@contextlib.contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Ends the program with one line for an error that is a user's mistake."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as e:
+        print(f"error: {e}", file=sys.stderr)
+        sys.exit(2)

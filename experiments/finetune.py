@@ -3,7 +3,7 @@
     python -m experiments.finetune --config=configs/finetune/python_docs.py \
         --workdir=runs/finetune --config.init.path=runs/pretrain
 
-A run like any other: what makes it fine-tuning is its config's `init` and `task`. Says
+The same main as pretraining: the config's `init` and `task` make it fine-tuning. Prints
 which weights were loaded, created and left over.
 """
 

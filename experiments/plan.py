@@ -1,4 +1,4 @@
-"""Compiles a run's step for TPUs that are not there; says whether and how well it runs.
+"""Compiles a run's step for a TPU topology; reports whether it fits and how fast it is.
 
     python -m experiments.plan --config=configs/pretrain/llama2_7b.py \
         [--topology=v5p:4x4x4] [--num_slices=2] [--search] [--price=4.2] \
@@ -6,8 +6,9 @@
     python -m experiments.plan --compare=runs/a,runs/b
 
 Needs the TPU compiler (`pip install -e '.[tpu]'`) and no TPU. Without --topology, the
-config's `layout.plan_topology`. Where the step does not fit, the cheapest changes are
-tried. With a workdir, `result.json`, `report.md` and `plan.png` are written there.
+config's `layout.plan_topology` is taken. Where the step does not fit, the cheapest
+changes that save memory are compiled. Writes `result.json`, `report.md` and `plan.png`
+into the workdir, if one is given.
 """
 
 import dataclasses
@@ -20,15 +21,18 @@ from ml_collections import config_flags
 
 from experiments import cli
 from llmjax import config as cfg
-from llmjax.plan import chips, compare, compile, picture, remedies, report, search
-from llmjax.plan.estimate import Size
+from llmjax.plan import compare, picture, report
+from llmjax.plan.compiler import compile
+from llmjax.plan.cost import chips
+from llmjax.plan.cost.estimate import Size
+from llmjax.plan.layouts import remedies, search
 
-TOPOLOGY = flags.DEFINE_string("topology", None, "Of one slice, as v5p:4x4x4.")
-SLICES = flags.DEFINE_integer("num_slices", None, "Over the data-centre network.")
-SEARCH = flags.DEFINE_boolean("search", False, "Look for a faster layout.")
+TOPOLOGY = flags.DEFINE_string("topology", None, "One slice, as v5p:4x4x4.")
+SLICES = flags.DEFINE_integer("num_slices", None, "Slices.")
+SEARCH = flags.DEFINE_boolean("search", False, "Search for a faster layout.")
 BEST = flags.DEFINE_integer("best", 4, "Layouts that --search compiles.")
-PRICE = flags.DEFINE_float("price", None, "Dollars per chip and hour.")
-COMPARE = flags.DEFINE_string("compare", None, "Two results, with a comma between.")
+PRICE = flags.DEFINE_float("price", None, "Dollars per chip-hour.")
+COMPARE = flags.DEFINE_string("compare", None, "Two results, as a,b.")
 
 
 def main() -> None:
@@ -51,10 +55,10 @@ def main() -> None:
 
 
 def topology(run: cfg.RunConfig) -> chips.Topology:
-    """What the flags say, else the config.
+    """The topology of the flags, or else of the config.
 
     Raises:
-      ValueError: neither names one, or there is none such.
+      ValueError: neither names one, or there is none of that name.
     """
     name = TOPOLOGY.value or run.layout.plan_topology
     if name is None:
@@ -66,31 +70,29 @@ def topology(run: cfg.RunConfig) -> chips.Topology:
 
 
 def plan(run: cfg.RunConfig) -> report.Result:
-    """Everything that the flags ask for, as `result.json` has it."""
-    where = topology(run)
-    compiled = compile.compile_step(run, where)
+    """The content of `result.json`."""
+    compiled = compile.compile_step(run, topology(run))
     result = {
         "config": config_flags.get_config_filename(flags.FLAGS["config"]),
         "layout": dataclasses.asdict(compiled.config.layout),
         **report.describe(compiled, PRICE.value),
     }
     if SEARCH.value:
-        found = search.search(
+        ranking = search.search(
             compiled.config,
-            where,
+            compiled.topology,
             Size.of(compiled.program),
-            lambda made: report.predict(made, PRICE.value),
+            lambda candidate: report.predict(candidate, PRICE.value),
             BEST.value,
         )
-        result["search"] = report.describe_search(found)
+        result["search"] = report.describe_search(ranking)
     elif not compiled.fits:
-        tried = remedies.find(compiled)
-        result["remedies"] = report.describe_remedies(tried)
+        result["remedies"] = report.describe_remedies(remedies.find(compiled))
     return result
 
 
 def write(result: report.Result, text: str, workdir: str) -> None:
-    """The report beside the result, and its picture."""
+    """Writes the result, the report and its picture into the workdir."""
     cli.write_result(workdir, json.dumps(result, indent=1))
     folder = epath.Path(workdir).expanduser()
     (folder / "report.md").write_text(text + "\n")

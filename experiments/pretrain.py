@@ -3,7 +3,7 @@
     python -m experiments.pretrain --config=configs/pretrain/python_docs.py \
         --workdir=runs/pretrain [--config.train.steps=100] [--profile=10:12]
 
-The same command again goes on from the last checkpoint. Writes `config.json`,
+The same command again continues from the last checkpoint. Writes `config.json`,
 `metrics.jsonl`, `checkpoints/` and `result.json` into the workdir.
 """
 
@@ -15,7 +15,7 @@ from experiments import cli
 from llmjax.train import run
 
 PROFILE = flags.DEFINE_string(
-    "profile", None, "start:stop, the steps to trace into <workdir>/profile."
+    "profile", None, "Steps to trace into <workdir>/profile, as start:stop."
 )
 
 
@@ -24,10 +24,10 @@ def main() -> dict[str, Any]:
 
 
 def profile() -> tuple[int, int] | None:
-    """--profile as two steps.
+    """The first and the last step of --profile.
 
     Raises:
-      ValueError: not two numbers, or none between them.
+      ValueError: not two numbers, or the second is less than the first.
     """
     if PROFILE.value is None:
         return None

@@ -1,7 +1,7 @@
-"""The main job, from documentation on this machine to a report.
+"""From documentation on this machine to trained models and a report, in one command.
 
     python -m experiments.quickstart
 
-`__main__` runs the stages; `baselines` has what their results are judged by, `plots`
-and `report` show them.
+`__main__` runs the `stages` with their `configs`; `baselines` are what the models have
+to beat; `plots` and `report` show the results.
 """

@@ -1,4 +1,4 @@
-"""What a result is judged by: compressors and classifiers that are no network."""
+"""Baselines without a network: compressors and classifiers."""
 
 import lzma
 from collections.abc import Iterable, Sequence
@@ -17,16 +17,16 @@ _XZ_9E = lzma.PRESET_EXTREME | 9
 def xz_bits_per_byte(
     train_texts: Iterable[str], held_out_texts: Iterable[str]
 ) -> dict[str, float]:
-    """What `xz -9e` makes of the held-out texts, joined by newlines, in bits per byte.
+    """Bits per byte of the held-out texts, joined by newlines, under `xz -9e`.
 
     Returns:
-      xz: of the held-out texts alone.
-      xz_given_train: what they add to a file that begins with all training texts, with
-        a dictionary that reaches back to its first byte.
+      xz: the held-out texts alone.
+      xz_given_train: the bits that they add to a file that begins with all training
+        texts, with a dictionary that reaches back to its first byte.
     """
     held_out = "\n".join(held_out_texts).encode()
     train = ("\n".join(train_texts) + "\n").encode()
-    # Each takes a core: lzma releases the interpreter's lock.
+    # lzma releases the interpreter's lock, so each compression has a core.
     with ThreadPoolExecutor(2) as pool:
         both, before = pool.map(_xz_size, (train + held_out, train))
     per_byte = 8 / len(held_out)
@@ -37,7 +37,8 @@ def xz_bits_per_byte(
 
 
 def _xz_size(data: bytes) -> int:
-    """Bytes of `xz -9e`'s file; the preset's dictionary is 64 MiB, ours reaches all."""
+    """Bytes of the file of `xz -9e`, with a dictionary (64 MiB in the preset) that
+    reaches all of it."""
     dictionary = max(len(data), 64 * 2**20)
     xz = {"id": lzma.FILTER_LZMA2, "preset": _XZ_9E, "dict_size": dictionary}
     return len(lzma.compress(data, filters=[xz]))
@@ -46,14 +47,14 @@ def _xz_size(data: bytes) -> int:
 def unigram_bits_per_byte(
     train: TokenSource, held_out: TokenSource, vocab_size: int
 ) -> float:
-    """Bits per byte of a model that knows how frequent each token is and no more.
+    """Bits per byte of a model that knows only how frequent each token is.
 
-    Frequencies are those of `train`, plus one each (Laplace). As for the language
-    model, an end follows every document, which costs bits and stands for no byte; it
-    is one more symbol beside the `vocab_size`.
+    The counts are those of `train`, plus one each (Laplace). An end follows every
+    document, as for the language model: one more symbol beside the `vocab_size`, which
+    costs bits and stands for no byte.
     """
-    seen = _counts(train, vocab_size) + 1
-    nats = _counts(held_out, vocab_size) @ -np.log(seen / seen.sum())
+    counts = _counts(train, vocab_size) + 1
+    nats = _counts(held_out, vocab_size) @ -np.log(counts / counts.sum())
     return float(nats / np.log(2) / held_out.num_bytes)
 
 
@@ -64,9 +65,9 @@ def _counts(source: TokenSource, vocab_size: int) -> np.ndarray:
 
 
 def majority(labels_train: Labels, labels_test: Labels) -> dict[str, float]:
-    """Accuracy and macro-F1 of always the most frequent class of training."""
-    likeliest = np.bincount(labels_train).argmax()
-    return _scores(np.full(len(labels_test), likeliest), np.asarray(labels_test))
+    """Accuracy and macro-F1 of predicting the most frequent training class."""
+    most_frequent = np.bincount(labels_train).argmax()
+    return _scores(np.full(len(labels_test), most_frequent), np.asarray(labels_test))
 
 
 def tfidf(
@@ -75,10 +76,10 @@ def tfidf(
     test_texts: Iterable[str],
     test_labels: Labels,
 ) -> dict[str, float]:
-    """Accuracy and macro-F1 of a linear classifier of words and pairs of words.
+    """Accuracy and macro-F1 of a linear classifier over words and pairs of words.
 
-    The 50,000 most frequent of them: all, with lbfgs, took ten times as long and were
-    no better.
+    It takes the 50,000 most frequent ones; all of them, with lbfgs, took ten times as
+    long and were no better.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression

@@ -1,4 +1,4 @@
-"""The report's pictures, as PNG."""
+"""The pictures of the report, as PNG."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt
 from matplotlib import ticker
 
 DPI = 130
-_SIZE = (8.0, 5.6)  # of the curves, in inches
+_SIZE = (8.0, 5.6)  # inches, of the curves
 _TRAIN, _HELD_OUT, _RATE, _QUIET = "#8fb3d9", "#123f6d", "#b5542c", "#6b7280"
 _STYLE: Any = {
     "axes.edgecolor": "#9ca3af",
@@ -31,11 +31,11 @@ _STYLE: Any = {
     "ytick.color": "#4b5563",
 }
 
-Rows = Sequence[Mapping[str, Any]]
+Metrics = Sequence[Mapping[str, Any]]  # rows of metrics.jsonl
 
 
 def curves(
-    rows: Rows,
+    metrics: Metrics,
     path: epath.PathLike,
     *,
     references: Mapping[str, float],
@@ -43,25 +43,26 @@ def curves(
     label: str = "bits per byte",
     title: str = "Pretraining",
 ) -> None:
-    """One metric in training and held out, and below it the learning rate, by step.
+    """Draws a metric in training and held out, and below it the learning rate, by step.
 
     Args:
-      rows: of metrics.jsonl: those with `train/<metric>` and `train/learning_rate`, and
-        those with `eval/<metric>`.
-      path: where the PNG goes.
-      references: name -> value of the metric, each drawn as a line across.
-      metric, label: which metric, and what to call it.
-      title: of the picture.
+      metrics: rows of metrics.jsonl; those with `train/<metric>` and
+        `train/learning_rate`, and those with `eval/<metric>`, are drawn.
+      path: the PNG to write.
+      references: name -> value of the metric, each drawn as a horizontal line.
+      metric: the metric to draw.
+      label: name of the metric in the picture.
+      title: title of the picture.
     """
     with plt.rc_context(_STYLE):
         figure, (top, bottom) = plt.subplots(
             2, 1, sharex=True, figsize=_SIZE, height_ratios=(4, 1), layout="constrained"
         )
-        top.plot(*_series(rows, f"train/{metric}"), color=_TRAIN, lw=1.6)
-        steps, held_out = _series(rows, f"eval/{metric}")
+        top.plot(*_series(metrics, f"train/{metric}"), color=_TRAIN, lw=1.6)
+        steps, held_out = _series(metrics, f"eval/{metric}")
         top.plot(steps, held_out, "o-", color=_HELD_OUT, lw=1, ms=5.5)
         top.set(title=title, ylabel=label)
-        bottom.plot(*_series(rows, "train/learning_rate"), color=_RATE, lw=1.6)
+        bottom.plot(*_series(metrics, "train/learning_rate"), color=_RATE, lw=1.6)
         bottom.set(xlabel="step", ylabel="learning rate")
         bottom.set_ylim(bottom=0)
         bottom.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
@@ -81,11 +82,10 @@ def curves(
 def confusion(
     matrix: Sequence[Sequence[int]], class_names: Sequence[str], path: epath.PathLike
 ) -> None:
-    """How often each class (row) was taken for each other (column), in `class_names`'
-    order.
+    """Draws a confusion matrix: rows are the true classes, columns the predicted ones.
 
-    The number is of texts; the colour is its share of the row. A class without a name
-    goes by its number.
+    The numbers count texts; a cell's colour is its share of the row. A class beyond
+    `class_names` is named by its number.
     """
     size = len(matrix)
     class_names = [*class_names[:size], *map(str, range(len(class_names), size))]
@@ -116,22 +116,22 @@ def confusion(
         plt.close(figure)
 
 
-def _series(rows: Rows, name: str) -> tuple[list[int], list[float]]:
-    """Steps and values of the rows that have `name`."""
-    found = [(row["step"], row[name]) for row in rows if name in row]
-    return [step for step, _ in found], [value for _, value in found]
+def _series(metrics: Metrics, name: str) -> tuple[list[int], list[float]]:
+    """Steps and values of the rows that have the metric `name`."""
+    points = [(row["step"], row[name]) for row in metrics if name in row]
+    return [step for step, _ in points], [value for _, value in points]
 
 
 def _name_lines(axes: Any, references: Mapping[str, float]) -> None:
-    """Names each horizontal line at its right, beyond the panel, none over another."""
-    gap = 0.055  # of the panel's height, a line of text
+    """Names each horizontal line to the right of the panel, without overlaps."""
+    gap = 0.055  # height of a line of text, as a share of the panel's
     low, high = axes.get_ylim()
-    place = -gap
+    height = -gap
     for name, value in sorted(references.items(), key=lambda item: item[1]):
-        place = max((value - low) / (high - low), place + gap)
+        height = max((value - low) / (high - low), height + gap)
         axes.text(
             1.01,
-            place,
+            height,
             f"{value:.2f}  {name.replace('_', ' ')}",
             transform=axes.transAxes,
             color=_QUIET,

@@ -1,4 +1,4 @@
-"""What the main job found: as JSON, as a page, and as lines for the terminal."""
+"""The quickstart's results: as JSON, as a page, and as lines for the terminal."""
 
 import json
 import re
@@ -8,14 +8,14 @@ from typing import Any
 
 from etils import epath
 
-# What `end` may be at most, as a share of what it is compared with.
+# Baseline -> the most that `end` may be, as a share of it.
 BOUNDS = {"xz": 0.9, "unigram": 0.75}
 PICTURES = {
     "pretraining.png": "bits per byte and learning rate of pretraining, by step",
     "finetuning.png": "accuracy and learning rate of fine-tuning, by step",
     "confusion.png": "which class was taken for which",
 }
-_BITS = {  # key of bits_per_byte -> (name, what it is)
+_BITS = {  # key of bits_per_byte -> (name, description)
     "start": ("model, before training", "random weights"),
     "unigram": ("unigram", "knows each token's frequency in the training text"),
     "xz": ("xz -9e", "compresses the held-out text alone"),
@@ -35,7 +35,7 @@ Report = Mapping[str, Any]
 
 
 def write(report: Report, folder: epath.PathLike) -> None:
-    """Writes `report.json` and `report.md`, which shows those of `PICTURES` there."""
+    """Writes `report.json`, and `report.md` with the `PICTURES` that the folder has."""
     folder = epath.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     pictures = [name for name in PICTURES if (folder / name).exists()]
@@ -44,7 +44,7 @@ def write(report: Report, folder: epath.PathLike) -> None:
 
 
 def requirements(report: Report) -> list[str]:
-    """What the results have to be and are not; empty when all is well."""
+    """The requirements that the results miss, one line each; empty when all hold."""
     bits, tuned = report["bits_per_byte"], report["finetune"]
     unmet = [
         f"bits per byte at the end, {bits['end']:.3f}, are more than {share} × {other} "
@@ -99,8 +99,8 @@ def summary(report: Report) -> str:
 
 
 def markdown(report: Report, pictures: Iterable[str] = ()) -> str:
-    """The page; `pictures` are the names of files beside it, of `PICTURES`."""
-    shown = {name: f"![{PICTURES[name]}]({name})" for name in pictures}
+    """The page; `pictures` are keys of `PICTURES`, as files beside the page."""
+    images = {name: f"![{PICTURES[name]}]({name})" for name in pictures}
     tuned, sample = report["finetune"], report["sample"]
     seeds = (
         f"{tuned['seeds']} seeds" if tuned["seeds"] > 1 else "one seed, so no spread"
@@ -115,17 +115,17 @@ def markdown(report: Report, pictures: Iterable[str] = ()) -> str:
         f"{report['steps']:,} steps over {report['tokens']:,} tokens. Bits per byte of "
         "held-out text, fewer are better:",
         _bits_table(report["bits_per_byte"]),
-        shown.get("pretraining.png"),
+        images.get("pretraining.png"),
         "## Fine-tuning: which package is a docstring from?",
         "Package names are masked in the text. "
         f"{tuned['steps']:,} steps at learning rate {tuned['learning_rate']:g}, "
         f"{seeds}. On the test documents:",
         _classifier_table(tuned),
         _tried(tuned["scratch"]),
-        shown.get("finetuning.png"),
-        shown.get("confusion.png"),
+        images.get("finetuning.png"),
+        images.get("confusion.png"),
         "## A sample",
-        "What the pretrained model makes of a prompt (the first block):",
+        "A prompt, and what the pretrained model samples after it:",
         _block(sample["prompt"]),
         _block(sample["text"]),
         "## Cost",
@@ -165,7 +165,7 @@ def _classifier_table(tuned: Mapping[str, Any]) -> str:
 
 
 def _tried(scratch: Mapping[str, Any]) -> str:
-    """How the network from scratch came to its learning rate."""
+    """The learning rates of the network from scratch, with validation accuracies."""
     tried = ", ".join(
         f"{one['learning_rate']:g} ({one['validation_accuracy']:.3f})"
         for one in scratch["tried"]
@@ -194,7 +194,7 @@ def _cost(report: Report) -> list[tuple[str, str]]:
 
 
 def _stages(seconds: Mapping[str, float]) -> list[tuple[str, str]]:
-    """Each stage in the order they ran, the total last."""
+    """The time of each stage in the order of running, the total last."""
     rows = [(k, _duration(v)) for k, v in seconds.items() if k != "total"]
     return [*rows, ("**total**", f"**{_duration(seconds['total'])}**")]
 
@@ -208,7 +208,7 @@ def _corpus(report: Report) -> str:
 
 
 def _model(report: Report) -> str:
-    """Parameters and the other numbers of the model, as the report has them."""
+    """The number of parameters, then the model's other numbers."""
     model = report["model"]
     rest = [
         f"{_plain(k)} {v:,}" if isinstance(v, int) else f"{_plain(k)} {v}"
@@ -254,13 +254,13 @@ def _one_line(text: str, width: int = 70) -> str:
 
 
 def _block(text: str) -> str:
-    """A code block, fenced by more backticks than `text` has in a row."""
+    """A code block, fenced by more backticks than any run of them in the text."""
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{fence}text\n{text}\n{fence}"
 
 
 def _table(header: Iterable[str], rows: Iterable[Iterable[str]], align: str) -> str:
-    """A Markdown table; `align` has l or r per column."""
+    """A Markdown table; `align` has one letter per column, l or r."""
     rule = [{"l": ":---", "r": "---:"}[a] for a in align]
     lines = [header, rule, *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

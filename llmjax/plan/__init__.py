@@ -1,1 +1,6 @@
-"""Plans of a run on TPUs, made by the TPU compiler on a machine that has none."""
+"""Plans of a run on TPUs, made by the TPU compiler on a machine that has none.
+
+`compiler` compiles the step, `hlo` reads the compiled text, `cost` predicts its time,
+`layouts` searches for layouts that fit or are faster; `report`, `compare` and `picture`
+show the results, `gate` checks many runs at once.
+"""

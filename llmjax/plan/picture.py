@@ -4,7 +4,7 @@ from typing import Any
 
 from etils import epath
 
-from llmjax.plan.buffers import KINDS
+from llmjax.plan.compiler.buffers import KINDS
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLORS = ("#0072B2", "#56B4E9", "#999999", "#009E73", "#E69F00", "#CC79A7")

@@ -9,12 +9,14 @@ from typing import Any
 import jax
 
 from llmjax.config import SequenceClassification
-from llmjax.plan import buffers, collectives, estimate, roofline
-from llmjax.plan.changes import flags
-from llmjax.plan.compile import Compiled
-from llmjax.plan.remedies import Trial
-from llmjax.plan.roofline import Prediction
-from llmjax.plan.search import Ranked
+from llmjax.plan.compiler import buffers
+from llmjax.plan.compiler.compile import Compiled
+from llmjax.plan.cost import estimate, roofline
+from llmjax.plan.cost.roofline import Prediction
+from llmjax.plan.hlo import collectives
+from llmjax.plan.layouts.changes import flags
+from llmjax.plan.layouts.remedies import Trial
+from llmjax.plan.layouts.search import Ranked
 
 GIB = 2**30
 Result = dict[str, Any]

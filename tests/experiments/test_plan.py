@@ -1,4 +1,4 @@
-"""`experiments.plan`'s mistakes: one line, code 2."""
+"""`experiments.plan`: a mistake is one line and code 2; two results are compared."""
 
 import json
 
@@ -30,7 +30,7 @@ def mains(tmp_path_factory):
     ],
     ids=lambda x: x[-1].split("=")[0] if x and isinstance(x[0], str) else "none",
 )
-def test_a_mistake_is_told(flags, words, mains):
+def test_a_mistake_is_one_line(flags, words, mains):
     done = mains.run("plan", *flags)
     assert done.code == 2, done.err
     (line,) = (x for x in done.err.splitlines() if x.strip())

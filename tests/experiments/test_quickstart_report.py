@@ -1,4 +1,4 @@
-"""Baselines against values derived by hand, the pictures, and the report's verdict."""
+"""Baselines against values derived by hand; the pictures; the report's verdict."""
 
 import copy
 import json
@@ -152,7 +152,7 @@ def test_confusion_is_a_png(tmp_path, names):
     assert width > 300 and height > 300
 
 
-def test_report_is_what_was_given_and_a_page(tmp_path):
+def test_the_report_is_written_as_json_and_as_a_page(tmp_path):
     (tmp_path / "confusion.png").write_bytes(b"")
     report.write(RESULT, tmp_path)
     assert json.loads((tmp_path / "report.json").read_text()) == RESULT
@@ -189,7 +189,7 @@ def test_all_required_holds():
         ({"finetune__spread": 0.25}, "spread over seeds"),
     ],
 )
-def test_what_does_not_hold_is_said_everywhere(values, says):
+def test_unmet_requirements_are_in_the_summary_and_the_page(values, says):
     result = changed(**values)
     assert any(says in line for line in report.requirements(result))
     assert says in report.summary(result)

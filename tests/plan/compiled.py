@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from jax.sharding import Mesh
 
-from llmjax.plan import chips
+from llmjax.plan.cost import chips
 
 FIXTURES = Path(__file__).parent / "fixtures"
 AXES = ("data", "pipeline", "fsdp", "expert", "sequence", "tensor")

@@ -7,8 +7,9 @@ import pytest
 
 from llmjax.config import DataConfig, LayoutConfig, ModelConfig, RunConfig
 from llmjax.parallel import mesh as mesh_lib
-from llmjax.plan import buffers, chips, rows
-from llmjax.plan.compile import Compiled, Seconds
+from llmjax.plan.compiler import buffers, inputs
+from llmjax.plan.compiler.compile import Compiled, Seconds
+from llmjax.plan.cost import chips
 from llmjax.train import setup
 
 # A dump of libtpu 0.0.52, shortened: a forward loop that stacks activations, the
@@ -26,7 +27,7 @@ def program(tiny):
 
 def build(model: ModelConfig, layout: LayoutConfig) -> setup.Program:
     run = RunConfig(model, data=DataConfig(batch_size=8, seq_len=16), layout=layout)
-    task, batch = rows.example(run)
+    task, batch = inputs.example(run)
     return setup.build(run, task, batch, mesh=mesh_lib.make_mesh(layout))
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmjax.plan import chips
+from llmjax.plan.cost import chips
 
 
 def test_clocks_follow_from_peaks_and_matrix_units():

@@ -2,8 +2,9 @@
 
 import pytest
 
-from llmjax.plan import chips, hlo
-from llmjax.plan.collectives import by_kind_and_axis, collectives, replica_groups
+from llmjax.plan.cost import chips
+from llmjax.plan.hlo.collectives import by_kind_and_axis, collectives, replica_groups
+from llmjax.plan.hlo.module import parse
 from tests.plan import compiled
 
 # Bytes in bfloat16 of one layer's weights and of the output table (see compiled.py).
@@ -35,7 +36,7 @@ def test_an_unknown_form_of_groups_is_an_error():
 
 def rows(name: str, topology: str, **sizes: int):
     mesh = compiled.mesh(chips.parse(topology), **sizes)
-    transfers = collectives(hlo.parse(compiled.text(name)), mesh)
+    transfers = collectives(parse(compiled.text(name)), mesh)
     table = {(r["kind"], r["axis"]): r for r in by_kind_and_axis(transfers)}
     return transfers, table
 
@@ -104,7 +105,7 @@ ENTRY %main (x: f32[256]) -> f32[256] {{
 def test_slices_and_hosts():
     """Slices exchange through their hosts' runtime; offloaded arrays go to the host."""
     mesh = compiled.mesh(chips.parse("v5e:4x4", 2), data=2, fsdp=16)
-    across, offload = collectives(hlo.parse(ACROSS), mesh)
+    across, offload = collectives(parse(ACROSS), mesh)
     assert (across.kind, across.axis, across.network) == ("all-reduce", "data", "dcn")
     assert (across.group_size, across.link_bytes) == (2, 1024)
     assert (across.start, across.done) == ("send.1", "recv-done.1")
@@ -134,5 +135,5 @@ ENTRY %main (x: f32[4]) -> f32[4] {
 )
 def test_axes_from_groups(groups, axis):
     mesh = compiled.mesh(chips.parse("v5e:2x4"), data=2, fsdp=2, tensor=2)
-    (transfer,) = collectives(hlo.parse(MIXED.replace("GROUPS", groups)), mesh)
+    (transfer,) = collectives(parse(MIXED.replace("GROUPS", groups)), mesh)
     assert transfer.axis == axis

@@ -20,7 +20,7 @@ from llmjax.config import (
     SpanCorruption,
     Stage,
 )
-from llmjax.plan import buffers, compile, rows
+from llmjax.plan.compiler import buffers, compile, inputs
 
 needs_compiler = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
@@ -57,7 +57,7 @@ def test_without_the_compiler_the_error_says_how_to_install_it(monkeypatch):
 def test_the_example_batch_comes_from_the_pipeline(task, architecture, packing, names):
     model = ModelConfig(architecture, vocab_size=512, d_model=16, d_ff=32)
     data = DataConfig(batch_size=6, seq_len=48, packing=packing)
-    built, batch = rows.example(RunConfig(model, task, data))
+    built, batch = inputs.example(RunConfig(model, task, data))
     assert type(built).__name__.removesuffix("Task") == type(task).__name__
     assert names | {"tokens", "segment_ids", "positions"} <= set(batch)
     assert batch["tokens"].shape == (1, 48)  # setup.build makes it `batch_size`
@@ -67,7 +67,7 @@ def test_the_example_batch_comes_from_the_pipeline(task, architecture, packing, 
 def test_a_ramp_is_planned_at_its_end():
     ramp = (Stage(0, 32), Stage(5, 64))
     data = DataConfig(batch_size=8, seq_len=64, seq_lens=ramp)
-    _, batch = rows.example(RunConfig(SMALL, data=data))
+    _, batch = inputs.example(RunConfig(SMALL, data=data))
     assert batch["tokens"].shape == (1, 64)
 
 

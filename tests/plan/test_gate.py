@@ -1,6 +1,7 @@
 """Every config divides over the TPUs that it names; large ones match their papers."""
 
 import math
+import pickle
 from concurrent.futures import Future
 
 import jax
@@ -9,8 +10,9 @@ import pytest
 from experiments import plan_gate
 from llmjax import config as cfg
 from llmjax.parallel import axes
-from llmjax.plan import chips, estimate
-from llmjax.plan.rows import example
+from llmjax.plan import gate
+from llmjax.plan.compiler.inputs import example
+from llmjax.plan.cost import chips, estimate
 
 CONFIGS = plan_gate.paths()
 
@@ -45,11 +47,10 @@ def test_the_large_configs_have_the_published_weights(name, weights):
     assert sum(math.prod(x.shape) for x in jax.tree.leaves(shapes)) == weights
 
 
-def test_a_config_without_a_topology_fails(monkeypatch):
-    monkeypatch.setattr(plan_gate, "load", lambda path: cfg.RunConfig())
-    verdict = plan_gate.judge("configs/new.py", compiled=True)
+def test_a_config_without_a_topology_fails():
+    verdict = gate.check("configs/new.py", cfg.RunConfig(), compiled=True)
     assert verdict.fault == "names no layout.plan_topology"
-    assert "FAILED" in plan_gate.report([verdict])
+    assert "FAILED" in gate.report([verdict])
 
 
 def test_configs_of_the_same_run_are_compiled_once(monkeypatch):
@@ -65,19 +66,21 @@ def test_configs_of_the_same_run_are_compiled_once(monkeypatch):
         def __exit__(self, *args):
             return None
 
-        def submit(self, function, name, compiled):
+        def submit(self, function, name, run, compiled):
+            assert pickle.loads(pickle.dumps(run)) == run  # it goes to a process
             submitted.append((name, compiled))
             future = Future()
-            future.set_result(plan_gate.Verdict(name, "v5e:2x2", "", 1.0))
+            future.set_result(gate.Verdict(name, "v5e:2x2", "", 1.0))
             return future
 
     monkeypatch.setattr(
-        plan_gate.concurrent.futures, "ProcessPoolExecutor", lambda *a: Pool()
+        gate.concurrent.futures, "ProcessPoolExecutor", lambda *a: Pool()
     )
     names = [
         f"configs/{n}.py" for n in ("objectives/causal_lm", "pretrain/python_docs")
     ]
     big = "configs/pretrain/llama3_8b.py"
-    verdicts = plan_gate.judge_all([*names, big], [big], workers=2)
-    assert [v.config for v in verdicts] == [*names, big]
+    runs = {name: plan_gate.load(name) for name in (*names, big)}
+    verdicts = gate.check_all(runs, [big], workers=2)
+    assert [v.name for v in verdicts] == [*names, big]
     assert submitted == [(big, False), (names[0], True)]  # the deepest first

@@ -2,8 +2,9 @@
 
 import pytest
 
-from llmjax.plan import execution, hlo
-from llmjax.plan.summary import summarize
+from llmjax.plan.hlo import execution
+from llmjax.plan.hlo.module import HloModule, parse
+from llmjax.plan.hlo.summary import summarize
 from tests.plan import compiled
 
 LAYERS = 4
@@ -47,9 +48,9 @@ ENTRY %main (x: f32[8]) -> f32[8] {
 """
 
 
-def loop(start: str = "1", known: str = "", test: str = "LT") -> hlo.Program:
+def loop(start: str = "1", known: str = "", test: str = "LT") -> HloModule:
     text = LOOP.replace("START", start).replace("KNOWN", known)
-    return hlo.parse(text.replace("direction=LT", f"direction={test}"))
+    return parse(text.replace("direction=LT", f"direction={test}"))
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ def test_text_without_a_program():
     with pytest.raises(
         ValueError, match=r"no ENTRY computation; give compiled.as_text"
     ):
-        hlo.parse("HloModule m\n")
+        parse("HloModule m\n")
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,7 @@ def test_real_programs(name, cycles):
     """The cycles were checked with an independent parser. It misses instructions that a
     kernel's metadata breaks over lines: one copy of 7422 in each of 4 layers of
     `mixed_v5p`."""
-    program = hlo.parse(compiled.text(name))
+    program = parse(compiled.text(name))
     summary = summarize(program)
     assert summary.estimated_cycles == cycles
     assert {x.trips for x in summary.loops} == {LAYERS, LOSS_BLOCKS}
@@ -123,7 +124,7 @@ def test_fused_computations_are_not_entered():
 
 
 def test_the_location_of_a_matmul_is_the_caller_of_its_projection():
-    program = hlo.parse(compiled.text("mixed_v5p"))
+    program = parse(compiled.text("mixed_v5p"))
     instructions = [i for x in program.computations.values() for i in x.values()]
     locations = {
         part: {i.location for i in instructions if f"/{part}/dot_general" in i.op_name}

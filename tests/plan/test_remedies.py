@@ -4,10 +4,11 @@ import pytest
 
 from configs.pretrain import llama2_7b
 from llmjax import config as cfg
-from llmjax.plan import chips, estimate, remedies
-from llmjax.plan.changes import changed
-from llmjax.plan.compile import Compiled, Memory, Seconds
-from llmjax.plan.estimate import Size
+from llmjax.plan.compiler.compile import Compiled, Memory, Seconds
+from llmjax.plan.cost import chips, estimate
+from llmjax.plan.cost.estimate import Size
+from llmjax.plan.layouts import remedies
+from llmjax.plan.layouts.changes import changed
 from llmjax.train.setup import Program
 
 SIZE = Size(weights=6_738_415_616, expert_weights=0, optimizer_bytes=8.0)

@@ -6,10 +6,12 @@ import math
 import pytest
 
 from llmjax.config import DataConfig, Int8, LayoutConfig, ModelConfig, RunConfig
-from llmjax.plan import chips, hlo, pallas, roofline, timeline, traffic
-from llmjax.plan.collectives import Collective, Devices, collectives
-from llmjax.plan.links import Links
-from llmjax.plan.summary import CustomCall
+from llmjax.plan.cost import chips, pallas, roofline, timeline
+from llmjax.plan.cost.links import Links
+from llmjax.plan.hlo import traffic
+from llmjax.plan.hlo.collectives import Collective, Devices, collectives
+from llmjax.plan.hlo.module import parse
+from llmjax.plan.hlo.summary import CustomCall
 from tests.plan import compiled
 
 MB = 10**6
@@ -215,7 +217,7 @@ ENTRY %main (x: f32[4]) -> f32[4] {
     ],
 )
 def test_transfers_hide_behind_compute_and_queue_on_their_links(cycles, exposed):
-    program = hlo.parse(SCHEDULE.replace("CYCLES", str(cycles)))
+    program = parse(SCHEDULE.replace("CYCLES", str(cycles)))
     mesh = compiled.mesh(chips.parse("v5e:1x2"), fsdp=2)
     played = timeline.play(
         program,
@@ -231,7 +233,7 @@ def test_transfers_hide_behind_compute_and_queue_on_their_links(cycles, exposed)
 
 
 def test_kernels_hide_transfers_too():
-    program = hlo.parse(SCHEDULE.replace("CYCLES", "0"))
+    program = parse(SCHEDULE.replace("CYCLES", "0"))
     mesh = compiled.mesh(chips.parse("v5e:1x2"), fsdp=2)
     played = timeline.play(
         program,
@@ -263,7 +265,7 @@ ENTRY %main (x: f32[8,100], i: s32[]) -> f32[1,100] {
 }
 """
     # the slice read and written, read again by the copy, the result written
-    assert traffic.hbm_bytes(hlo.parse(text)) == 4 * 400
+    assert traffic.hbm_bytes(parse(text)) == 4 * 400
 
 
 # --- the whole --------------------------------------------------------------------

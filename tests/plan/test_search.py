@@ -15,9 +15,10 @@ from ml_collections import config_flags
 from configs.pretrain import llama2_7b, mixtral_8x7b
 from llmjax import config as cfg
 from llmjax.parallel.axes import MESH_AXES
-from llmjax.plan import changes, chips, estimate, search
-from llmjax.plan.estimate import Size
-from llmjax.plan.roofline import Prediction
+from llmjax.plan.cost import chips, estimate
+from llmjax.plan.cost.estimate import Size
+from llmjax.plan.cost.roofline import Prediction
+from llmjax.plan.layouts import changes, search
 
 SIZE = Size(weights=6_738_415_616, expert_weights=0, optimizer_bytes=8.0)
 TOPOLOGY = chips.parse("v5p:2x2x2")

@@ -20,7 +20,8 @@ from absl import app, flags, logging
 from etils import epath
 
 from experiments import cli
-from experiments.quickstart import __main__ as quickstart
+from experiments.quickstart import stages
+from experiments.quickstart.configs import configs
 from llmjax import config as cfg
 from llmjax.train import run
 from llmjax.train.checkpoints import load_params
@@ -41,9 +42,9 @@ def measure(name: str, config, folder: epath.Path) -> list[dict[str, float]]:
     for seed in SEEDS:
         workdir = folder / f"{name}_seed{seed}"
         run.run(seeded(config, seed), workdir, progress=False)
-        out.append(quickstart.tested(workdir))
-        told = "  ".join(f"{m} {out[-1][m]:.4f}" for m in METRICS)
-        print(f"{name:10} seed {seed}: {told}", flush=True)
+        out.append(stages.evaluate_classifier(workdir))
+        scores = "  ".join(f"{m} {out[-1][m]:.4f}" for m in METRICS)
+        print(f"{name:10} seed {seed}: {scores}", flush=True)
     return out
 
 
@@ -54,12 +55,12 @@ def main(_) -> None:
     config, _ = load_params(pretrained)
     print(f"pretrained: {pretrained}, {config.train.steps} steps")
     # finds scratch's best learning rate, or reads what quickstart found
-    _, tune = quickstart.configs(pretrained)
+    _, tune = configs(pretrained)
     tune.data.directory = config.data.directory
-    best = quickstart.finetune(tune, workdir)["scratch"]["learning_rate"]
-    print(f"from scratch: best learning rate {best:g} of {quickstart.SCRATCH_RATES}")
+    best = stages.finetune(tune, workdir)["scratch"]["learning_rate"]
+    print(f"from scratch: best learning rate {best:g} of {stages.SCRATCH_RATES}")
 
-    _, tune = quickstart.configs(pretrained)
+    _, tune = configs(pretrained)
     tune.data.directory = config.data.directory
     tuned = measure("fine-tuned", tune, folder)
     tune.init = {"kind": "scratch"}

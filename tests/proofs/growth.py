@@ -20,7 +20,9 @@ from absl import app, flags
 
 from configs.pretrain import llama2_7b
 from llmjax import config as cfg
-from llmjax.plan import chips, compile, report
+from llmjax.plan import report
+from llmjax.plan.compiler import compile
+from llmjax.plan.cost import chips
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the results go.", required=True)
 PART = flags.DEFINE_enum("part", "all", ["depth", "chips", "all"], "Which.")

@@ -5,7 +5,7 @@
 
 Three topologies with the same global batch, sequence, types and optimizer (AdamW). Each
 is compiled `--repeats` times; WORKDIR/ROW.json holds the report, and is read when it is
-there. `--search` then looks for fewer cycles by `llmjax.plan.search` and writes
+there. `--search` then looks for fewer cycles by `llmjax.plan.layouts.search` and writes
 WORKDIR/ROW-search.json. Ends with code 1 where a row has more cycles, a higher peak,
 more bytes of collectives or 1.2 times the compile time, or where a search that ran has
 not 5 % fewer cycles in two rows. Needs libtpu 0.0.52 with jax 0.12.0.1, and no TPU.
@@ -26,10 +26,13 @@ from absl import app, flags
 
 from configs.pretrain import llama2_7b
 from llmjax import config as cfg
-from llmjax.plan import chips, compile, report, search
-from llmjax.plan.estimate import Size
-from llmjax.plan.execution import walk
-from llmjax.plan.hlo import parse
+from llmjax.plan import report
+from llmjax.plan.compiler import compile
+from llmjax.plan.cost import chips
+from llmjax.plan.cost.estimate import Size
+from llmjax.plan.hlo.execution import walk
+from llmjax.plan.hlo.module import parse
+from llmjax.plan.layouts import search
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Where results are kept.", required=True)
 ONLY = flags.DEFINE_string("only", "", "Rows whose name holds this.")

@@ -1,9 +1,9 @@
-"""Every config that takes more than two minutes to compile, on the TPUs that it names.
+"""Compiles every config that takes more than two minutes, for the TPUs that it names.
 
     python -m tests.proofs.plan_compile [--only=llama3]
 
-What `launch/plan.sh` only lowers, compiled; one after the other, as each takes minutes
-and gigabytes. Needs the TPU compiler (`pip install -e '.[tpu]'`) and no TPU.
+`launch/plan.sh` only lowers these. They run one after the other, since each takes
+minutes and gigabytes. Needs the TPU compiler (`pip install -e '.[tpu]'`) and no TPU.
 """
 
 import sys
@@ -11,13 +11,14 @@ import sys
 from absl import app
 
 from experiments import plan_gate
+from llmjax.plan import gate
 
 
 def main(argv: list[str]) -> None:
     del argv
     slow = [name for name in plan_gate.SLOW if plan_gate.ONLY.value in name]
-    verdicts = [plan_gate.judge(name, compiled=True) for name in slow]
-    print(plan_gate.report(verdicts))
+    verdicts = [gate.check(name, plan_gate.load(name), compiled=True) for name in slow]
+    print(gate.report(verdicts))
     sys.exit(any(v.fault for v in verdicts))
 
 

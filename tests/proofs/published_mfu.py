@@ -3,8 +3,8 @@
     python -m tests.proofs.published_mfu --workdir=runs/published [--only=llama3.1-8b]
 
 Compiles each row's step for its TPUs (minutes and gigabytes each, one after the other),
-predicts its time (`llmjax.plan.roofline`), and writes WORKDIR/ROW.json; rows that are
-there already are read. Then the table: predicted and published MFU, the error, the
+predicts its time (`llmjax.plan.cost.roofline`), and writes WORKDIR/ROW.json; rows that
+are there already are read. Then the table: predicted and published MFU, the error, the
 median of absolute errors, and whether the order within each chip is right; ends with
 code 1 where the median is 20 % or more, an order is wrong, or a row is missing. Needs
 the TPU compiler (`pip install -e '.[tpu]'`) and no TPU.
@@ -33,7 +33,9 @@ from configs.pretrain import (
     mixtral_8x7b,
 )
 from llmjax import config as cfg
-from llmjax.plan import chips, compile, report
+from llmjax.plan import report
+from llmjax.plan.compiler import compile
+from llmjax.plan.cost import chips
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Where results are kept.", required=True)
 ONLY = flags.DEFINE_string("only", "", "Rows whose name holds this.")

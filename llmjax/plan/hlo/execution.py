@@ -3,39 +3,39 @@
 import functools
 import re
 
-from llmjax.plan.hlo import Computation, Instruction, Program
+from llmjax.plan.hlo.module import Computation, HloModule, Instruction
 
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"?(\d+)')
 
 
 @functools.lru_cache(maxsize=2)
-def walk(program: Program) -> tuple[tuple[Instruction, str, int], ...]:
+def walk(module: HloModule) -> tuple[tuple[Instruction, str, int], ...]:
     """(instruction, its computation, executions per step), in scheduled order.
 
     A loop's body counts as often as the loop runs, every branch of a conditional once;
     fused and asynchronous computations are not entered.
     """
     executed: list[tuple[Instruction, str, int]] = []
-    _walk(program, program.entry, 1, executed)
+    _walk(module, module.entry, 1, executed)
     return tuple(executed)
 
 
-def _walk(program: Program, name: str, times: int, executed: list) -> None:
-    for instruction in program.computations[name].values():
+def _walk(module: HloModule, name: str, times: int, executed: list) -> None:
+    for instruction in module.computations[name].values():
         executed.append((instruction, name, times))
         for callee in callees(instruction):
-            trips = trip_count(program, name, instruction) or 1
-            _walk(program, callee, times * trips, executed)
+            trips = trip_count(module, name, instruction) or 1
+            _walk(module, callee, times * trips, executed)
 
 
 @functools.lru_cache(maxsize=2)
-def cycles(program: Program) -> dict[str, int]:
+def cycles(module: HloModule) -> dict[str, int]:
     """Computation -> the compiler's cycles for one execution of it.
 
     Loops count with their trips, a conditional with its longest branch.
     """
     totals: dict[str, int] = {}
-    _cycles(program, program.entry, totals)
+    _cycles(module, module.entry, totals)
     return totals
 
 
@@ -50,19 +50,19 @@ def callees(instruction: Instruction) -> tuple[str, ...]:
     return tuple(x for x in names if x)
 
 
-def _cycles(program: Program, name: str, totals: dict[str, int]) -> int:
+def _cycles(module: HloModule, name: str, totals: dict[str, int]) -> int:
     total = 0
-    for instruction in program.computations[name].values():
+    for instruction in module.computations[name].values():
         total += instruction.cycles or 0
-        inner = [_cycles(program, x, totals) for x in callees(instruction)]
+        inner = [_cycles(module, x, totals) for x in callees(instruction)]
         if inner:
-            trips = trip_count(program, name, instruction) or 1
+            trips = trip_count(module, name, instruction) or 1
             total += max(inner) * trips
     totals[name] = total
     return total
 
 
-def trip_count(program: Program, computation: str, loop: Instruction) -> int | None:
+def trip_count(module: HloModule, computation: str, loop: Instruction) -> int | None:
     """How often a `while` runs its body; None where that can't be read off.
 
     The compiler notes it, or it follows from the condition `i < n`, the start of `i`
@@ -73,28 +73,28 @@ def trip_count(program: Program, computation: str, loop: Instruction) -> int | N
     noted = _TRIPS.search(loop.rest)
     if noted:
         return int(noted.group(1))
-    comparison = _comparison(program, loop)
+    comparison = _comparison(module, loop)
     if comparison is None:
         return None
     index, limit = comparison
-    here = program.computations[computation]
+    here = module.computations[computation]
     initial = here.get(loop.operands[0])
     start = None
     if initial is not None and initial.opcode == "tuple":
         start = _constant(here, initial.operands[index])
-    step = _increment(program, loop.attribute("body") or "", index)
+    step = _increment(module, loop.attribute("body") or "", index)
     return max(1, -(-(limit - (start or 0)) // (step or 1)))
 
 
-def _comparison(program: Program, loop: Instruction) -> tuple[int, int] | None:
+def _comparison(module: HloModule, loop: Instruction) -> tuple[int, int] | None:
     """(index of the counter in the loop's state, limit) of `counter < limit`."""
-    condition = program.computations[loop.attribute("condition") or ""]
-    root = program.root(loop.attribute("condition") or "")
+    condition = module.computations[loop.attribute("condition") or ""]
+    root = module.root(loop.attribute("condition") or "")
     sides = root.operands
     values = condition
     if root.opcode == "fusion":
-        inner = program.computations[root.attribute("calls") or ""]
-        root, outer = program.root(root.attribute("calls") or ""), root.operands
+        inner = module.computations[root.attribute("calls") or ""]
+        root, outer = module.root(root.attribute("calls") or ""), root.operands
         values = {**inner, **condition}
 
         def from_outside(name: str) -> str:
@@ -112,9 +112,9 @@ def _comparison(program: Program, loop: Instruction) -> tuple[int, int] | None:
     return (int(index.group(1)), limit) if index and limit is not None else None
 
 
-def _increment(program: Program, name: str, index: int) -> int | None:
+def _increment(module: HloModule, name: str, index: int) -> int | None:
     """The constant that a loop's body adds to element `index` of its state."""
-    body, root = program.computations[name], program.root(name)
+    body, root = module.computations[name], module.root(name)
     if root.opcode != "tuple":
         return None
     value = body.get(root.operands[index])

@@ -17,8 +17,9 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from llmjax.config import LayoutConfig, RunConfig
 from llmjax.parallel import mesh as mesh_lib
-from llmjax.plan import chips, rows
-from llmjax.plan.chips import Topology
+from llmjax.plan.compiler import inputs
+from llmjax.plan.cost import chips
+from llmjax.plan.cost.chips import Topology
 from llmjax.train import setup
 from llmjax.train.setup import Program
 
@@ -127,7 +128,7 @@ def lower_step(
     config = over_slices(config, topology.num_slices)
     start = time.perf_counter()
     mesh = make_mesh(config.layout, topology)
-    task, example = rows.example(config)
+    task, example = inputs.example(config)
     program = setup.build(config, task, example, mesh=mesh)
     after_build = time.perf_counter()
     with mesh_lib.use(mesh):

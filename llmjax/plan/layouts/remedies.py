@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from llmjax.config import BFloat16, RunConfig
-from llmjax.plan import estimate
-from llmjax.plan.changes import Change, changed
-from llmjax.plan.compile import Compiled, compile_step
-from llmjax.plan.estimate import Size
+from llmjax.plan.compiler.compile import Compiled, compile_step
+from llmjax.plan.cost import estimate
+from llmjax.plan.cost.estimate import Size
+from llmjax.plan.layouts.changes import Change, changed
 
 ENOUGH = 2  # remedies that fit, then the search ends
 TRIES = 6  # compiles at most

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 from jax.sharding import Mesh
 
-from llmjax.plan.execution import walk
-from llmjax.plan.hlo import HOST, Computation, Instruction, Program
+from llmjax.plan.hlo.execution import walk
+from llmjax.plan.hlo.module import HOST, Computation, HloModule, Instruction
 
 KINDS = (
     "all-gather",
@@ -114,16 +114,16 @@ class Devices:
         return (name or "none") if is_whole else "mixed"
 
 
-def collectives(program: Program, mesh: Mesh) -> tuple[Collective, ...]:
+def collectives(module: HloModule, mesh: Mesh) -> tuple[Collective, ...]:
     """Every transfer of a step that was compiled for this mesh."""
     devices = Devices(mesh)
     times: collections.Counter[str] = collections.Counter()
-    for instruction, name, count in walk(program):
+    for instruction, name, count in walk(module):
         if instruction.root:
             times[name] += count
     transfers: list[Collective] = []
     for name, calls in times.items():
-        transfers += _computation_transfers(program, name, calls, devices)
+        transfers += _computation_transfers(module, name, calls, devices)
     return tuple(transfers)
 
 
@@ -153,11 +153,11 @@ def by_kind_and_axis(transfers: tuple[Collective, ...]) -> list[dict]:
 
 
 def _computation_transfers(
-    program: Program, name: str, calls: int, devices: Devices
+    module: HloModule, name: str, calls: int, devices: Devices
 ) -> Iterator[Collective]:
-    computation = program.computations[name]
+    computation = module.computations[name]
     done_of = _done_of(computation)
-    for first, last, op, scattered in _by_channel(program, computation, done_of):
+    for first, last, op, scattered in _by_channel(module, computation, done_of):
         yield _ici_transfer(op, scattered, devices, name, calls, first.name, last.name)
     for instruction in computation.values():
         if instruction.opcode == "send" and "_xla_megascale" in instruction.rest:
@@ -176,7 +176,7 @@ def _done_of(computation: Computation) -> dict[str, str]:
     }
 
 
-def _by_channel(program: Program, computation: Computation, done_of: dict[str, str]):
+def _by_channel(module: HloModule, computation: Computation, done_of: dict[str, str]):
     """(first and last instruction, the collective itself, whether it scatters).
 
     A TPU program writes one asynchronous collective several times, all with one
@@ -189,7 +189,7 @@ def _by_channel(program: Program, computation: Computation, done_of: dict[str, s
         if instruction.opcode in ("fusion", "async-start"):
             called = instruction.attribute("calls") or ""
             scattered = "all-reduce-scatter" in called
-            inside = list(program.computations.get(called, {}).values())
+            inside = list(module.computations.get(called, {}).values())
         for op in inside:
             if op.opcode.removesuffix("-start") not in KINDS:
                 continue

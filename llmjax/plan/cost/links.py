@@ -10,8 +10,8 @@ import functools
 
 import numpy as np
 
-from llmjax.plan.chips import HOP_SECONDS, Topology
-from llmjax.plan.collectives import Collective, Devices, Groups
+from llmjax.plan.cost.chips import HOP_SECONDS, Topology
+from llmjax.plan.hlo.collectives import Collective, Devices, Groups
 
 # Die-to-die link of a chip with two devices, in units of one ICI link:
 # https://docs.cloud.google.com/tpu/docs/tpu7x, "six times faster than a 1D ICI link".

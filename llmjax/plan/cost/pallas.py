@@ -14,8 +14,8 @@ import dataclasses
 import math
 import re
 
-from llmjax.plan.chips import Chip
-from llmjax.plan.summary import CustomCall
+from llmjax.plan.cost.chips import Chip
+from llmjax.plan.hlo.summary import CustomCall
 
 # Matmuls of [queries, keys, head] per block. Forward: q.k and p.v. Backward: q.k and
 # do.v again, then dq; or dk and dv; or, fused, all three (Dao et al. 2022,

@@ -4,8 +4,8 @@ import dataclasses
 import re
 from collections import Counter
 
-from llmjax.plan.execution import cycles, trip_count, walk
-from llmjax.plan.hlo import Instruction, Program
+from llmjax.plan.hlo.execution import cycles, trip_count, walk
+from llmjax.plan.hlo.module import HloModule, Instruction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,23 +48,23 @@ class Summary:
     largest: tuple[tuple[str, str, str, int], ...]
 
 
-def summarize(program: Program, largest: int = 20) -> Summary:
+def summarize(module: HloModule, largest: int = 20) -> Summary:
     """Sums up a compiled step; `largest` is how many of the costliest ops it lists."""
     kernels: Counter = Counter()
     places: Counter = Counter()
     loops = []
-    for instruction, name, times in walk(program):
+    for instruction, name, times in walk(module):
         place = instruction.op_name, instruction.location, instruction.opcode
         places[place] += (instruction.cycles or 0) * times
         if is_pallas(instruction):
-            kernels[custom_call(program, name, instruction)] += times
+            kernels[custom_call(module, name, instruction)] += times
         if instruction.opcode == "while":
-            trips = trip_count(program, name, instruction)
+            trips = trip_count(module, name, instruction)
             body = instruction.attribute("body") or ""
-            loop_cycles = cycles(program)[body] * times * (trips or 1)
+            loop_cycles = cycles(module)[body] * times * (trips or 1)
             loops.append(Loop(body, trips, loop_cycles))
     return Summary(
-        estimated_cycles=cycles(program)[program.entry],
+        estimated_cycles=cycles(module)[module.entry],
         pallas=tuple(dataclasses.replace(k, calls=n) for k, n in kernels.items()),
         loops=tuple(loops),
         largest=tuple((*k, n) for k, n in places.most_common(largest) if n),
@@ -79,9 +79,9 @@ def is_pallas(instruction: Instruction) -> bool:
     )
 
 
-def custom_call(program: Program, computation: str, call: Instruction) -> CustomCall:
+def custom_call(module: HloModule, computation: str, call: Instruction) -> CustomCall:
     """The call that one instruction makes, with `calls` = 1."""
-    producers = program.computations[computation]
+    producers = module.computations[computation]
     operands = [
         str(shape)
         for name in call.operands

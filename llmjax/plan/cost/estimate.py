@@ -27,7 +27,7 @@ from llmjax.config import (
 )
 from llmjax.parallel import pipeline
 from llmjax.parallel.axes import MESH_AXES
-from llmjax.plan.chips import Topology
+from llmjax.plan.cost.chips import Topology
 from llmjax.train import flops
 from llmjax.train.setup import Program
 

@@ -123,7 +123,7 @@ Computation = dict[str, Instruction]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Program:
+class HloModule:
     """A compiled program: computation -> instruction by name, in scheduled order."""
 
     computations: dict[str, Computation]
@@ -135,7 +135,7 @@ class Program:
         return next(x for x in reversed(body) if x.root)
 
 
-def parse(text: str) -> Program:
+def parse(text: str) -> HloModule:
     """Parses `compiled.as_text()`, or a scheduled module of a dump.
 
     Raises:
@@ -162,7 +162,7 @@ def parse(text: str) -> Program:
             "this text has no ENTRY computation; give compiled.as_text() or a "
             "*after_optimizations.txt of xla_dump_to"
         )
-    return Program(computations, entry)
+    return HloModule(computations, entry)
 
 
 def _logical_lines(text: str) -> Iterator[str]:

@@ -5,15 +5,16 @@ import dataclasses
 from jax.sharding import Mesh
 
 from llmjax.config import RunConfig, SlidingWindow
-from llmjax.plan import pallas, traffic
-from llmjax.plan.chips import Topology
-from llmjax.plan.collectives import Collective, Devices, collectives
-from llmjax.plan.execution import walk
-from llmjax.plan.hlo import Program, parse
-from llmjax.plan.links import Links
-from llmjax.plan.pallas import KernelCost
-from llmjax.plan.summary import Summary, custom_call, is_pallas, summarize
-from llmjax.plan.timeline import play
+from llmjax.plan.cost import pallas
+from llmjax.plan.cost.chips import Topology
+from llmjax.plan.cost.links import Links
+from llmjax.plan.cost.pallas import KernelCost
+from llmjax.plan.cost.timeline import play
+from llmjax.plan.hlo import traffic
+from llmjax.plan.hlo.collectives import Collective, Devices, collectives
+from llmjax.plan.hlo.execution import walk
+from llmjax.plan.hlo.module import HloModule, parse
+from llmjax.plan.hlo.summary import Summary, custom_call, is_pallas, summarize
 from llmjax.train import flops
 
 
@@ -94,18 +95,18 @@ def predict(
       dollars_per_chip_hour: None: the chip's usual price.
       outputs: see `llmjax.train.flops.training_flops`.
     """
-    program = parse(text)
-    transfers = collectives(program, mesh)
+    module = parse(text)
+    transfers = collectives(module, mesh)
     links = Links(topology, Devices(mesh))
-    summary = summarize(program)
+    summary = summarize(module)
     mask = config.model.architecture != "encoder", _window(config)
     kernels = tuple(pallas.cost(c, topology.chip, *mask) for c in summary.pallas)
     timeline = play(
-        program,
+        module,
         transfers,
         links.seconds,
         links.busy_links,
-        _kernel_seconds(program, kernels),
+        _kernel_seconds(module, kernels),
         topology.chip.hertz,
     )
     data, chip = config.data, topology.chip
@@ -118,7 +119,7 @@ def predict(
         price = dollars_per_chip_hour
     chip_seconds_per_token = timeline.total * topology.chips / tokens
     return Prediction(
-        roofline=_roofline(program, transfers, links, causal / speedup),
+        roofline=_roofline(module, transfers, links, causal / speedup),
         summary=summary,
         collectives=transfers,
         kernels=kernels,
@@ -136,7 +137,7 @@ def predict(
 
 
 def _roofline(
-    program: Program,
+    module: HloModule,
     transfers: tuple[Collective, ...],
     links: Links,
     model_flops: float,
@@ -152,7 +153,7 @@ def _roofline(
             slow[transfer.network] += seconds
     return Roofline(
         compute=model_flops / chip.bf16_flops / chips,
-        hbm=traffic.hbm_bytes(program) * chip.devices / chip.hbm_bandwidth,
+        hbm=traffic.hbm_bytes(module) * chip.devices / chip.hbm_bandwidth,
         ici=ici,
         dcn=slow["dcn"],
         host=slow["host"],
@@ -160,7 +161,7 @@ def _roofline(
 
 
 def _kernel_seconds(
-    program: Program, kernels: tuple[KernelCost, ...]
+    module: HloModule, kernels: tuple[KernelCost, ...]
 ) -> dict[str, float]:
     """Instruction that calls a kernel -> seconds of one execution."""
     per_call = {
@@ -169,8 +170,8 @@ def _kernel_seconds(
         if k.kind != "unknown"
     }
     return {
-        instruction.name: per_call.get(custom_call(program, name, instruction), 0.0)
-        for instruction, name, _ in walk(program)
+        instruction.name: per_call.get(custom_call(module, name, instruction), 0.0)
+        for instruction, name, _ in walk(module)
         if is_pallas(instruction)
     }
 

@@ -11,9 +11,9 @@ import dataclasses
 import math
 from collections.abc import Callable
 
-from llmjax.plan.collectives import Collective
-from llmjax.plan.execution import callees, trip_count
-from llmjax.plan.hlo import Instruction, Program
+from llmjax.plan.hlo.collectives import Collective
+from llmjax.plan.hlo.execution import callees, trip_count
+from llmjax.plan.hlo.module import HloModule, Instruction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Timeline:
 
 
 def play(
-    program: Program,
+    module: HloModule,
     transfers: tuple[Collective, ...],
     seconds: Callable[[Collective], float],
     busy_links: Callable[[Collective], frozenset],
@@ -49,7 +49,7 @@ def play(
     """Simulates the schedule once.
 
     Args:
-      program: the compiled step.
+      module: the compiled step.
       transfers: its transfers.
       seconds: time of one transfer, alone on its links.
       busy_links: links that a transfer uses; transfers that share one queue on it.
@@ -64,10 +64,10 @@ def play(
     def computation(name: str) -> Timeline:
         if name not in timelines:
             simulation = _Simulation(starts, seconds, busy_links, kernel_seconds, hertz)
-            timelines[name] = simulation.run(program, name, computation)
+            timelines[name] = simulation.run(module, name, computation)
         return timelines[name]
 
-    return computation(program.entry)
+    return computation(module.entry)
 
 
 class _Simulation:
@@ -86,14 +86,14 @@ class _Simulation:
         )
         self.waits: dict[tuple[str, str, str], float] = collections.defaultdict(float)
 
-    def run(self, program: Program, name: str, computation) -> Timeline:
-        for instruction in program.computations[name].values():
+    def run(self, module: HloModule, name: str, computation) -> Timeline:
+        for instruction in module.computations[name].values():
             for transfer in self.starts.get((name, instruction.name), ()):
                 self._start(transfer)
             self._execute(instruction)
             inner = [computation(x) for x in callees(instruction)]
             if inner:
-                trips = trip_count(program, name, instruction) or 1
+                trips = trip_count(module, name, instruction) or 1
                 self._execute_inner(max(inner, key=lambda x: x.total), trips)
             for end, transfer in self.pending.pop(instruction.name, ()):
                 self._wait(end, transfer)

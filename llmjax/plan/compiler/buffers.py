@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from llmjax.plan import hlo
-from llmjax.plan.compile import Compiled
+from llmjax.plan.compiler.compile import Compiled
+from llmjax.plan.hlo.module import HBM, HloModule, Instruction, parse
 from llmjax.train.setup import Program
 
 KINDS = ("parameters", "optimizer", "batch", "gradients", "activations", "temporaries")
@@ -66,14 +66,14 @@ class _Value:
 
 def usage(compiled: Compiled, largest: int = 12) -> Usage:
     """Reads the memory of a step from the compiler's dump, whether it fits or not."""
-    program = hlo.parse(compiled.dump["hlo"])
-    names = _BufferNames(program, weight_shapes(compiled.program))
+    module = parse(compiled.dump["hlo"])
+    names = _BufferNames(module, weight_shapes(compiled.program))
     buffers: list[Buffer] = []
     for size, color, kind, values in allocations(compiled.dump["buffers"]):
         parameter = re.match(r"parameter (\d+), shape \|(\S+?)\|", kind)
-        if color == hlo.HBM and parameter:
+        if color == HBM and parameter:
             buffers.append(names.argument(int(parameter[1]), parameter[2], size))
-        elif "preallocated-temp" in kind and color == hlo.HBM:
+        elif "preallocated-temp" in kind and color == HBM:
             live = at_peak(values, live_ranges(compiled.dump["live-range"]))
             buffers += [names.temporary(value) for value in live]
     kinds = dict.fromkeys(KINDS, 0)
@@ -91,7 +91,7 @@ def allocations(text: str) -> list[tuple[int, int, str, list[_Value]]]:
     entries: list[tuple[int, int, str, list[_Value]]] = []
     for line in text.splitlines():
         if head := _ALLOCATION.match(line):
-            entries.append((int(head[1]), int(head[2] or hlo.HBM), head[3], []))
+            entries.append((int(head[1]), int(head[2] or HBM), head[3], []))
         elif (value := _VALUE.match(line)) and entries:
             color, size, offset = (int(value[i]) for i in (2, 3, 4))
             entries[-1][3].append(_Value(value[1], color, size, offset, value[5]))
@@ -112,7 +112,7 @@ def at_peak(values: list[_Value], ranges: dict[str, tuple[int, int]]) -> list[_V
     lives = []
     for value in values:
         name = value.name if value.name.endswith("}") else value.name + "{}"
-        if value.color == hlo.HBM and name in ranges:
+        if value.color == HBM and name in ranges:
             lives.append((*ranges[name], value))
     changes: dict[int, list[tuple[int, _Value]]] = collections.defaultdict(list)
     for start, end, value in lives:
@@ -190,11 +190,11 @@ def _axes(entry: Any) -> tuple[str, ...]:
 class _BufferNames:
     """Names buffers by the modules of the model that their values belong to."""
 
-    def __init__(self, program: hlo.Program, weights: set[tuple[int, ...]]):
-        self._program, self._weights = program, weights
+    def __init__(self, module: HloModule, weights: set[tuple[int, ...]]):
+        self._module, self._weights = module, weights
         self._instructions = {
             name: (instruction, computation)
-            for computation, body in program.computations.items()
+            for computation, body in module.computations.items()
             for name, instruction in body.items()
         }
         self._fusions = {
@@ -204,7 +204,7 @@ class _BufferNames:
         }
         self._parameters = {
             int(instruction.operands[0]): instruction
-            for instruction in program.computations[program.entry].values()
+            for instruction in module.computations[module.entry].values()
             if instruction.opcode == "parameter"
         }
 
@@ -230,7 +230,7 @@ class _BufferNames:
             return "gradients" if sizes in self._weights else "temporaries"
         return "activations" if recomputed or "jvp(" in op_name else "temporaries"
 
-    def _producer(self, name: str, index: str, depth: int) -> hlo.Instruction | None:
+    def _producer(self, name: str, index: str, depth: int) -> Instruction | None:
         """The operation that computes a value, through tuples, loops and copies."""
         name, _, element = name.partition("#")  # "fusion.1#0": element 0
         index = element or index
@@ -265,7 +265,7 @@ class _BufferNames:
 
     def _element(self, computation: str, index: str, depth: int):
         """The operation that computes element `index` of a computation's result."""
-        body = self._program.computations.get(computation, {})
+        body = self._module.computations.get(computation, {})
         for instruction in reversed(body.values()):
             if instruction.root and not index:
                 return self._producer(instruction.name, "", depth - 1)
@@ -309,7 +309,7 @@ _MOVES = (
 )
 
 
-def _moves(instruction: hlo.Instruction) -> bool:
+def _moves(instruction: Instruction) -> bool:
     """Whether an instruction only moves a value that another one computed."""
     return instruction.op_name.rpartition("/")[2] in _MOVES
 

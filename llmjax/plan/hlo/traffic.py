@@ -1,7 +1,7 @@
 """Bytes that a step reads from HBM and writes to it, by its instructions' shapes."""
 
-from llmjax.plan.execution import walk
-from llmjax.plan.hlo import HBM, Computation, Instruction, Program
+from llmjax.plan.hlo.execution import walk
+from llmjax.plan.hlo.module import HBM, Computation, HloModule, Instruction
 
 # Opcodes that move nothing themselves.
 _NO_TRAFFIC = {
@@ -19,7 +19,7 @@ _NO_TRAFFIC = {
 }
 
 
-def hbm_bytes(program: Program) -> int:
+def hbm_bytes(module: HloModule) -> int:
     """Bytes of one step on one device, summed over what each instruction moves.
 
     Arrays in vector memory don't count. Where a slice of a larger array is read or
@@ -27,12 +27,14 @@ def hbm_bytes(program: Program) -> int:
     its cost model (`pallas`) has what it reads again.
     """
     return sum(
-        times * _bytes(program, program.computations[name], instruction)
-        for instruction, name, times in walk(program)
+        times * _bytes(module, module.computations[name], instruction)
+        for instruction, name, times in walk(module)
     )
 
 
-def _bytes(program: Program, computation: Computation, instruction: Instruction) -> int:
+def _bytes(
+    module: HloModule, computation: Computation, instruction: Instruction
+) -> int:
     """What one execution reads and writes."""
     opcode = instruction.opcode
     if opcode in _NO_TRAFFIC or opcode.endswith("-done"):
@@ -48,7 +50,7 @@ def _bytes(program: Program, computation: Computation, instruction: Instruction)
         return 2 * _result_bytes(operands[1])
     if opcode != "fusion":
         return sum(map(_result_bytes, operands)) + _result_bytes(instruction)
-    fused = program.computations[instruction.attribute("calls") or ""]
+    fused = module.computations[instruction.attribute("calls") or ""]
     read = sum(_fusion_reads(fused, i, x) for i, x in enumerate(operands))
     return read + _fusion_writes(fused, instruction)
 

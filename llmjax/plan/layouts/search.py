@@ -11,12 +11,12 @@ from absl import logging
 
 from llmjax.config import Mixture, RunConfig, SplashAttention
 from llmjax.parallel.axes import MESH_AXES
-from llmjax.plan import estimate
-from llmjax.plan.changes import changed, difference, flags
-from llmjax.plan.chips import Topology
-from llmjax.plan.compile import Compiled, compile_step
-from llmjax.plan.estimate import Estimate, Size
-from llmjax.plan.roofline import Prediction
+from llmjax.plan.compiler.compile import Compiled, compile_step
+from llmjax.plan.cost import estimate
+from llmjax.plan.cost.chips import Topology
+from llmjax.plan.cost.estimate import Estimate, Size
+from llmjax.plan.cost.roofline import Prediction
+from llmjax.plan.layouts.changes import changed, difference, flags
 
 MARGIN = 1.15  # estimated bytes / the chip's memory, at most: estimates err by that
 TRIES = 4  # compiles, refused ones too, per place of the ranking

@@ -1,0 +1,1 @@
+"""The text of a compiled program: instructions, executions, transfers, bytes moved."""

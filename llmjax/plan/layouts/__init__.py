@@ -1,0 +1,1 @@
+"""Other layouts of the same run: faster ones, and ones that fit."""
