@@ -10,7 +10,6 @@ config's `layout.plan_topology`. Where the step does not fit, the cheapest chang
 tried. With a workdir, `result.json`, `report.md` and `plan.png` are written there.
 """
 
-import dataclasses
 import json
 
 import jax
@@ -71,7 +70,7 @@ def plan(run: cfg.RunConfig) -> report.Result:
     compiled = compile.compile_step(run, where)
     result = {
         "config": config_flags.get_config_filename(flags.FLAGS["config"]),
-        "layout": dataclasses.asdict(compiled.config.layout),
+        "layout": cfg.to_dict(compiled.config.layout),
         **report.describe(compiled, PRICE.value),
     }
     if SEARCH.value:

@@ -9,7 +9,15 @@ from typing import Any
 import jax
 from absl import logging
 
-from llmjax.config import Mixture, RunConfig, SplashAttention
+from llmjax.config import (
+    Activations,
+    FullRemat,
+    Mixture,
+    NamesRemat,
+    NoRemat,
+    RunConfig,
+    SplashAttention,
+)
 from llmjax.parallel.axes import MESH_AXES
 from llmjax.plan import estimate
 from llmjax.plan.changes import changed, difference, flags
@@ -22,17 +30,21 @@ ROOM = 1.15  # of the chip's memory that an estimate may take: it errs by about 
 TRIES = 4  # compiles for each place of the ranking, refused ones too
 # What a layer keeps, cheapest first: of each value as much is saved per byte, but
 # `context`, which brings the attention's scores back.
-LADDER = ("out", "value", "key", "query", "context", "gate", "up")
-SAVED = (
+LADDER: tuple[Activations, ...] = (
+    "out",
+    "value",
+    "key",
+    "query",
+    "context",
+    "gate",
+    "up",
+)
+SAVED: tuple[tuple[Activations, ...], ...] = (
     *(LADDER[:count] for count in range(1, len(LADDER) + 1)),
     ("context",),
     ("out", "query", "key", "gate", "up"),
 )
-REMATS: tuple[dict[str, Any], ...] = (
-    {"remat": "none"},
-    *({"remat": "names", "saved": saved} for saved in SAVED),
-    {"remat": "full"},
-)
+REMATS = (NoRemat(), *map(NamesRemat, SAVED), FullRemat())
 MICROBATCHES = (1, 2, 4, 8)
 
 
@@ -82,7 +94,7 @@ def search(
     room = topology.chip.usable_hbm_bytes / topology.chip.devices
     tries = 0
     for candidate in candidates(config, topology, size):
-        mesh = tuple(getattr(candidate.config.layout, axis) for axis in MESH_AXES)
+        mesh = tuple(candidate.config.layout.mesh_sizes.values())
         bytes_ = candidate.estimate.bytes * ratios.get(mesh, 1 / ROOM)
         if len(found) == best or tries == TRIES * best:
             break
@@ -109,9 +121,9 @@ def candidates(config: RunConfig, topology: Topology, size: Size) -> list[Candid
     room = ROOM * chip.usable_hbm_bytes / chip.devices
     found = []
     for change in space(config, topology):
-        mesh = {axis: change[axis] for axis in MESH_AXES}
         try:
             after = changed(config, change)
+            mesh = after.layout.mesh_sizes
             estimated = estimate.estimate(after, topology, size, mesh)
         except ValueError:
             continue
@@ -131,15 +143,14 @@ def _order(candidate: Candidate) -> tuple[float, float, int]:
 
 def space(config: RunConfig, topology: Topology) -> Iterator[dict[str, Any]]:
     """Meshes x remat x microbatches x attention, as changes of the layout."""
-    remats = [{"saved": (), "offloaded": (), **remat} for remat in REMATS]
     for mesh in meshes(config, topology):
         rows = config.data.batch_size // (mesh["data"] * mesh["fsdp"] * mesh["expert"])
         parts = [m for m in MICROBATCHES if rows % m == 0]
-        options = itertools.product(remats, parts, attentions(config))
+        options = itertools.product(REMATS, parts, attentions(config))
         for remat, microbatches, attention in options:
             yield {
-                **mesh,
-                **remat,
+                **config.layout.mesh_fields(mesh),
+                "remat": remat,
                 "microbatches": microbatches,
                 "attention": attention,
             }

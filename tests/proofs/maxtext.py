@@ -62,6 +62,11 @@ class Row:
     reduced: float = 13.5e9
 
 
+def keep(*names: str) -> dict[str, Any]:
+    """Remat that keeps these of a layer, and computes the rest again."""
+    return {"remat.kind": "names", "remat.saved": names}
+
+
 ROWS = (
     Row(
         "v5e",
@@ -72,7 +77,7 @@ ROWS = (
         10.70e9,
         4.174e9,
         69,
-        {"remat": "names", "saved": ("value", "out")},
+        keep("value", "out"),
     ),
     Row(
         "v5p",
@@ -83,7 +88,7 @@ ROWS = (
         49.18e9,
         4.041e9,
         106,
-        {"remat": "names", "saved": ("query", "key", "out", "gate", "up")},
+        keep("query", "key", "out", "gate", "up"),
     ),
     Row(
         "v6e",
@@ -94,7 +99,7 @@ ROWS = (
         24.91e9,
         7.443e9,
         262,
-        {"remat": "full", "saved": (), "loss_block": 512},
+        {"remat.kind": "full", "remat.saved": None, "loss_block": 512},
     ),
 )
 

@@ -68,12 +68,12 @@ class Row:
 
 def offload(*names: str) -> dict[str, Any]:
     """Remat that keeps these in the host's memory and computes the rest again."""
-    return {"remat": "names", "saved": (), "offloaded": names}
+    return {"remat.kind": "names", "remat.saved": None, "remat.offloaded": names}
 
 
 def keep(*names: str) -> dict[str, Any]:
     """Remat that keeps these on the chip and computes the rest again."""
-    return {"remat": "names", "saved": names, "offloaded": ()}
+    return {"remat.kind": "names", "remat.saved": names, "remat.offloaded": None}
 
 
 def blocks(q: int, kv: int) -> dict[str, int]:
@@ -155,7 +155,7 @@ ROWS = (
             "fsdp": 64,
             "tensor": 4,
             "optimizer_sharding": "data",
-            "sequence_parallel": True,
+            "context.sequence_parallel": True,
             **offload("input", *QKV, "out"),
             **blocks(2048, 512),
             **flags_of_xla(98304, *HOST_OFFLOAD),
@@ -210,8 +210,8 @@ ROWS = (
         4096,
         {
             "fsdp": 256,
-            "remat": "full",
-            "saved": (),
+            "remat.kind": "full",
+            "remat.saved": None,
             "masters": "bfloat16",
             **flags_of_xla(81920),
         },
