@@ -11,7 +11,6 @@ changes that save memory are compiled. Writes `result.json`, `report.md` and `pl
 into the workdir, if one is given.
 """
 
-import dataclasses
 import json
 
 import jax
@@ -74,7 +73,7 @@ def plan(run: cfg.RunConfig) -> report.Result:
     compiled = compile.compile_step(run, topology(run))
     result = {
         "config": config_flags.get_config_filename(flags.FLAGS["config"]),
-        "layout": dataclasses.asdict(compiled.config.layout),
+        "layout": cfg.to_dict(compiled.config.layout),
         **report.describe(compiled, PRICE.value),
     }
     if SEARCH.value:

@@ -34,8 +34,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.layout.fsdp = -1
     config.layout.precision.kind = "bfloat16"
     config.layout.attention.kind = "splash"
-    config.layout.remat = "names"
-    config.layout.saved = ("query", "key", "out", "gate", "up")
+    config.layout.remat.kind = "names"
+    config.layout.remat.saved = ("query", "key", "out", "gate", "up")
     config.layout.loss_block = 256
     config.optimizer.algorithm.eps = 1e-5
     config.optimizer.learning_rate = 3e-4

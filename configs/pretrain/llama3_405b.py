@@ -20,8 +20,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.num_layers = 126
     config.model.num_heads = 128
     config.layout.plan_topology = "v5p:8x8x8"
-    config.layout.remat = "full"
-    config.layout.saved = ()
+    config.layout.remat.kind = "full"
+    config.layout.remat.saved = None
     config.layout.compiler_options = ()
     config.optimizer.learning_rate = 8e-5
     return config

@@ -19,7 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.d_ff = 28672
     config.model.num_layers = 80
     config.model.num_heads = 64
-    config.layout.saved = ()
-    config.layout.offloaded = ("input",)  # 20 GiB a chip, of 31
+    config.layout.remat.saved = None
+    config.layout.remat.offloaded = ("input",)  # 20 GiB a chip, of 31
     config.optimizer.learning_rate = 1.5e-4
     return config

@@ -34,8 +34,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.layout.fsdp = -1
     config.layout.precision.kind = "bfloat16"
     config.layout.attention.kind = "splash"
-    config.layout.remat = "names"
-    config.layout.saved = ("query", "key", "value", "context")
+    config.layout.remat.kind = "names"
+    config.layout.remat.saved = ("query", "key", "value", "context")
     config.layout.loss_block = 512
     # 17 % off the predicted step; it compiles four times as long
     config.layout.compiler_options = ("xla_tpu_scoped_vmem_limit_kib=98304",)

@@ -26,5 +26,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.mlp.d_ff = 14336
     config.model.mlp.dispatch.kind = "capacity"
     config.layout.plan_topology = "v5p:4x8x8"
-    config.layout.saved = ("query", "key", "value", "context", "out")
+    config.layout.remat.saved = ("query", "key", "value", "context", "out")
     return config

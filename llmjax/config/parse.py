@@ -6,10 +6,11 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, Union
 
 import ml_collections
+from absl import flags
 from ml_collections import config_dict
 
 from llmjax.config.schema import RunConfig
@@ -57,6 +58,11 @@ def reworded() -> Iterator[None]:
     """
     try:
         yield
+    except flags.IllegalFlagValueError as e:
+        match = re.search(r"^flag --config\.([\w.]+)=(.*): .* as a ConfigDict", str(e))
+        if not match:
+            raise
+        raise ValueError(_not_a_value(match[1], match[2])) from e
     except (AttributeError, KeyError) as e:
         text = str(e).replace("\\'", "'")
         match = re.search(r'Key "(?:.*\.)?(\w+)" does not exist', text) or re.match(
@@ -64,8 +70,13 @@ def reworded() -> Iterator[None]:
         )
         if not match:
             raise
-        raise ValueError(_unknown(match[1], _all_keys(_describe(RunConfig())))) from e
+        raise ValueError(_unknown(match[1], RunConfig)) from e
     except TypeError as e:
+        match = re.search(
+            r"override field '(\w+)'.*\)\. (.*) is of .*ConfigDict", str(e)
+        )
+        if match:
+            raise ValueError(_not_a_value(match[1], match[2])) from e
         match = re.search(r"override field '(\w+)'.*type (.*) and.*type (.*)$", str(e))
         if not match:
             raise
@@ -156,7 +167,7 @@ def _parse(hint: Any, value: Any, path: str) -> Any:
             return None
         return _parse_variant(variants, value, path)
     if dataclasses.is_dataclass(hint):
-        _require_mapping(value, path)
+        _require_mapping(value, path, _hints(typing.cast(type, hint)))
         return _build(typing.cast(type, hint), dict(value), path)
     members = _members(hint)
     if value is None and type(None) in members:
@@ -179,7 +190,8 @@ def _parse(hint: Any, value: Any, path: str) -> Any:
 
 
 def _parse_variant(variants: dict[str, type], value: Any, path: str) -> Any:
-    _require_mapping(value, path)
+    parameters = [key for cls in variants.values() for key in _hints(cls)]
+    _require_mapping(value, path, dict.fromkeys(["kind", *parameters]))
     given = _filled(value)
     kind = given.pop("kind", None)
     if kind not in variants:
@@ -187,11 +199,14 @@ def _parse_variant(variants: dict[str, type], value: Any, path: str) -> Any:
             f"config key '{path}.kind' is {kind!r}; {_accepted(tuple(variants))}"
         )
     cls = variants[kind]
-    for key in given:
+    for key in list(given):
         if key not in _hints(cls):
             readers = [k for k, v in variants.items() if key in _hints(v)]
             if not readers:
-                raise ValueError(_unknown(f"{path}.{key}", _hints(cls)))
+                raise ValueError(_unknown(f"{path}.{key}", cls))
+            if given[key] in ((), []):  # a flag can empty a tuple, not remove it
+                del given[key]
+                continue
             raise ValueError(
                 f"config key '{path}.{key}' is not read by kind {kind!r}, only by "
                 f"{', '.join(map(repr, readers))}; remove it or change '{path}.kind'"
@@ -220,7 +235,7 @@ def _build(cls: type, given: dict[str, Any], path: str) -> Any:
     prefix = f"{path}." if path else ""
     for key in given:
         if key not in hints:
-            raise ValueError(_unknown(prefix + key, hints))
+            raise ValueError(_unknown(prefix + key, cls))
     values = {k: _parse(hints[k], v, prefix + k) for k, v in given.items()}
     for f in dataclasses.fields(cls):
         missing = f.default is dataclasses.MISSING
@@ -232,9 +247,22 @@ def _build(cls: type, given: dict[str, Any], path: str) -> Any:
         raise ValueError(f"config {path or 'as a whole'}: {e}") from None
 
 
-def _require_mapping(value: Any, path: str) -> None:
+def _require_mapping(value: Any, path: str, keys: Iterable[str]) -> None:
     if not isinstance(value, (Mapping, ml_collections.ConfigDict)):
-        raise _wrong_type(path, value, "a dict")
+        raise _wrong_type(path, value, _a_dict(f"{path}.{key}" for key in keys))
+
+
+def _not_a_value(name: str, value: str) -> str:
+    """The message for a scalar given to a key (or the end of one) that is a dict."""
+    paths = _paths(RunConfig)
+    path = next(p for p in paths if f".{p}".endswith(f".{name}"))
+    prefix = f"{path}."
+    below = [p for p in paths if p.startswith(prefix) and "." not in p[len(prefix) :]]
+    return f"config key '{path}' is {value}; accepted: {_a_dict(below)}"
+
+
+def _a_dict(keys: Iterable[str]) -> str:
+    return f"a dict; set {', '.join(keys)}"
 
 
 def _wrong_type(path: str, value: Any, wanted: str) -> ValueError:
@@ -248,19 +276,33 @@ def _accepted(choices: tuple[Any, ...]) -> str:
     return f"accepted: {', '.join(map(repr, choices))}"
 
 
-def _unknown(path: str, known: Any) -> str:
+def _unknown(path: str, cls: type) -> str:
+    """The message for a key that `cls`, a dataclass of the config, lacks.
+
+    It names the closest key of `cls`, or of what lies below it.
+    """
     *parents, key = path.split(".")
-    near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
+    suffixes: dict[str, str] = {}
+    for known in _paths(cls):
+        parts = known.split(".")
+        for i in range(len(parts)):
+            suffixes.setdefault(".".join(parts[i:]), known)
+    near = difflib.get_close_matches(key, suffixes, n=1, cutoff=0.5)
     if near:
-        meant = ".".join([*parents, *near])
+        meant = ".".join([*parents, suffixes[near[0]]])
         return f"unknown config key '{path}'; did you mean '{meant}'?"
-    return f"unknown config key '{path}'; known: {', '.join(sorted(set(known)))}"
+    return f"unknown config key '{path}'; known: {', '.join(sorted(_hints(cls)))}"
 
 
-def _all_keys(config: ml_collections.ConfigDict) -> list[str]:
-    keys: list[str] = []
-    for key in config:
-        keys.append(key)
-        if isinstance(config.get(key), ml_collections.ConfigDict):
-            keys += _all_keys(config[key])
-    return keys
+def _paths(cls: type) -> list[str]:
+    """Every key of a dataclass and below it: "model", "model.norm", …"""
+    paths: list[str] = []
+    for name, hint in _hints(cls).items():
+        variants = _variants(hint)
+        inner = list(variants.values())
+        if not variants and dataclasses.is_dataclass(hint):
+            inner = [typing.cast(type, hint)]
+        below = ["kind"] if variants else []
+        below += [path for c in inner for path in _paths(c)]
+        paths += [name, *(f"{name}.{path}" for path in dict.fromkeys(below))]
+    return paths

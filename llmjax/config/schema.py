@@ -5,10 +5,24 @@ union of dataclasses, told apart by their `kind`; each carries its own parameter
 """
 
 import dataclasses
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
-from llmjax.config.checks import positive, require
+from llmjax.config.checks import require
 from llmjax.config.data import DataConfig
+from llmjax.config.layout import (
+    Attention,
+    ContextParallelism,
+    EinsumAttention,
+    Float32,
+    Gather,
+    NoQuantization,
+    NoRemat,
+    Pipeline,
+    Precision,
+    Quantization,
+    Remat,
+)
 from llmjax.config.model import ModelConfig
 from llmjax.config.positions import Learned
 from llmjax.config.task import CausalLM, TaskConfig
@@ -17,155 +31,12 @@ from llmjax.config.task import CausalLM, TaskConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class EinsumAttention:
-    """The reference: all scores at once."""
-
-    kind: ClassVar[str] = "einsum"
-
-
-@dataclasses.dataclass(frozen=True)
-class BlockedAttention:
-    """Blocks of queries, each against only the keys that it may see."""
-
-    kind: ClassVar[str] = "blocked"
-    block: int = 128
-
-    def __post_init__(self):
-        require(self.block >= 1, f"block is {self.block}; it must be at least 1")
-
-
-@dataclasses.dataclass(frozen=True)
-class ChunkedAttention(BlockedAttention):
-    """A block of queries at a time, computed again backward: memory linear in T."""
-
-    kind: ClassVar[str] = "chunked"
-    block: int = 512
-
-
-@dataclasses.dataclass(frozen=True)
-class DotProductAttention:
-    """`jax.nn.dot_product_attention`: cuDNN's kernel on a GPU."""
-
-    kind: ClassVar[str] = "dot_product"
-
-
-@dataclasses.dataclass(frozen=True)
-class SplashAttention:
-    """jax's Pallas kernel for TPU, in blocks of queries and keys."""
-
-    kind: ClassVar[str] = "splash"
-    block_q: int = 512
-    block_kv: int = 512
-    fused_backward: bool = False  # one kernel for all gradients, not two
-
-    def __post_init__(self):
-        for name in ("block_q", "block_kv"):
-            size = getattr(self, name)
-            require(
-                size > 0 and size % 128 == 0, f"{name} is {size}; a multiple of 128"
-            )
-
-
-Attention = (
-    EinsumAttention
-    | BlockedAttention
-    | ChunkedAttention
-    | DotProductAttention
-    | SplashAttention
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class NoQuantization:
-    """Matmuls in layout.precision."""
-
-    kind: ClassVar[str] = "none"
-
-
-@dataclasses.dataclass(frozen=True)
-class Int8:
-    """Matmuls of int8 forward, and backward too unless told (AQT; qwix)."""
-
-    kind: ClassVar[str] = "int8"
-    backward: bool = True
-
-
-@dataclasses.dataclass(frozen=True)
-class Fp8:
-    """Matmuls of float8: e4m3 forward, e5m2 gradients (Micikevicius et al. 2022)."""
-
-    kind: ClassVar[str] = "fp8"
-    backward: bool = True
-
-
-Quantization = NoQuantization | Int8 | Fp8
-
-
-@dataclasses.dataclass(frozen=True)
-class LossScale:
-    """Dynamic scaling of float16's loss (Micikevicius et al. 2017, arXiv:1710.03740).
-
-    It multiplies the mean loss. Gradients that overflow skip the update, which `step`
-    counts and the learning rate's schedule doesn't, and halve the scale;
-    `growth_interval` updates without one double it. An overflow at a scale of 1 ends
-    the run.
-    """
-
-    initial: float = 2.0**15
-    growth_interval: int = 2000
-
-    def __post_init__(self):
-        positive(self, "initial", "growth_interval")
-
-
-@dataclasses.dataclass(frozen=True)
-class Float32:
-    """Activations, matmuls and weights of 32 bits."""
-
-    kind: ClassVar[str] = "float32"
-    dtype: ClassVar[str] = "float32"
-    masters: ClassVar[str] = "float32"
-
-
-@dataclasses.dataclass(frozen=True)
-class BFloat16:
-    """Activations and matmuls in bfloat16.
-
-    Attributes:
-      masters: type of the weights; of bfloat16 each update is rounded at random.
-    """
-
-    kind: ClassVar[str] = "bfloat16"
-    dtype: ClassVar[str] = "bfloat16"
-    masters: Literal["float32", "bfloat16"] = "float32"
-
-
-@dataclasses.dataclass(frozen=True)
-class Float16:
-    """Activations and matmuls in float16, the loss dynamically scaled."""
-
-    kind: ClassVar[str] = "float16"
-    dtype: ClassVar[str] = "float16"
-    masters: ClassVar[str] = "float32"
-    loss_scale: LossScale = LossScale()
-
-
-Precision = Float32 | BFloat16 | Float16
-
-# What a layer computes that remat can keep (or bring to the host) by name: its input,
-# projections, the attention's result before and after `out`, and those of the MLP.
-Activations = Literal[
-    "input", "query", "key", "value", "context", "out", "gate", "up", "down"
-]
-
-
-@dataclasses.dataclass(frozen=True)
 class LayoutConfig:
     """How the same maths is spread over devices and time."""
 
     # the mesh, outermost first: one of them -1 takes the devices that are left
     data: int = -1
-    pipeline: int = 1
+    pipeline: Pipeline = Pipeline()
     fsdp: int = 1
     expert: int = 1
     sequence: int = 1
@@ -176,51 +47,50 @@ class LayoutConfig:
     precision: Precision = Float32()
     quantization: Quantization = NoQuantization()
     attention: Attention = EinsumAttention()
-    context: Literal["gather", "ring", "ulysses"] = (
-        "gather"  # attention over `sequence`
-    )
-    sequence_parallel: bool = False  # between branches, tokens over `tensor` too
+    context: ContextParallelism = Gather()  # attention over `sequence`
     # what is kept, and where
-    remat: Literal["none", "full", "dots", "names"] = "none"
-    saved: tuple[Activations, ...] = ()  # by remat="names", in the device's memory
-    offloaded: tuple[Activations, ...] = ()  # by remat="names", in the host's
+    remat: Remat = NoRemat()
     optimizer_sharding: Literal["weights", "data"] = "weights"  # data: ZeRO-1
     optimizer_memory: Literal["device", "host"] = "device"
     loss_block: int = 128  # positions of each row whose logits exist at a time
     # what comes after what
     unroll: int = 1  # layers per iteration of the scan
     microbatches: int = 1
-    pipeline_microbatches: int | None = None  # None: as many as stages
-    pipeline_rounds: int = 1  # times that a microbatch passes all stages
     # of XLA for the step on TPUs: "xla_tpu_scoped_vmem_limit_kib=98304"
     compiler_options: tuple[str, ...] = ()
 
     def __post_init__(self):
-        for name in (
-            "unroll",
-            "microbatches",
-            "loss_block",
-            "slices",
-            "pipeline_rounds",
-        ):
+        for name in ("unroll", "microbatches", "loss_block", "slices"):
             require(
                 getattr(self, name) >= 1,
                 f"{name} is {getattr(self, name)}; it must be at least 1",
             )
-        for name in ("saved", "offloaded"):
-            require(
-                not getattr(self, name) or self.remat == "names",
-                f"{name} is {getattr(self, name)} and remat {self.remat!r}; only "
-                "remat='names' reads it",
-            )
-        twice = set(self.saved) & set(self.offloaded)
-        require(not twice, f"{', '.join(sorted(twice))}: both saved and offloaded")
         for option in self.compiler_options:
             name, _, value = option.partition("=")
             require(
                 name.startswith("xla_") and bool(value),
                 f"compiler_options has {option!r}; an option is xla_NAME=VALUE",
             )
+
+    @property
+    def mesh_sizes(self) -> dict[str, int]:
+        """Mesh axes, outermost first, and their sizes; -1 for what is left."""
+        return {
+            "data": self.data,
+            "pipeline": self.pipeline.stages,
+            "fsdp": self.fsdp,
+            "expert": self.expert,
+            "sequence": self.sequence,
+            "tensor": self.tensor,
+        }
+
+    def mesh_fields(self, sizes: Mapping[str, int]) -> dict[str, Any]:
+        """Fields that give these mesh axes these sizes, for `dataclasses.replace`."""
+        fields: dict[str, Any] = dict(sizes)
+        if "pipeline" in fields:
+            stages = fields["pipeline"]
+            fields["pipeline"] = dataclasses.replace(self.pipeline, stages=stages)
+        return fields
 
 
 # --- optimizer -----------------------------------------------------------------------

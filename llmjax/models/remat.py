@@ -7,11 +7,11 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.layout import Layout, with_layout_constraint
 
-from llmjax.config import LayoutConfig
+from llmjax.config import DotsRemat, LayoutConfig, NamesRemat, NoRemat
 
 
 def named(x: jax.Array, name: str) -> jax.Array:
-    """`x`, which `layout.saved` and `layout.offloaded` may call by this name."""
+    """`x` under a name that `layout.remat.saved` and `.offloaded` may have."""
     return checkpoint_name(x, name)
 
 
@@ -42,29 +42,29 @@ def row_major(x: jax.Array) -> jax.Array:
 
 
 def remat(body: Any, layout: LayoutConfig, *, looped: bool) -> Any:
-    """The module class `body`, computed again backward as `layout.remat` says.
+    """The module class `body`, rematerialized backward as `layout.remat` says.
 
     Args:
       body: a class of Linen modules.
-      layout: "full" keeps its inputs alone, "dots" its matmuls without batch
-        dimensions, "names" what `saved` and `offloaded` name.
+      layout: of the run.
       looped: it runs in a loop; without one nothing else keeps XLA from undoing it.
     """
-    if layout.remat == "none":
+    if isinstance(layout.remat, NoRemat):
         return body
     return nn.remat(body, policy=policy(layout), prevent_cse=not looped)
 
 
 def policy(layout: LayoutConfig) -> Any:
-    """Of `jax.checkpoint`; None keeps nothing."""
+    """The policy of `jax.checkpoint`; None keeps nothing but a layer's input."""
     policies = jax.checkpoint_policies
-    if layout.remat == "dots":
-        return policies.dots_with_no_batch_dims_saveable
-    if layout.remat == "names":
-        return policies.save_and_offload_only_these_names(
-            names_which_can_be_saved=list(layout.saved),
-            names_which_can_be_offloaded=list(layout.offloaded),
-            offload_src="device",
-            offload_dst="pinned_host",
-        )
+    match layout.remat:
+        case DotsRemat():
+            return policies.dots_with_no_batch_dims_saveable
+        case NamesRemat(saved, offloaded):
+            return policies.save_and_offload_only_these_names(
+                names_which_can_be_saved=list(saved),
+                names_which_can_be_offloaded=list(offloaded),
+                offload_src="device",
+                offload_dst="pinned_host",
+            )
     return None

@@ -21,7 +21,9 @@ import flax.linen as nn
 import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-MESH_AXES = ("data", "pipeline", "fsdp", "expert", "sequence", "tensor")
+from llmjax.config import LayoutConfig
+
+MESH_AXES = tuple(LayoutConfig().mesh_sizes)
 BATCH_AXES = ("data", "fsdp", "expert")
 
 Rules = tuple[tuple[str, str | tuple[str, ...] | None], ...]

@@ -21,7 +21,7 @@ def axis_size(axis: str, layout: LayoutConfig | None = None) -> int:
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty:
         return mesh.shape[axis] if axis in free_axes() else 1
-    return 1 if layout is None else max(1, getattr(layout, axis))
+    return 1 if layout is None else max(1, layout.mesh_sizes[axis])
 
 
 def on_devices(

@@ -12,7 +12,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from llmjax.config import LayoutConfig
-from llmjax.parallel.axes import BATCH_AXES, MESH_AXES, RULES, Rules
+from llmjax.parallel.axes import BATCH_AXES, RULES, Rules
 
 
 def make_mesh(
@@ -25,7 +25,7 @@ def make_mesh(
         are not there or that `data` is no multiple of.
     """
     devices = list(devices if devices is not None else jax.devices())
-    sizes = {axis: getattr(layout, axis) for axis in MESH_AXES}
+    sizes = layout.mesh_sizes
     text = ", ".join(f"{a}={n}" for a, n in sizes.items() if n != 1) or "all 1"
     free = [axis for axis, n in sizes.items() if n == -1]
     fixed = math.prod(n for n in sizes.values() if n != -1)

@@ -65,13 +65,13 @@ def schedule(layout: LayoutConfig, stages: int) -> Schedule:
       ValueError: microbatches that don't fill the stages evenly.
     """
     P = stages
-    M = P if layout.pipeline_microbatches is None else layout.pipeline_microbatches
-    if M < 1 or M % P:
+    M = layout.pipeline.microbatches or P
+    if M % P:
         raise ValueError(
-            f"layout.pipeline_microbatches={M} is not a multiple of layout.pipeline="
-            f"{P}; make it {P * max(1, -(-M // P))}"
+            f"layout.pipeline.microbatches={M} is not a multiple of "
+            f"layout.pipeline.stages={P}; make it {P * -(-M // P)}"
         )
-    return Schedule(P, M, layout.pipeline_rounds)
+    return Schedule(P, M, layout.pipeline.rounds)
 
 
 def mesh_stages() -> int:
@@ -108,8 +108,8 @@ def layers_per_stage(repeat: int, plan: Schedule) -> int:
     if repeat % stages:
         raise ValueError(
             f"a group of {repeat} repeats (model.num_layers, or one of model.groups) "
-            f"does not divide over layout.pipeline={plan.stages} x "
-            f"layout.pipeline_rounds={plan.rounds}; make it a multiple of {stages}, or "
+            f"does not divide over layout.pipeline.stages={plan.stages} x "
+            f"layout.pipeline.rounds={plan.rounds}; make it a multiple of {stages}, or "
             f"their product a divisor of {repeat}"
         )
     return repeat // stages
@@ -121,7 +121,7 @@ def _check_rows(rows: int, plan: Schedule, shards: int) -> None:
         raise ValueError(
             f"a batch of {rows} rows (data.batch_size / layout.microbatches) does not "
             f"divide over {shards} devices (data x fsdp x expert) times "
-            f"layout.pipeline_microbatches={plan.microbatches}; make it a multiple of "
+            f"layout.pipeline.microbatches={plan.microbatches}; make it a multiple of "
             f"{unit}"
         )
 

@@ -20,11 +20,11 @@ def check(layout: LayoutConfig, seq_len: int, mesh: Mesh) -> None:
       ValueError: naming the field and the remedy.
     """
     parts = mesh.shape["sequence"] * mesh.shape["tensor"]
-    if layout.sequence_parallel and seq_len % parts:
+    if layout.context.sequence_parallel and seq_len % parts:
         raise ValueError(
             f"data.seq_len={seq_len} does not divide over layout.sequence x "
-            f"layout.tensor={parts}, as layout.sequence_parallel=True asks; make it a "
-            f"multiple of {parts}, or sequence_parallel False"
+            f"layout.tensor={parts}, as layout.context.sequence_parallel asks; make it "
+            f"a multiple of {parts}, or sequence_parallel False"
         )
 
 
@@ -43,6 +43,6 @@ def _laid(x_BTD: jax.Array, layout: LayoutConfig, tokens: str) -> jax.Array:
     an encoder, or new ones while decoding (`check` refuses a training row's)."""
     tensor = axis_size("tensor")
     divides = x_BTD.shape[1] % (axis_size("sequence") * tensor) == 0
-    if not (layout.sequence_parallel and tensor > 1 and divides):
+    if not (layout.context.sequence_parallel and tensor > 1 and divides):
         return x_BTD
     return nn.with_logical_constraint(x_BTD, ("act_B", tokens, "act_D"))

@@ -53,10 +53,10 @@ def _rows(a: Result, b: Result) -> list[Sequence[str]]:
         for r in (a, b)
     ]
     rows.append(("mesh", *mesh, ""))
-    layouts = [r.get("layout", {}) for r in (a, b)]
+    layouts = [_flat(r.get("layout", {})) for r in (a, b)]
     for key in sorted(set(layouts[0]) | set(layouts[1])):
         values = [str(layout.get(key, "-")) for layout in layouts]
-        if values[0] != values[1] and key not in a["mesh"]:
+        if values[0] != values[1] and key.removesuffix(".stages") not in a["mesh"]:
             rows.append((f"layout.{key}", *values, ""))
     for key in a["memory"]:
         rows.append(_row(key, a["memory"][key], b["memory"].get(key), gib))
@@ -70,6 +70,17 @@ def _rows(a: Result, b: Result) -> list[Sequence[str]]:
     first, second = (r["seconds"]["compile"] for r in (a, b))
     rows.append(_row("compile seconds", first, second, duration))
     return rows
+
+
+def _flat(layout: Result) -> Result:
+    """Fields by their dotted keys: "remat.kind"."""
+    flat: Result = {}
+    for key, value in layout.items():
+        inner = value if isinstance(value, dict) else None
+        flat |= (
+            {key: value} if inner is None else {f"{key}.{k}": inner[k] for k in inner}
+        )
+    return flat
 
 
 def _number(value: int | float | None) -> str:

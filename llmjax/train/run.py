@@ -19,7 +19,6 @@ from llmjax.data.batches.pipeline import Part, Pipeline
 from llmjax.data.prepare import prepare
 from llmjax.data.prepare.prepare import Corpus
 from llmjax.data.store.tokens import TokenSource
-from llmjax.parallel.axes import MESH_AXES
 from llmjax.parallel.processes import distributed
 from llmjax.tasks.registry import make_task
 from llmjax.tasks.task import Loss, Task, loss_of
@@ -152,8 +151,7 @@ def load(
       step: of the checkpoint; None: the best.
     """
     config, params = load_params(workdir, step)
-    default = LayoutConfig()
-    here: dict[str, Any] = {axis: getattr(default, axis) for axis in MESH_AXES}
+    here = config.layout.mesh_fields(LayoutConfig().mesh_sizes)
     layout = dataclasses.replace(config.layout, microbatches=1, **here)
     train = dataclasses.replace(config.train, eval_batches=None)
     optimizer = dataclasses.replace(config.optimizer, freeze=())

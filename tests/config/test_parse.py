@@ -2,9 +2,12 @@
 
 import dataclasses
 import json
+import sys
 
 import ml_collections
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
 from llmjax import config
 
@@ -80,16 +83,11 @@ OTHER = {
     "data.prepare.quality": "gopher",
     "data.prepare.near_duplicates": False,
     "layout.data": 4,
-    "layout.remat": "dots",
     "layout.plan_topology": "v5e:4x4",
-    "layout.context": "ring",
-    "layout.saved": ("query",),
-    "layout.offloaded": ("context",),
-    "layout.sequence_parallel": True,
     "layout.compiler_options": ("xla_a=1", "xla_b=x=y"),
     "layout.optimizer_sharding": "data",
     "layout.optimizer_memory": "host",
-    "layout.pipeline_microbatches": 4,
+    "layout.pipeline.microbatches": 4,
     "layout.microbatches": 2,
     "optimizer.decay": "all",
     "optimizer.clip_norm": None,
@@ -112,6 +110,8 @@ VARIANTS = {
     "data.weighting": ("temperature", {"temperature": 3.0}),
     "layout.precision": ("bfloat16", {"masters": "bfloat16"}),
     "layout.attention": ("blocked", {"block": 32}),
+    "layout.context": ("ring", {"sequence_parallel": True}),
+    "layout.remat": ("names", {"saved": ("query",), "offloaded": ("context",)}),
     "layout.quantization": ("int8", {"backward": False}),
     "optimizer.algorithm": ("lion", {"b2": 0.5}),
     "optimizer.schedule": ("linear", {"warmup_steps": 7, "final": 0.25}),
@@ -137,8 +137,6 @@ def test_every_field_can_be_overridden(path):
     new = OTHER.get(path)
     if path not in OTHER:
         new = f"{old}x" if isinstance(old, str) else old * 2 if old else 1
-    if path in ("layout.saved", "layout.offloaded"):
-        draft.layout.remat = "names"
     if path == "data.max_segments":
         draft.data.packing = "first_fit"
     draft.update_from_flattened_dict({path: new})  # what --config.a.b=c does
@@ -245,9 +243,9 @@ def test_groups_are_given_as_nested_dicts():
         ("train.steps", None, "'train.steps' is None of type NoneType; accepted: int"),
         # wrong values
         (
-            "layout.remat",
+            "layout.remat.kind",
             "some",
-            "'layout.remat' is 'some'; accepted: 'none', 'full', 'dots'",
+            "'layout.remat.kind' is 'some'; accepted: 'none', 'full', 'dots', 'names'",
         ),
         ("train.writers", ["csv"], "'train.writers[0]' is 'csv'; accepted: 'jsonl'"),
         ("model.norm.kind", "batch", "'batch'; accepted: 'layer_norm', 'rms_norm'"),
@@ -288,10 +286,58 @@ def test_what_ml_collections_raises_is_reworded():
         with pytest.raises(ValueError, match=says), config.reworded():
             draft.update_from_flattened_dict({key: value})
     with (
-        pytest.raises(ValueError, match="did you mean 'num_layers'"),
+        pytest.raises(ValueError, match="did you mean 'model.num_layers'"),
         config.reworded(),
     ):
         draft.model.num_layer = 3
+
+
+# a value where the key has keys of its own, and a key that lies deeper
+MISPLACED = [
+    (
+        "layout.pipeline",
+        4,
+        "'layout.pipeline' is 4.*; accepted: a dict; set layout.pipeline.stages, "
+        "layout.pipeline.rounds, layout.pipeline.microbatches",
+    ),
+    (
+        "layout.remat",
+        "full",
+        "'layout.remat' is .?full.*; accepted: a dict; set layout.remat.kind, "
+        "layout.remat.saved, layout.remat.offloaded",
+    ),
+    ("layout.context", "ring", "accepted: a dict; set layout.context.kind, layout.con"),
+    ("layout.pipeline_rounds", 2, "did you mean 'layout.pipeline.rounds'"),
+    ("layout.pipeline_microbatches", 2, "did you mean 'layout.pipeline.microbatches'"),
+    ("layout.saved", ("query",), "did you mean 'layout.remat.saved'"),
+    ("layout.sequence_parallel", True, "'layout.context.sequence_parallel'"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "says"), MISPLACED)
+def test_a_key_that_lies_deeper_is_named(path, value, says, monkeypatch):
+    """In a dict, a config file, and a flag."""
+    with pytest.raises(ValueError, match=says):
+        config.parse(changed(path, value))
+    draft = config.default()
+    with pytest.raises(ValueError, match=says), config.reworded():
+        draft.update_from_flattened_dict({path: value})
+    words = ["program", f"--config.{path}={value}"]
+    monkeypatch.setattr(sys, "argv", words)  # where ml_collections looks for them
+    values = flags.FlagValues()
+    with pytest.raises(ValueError, match=says), config.reworded():
+        config_flags.DEFINE_config_dict("config", draft, flag_values=values)
+        values(words)
+
+
+def test_an_empty_tuple_of_another_kind_is_nothing():
+    """A flag can empty what a config file sets, and not remove it."""
+    draft = config.default()
+    draft.layout.remat.saved = ()
+    assert config.parse(draft).layout.remat == config.NoRemat()
+    draft.layout.remat.saved = ("query",)
+    with pytest.raises(ValueError, match="'layout.remat.saved' is not read by kind"):
+        config.parse(draft)
 
 
 def test_other_errors_pass_through_reworded():

@@ -13,7 +13,7 @@ from flax import traverse_util
 from safetensors.numpy import load_file, save_file
 
 from llmjax import hub
-from llmjax.config import LayoutConfig
+from llmjax.config import LayoutConfig, Pipeline
 from llmjax.hub.files import INDEX
 from llmjax.parallel.mesh import make_mesh
 
@@ -61,7 +61,7 @@ LAYOUTS = {
     "fsdp": LayoutConfig(data=1, fsdp=8),
     "tensor": LayoutConfig(data=1, tensor=2, fsdp=4),
     "data": LayoutConfig(data=8),
-    "pipeline": LayoutConfig(data=-1, pipeline=3),
+    "pipeline": LayoutConfig(data=-1, pipeline=Pipeline(3)),
 }
 
 
@@ -105,7 +105,7 @@ def test_each_slice_is_read_once_and_nothing_twice(shards, monkeypatch):
 
 
 def test_a_mesh_that_does_not_divide_names_the_leaf(shards):
-    mesh = make_mesh(LayoutConfig(data=2, pipeline=4))
+    mesh = make_mesh(LayoutConfig(data=2, pipeline=Pipeline(4)))
     with pytest.raises(ValueError, match=r"group_0/layer_0.*'L' of size 3"):
         hub.load(shards, mesh=mesh)
 

@@ -30,6 +30,11 @@ MESHES = {
     "sequence": {"sequence": 4},
     "mixed": {"data": 2, "sequence": 2, "tensor": 2},
 }
+CONTEXT = {
+    "gather": config.Gather(),
+    "ring": config.Ring(),
+    "ulysses": config.Ulysses(),
+}
 KIND = {
     "einsum": config.EinsumAttention(),
     "blocked": config.BlockedAttention(16),
@@ -153,7 +158,7 @@ def plain(features, **sizes):
 
 def layout(context, mesh, kind="einsum"):
     axes = {"data": 1} | MESHES[mesh]
-    return config.LayoutConfig(**axes, context=context, attention=KIND[kind])
+    return config.LayoutConfig(**axes, context=CONTEXT[context], attention=KIND[kind])
 
 
 def assert_close(got, want, tolerance=2e-6):
@@ -250,7 +255,7 @@ def test_a_training_step_is_the_same_around_a_ring():
     run = toy.change(toy.CONFIG, optimizer=optimizer, model={"num_layers": 1})
     after, start = [], None
     for sequence in (1, 4):
-        layout = {"data": 1, "sequence": sequence, "context": "ring"}
+        layout = {"data": 1, "sequence": sequence, "context": config.Ring()}
         program = toy.program(toy.change(run, layout=layout), sequence)
         rows = toy.batches(run).batch(0)
         assert rows["segment_ids"].max() > 1
@@ -291,7 +296,7 @@ def test_remat_that_keeps_a_rings_result_sends_nothing_twice():
 
     def sends(saved):
         here = config.LayoutConfig(
-            data=1, sequence=4, context="ring", remat="names", saved=saved
+            data=1, sequence=4, context=config.Ring(), remat=config.NamesRemat(saved)
         )
 
         @functools.partial(jax.checkpoint, policy=remat.policy(here))

@@ -14,8 +14,10 @@ from jax.sharding import PartitionSpec as P
 from llmjax.config import (
     BFloat16,
     Capacity,
+    DotsRemat,
     Dropless,
     Fp8,
+    FullRemat,
     Int8,
     LayoutConfig,
     Mixture,
@@ -78,7 +80,7 @@ def test_einsum_is_numpys_to_its_rounding(equation, x, kernel, how):
 def test_projections_of_layers_and_nothing_else_are_of_8_bits(tiny, random_params, how):
     model = LanguageModel(tiny)
     params = random_params(model, BATCH)
-    grad = gradient(tiny, how, remat="dots")
+    grad = gradient(tiny, how, remat=DotsRemat())
     found = eight_bit(grad.lower(params).compiler_ir("hlo").as_hlo_text())
     backward = 2 * PROJECTIONS if how.backward else 0
     if how.kind == "int8":
@@ -110,7 +112,7 @@ def test_the_weights_are_those_of_the_same_model_without(tiny):
 
 
 def test_it_trains_on_a_mesh_under_scan_and_remat_as_on_one_device():
-    layout = {"quantization": Int8(), "remat": "full", "precision": BFloat16()}
+    layout = {"quantization": Int8(), "remat": FullRemat(), "precision": BFloat16()}
     one = toy.program(toy.change(toy.CONFIG, layout=layout))
     mesh = {"data": 1, "fsdp": 4, "tensor": 2}
     many = toy.program(toy.change(toy.CONFIG, layout=layout | mesh), devices=8)

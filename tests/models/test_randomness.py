@@ -27,9 +27,9 @@ def init(cfg, **layout):
 def test_same_bits_however_laid_out(tiny):
     want = init(tiny)
     for layout in (
-        {"unroll": 2, "remat": "full"},
+        {"unroll": 2, "remat": config.FullRemat()},
         {
-            "remat": "dots",
+            "remat": config.DotsRemat(),
             "attention": config.BlockedAttention(4),
             "precision": config.BFloat16(),
         },

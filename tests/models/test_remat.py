@@ -8,8 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llmjax.config import Latent, LayoutConfig, Mixture, ModelConfig, Plain
-from llmjax.config.schema import Activations
+from llmjax.config import (
+    Activations,
+    FullRemat,
+    Latent,
+    LayoutConfig,
+    Mixture,
+    ModelConfig,
+    NamesRemat,
+    Plain,
+)
 from llmjax.models.heads.language import LanguageModel
 from llmjax.parallel.axes import param_axes
 
@@ -69,14 +77,14 @@ def test_every_kind_of_layer_has_its_names(kind):
 def test_what_is_kept_is_not_computed_again(kind):
     cfg = MODELS[kind]
     kept = [(), ("query",), ("query", "key", "value"), NAMES]
-    counts = [matmuls(cfg, remat="names", saved=saved) for saved in kept]
+    counts = [matmuls(cfg, remat=NamesRemat(saved)) for saved in kept]
     assert counts == sorted(set(counts), reverse=True), counts
-    assert counts[0] == matmuls(cfg, remat="full")
+    assert counts[0] == matmuls(cfg, remat=FullRemat())
     assert counts[-1] >= matmuls(cfg)
 
 
 def test_what_is_offloaded_is_brought_to_the_host():
-    layout = {"remat": "names", "saved": ("query",), "offloaded": ("input", "up")}
+    layout = {"remat": NamesRemat(("query",), ("input", "up"))}
     moved = [e for e in traced(TINY, **layout) if e.primitive.name == "device_put"]
     to = [str(e.params["devices"][0]) for e in moved]
     assert sum("pinned_host" in device or "Host" in device for device in to) >= 2, to
@@ -89,8 +97,8 @@ def test_gradients_are_those_without(kind, random_params):
     want = None
     for layout in (
         {},
-        {"remat": "names", "saved": ("query", "context")},
-        {"remat": "names", "saved": ("context",), "offloaded": ("input", "up")},
+        {"remat": NamesRemat(("query", "context"))},
+        {"remat": NamesRemat(("context",), ("input", "up"))},
     ):
         call, model, batch = gradient(cfg, **layout)
         got = jax.jit(call)(random_params(model, batch))

@@ -17,6 +17,7 @@ from llmjax.models.layers import Norm
 from llmjax.models.transformer import Block
 
 LAYERS = 3
+REMATS = (config.NoRemat(), config.DotsRemat(), config.FullRemat())
 BATCH = {"tokens": jnp.arange(16).reshape(2, 8)}
 
 
@@ -50,8 +51,8 @@ def plain(cfg, params):
     [
         {"unroll": 2},
         {"unroll": LAYERS},
-        {"remat": "full"},
-        {"remat": "dots"},
+        {"remat": config.FullRemat()},
+        {"remat": config.DotsRemat()},
     ],
 )
 def test_loss_and_gradient_are_the_plain_ones(layout, cfg, params, plain):
@@ -78,7 +79,7 @@ def test_remat_computes_again_and_unroll_repeats(cfg, params):
         grad = jax.grad(loss(cfg, **layout))
         return primitives(jax.make_jaxpr(grad)(params).jaxpr)["dot_general"]
 
-    none, some, full = (dots(remat=r) for r in ("none", "dots", "full"))
+    none, some, full = (dots(remat=r) for r in REMATS)
     # a block has 7 matrices and 2 products in attention: full computes again all of
     # them but the last, whose result no gradient needs; dots only the products
     assert none < some < full
@@ -91,7 +92,7 @@ def test_remat_saves_less(cfg, params):
         _, vjp = jax.eval_shape(lambda p: jax.vjp(loss(cfg, **layout), p), params)
         return sum(a.size for a in jax.tree.leaves(vjp))
 
-    none, some, full = (saved(remat=r) for r in ("none", "dots", "full"))
+    none, some, full = (saved(remat=r) for r in REMATS)
     assert full < some < none
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from llmjax.config import LayoutConfig
+from llmjax.config import LayoutConfig, Pipeline
 from llmjax.parallel.axes import MESH_AXES
 from llmjax.parallel.mesh import (
     arrange,
@@ -132,7 +132,12 @@ BATCH = {"tokens": jax.ShapeDtypeStruct((8, 4), "int32")}
     [
         ({"expert": 2}, DENSE, BATCH, "layout.expert=2 is for experts.* no .* axis E;"),
         ({"tensor": 2}, {"w": ("D",)}, BATCH, "layout.tensor=2 .* no weight .* N, K"),
-        ({"pipeline": 2}, {"w": ("D",)}, BATCH, "layout.pipeline=2 is for stages .* L"),
+        (
+            {"pipeline": Pipeline(2)},
+            {"w": ("D",)},
+            BATCH,
+            "layout.pipeline=2 is for stages .* L",
+        ),
         ({"fsdp": 2}, {"w": (None,)}, BATCH, "layout.fsdp=2 .* an axis D; make it 1"),
         (
             {"sequence": 2},

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llmjax.config import LayoutConfig
+from llmjax.config import FullRemat, LayoutConfig, Pipeline
 from llmjax.models.attention.mask import Mask
 from llmjax.models.context import Context
 from llmjax.models.stages import through_stages
@@ -86,7 +86,7 @@ def toy(P, R, M, **axes):
 
     arguments = weights, shift, x
     want = jax.jit(jax.value_and_grad(plain, (0, 1, 2)))(*arguments)
-    with use(make_mesh(LayoutConfig(pipeline=P, **axes))):
+    with use(make_mesh(LayoutConfig(pipeline=Pipeline(P), **axes))):
         f = jax.jit(jax.value_and_grad(piped, (0, 1, 2), has_aux=True))
         program = f.lower(*arguments).compile()
         (value, sums), gradients = program(*arguments)
@@ -120,13 +120,13 @@ def test_a_toy_is_the_loop_over_its_layers(P, R, M, axes):
 @pytest.mark.parametrize(
     ("name", "layout"),
     [
-        ("decoder", {"fsdp": 2, "tensor": 2, "remat": "full"}),
+        ("decoder", {"fsdp": 2, "tensor": 2, "remat": FullRemat()}),
         ("encoder-decoder mixture", {"data": 2, "expert": 2}),
     ],
 )
 def test_a_model_is_the_plain_one(name, layout):
     program, arguments = pipelined.compiled(
-        name, 2, **{"data": 1, "pipeline": 2} | layout
+        name, 2, **{"data": 1, "pipeline": Pipeline(2)} | layout
     )
     got, want = program(*arguments), pipelined.plain(name, 2)
     assert pipelined.error(got, want) < 1e-5
@@ -150,7 +150,7 @@ def test_dropout_differs_in_every_layer_and_microbatch():
         in_axes=(0, nn.broadcast, nn.broadcast),
         length=2,
     )
-    with use(make_mesh(LayoutConfig(pipeline=2, data=1), jax.devices()[:2])):
+    with use(make_mesh(LayoutConfig(pipeline=Pipeline(2), data=1), jax.devices()[:2])):
         x, _ = jax.jit(
             lambda key: through_stages(
                 scan(parent=None),
@@ -171,17 +171,25 @@ def test_dropout_differs_in_every_layer_and_microbatch():
     ("model", "layout", "message"),
     [
         ({"num_layers": 3}, {}, r"3 repeats .*model.num_layers.*multiple of 2"),
-        ({}, {"pipeline_rounds": 2}, r"layout.pipeline_rounds=2.*a multiple of 4"),
         (
             {},
-            {"pipeline_microbatches": 3},
-            r"pipeline_microbatches=3 .* make it 4$",
+            {"pipeline": Pipeline(2, rounds=2)},
+            r"layout.pipeline.rounds=2.*a multiple of 4",
         ),
-        ({}, {"pipeline_microbatches": 4, "data": 4}, r"batch of 8 rows .* of 16"),
+        (
+            {},
+            {"pipeline": Pipeline(2, microbatches=3)},
+            r"pipeline.microbatches=3 .* make it 4$",
+        ),
+        (
+            {},
+            {"pipeline": Pipeline(2, microbatches=4), "data": 4},
+            r"batch of 8 rows .* of 16",
+        ),
     ],
 )
 def test_what_does_not_divide_is_said_before_tracing(model, layout, message):
-    layout = {"pipeline": 2, "data": 1} | layout
+    layout = {"pipeline": Pipeline(2), "data": 1} | layout
     config = toy_run.change(toy_run.CONFIG, model=model, layout=layout)
     with pytest.raises(ValueError, match=message):
         toy_run.program(config, 2 * layout["data"])

@@ -7,6 +7,7 @@ from tests import two_processes
 # For every layout: the share of this process, and whether the batch that is put
 # together, at a place that tells its row and column, is the whole one.
 TOGETHER = """
+import dataclasses
 import json
 import numpy as np
 from llmjax.config import LayoutConfig
@@ -16,7 +17,9 @@ from llmjax.parallel.mesh import make_mesh
 whole = np.arange(8 * 16).reshape(8, 16)
 told = []
 for sizes in json.loads(sys.argv[3]):
-    mesh = make_mesh(LayoutConfig(**{"data": 1} | sizes))
+    layout = LayoutConfig(data=1)
+    layout = dataclasses.replace(layout, **layout.mesh_fields(sizes))
+    mesh = make_mesh(layout)
     on = axes.batch_sharding(mesh, {"x": whole})["x"]
     k, n = distributed.share(mesh)
     own = whole.reshape(n, -1, 16)[k]

@@ -1,39 +1,56 @@
-"""What lies between branches is cut by the tensor axis, where it divides.
+"""What lies between branches is cut by the tensor axis, where it divides."""
 
-That losses stay the same: tests/train/test_meshes.py.
-"""
-
+import dataclasses
 import re
 
+import jax
 import pytest
 
+from llmjax.config import FullRemat, Gather, Ring, Ulysses
 from llmjax.parallel.mesh import use
 from tests.train import toy
 
-LAYERS, ROWS, D = 3, 8 // 4, 16  # of one device
-LAYOUT = {"data": 1, "fsdp": 4, "tensor": 2, "remat": "full"}
+LAYERS, D = 3, 16
+MODEL = {"num_layers": LAYERS, "num_heads": 4}
+CONFIG = toy.change(toy.CONFIG, model=MODEL, layout={"remat": FullRemat()})
 
 
-def kept_tokens(seq_len: int, **layout) -> set[int]:
-    """Tokens of the layers' inputs that one device keeps for the backward pass."""
-    config = toy.change(toy.CONFIG, layout={**LAYOUT, **layout})
-    model, data = {"num_layers": LAYERS}, {"seq_len": seq_len}
-    config = toy.change(config, model=model, data=data)
-    program = toy.program(config, 8)
+def program(seq_len: int, **layout):
+    """Over fsdp=2, sequence=2, tensor=2."""
+    config = toy.change(
+        CONFIG,
+        data={"seq_len": seq_len},
+        layout={"data": 1, "fsdp": 2, "sequence": 2, "tensor": 2, **layout},
+    )
+    return toy.program(config, 8)
+
+
+def loss(program) -> float:
+    batch = toy.batches(program.config).batch(0)
     with use(program.mesh):
-        lowered = program.step.lower(program.abstract, program.batch)
-    text = lowered.compile().as_text()
-    shape = rf"f32\[{LAYERS},{ROWS},(\d+),{D}\]"
-    return {int(tokens) for tokens in re.findall(shape, text)}
+        metrics = program.step(program.init(), program.place(batch))[1][0]
+    total, count = jax.device_get(metrics["loss"])
+    return float(total / count)
 
 
-@pytest.mark.parametrize(
-    ("layout", "kept"), [({}, 16), ({"sequence_parallel": True}, 8)]
-)
-def test_inputs_kept_are_cut(layout, kept):
-    assert kept_tokens(16, **layout) == {kept}
+@pytest.fixture(scope="module")
+def plain():
+    return loss(toy.program(CONFIG))
+
+
+@pytest.mark.parametrize("context", [Gather(), Ring(), Ulysses()])
+def test_inputs_kept_are_cut(context, plain):
+    """Tokens of the layers' inputs that one device keeps, 16 over `sequence`."""
+    for parallel, tokens in ((False, 8), (True, 4)):
+        layout = dataclasses.replace(context, sequence_parallel=parallel)
+        cut = program(16, context=layout)
+        with use(cut.mesh):
+            text = cut.step.lower(cut.abstract, cut.batch).compile().as_text()
+        kept = re.findall(rf"f32\[{LAYERS},4,(\d+),{D}\]", text)
+        assert {int(count) for count in kept} == {tokens}
+    assert loss(cut) == pytest.approx(plain, rel=1e-6)
 
 
 def test_tokens_that_do_not_divide_are_told_before_tracing():
-    with pytest.raises(ValueError, match=r"seq_len=15 .* make it a multiple of 2, or"):
-        kept_tokens(15, sequence_parallel=True)
+    with pytest.raises(ValueError, match=r"seq_len=14 .* make it a multiple of 4, or"):
+        program(14, context=Gather(sequence_parallel=True))

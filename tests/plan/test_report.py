@@ -17,7 +17,7 @@ def result(**changes):
         "num_slices": 1,
         "chips": 16,
         "mesh": {"data": 1, "fsdp": 16},
-        "layout": {"remat": "full", "fsdp": -1},
+        "layout": {"remat": {"kind": "full"}, "fsdp": -1},
         "rows": 64,
         "tokens_per_row": 2048,
         "parameters": 6_738_415_616,
@@ -97,7 +97,7 @@ def test_a_plan_that_does_not_fit_names_the_buffer_and_the_changes():
     remedies = [
         {
             "why": "keep only the input of a layer",
-            "flags": "--config.layout.remat=full",
+            "flags": "--config.layout.remat.kind=full",
             "slower": 1.25,
             "fits": True,
             "bytes": 12 * GIB,
@@ -111,7 +111,7 @@ def test_a_plan_that_does_not_fit_names_the_buffer_and_the_changes():
     assert "lacks 4.00 GiB a chip" in text
     assert "largest buffer is params/mlp/gate/kernel (f32[4,8], 1.00 GiB)" in text
     assert "| fits     | 12.00 GiB |          1.25x |" in text
-    assert "--config.layout.remat=full" in text
+    assert "--config.layout.remat.kind=full" in text
 
 
 def test_a_search_says_which_layout_to_take():
@@ -155,7 +155,13 @@ def test_a_picture_is_drawn(timed, tmp_path):
 def test_two_plans_side_by_side(tmp_path):
     for name, seconds in (("a", 2.0), ("b", 3.0)):
         (tmp_path / name).mkdir()
-        plan = result(layout={"remat": "none" if name == "b" else "full"})
+        plan = result(
+            layout={
+                "fsdp": len(name),
+                "pipeline": {"stages": 2, "rounds": int(seconds)},
+                "remat": {"kind": "none" if name == "b" else "full"},
+            }
+        )
         plan["time"]["step_seconds"] = seconds
         (tmp_path / name / "result.json").write_text(json.dumps(plan))
     a, b = (compare.read(tmp_path / name) for name in "ab")
@@ -164,7 +170,8 @@ def test_two_plans_side_by_side(tmp_path):
         for line in compare.compare(a, b).splitlines()
     ]
     assert ["step seconds", "2.000 s", "3.000 s", "1.500"] in rows
-    assert ["layout.remat", "full", "none", ""] in rows
+    assert ["layout.remat.kind", "full", "none", ""] in rows
+    assert ["layout.pipeline.rounds", "2", "3", ""] in rows
     assert ["all-gather over ici", "24.00 GiB", "24.00 GiB", "1.000"] in rows
 
 

@@ -14,7 +14,6 @@ from ml_collections import config_flags
 
 from configs.pretrain import llama2_7b, mixtral_8x7b
 from llmjax import config as cfg
-from llmjax.parallel.axes import MESH_AXES
 from llmjax.plan.cost import chips, estimate
 from llmjax.plan.cost.estimate import Size
 from llmjax.plan.cost.roofline import Prediction
@@ -41,7 +40,7 @@ def test_candidates_are_possible_layouts(run, found):
     assert len(found) > 100
     for candidate in found:
         layout = candidate.config.layout
-        sizes = [getattr(layout, axis) for axis in MESH_AXES]
+        sizes = layout.mesh_sizes.values()
         assert math.prod(sizes) == TOPOLOGY.devices
         rows = run.data.batch_size / (layout.data * layout.fsdp * layout.expert)
         assert rows % layout.microbatches == 0
@@ -68,7 +67,7 @@ def test_a_search_that_finds_nothing_ends(run, found, monkeypatch):
 
 
 def mesh_of(config):
-    return tuple(getattr(config.layout, axis) for axis in MESH_AXES)
+    return tuple(config.layout.mesh_sizes.values())
 
 
 def searched(run, found, monkeypatch, needs, best):
@@ -145,9 +144,10 @@ def test_the_compiler_ranks(run, found, monkeypatch, refusal):
     "change",
     [
         {"fsdp": 16, "tensor": 4, "data": 1},
-        {"remat": "names", "saved": ("query", "context")},
-        {"remat": "names", "saved": ("query",), "offloaded": ("input",)},
-        {"remat": "full", "saved": ()},
+        {"pipeline": cfg.Pipeline(4, 2, 8), "context": cfg.Ring(True)},
+        {"remat": cfg.NamesRemat(("query", "context"))},
+        {"remat": cfg.NamesRemat(("query",), ("input",))},
+        {"remat": cfg.FullRemat()},
         {"attention": cfg.SplashAttention(block_q=1024), "microbatches": 4},
         {"attention": cfg.EinsumAttention()},
         {"optimizer_memory": "host", "loss_block": 256},
@@ -175,7 +175,7 @@ def test_memory_follows_what_remat_keeps(run):
         return estimate.memory(changes.changed(run, change), SIZE, mesh)
 
     tokens = 4 * 4096
-    context = held(remat="names", saved=("context",)) - held(remat="full", saved=())
+    context = held(remat=cfg.NamesRemat(("context",))) - held(remat=cfg.FullRemat())
     assert context == 2 * tokens * 4096 * 32
     half = held() - held(microbatches=2)
     kept = 2 * tokens / 2 * (4 * 4096 + 2 * 11008) * 32

@@ -26,7 +26,14 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
-from llmjax.config import ChunkedAttention, EinsumAttention, LayoutConfig
+from llmjax.config import (
+    ChunkedAttention,
+    EinsumAttention,
+    Gather,
+    LayoutConfig,
+    Ring,
+    Ulysses,
+)
 from llmjax.config import SplashAttention as Splash
 from llmjax.models.attention.implementations import attend
 from llmjax.models.attention.mask import Mask
@@ -35,21 +42,21 @@ from llmjax.parallel.mesh import make_mesh, use
 
 B, T, N, K, H = 4, 2048, 16, 8, 128
 CASES = {  # context, implementation, mask, packed rows
-    "gather, splash": ("gather", Splash(), Mask(causal=True), True),
+    "gather, splash": (Gather(), Splash(), Mask(causal=True), True),
     "gather, splash, fused": (
-        "gather",
+        Gather(),
         Splash(fused_backward=True),
         Mask(causal=True),
         False,
     ),
-    "gather, splash, window": ("gather", Splash(), Mask(causal=True, window=300), True),
-    "gather, splash, encoder": ("gather", Splash(), Mask(), True),
-    "gather, chunked": ("gather", ChunkedAttention(256), Mask(causal=True), True),
-    "ulysses, splash": ("ulysses", Splash(), Mask(causal=True), True),
-    "ulysses, einsum": ("ulysses", EinsumAttention(), Mask(causal=True), True),
-    "ring": ("ring", ChunkedAttention(512), Mask(causal=True), True),
+    "gather, splash, window": (Gather(), Splash(), Mask(causal=True, window=300), True),
+    "gather, splash, encoder": (Gather(), Splash(), Mask(), True),
+    "gather, chunked": (Gather(), ChunkedAttention(256), Mask(causal=True), True),
+    "ulysses, splash": (Ulysses(), Splash(), Mask(causal=True), True),
+    "ulysses, einsum": (Ulysses(), EinsumAttention(), Mask(causal=True), True),
+    "ring": (Ring(), ChunkedAttention(512), Mask(causal=True), True),
     "ring, window": (
-        "ring",
+        Ring(),
         ChunkedAttention(512),
         Mask(causal=True, window=300),
         True,

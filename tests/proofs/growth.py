@@ -44,7 +44,7 @@ PLACES = (
 def depth(layers: int) -> dict[str, Any]:
     """Of the 7B's width, that many layers deep, on chips enough for the deepest."""
     run = cfg.parse(llama2_7b.get_config())
-    layout = dataclasses.replace(run.layout, remat="full", saved=())
+    layout = dataclasses.replace(run.layout, remat=cfg.FullRemat())
     run = dataclasses.replace(
         run,
         model=dataclasses.replace(run.model, num_layers=layers),
@@ -70,7 +70,7 @@ def place(name: str, slices: int) -> dict[str, Any]:
     )
     layout = dataclasses.replace(run.layout, data=slices, slices=slices)
     if small:
-        layout = dataclasses.replace(layout, remat="full", saved=())
+        layout = dataclasses.replace(layout, remat=cfg.FullRemat())
     run = dataclasses.replace(run, data=data, layout=layout)
     made = compile.compile_step(run, topology)
     row = {

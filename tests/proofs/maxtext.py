@@ -65,6 +65,11 @@ class Row:
     reduced: float = 13.5e9
 
 
+def keep(*names: str) -> dict[str, Any]:
+    """Remat that keeps these of a layer, and computes the rest again."""
+    return {"remat.kind": "names", "remat.saved": names}
+
+
 ROWS = (
     Row(
         "v5e",
@@ -75,7 +80,7 @@ ROWS = (
         10.70e9,
         4.174e9,
         69,
-        {"remat": "names", "saved": ("value", "out")},
+        keep("value", "out"),
     ),
     Row(
         "v5p",
@@ -86,7 +91,7 @@ ROWS = (
         49.18e9,
         4.041e9,
         106,
-        {"remat": "names", "saved": ("query", "key", "out", "gate", "up")},
+        keep("query", "key", "out", "gate", "up"),
     ),
     Row(
         "v6e",
@@ -97,7 +102,7 @@ ROWS = (
         24.91e9,
         7.443e9,
         262,
-        {"remat": "full", "saved": (), "loss_block": 512},
+        {"remat.kind": "full", "remat.saved": None, "loss_block": 512},
     ),
 )
 

@@ -33,18 +33,22 @@ from llmjax.config import (
     CausalLM,
     DataConfig,
     Dropless,
+    Gather,
     Group,
     LayerSpec,
     MaskedLM,
     Mixture,
     ModelConfig,
     OptimizerConfig,
+    Pipeline,
+    Ring,
     RunConfig,
     SpanCorruption,
     TrainConfig,
+    Ulysses,
     WarmupCosine,
 )
-from llmjax.data.batches.pipeline import Pipeline
+from llmjax.data.batches import pipeline
 from llmjax.data.store.tokens import from_documents
 from llmjax.data.tokenizers.vocabulary import PlainVocabulary
 from llmjax.parallel.axes import param_axes
@@ -57,7 +61,7 @@ TOLERANCE = 1e-5
 WORDS, V = 256, 384  # V with the specials of all objectives
 LAYERS = 8
 ZERO_1 = {"optimizer_sharding": "data"}
-RING, ULYSSES = {"context": "ring"}, {"context": "ulysses"}
+RING, ULYSSES = {"context": Ring()}, {"context": Ulysses()}
 SINGLE = {
     "data": {"data": 8},
     "ZeRO-1": {"data": 8, **ZERO_1},
@@ -66,7 +70,7 @@ SINGLE = {
     "sequence, gather": {"sequence": 8},
     "sequence, ring": {"sequence": 8, **RING},
     "sequence, ulysses": {"sequence": 8, **ULYSSES},
-    "pipeline": {"pipeline": 8},
+    "pipeline": {"pipeline": Pipeline(8)},
     "expert": {"expert": 8},
 }
 MIXED = {
@@ -77,20 +81,23 @@ MIXED = {
     "fsdp 2 ring 2 tensor 2": {"fsdp": 2, "sequence": 2, "tensor": 2, **RING},
     "data 2 ulysses 2 tensor 2": {"data": 2, "sequence": 2, "tensor": 2, **ULYSSES},
     "fsdp 2 gather 4": {"fsdp": 2, "sequence": 4},
-    "fsdp 2 tensor 4, parallel": {"fsdp": 2, "tensor": 4, "sequence_parallel": True},
-    "pipeline 2 data 2 tensor 2": {"pipeline": 2, "data": 2, "tensor": 2},
-    "pipeline 4 fsdp 2": {"pipeline": 4, "fsdp": 2},
+    "fsdp 2 tensor 4, parallel": {
+        "fsdp": 2,
+        "tensor": 4,
+        "context": Gather(sequence_parallel=True),
+    },
+    "pipeline 2 data 2 tensor 2": {"pipeline": Pipeline(2), "data": 2, "tensor": 2},
+    "pipeline 4 fsdp 2": {"pipeline": Pipeline(4), "fsdp": 2},
     "pipeline 2 x 2 fsdp 2 ring 2": {
-        "pipeline": 2,
+        "pipeline": Pipeline(2, rounds=2),
         "fsdp": 2,
         "sequence": 2,
-        "pipeline_rounds": 2,
         **RING,
     },
     "expert 4 data 2": {"expert": 4, "data": 2},
     "expert 2 fsdp 2 tensor 2": {"expert": 2, "fsdp": 2, "tensor": 2},
     "expert 2 fsdp 2 ring 2": {"expert": 2, "fsdp": 2, "sequence": 2, **RING},
-    "pipeline 2 expert 2 tensor 2": {"pipeline": 2, "expert": 2, "tensor": 2},
+    "pipeline 2 expert 2 tensor 2": {"pipeline": Pipeline(2), "expert": 2, "tensor": 2},
 }
 MODELS = ("encoder", "decoder", "encoder_decoder", "capacity", "dropless")
 
@@ -129,7 +136,7 @@ def config(name: str, steps: int) -> RunConfig:
     )
 
 
-def batches(run: RunConfig) -> Pipeline:
+def batches(run: RunConfig) -> pipeline.Pipeline:
     """Documents of Zipf's frequencies, of 5 to 60 tokens."""
     rng = np.random.default_rng(0)
     lengths = rng.integers(5, 60, 2000)
@@ -137,7 +144,7 @@ def batches(run: RunConfig) -> Pipeline:
     words = PlainVocabulary(WORDS)
     source = from_documents(texts, [0] * len(texts), words.token_bytes)
     task = make_task(run, words)
-    return Pipeline(source, task.features, run.data, task.length)
+    return pipeline.Pipeline(source, task.features, run.data, task.length)
 
 
 def keeping() -> optax.GradientTransformation:

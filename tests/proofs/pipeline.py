@@ -6,6 +6,7 @@ Prints, per model and layout, the largest difference of the loss and of any grad
 relative to the leaf's largest value; ends with 1 where one exceeds 1e-5.
 """
 
+import dataclasses
 import os
 import sys
 import time
@@ -17,11 +18,12 @@ os.environ["XLA_FLAGS"] = (
 
 import jax
 
+from llmjax.config import Pipeline
 from llmjax.parallel.pipeline import bubble_share
 from tests.parallel import pipelined
 
 LAYOUTS = [
-    {"pipeline": P, "pipeline_rounds": R, "pipeline_microbatches": M, **rest}
+    {"pipeline": Pipeline(P, R, M), **rest}
     for P, rests in (
         (2, ({"data": 4}, {"fsdp": 4}, {"fsdp": 2, "tensor": 2}, {"expert": 4})),
         (4, ({"data": 2}, {"fsdp": 2}, {"tensor": 2}, {"sequence": 2})),
@@ -39,17 +41,13 @@ def main() -> int:
     for name in names:
         for layout in LAYOUTS:
             layout = {"data": 1} | layout
-            P, R = layout["pipeline"], layout["pipeline_rounds"]
-            M, layers = layout["pipeline_microbatches"], P * R
+            P, R, M = dataclasses.astuple(layout["pipeline"])
+            layers = P * R
             start = time.time()
             program, arguments = pipelined.compiled(name, layers, **layout)
             worst = pipelined.error(program(*arguments), pipelined.plain(name, layers))
             failed += worst > 1e-5
-            others = {
-                k: v
-                for k, v in layout.items()
-                if v > 1 and not k.startswith("pipeline")
-            }
+            others = {k: v for k, v in layout.items() if k != "pipeline" and v > 1}
             seconds = time.time() - start
             print(
                 f"{name:24} P={P} R={R} M={M} {others!s:26} "

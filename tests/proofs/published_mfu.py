@@ -70,12 +70,12 @@ class Row:
 
 def offload(*names: str) -> dict[str, Any]:
     """Remat that keeps these in the host's memory and computes the rest again."""
-    return {"remat": "names", "saved": (), "offloaded": names}
+    return {"remat.kind": "names", "remat.saved": None, "remat.offloaded": names}
 
 
 def keep(*names: str) -> dict[str, Any]:
     """Remat that keeps these on the chip and computes the rest again."""
-    return {"remat": "names", "saved": names, "offloaded": ()}
+    return {"remat.kind": "names", "remat.saved": names, "remat.offloaded": None}
 
 
 def blocks(q: int, kv: int) -> dict[str, int]:
@@ -157,7 +157,7 @@ ROWS = (
             "fsdp": 64,
             "tensor": 4,
             "optimizer_sharding": "data",
-            "sequence_parallel": True,
+            "context.sequence_parallel": True,
             **offload("input", *QKV, "out"),
             **blocks(2048, 512),
             **flags_of_xla(98304, *HOST_OFFLOAD),
@@ -212,9 +212,9 @@ ROWS = (
         4096,
         {
             "fsdp": 256,
-            "remat": "full",
-            "saved": (),
-            "precision": cfg.BFloat16(masters="bfloat16"),
+            "remat.kind": "full",
+            "remat.saved": None,
+            "precision.masters": "bfloat16",
             **flags_of_xla(81920),
         },
         {"dispatch.factor": 1.0},

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from llmjax.config import Dropless, Mixture
+from llmjax.config import Dropless, Gather, Mixture, Pipeline, Ring
 from llmjax.train import loop, writers
 from tests.float64 import float64, widened
 from tests.train import toy
@@ -19,11 +19,17 @@ LAYOUTS = {
     "fsdp": (8, {"data": 1, "fsdp": 8}),
     "fsdp and tensor": (
         8,
-        {"data": 1, "fsdp": 4, "tensor": 2, "sequence_parallel": True},
+        {"data": 1, "fsdp": 4, "tensor": 2, "context": Gather(True)},
     ),
     "pipeline, ring and tensor": (
         8,
-        {"data": 1, "pipeline": 2, "sequence": 2, "tensor": 2, "context": "ring"},
+        {
+            "data": 1,
+            "pipeline": Pipeline(2),
+            "sequence": 2,
+            "tensor": 2,
+            "context": Ring(sequence_parallel=True),
+        },
     ),
 }
 CONFIG = toy.change(toy.CONFIG, optimizer={"learning_rate": 3e-3})

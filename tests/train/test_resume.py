@@ -10,7 +10,7 @@ import pytest
 from etils import epath
 
 from llmjax import hub
-from llmjax.config import Checkpoint, RMSNorm, Rotary, to_dict
+from llmjax.config import Checkpoint, FullRemat, RMSNorm, Rotary, to_dict
 from llmjax.models.heads.language import LanguageModel
 from llmjax.train import resume
 from tests.train import toy
@@ -48,7 +48,7 @@ def test_what_changes_neither_data_nor_updates_is_free(workdir):
     resume.save_or_check_config(toy.CONFIG, workdir, resumed=False)
     other = toy.change(
         toy.CONFIG,
-        layout={"fsdp": 4, "data": 2, "remat": "full", "microbatches": 2},
+        layout={"fsdp": 4, "data": 2, "remat": FullRemat(), "microbatches": 2},
         data={"directory": "/elsewhere", "prefetch": 9},
         train={"log_every": 3, "keep_best": 2, "writers": ()},
     )

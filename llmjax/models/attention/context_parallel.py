@@ -1,6 +1,6 @@
 """Attention where the mesh axis `sequence` cuts the tokens of a row.
 
-`layout.context` says how queries meet keys of other devices:
+`layout.context.kind` says how queries meet keys of other devices:
   gather: each device gathers all keys and values, and keeps its own queries.
   ring: keys and values travel around (`llmjax.models.attention.ring`).
   ulysses: all-to-all, so that each device has whole rows of some heads, and back
@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from jax.sharding import PartitionSpec
 
-from llmjax.config import LayoutConfig
+from llmjax.config import Gather, LayoutConfig, Ulysses
 from llmjax.models.attention.mask import Mask
 from llmjax.parallel.axes import partition_spec
 from llmjax.parallel.manual import axis_size
@@ -50,20 +50,22 @@ def check(
     Raises:
       ValueError: it names the field and what to change.
     """
-    n, context, kind = axis_size(AXIS, layout), layout.context, layout.attention.kind
+    n, context = axis_size(AXIS, layout), layout.context.kind
+    kind = layout.attention.kind
     if n == 1:
         return
     if missing := asked & REFUSED[context]:
         able = [name for name, cannot in REFUSED.items() if not asked & cannot]
         raise ValueError(
-            f"layout.context={context!r} cannot honour {', '.join(sorted(missing))}, "
-            f"which this model or batch asks for; {', '.join(able)} can"
+            f"layout.context.kind={context!r} cannot honour "
+            f"{', '.join(sorted(missing))}, which this model or batch asks for; "
+            f"{', '.join(able)} can"
         )
     if kind not in KINDS[context]:
         raise ValueError(
-            f"layout.context={context!r} attends by tiles of its own and cannot use "
-            f"layout.attention.kind={kind!r}; make it one of "
-            f"{', '.join(sorted(KINDS[context]))}, or layout.context 'ulysses'"
+            f"layout.context.kind={context!r} attends by tiles of its own and cannot "
+            f"use layout.attention.kind={kind!r}; make it one of "
+            f"{', '.join(sorted(KINDS[context]))}, or layout.context.kind 'ulysses'"
         )
     folded = "causal" in asked and not asked & {"window", "prefix", "cross"}
     unit = 2 * n if context == "ring" and folded else n
@@ -72,7 +74,7 @@ def check(
     for name, length in (("queries", q_shape[1]), ("keys", k_shape[1])):
         if length % unit:
             raise ValueError(
-                f"layout.context={context!r} cuts {length} {name} a row over "
+                f"layout.context.kind={context!r} cuts {length} {name} a row over "
                 f"layout.sequence={n}; make data.seq_len (or encoder_seq_len) a "
                 f"multiple of {unit}"
             )
@@ -85,9 +87,9 @@ def _check_heads(layout: LayoutConfig, n: int, N: int, K: int) -> None:
     for name, heads in (("num_heads", N), ("num_kv_heads", K)):
         if heads % parts:
             raise ValueError(
-                f"layout.context='ulysses' deals model.{name}={heads} heads over "
+                f"layout.context.kind='ulysses' deals model.{name}={heads} heads over "
                 f"layout.sequence={n} x layout.tensor={parts // n} devices; make "
-                f"{parts} divide them, or layout.context 'ring' or 'gather'"
+                f"{parts} divide them, or layout.context.kind 'ring' or 'gather'"
             )
 
 
@@ -100,7 +102,7 @@ def spread(
 ) -> tuple[jax.Array, jax.Array, jax.Array, Mask]:
     """The operands as an implementation finds them, in "gather" or "ulysses"."""
     keys = _whole(mask, "k_positions_BS", "k_segments_BS", "k_prefix_BS")
-    if layout.context == "gather":
+    if isinstance(layout.context, Gather):
         if layout.attention.kind == "splash":  # gathers them itself
             return q_BTNH, k_BSKH, v_BSKW, mask
         return _place(q_BTNH, _own()), _gathered(k_BSKH), _gathered(v_BSKW), keys
@@ -110,7 +112,7 @@ def spread(
 
 def collect(layout: LayoutConfig, o_BTNW: jax.Array) -> jax.Array:
     """The result, each device's queries and heads its own again."""
-    if layout.context == "ulysses":
+    if isinstance(layout.context, Ulysses):
         o_BTNW = _place(o_BTNW, _whole_rows())
     return _place(o_BTNW, _own())
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from llmjax.config import LayoutConfig
+from llmjax.config import Gather, LayoutConfig, Ring
 from llmjax.models.attention import context_parallel
 from llmjax.models.attention.dot_product import dot_product_attention
 from llmjax.models.attention.mask import Mask
@@ -67,11 +67,11 @@ def attend(
     block = getattr(layout.attention, "block", 0)
     q_BTNH = named(q_BTNH, "query")
     k_BSKH, v_BSKH = named(k_BSKH, "key"), named(v_BSKH, "value")
-    if n > 1 and layout.context == "ring":
+    if n > 1 and isinstance(layout.context, Ring):
         tile = block or k_BSKH.shape[1]
         o_BTNH = ring_attention(q_BTNH, k_BSKH, v_BSKH, mask, terms, tile)
         return named(o_BTNH, "context")
-    cut = n if layout.context == "gather" else 1  # of the queries
+    cut = n if isinstance(layout.context, Gather) else 1  # of the queries
     implementation: Any = {
         "einsum": einsum_attention,
         "blocked": functools.partial(blocked_attention, block=block),

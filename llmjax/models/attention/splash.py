@@ -13,7 +13,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from llmjax.config import SplashAttention
+from llmjax.config import ContextParallelism, Gather, SplashAttention, Ulysses
 from llmjax.models.attention.mask import Mask
 from llmjax.models.attention.terms import PLAIN, Terms
 from llmjax.parallel import zigzag
@@ -22,6 +22,7 @@ from llmjax.parallel.manual import axis_size, on_devices
 
 AXIS, HEADS = "sequence", "tensor"
 BLOCKS = SplashAttention()
+GATHER = Gather()
 
 
 def splash_attention(
@@ -31,13 +32,13 @@ def splash_attention(
     mask: Mask,
     terms: Terms = PLAIN,
     config: SplashAttention = BLOCKS,
-    context: str = "gather",
+    context: ContextParallelism = GATHER,
 ) -> Float[Array, "B T N H"]:
     """softmax(q.k) v in blocks that never leave the chip (Dao et al. 2022).
 
     It masks by index, which within a segment runs as positions do. On a mesh each
     device works on its rows and heads; along `sequence` it has some of the queries
-    (context "gather"; causal ones in zig-zag, so that all have as much to do) or more
+    (context `Gather`; causal ones in zig-zag, so that all have as much to do) or more
     of the heads ("ulysses"). Interpreted, thus slow, on anything but a TPU.
 
     Raises:
@@ -45,7 +46,9 @@ def splash_attention(
     """
     T, N = q_BTNH.shape[1:3]
     sequence = axis_size(AXIS)
-    n = sequence if context == "gather" else 1  # devices that share a row's queries
+    n = (
+        sequence if isinstance(context, Gather) else 1
+    )  # devices that share a row's queries
     if T % (128 * n):
         raise ValueError(
             f"layout.attention.kind='splash' works on blocks of 128 and the sequence "
@@ -106,11 +109,11 @@ def _on_one(
     return zigzag.unfold(o_BTNH, AXIS, n) if folded else o_BTNH
 
 
-def _specs(context: str) -> tuple[PartitionSpec, ...]:
+def _specs(context: ContextParallelism) -> tuple[PartitionSpec, ...]:
     """Of queries, keys, values, both sides' segments, and sinks."""
     rows, tokens = partition_spec(("act_B", "act_T"), "queries")
     heads: Any = HEADS
-    if context == "ulysses":
+    if isinstance(context, Ulysses):
         heads, tokens = (HEADS, AXIS), None
     each, segments = PartitionSpec(rows, tokens, heads), PartitionSpec(rows, tokens)
     return each, each, each, segments, segments, PartitionSpec(heads)

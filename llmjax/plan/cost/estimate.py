@@ -17,16 +17,19 @@ import numpy as np
 from llmjax.config import (
     BlockedAttention,
     DotProductAttention,
+    DotsRemat,
     EinsumAttention,
+    FullRemat,
     LayoutConfig,
     Mixture,
     ModelConfig,
+    NamesRemat,
+    NoRemat,
     Plain,
     RunConfig,
     SplashAttention,
 )
 from llmjax.parallel import pipeline
-from llmjax.parallel.axes import MESH_AXES
 from llmjax.plan.cost.chips import Topology
 from llmjax.train import flops
 from llmjax.train.setup import Program
@@ -79,7 +82,7 @@ def estimate(
 
 def mesh_sizes(layout: LayoutConfig, devices: int) -> dict[str, int]:
     """Sizes of the mesh's axes, with -1 replaced by what is left of the devices."""
-    sizes = {axis: getattr(layout, axis) for axis in MESH_AXES}
+    sizes = layout.mesh_sizes
     fixed = math.prod(n for n in sizes.values() if n > 0)
     return {axis: n if n > 0 else devices // fixed for axis, n in sizes.items()}
 
@@ -128,7 +131,7 @@ def widths(layout: LayoutConfig, cfg: ModelConfig, tensor: int) -> dict[str, flo
         mlp = mlp.expert
     query, key = cfg.num_heads * cfg.H / tensor, cfg.K * cfg.H / tensor
     D, up = float(cfg.d_model), F / tensor
-    between = D / tensor if layout.sequence_parallel else D
+    between = D / tensor if layout.context.sequence_parallel else D
     gate = 0.0 if isinstance(mlp, Plain) else up
     values = (between, query, key, key, query, D, gate, up, D)
     return dict(zip(NAMES, values, strict=True))
@@ -137,12 +140,13 @@ def widths(layout: LayoutConfig, cfg: ModelConfig, tensor: int) -> dict[str, flo
 def kept_width(layout: LayoutConfig, cfg: ModelConfig, tensor: int) -> float:
     """Values per token and layer that are kept for the backward pass."""
     sizes = widths(layout, cfg, tensor)
-    if layout.remat == "full":
+    if isinstance(layout.remat, FullRemat):
         return sizes["input"]
-    if layout.remat == "names":
-        return sizes["input"] + sum(sizes[n] for n in layout.saved if n != "input")
+    if isinstance(layout.remat, NamesRemat):
+        saved = layout.remat.saved
+        return sizes["input"] + sum(sizes[n] for n in saved if n != "input")
     every = sum(sizes.values())
-    if layout.remat == "dots":
+    if isinstance(layout.remat, DotsRemat):
         return every - sizes["context"]
     # norms and the product of gate and up as well; `_working` has the scores
     return every + 2 * sizes["input"] + 2 * sizes["up"]
@@ -173,7 +177,7 @@ def _working(
     if isinstance(layout.attention, EinsumAttention | DotProductAttention):
         T = config.data.seq_len
         scores = 2 * 4 * tokens * T * cfg.num_heads / mesh["tensor"]
-        if layout.remat == "none":
+        if isinstance(layout.remat, NoRemat):
             scores *= cfg.L / mesh["pipeline"]
     return max(values + scores, logits) + gathered
 
@@ -251,16 +255,19 @@ def step_flops(config: RunConfig) -> float:
 
 
 def _kept(layout: LayoutConfig) -> tuple[str, ...]:
-    if layout.remat == "names":
-        return (*layout.saved, *layout.offloaded)
-    return () if layout.remat in ("full", "dots") else NAMES
+    match layout.remat:
+        case NamesRemat(saved, offloaded):
+            return (*saved, *offloaded)
+        case NoRemat():
+            return NAMES
+    return ()
 
 
 def recomputed(layout: LayoutConfig, cfg: ModelConfig) -> float:
     """Share of the layers' forward matmuls that the backward pass repeats."""
-    if layout.remat == "full":
+    if isinstance(layout.remat, FullRemat):
         return 1.0
-    if layout.remat != "names":
+    if not isinstance(layout.remat, NamesRemat):
         return 0.0
     D, sizes = cfg.d_model, widths(layout, cfg, 1)
     cost = {
@@ -290,7 +297,7 @@ def link_bytes(
     tokens = local_tokens(config, mesh)
     layers = cfg.L / mesh["pipeline"]
     weights = local_weights(size, mesh)
-    again = 1 if layout.remat in ("full", "names") else 0
+    again = 1 if isinstance(layout.remat, FullRemat | NamesRemat) else 0
     gathers = (2 + again) * HALF * layout.microbatches + 4 * layout.microbatches
     row = tokens * cfg.d_model * HALF
     top_k = cfg.mlp.top_k if isinstance(cfg.mlp, Mixture) else 0
@@ -301,7 +308,7 @@ def link_bytes(
         "tensor": (4 + 2 * again) * 2 * row * sent("tensor") * layers,
         "sequence": 3 * row * keys * mesh["sequence"] * sent("sequence") * layers,
         "expert": (4 + again) * row * top_k * sent("expert") * layers,
-        "pipeline": 2 * row * sent("pipeline") * layout.pipeline_rounds,
+        "pipeline": 2 * row * sent("pipeline") * layout.pipeline.rounds,
     }
 
 
@@ -313,9 +320,9 @@ def _host_seconds(
     moved = 0.0
     if layout.optimizer_memory == "host":
         moved += 2 * size.optimizer_bytes * local_weights(size, mesh)
-    if layout.offloaded:
+    if isinstance(layout.remat, NamesRemat):
         sizes = widths(layout, config.model, mesh["tensor"])
-        per_token = HALF * sum(sizes[name] for name in layout.offloaded)
+        per_token = HALF * sum(sizes[name] for name in layout.remat.offloaded)
         layers = config.model.L / mesh["pipeline"]
         moved += 2 * local_tokens(config, mesh) * per_token * layers
     return moved / topology.chip.host_bandwidth

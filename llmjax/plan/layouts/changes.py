@@ -1,11 +1,12 @@
 """Changes of a layout, and the command-line flags for them."""
 
 import dataclasses
+import itertools
+import typing
 from collections.abc import Mapping
 from typing import Any
 
-from llmjax.config import RunConfig
-from llmjax.config.schema import Attention
+from llmjax.config import LayoutConfig, RunConfig
 
 # Field of LayoutConfig -> its new value.
 Change = Mapping[str, Any]
@@ -34,14 +35,42 @@ def flags(change: Change) -> str:
     """The change as flags for any main: `--config.layout.fsdp=64`."""
     words = []
     for name, value in change.items():
-        path = f"--config.layout.{name}"
-        if isinstance(value, Attention):
-            words.append(f"{path}.kind={value.kind}")
-            for field in dataclasses.fields(value):
-                words.append(f"{path}.{field.name}={getattr(value, field.name)}")
-        elif isinstance(value, tuple):
-            inner = "".join(f"'{item}'," for item in value)
-            words.append(f'"{path}=({inner})"')
-        else:
-            words.append(f"{path}={value}")
+        words += _flags(f"--config.layout.{name}", value)
+        for parameter in sorted(_tuples(name) - set(_parameters(value))):
+            words += _flags(f"--config.layout.{name}.{parameter}", ())
     return " ".join(words)
+
+
+def _flags(path: str, value: Any) -> list[str]:
+    """One value's flags: of a dataclass its kind and each of its parameters."""
+    if dataclasses.is_dataclass(value):
+        kind = [f"{path}.kind={value.kind}"] if hasattr(value, "kind") else []
+        inner = [_flags(f"{path}.{k}", v) for k, v in _parameters(value).items()]
+        return [*kind, *itertools.chain(*inner)]
+    if isinstance(value, tuple):
+        items = "".join(f"'{item}'," for item in value)
+        return [f'"{path}=({items})"']
+    return [f"{path}={value}"]
+
+
+def _parameters(value: Any) -> dict[str, Any]:
+    """A dataclass's fields that are set; {} of any other value."""
+    if not dataclasses.is_dataclass(value):
+        return {}
+    values = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _tuples(name: str) -> set[str]:
+    """Parameters of a layout field's kinds that are tuples.
+
+    Those of another kind than the new one are emptied, in case the config sets them.
+    """
+    kinds = typing.get_args(typing.get_type_hints(LayoutConfig)[name])
+    return {
+        field.name
+        for kind in kinds
+        if dataclasses.is_dataclass(kind)
+        for field in dataclasses.fields(kind)
+        if isinstance(field.default, tuple)
+    }

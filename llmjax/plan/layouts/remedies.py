@@ -4,7 +4,14 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from llmjax.config import BFloat16, RunConfig
+from llmjax.config import (
+    Activations,
+    BFloat16,
+    FullRemat,
+    NamesRemat,
+    NoRemat,
+    RunConfig,
+)
 from llmjax.plan.compiler.compile import Compiled, compile_step
 from llmjax.plan.cost import estimate
 from llmjax.plan.cost.estimate import Size
@@ -13,7 +20,7 @@ from llmjax.plan.layouts.changes import Change, changed
 ENOUGH = 2  # remedies that fit, then the search ends
 TRIES = 6  # compiles at most
 # Activations that remat keeps, from little recomputation to much.
-KEPT = (
+KEPT: tuple[tuple[Activations, ...], ...] = (
     ("query", "key", "value", "context", "out"),
     ("query", "key", "value", "context"),
     ("context",),
@@ -119,19 +126,17 @@ def candidates(
 
 def _remat_changes(config: RunConfig) -> Iterator[tuple[dict[str, Any], str]]:
     """Less kept of each layer."""
-    layout = config.layout
+    remat = config.layout.remat
+    named = remat if isinstance(remat, NamesRemat) else NamesRemat()
     for names in KEPT:
-        if layout.remat == "none" or (
-            layout.remat == "names" and set(names) < set(layout.saved)
-        ):
-            change = {"remat": "names", "saved": names, "offloaded": ()}
+        if isinstance(remat, NoRemat) or set(names) < set(named.saved):
+            change = {"remat": NamesRemat(names)}
             yield change, f"keep only {', '.join(names)} of a layer"
-    if layout.remat != "full":
-        full: dict[str, Any] = {"remat": "full", "saved": (), "offloaded": ()}
-        yield full, "keep only the input of a layer"
-    if not layout.offloaded:
-        rest = tuple(name for name in layout.saved if name != "input")
-        offload = {"remat": "names", "saved": rest, "offloaded": ("input",)}
+    if not isinstance(remat, FullRemat):
+        yield {"remat": FullRemat()}, "keep only the input of a layer"
+    if not named.offloaded:
+        rest = tuple(name for name in named.saved if name != "input")
+        offload = {"remat": NamesRemat(rest, ("input",))}
         yield offload, "bring the inputs of layers to the host"
 
 
@@ -166,7 +171,8 @@ def _placement_changes(
         source = next((a for a in ("fsdp", "data") if mesh[a] % 2 == 0), None)
         if source is not None and limit % count == 0:
             moved = {**mesh, axis: count, source: mesh[source] // 2}
-            yield moved, f"{axis}={count} instead of {source}={mesh[source]}"
+            fields = layout.mesh_fields(moved)
+            yield fields, f"{axis}={count} instead of {source}={mesh[source]}"
     if layout.optimizer_memory == "device":
         yield {"optimizer_memory": "host"}, "keep the optimizer in the host's memory"
     if layout.precision == BFloat16():

@@ -9,7 +9,15 @@ from typing import Any
 import jax
 from absl import logging
 
-from llmjax.config import Mixture, RunConfig, SplashAttention
+from llmjax.config import (
+    Activations,
+    FullRemat,
+    Mixture,
+    NamesRemat,
+    NoRemat,
+    RunConfig,
+    SplashAttention,
+)
 from llmjax.parallel.axes import MESH_AXES
 from llmjax.plan.compiler.compile import Compiled, compile_step
 from llmjax.plan.cost import estimate
@@ -22,17 +30,21 @@ MARGIN = 1.15  # estimated bytes / the chip's memory, at most: estimates err by 
 TRIES = 4  # compiles, refused ones too, per place of the ranking
 # Activations that remat may keep, in the order in which keeping them pays. All save
 # about as much recomputation per byte, except `context`, which saves the scores again.
-LADDER = ("out", "value", "key", "query", "context", "gate", "up")
-SAVED = (
+LADDER: tuple[Activations, ...] = (
+    "out",
+    "value",
+    "key",
+    "query",
+    "context",
+    "gate",
+    "up",
+)
+SAVED: tuple[tuple[Activations, ...], ...] = (
     *(LADDER[:count] for count in range(1, len(LADDER) + 1)),
     ("context",),
     ("out", "query", "key", "gate", "up"),
 )
-REMATS: tuple[dict[str, Any], ...] = (
-    {"remat": "none"},
-    *({"remat": "names", "saved": saved} for saved in SAVED),
-    {"remat": "full"},
-)
+REMATS = (NoRemat(), *map(NamesRemat, SAVED), FullRemat())
 MICROBATCHES = (1, 2, 4, 8)
 
 
@@ -82,7 +94,7 @@ def search(
     available = topology.chip.usable_hbm_bytes / topology.chip.devices
     tries = 0
     for candidate in candidates(config, topology, size):
-        mesh = tuple(getattr(candidate.config.layout, axis) for axis in MESH_AXES)
+        mesh = tuple(candidate.config.layout.mesh_sizes.values())
         expected = candidate.estimate.bytes * corrections.get(mesh, 1 / MARGIN)
         if len(ranked) == best or tries == TRIES * best:
             break
@@ -111,9 +123,9 @@ def candidates(config: RunConfig, topology: Topology, size: Size) -> list[Candid
     limit = MARGIN * chip.usable_hbm_bytes / chip.devices
     fitting = []
     for change in space(config, topology):
-        mesh = {axis: change[axis] for axis in MESH_AXES}
         try:
             after = changed(config, change)
+            mesh = after.layout.mesh_sizes
             estimated = estimate.estimate(after, topology, size, mesh)
         except ValueError:
             continue
@@ -133,15 +145,14 @@ def _order(candidate: Candidate) -> tuple[float, float, int]:
 
 def space(config: RunConfig, topology: Topology) -> Iterator[dict[str, Any]]:
     """Changes of the layout: meshes x remat x microbatches x attention."""
-    remats = [{"saved": (), "offloaded": (), **remat} for remat in REMATS]
     for mesh in meshes(config, topology):
         rows = config.data.batch_size // (mesh["data"] * mesh["fsdp"] * mesh["expert"])
         counts = [m for m in MICROBATCHES if rows % m == 0]
-        options = itertools.product(remats, counts, attentions(config))
+        options = itertools.product(REMATS, counts, attentions(config))
         for remat, microbatches, attention in options:
             yield {
-                **mesh,
-                **remat,
+                **config.layout.mesh_fields(mesh),
+                "remat": remat,
                 "microbatches": microbatches,
                 "attention": attention,
             }

@@ -1,0 +1,248 @@
+"""The variants of a layout's fields: remat, pipeline, context, attention, matmuls."""
+
+import dataclasses
+from typing import ClassVar, Literal
+
+from llmjax.config.checks import positive, require
+
+# --- what the backward pass keeps ----------------------------------------------------
+
+# Activations of a layer that remat knows by name: the layer's input, its projections,
+# the attention's result before ("context") and after ("out") its output projection,
+# and those of the MLP.
+Activations = Literal[
+    "input", "query", "key", "value", "context", "out", "gate", "up", "down"
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class NoRemat:
+    """Keep every activation."""
+
+    kind: ClassVar[str] = "none"
+
+
+@dataclasses.dataclass(frozen=True)
+class FullRemat:
+    """Keep the input of each layer, and compute everything else again."""
+
+    kind: ClassVar[str] = "full"
+
+
+@dataclasses.dataclass(frozen=True)
+class DotsRemat:
+    """Keep the results of matmuls without batch dimensions, i.e. projections."""
+
+    kind: ClassVar[str] = "dots"
+
+
+@dataclasses.dataclass(frozen=True)
+class NamesRemat:
+    """Keep these activations and each layer's input, on the device or in the host."""
+
+    kind: ClassVar[str] = "names"
+    saved: tuple[Activations, ...] = ()  # in the device's memory
+    offloaded: tuple[Activations, ...] = ()  # in the host's
+
+    def __post_init__(self):
+        both = set(self.saved) & set(self.offloaded)
+        require(
+            not both,
+            f"saved and offloaded both have {', '.join(sorted(both))}; "
+            "remove it from one of them",
+        )
+
+
+Remat = NoRemat | FullRemat | DotsRemat | NamesRemat
+
+# --- pipeline ------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipeline:
+    """A circular pipeline over the mesh axis `pipeline`, of `stages` devices."""
+
+    stages: int = 1  # devices; -1 takes those that are left
+    rounds: int = 1  # times that a microbatch passes all devices
+    microbatches: int | None = None  # None: as many as stages
+
+    def __post_init__(self):
+        positive(self, "rounds", "microbatches")
+
+
+# --- attention over the mesh axis `sequence` -----------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Gather:
+    """Each device gathers all keys and values, and keeps its own queries.
+
+    `sequence_parallel` of any context: between attention and MLP, tokens lie over the
+    mesh axis `tensor` too (Korthikanti et al. 2022, arXiv:2205.05198).
+    """
+
+    kind: ClassVar[str] = "gather"
+    sequence_parallel: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Ring:
+    """Keys and values travel around (Liu et al. 2023, arXiv:2310.01889)."""
+
+    kind: ClassVar[str] = "ring"
+    sequence_parallel: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Ulysses:
+    """All-to-all, so that each device has whole rows of some heads, and back.
+
+    DeepSpeed-Ulysses, Jacobs et al. 2023, arXiv:2309.14509.
+    """
+
+    kind: ClassVar[str] = "ulysses"
+    sequence_parallel: bool = False
+
+
+ContextParallelism = Gather | Ring | Ulysses
+
+# --- how attention is computed -------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class EinsumAttention:
+    """The reference: all scores at once."""
+
+    kind: ClassVar[str] = "einsum"
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockedAttention:
+    """Blocks of queries, each against only the keys that it may see."""
+
+    kind: ClassVar[str] = "blocked"
+    block: int = 128
+
+    def __post_init__(self):
+        require(self.block >= 1, f"block is {self.block}; it must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class ChunkedAttention(BlockedAttention):
+    """A block of queries at a time, computed again backward: memory linear in T."""
+
+    kind: ClassVar[str] = "chunked"
+    block: int = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class DotProductAttention:
+    """`jax.nn.dot_product_attention`: cuDNN's kernel on a GPU."""
+
+    kind: ClassVar[str] = "dot_product"
+
+
+@dataclasses.dataclass(frozen=True)
+class SplashAttention:
+    """jax's Pallas kernel for TPU, in blocks of queries and keys."""
+
+    kind: ClassVar[str] = "splash"
+    block_q: int = 512
+    block_kv: int = 512
+    fused_backward: bool = False  # one kernel for all gradients, not two
+
+    def __post_init__(self):
+        for name in ("block_q", "block_kv"):
+            size = getattr(self, name)
+            require(
+                size > 0 and size % 128 == 0, f"{name} is {size}; a multiple of 128"
+            )
+
+
+Attention = (
+    EinsumAttention
+    | BlockedAttention
+    | ChunkedAttention
+    | DotProductAttention
+    | SplashAttention
+)
+
+# --- how matmuls are computed --------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class NoQuantization:
+    """Matmuls in layout.precision."""
+
+    kind: ClassVar[str] = "none"
+
+
+@dataclasses.dataclass(frozen=True)
+class Int8:
+    """Matmuls of int8 forward, and backward too unless told (AQT; qwix)."""
+
+    kind: ClassVar[str] = "int8"
+    backward: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Fp8:
+    """Matmuls of float8: e4m3 forward, e5m2 gradients (Micikevicius et al. 2022)."""
+
+    kind: ClassVar[str] = "fp8"
+    backward: bool = True
+
+
+Quantization = NoQuantization | Int8 | Fp8
+
+
+@dataclasses.dataclass(frozen=True)
+class LossScale:
+    """Dynamic scaling of float16's loss (Micikevicius et al. 2017, arXiv:1710.03740).
+
+    It multiplies the mean loss. Gradients that overflow skip the update, which `step`
+    counts and the learning rate's schedule doesn't, and halve the scale;
+    `growth_interval` updates without one double it. An overflow at a scale of 1 ends
+    the run.
+    """
+
+    initial: float = 2.0**15
+    growth_interval: int = 2000
+
+    def __post_init__(self):
+        positive(self, "initial", "growth_interval")
+
+
+@dataclasses.dataclass(frozen=True)
+class Float32:
+    """Activations, matmuls and weights of 32 bits."""
+
+    kind: ClassVar[str] = "float32"
+    dtype: ClassVar[str] = "float32"
+    masters: ClassVar[str] = "float32"
+
+
+@dataclasses.dataclass(frozen=True)
+class BFloat16:
+    """Activations and matmuls in bfloat16.
+
+    Attributes:
+      masters: type of the weights; of bfloat16 each update is rounded at random.
+    """
+
+    kind: ClassVar[str] = "bfloat16"
+    dtype: ClassVar[str] = "bfloat16"
+    masters: Literal["float32", "bfloat16"] = "float32"
+
+
+@dataclasses.dataclass(frozen=True)
+class Float16:
+    """Activations and matmuls in float16, the loss dynamically scaled."""
+
+    kind: ClassVar[str] = "float16"
+    dtype: ClassVar[str] = "float16"
+    masters: ClassVar[str] = "float32"
+    loss_scale: LossScale = LossScale()
+
+
+Precision = Float32 | BFloat16 | Float16
