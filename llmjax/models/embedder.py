@@ -37,7 +37,7 @@ class Embedder(nn.Module):
             self.table: Any = rows("table", cfg.vocab_size, "V")
         if isinstance(cfg.positions, Learned):
             count = cfg.positions.max_length + cfg.positions.offset
-            self.positions: Any = rows("positions", count, None)
+            self.positions: Any = rows("positions", count, "T")
         if cfg.token_types:
             self.token_types: Any = rows("token_types", cfg.token_types, None)
         if cfg.embedding_norm:
