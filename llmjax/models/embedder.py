@@ -36,7 +36,7 @@ class Embedder(nn.Module):
             self.table: Any = vectors("table", cfg.vocab_size, "V")
         if isinstance(cfg.positions, Learned):
             count = cfg.positions.max_length + cfg.positions.offset
-            self.positions: Any = vectors("positions", count, None)
+            self.positions: Any = vectors("positions", count, "T")
         if cfg.token_types:
             self.token_types: Any = vectors("token_types", cfg.token_types, None)
         if cfg.embedding_norm:

@@ -7,11 +7,12 @@ In names of tensors (`q_BTNH`) and in equations:
   P places whose tokens are predicted.
 
 A weight names its axes by these letters; a square weight's second D is `D_out`, a
-vector over D (norms, biases) is `D_vector`. Activations have names of their own
-(`act_D`), because D -> fsdp and B -> (data, fsdp) would meet in one tensor. Rows
-are `act_B_L` outside of the layers, which may lie on `pipeline`, and `act_B_E` beside
-experts `act_E`, of which each has `act_C` places. Tokens between attention and MLP
-are `act_T_D`, which may lie on `tensor` too.
+vector over D (norms, biases) is `D_vector`, one over E `E_vector`; `E_balance` moves
+by its gradient alone. Rows of learned positions are `T`. Activations have names of
+their own (`act_D`), because D -> fsdp and B -> (data, fsdp) would meet in one tensor.
+Rows are `act_B_L` outside of the layers, which may lie on `pipeline`, and `act_B_E`
+beside experts `act_E`, of which each has `act_C` places. Tokens between attention and
+MLP are `act_T_D`, which may lie on `tensor` too.
 """
 
 from collections.abc import Mapping
@@ -43,6 +44,8 @@ RULES: Rules = (
     ("C", None),
     ("E", "expert"),
     ("E_vector", None),
+    ("E_balance", None),
+    ("T", None),
     ("act_B", BATCH_AXES),
     ("act_B_L", (*BATCH_AXES, "pipeline")),  # outside of the layers
     ("act_T", "sequence"),

@@ -1,6 +1,7 @@
 """The algorithms that an optimizer's chain is made of, right for stacked layers."""
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,8 +9,17 @@ import optax
 import optax.contrib
 
 from llmjax.config import SGD, Adafactor, AdamW, Lamb, Lion, Muon, ScheduleFree
+from llmjax.parallel.axes import Axes
+from llmjax.train import roles
 
-LAYER_AXES = {"L", "E", "D", "F", "N", "K", "H", "R"}  # of the matrices in a layer
+
+def mark(test: Callable[[Axes], bool], axes: Any) -> Callable[[Any], Any]:
+    """Params, or a part of them -> whether `test` holds of each leaf's axes."""
+    named = jax.tree_util.tree_leaves_with_path(axes, is_leaf=is_axes)
+    holds = {_name(path): test(leaf_axes) for path, leaf_axes in named}
+    return lambda params: jax.tree_util.tree_map_with_path(
+        lambda path, _: holds[_name(path)], params
+    )
 
 
 def make(config: Any, axes: Any) -> optax.GradientTransformation:
@@ -78,13 +88,13 @@ def _muon(config: Muon, axes: Any) -> optax.GradientTransformation:
 def matrices(axes: Any) -> dict[str, optax.contrib.MuonDimensionNumbers]:
     """By name, which dimensions each matrix of the layers sums over and which it gives.
 
-    A kernel's axes say whether it is one: those of routers (`E_vector`), poolers
+    A leaf's axes say whether it is one: kernels of routers (`E_vector`), poolers
     (`D_out`) and classes (`C`) are not. L and E count matrices; a matrix goes from D
     or R to all that follows, else from all before it to its last axis.
     """
     found = {}
     for path, names in jax.tree_util.tree_leaves_with_path(axes, is_leaf=is_axes):
-        if path[-1].key == "kernel" and LAYER_AXES.issuperset(names):
+        if roles.is_layer_matrix(names):
             own = tuple(i for i, axis in enumerate(names) if axis not in ("L", "E"))
             split = 1 if names[own[0]] in ("D", "R") else -1
             numbers = optax.contrib.MuonDimensionNumbers(own[:split], own[split:])

@@ -1,6 +1,6 @@
 """Averaged weights: how optimizers keep them, and how they are read."""
 
-from collections.abc import Callable
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -35,14 +35,20 @@ def average_weights(decay: float) -> optax.GradientTransformation:
 
 def averaged(opt_state: Any, params: Any) -> Any:
     """The weights to evaluate and keep: averaged ones if the chain has them."""
-    kinds = (AverageState, ScheduleFreeState)
-    states = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, kinds))
-    for state in states:
+    for _, state in _states(opt_state):
         if isinstance(state, AverageState):
             return state.average
-        if isinstance(state, ScheduleFreeState):
-            return _schedule_free(state.b1, state.z, params)
+        return _schedule_free(state.b1, state.z, params)
     return params
+
+
+def _states(tree: Any) -> list[tuple[Any, Any]]:
+    """(path, state) of every part of a chain that averages."""
+    kinds = (AverageState, ScheduleFreeState)
+    leaves = jax.tree_util.tree_leaves_with_path(
+        tree, is_leaf=lambda x: isinstance(x, kinds)
+    )
+    return [(path, state) for path, state in leaves if isinstance(state, kinds)]
 
 
 def _schedule_free(b1: Any, z: Any, params: Any) -> Any:
@@ -55,44 +61,60 @@ def _schedule_free(b1: Any, z: Any, params: Any) -> Any:
     return jax.tree.map(average, params, z)
 
 
-def needed(saved: Any) -> Callable[[tuple[Any, ...]], bool]:
-    """Which leaves of a saved state, by path, `evaluated` makes its weights from."""
-    where = _found(saved)
-    if where is None:
-        return lambda path: path[:1] == ("params",)
-    kind, prefix = where
-    if kind == "average":
-        return lambda path: path[: len(prefix)] == prefix
-    parts = {(*prefix, "z"), (*prefix, "b1")}
-    return lambda path: path[:1] == ("params",) or path[: len(prefix) + 1] in parts
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a saved state has the averaged weights.
+
+    Attributes:
+      kind: "average", the tree itself; "z", the fast weights of a schedule-free one,
+        from which it is computed; "none".
+      path: keys from the state's root to the average, or to what holds z.
+    """
+
+    kind: str = "none"
+    path: tuple[str | int, ...] = ()
+
+    def needed(self, path: tuple[str | int, ...]) -> bool:
+        """Whether `weights` reads the leaf at `path` of a saved state."""
+        own = path[:1] == ("params",)
+        if self.kind == "none":
+            return own
+        if self.kind == "average":
+            return path[: len(self.path)] == self.path
+        parts = {(*self.path, "z"), (*self.path, "b1")}
+        return own or path[: len(self.path) + 1] in parts
+
+    def weights(self, saved: Any) -> Any:
+        """`averaged` of a saved state, of which only the `needed` leaves are arrays."""
+        if self.kind == "none":
+            return saved["params"]
+        at = saved
+        for key in self.path:
+            at = at[key]
+        if self.kind == "average":
+            return at
+        fast = dict(jax.tree_util.tree_leaves_with_path(at["z"]))
+        return jax.tree_util.tree_map_with_path(
+            lambda path, y: (
+                _schedule_free(at["b1"], fast[path], y) if path in fast else y
+            ),
+            saved["params"],
+        )
 
 
-def evaluated(saved: Any) -> Any:
-    """`averaged` of a saved state, of which only the `needed` leaves are arrays."""
-    where = _found(saved)
-    if where is None:
-        return saved["params"]
-    kind, prefix = where
-    at = saved
-    for key in prefix:
-        at = at[key]
-    if kind == "average":
-        return at
-    flat = dict(jax.tree_util.tree_leaves_with_path(at["z"]))
-    return jax.tree_util.tree_map_with_path(
-        lambda path, y: _schedule_free(at["b1"], flat[path], y) if path in flat else y,
-        saved["params"],
+def place(state: Any) -> Place:
+    """Where a checkpoint of `state` will have its averaged weights."""
+    for path, part in _states(state):
+        keys = key_path(path)
+        if isinstance(part, AverageState):
+            return Place("average", (*keys, "average"))
+        return Place("z", keys)
+    return Place()
+
+
+def key_path(path: Any) -> tuple[str | int, ...]:
+    """A path of jax as names and indices, as json and a checkpoint's tree have it."""
+    return tuple(
+        k.name if hasattr(k, "name") else k.key if hasattr(k, "key") else k.idx
+        for k in path
     )
-
-
-def _found(saved: Any) -> tuple[str, tuple[Any, ...]] | None:
-    """What average a saved state has, and the path to it."""
-    for path, _ in jax.tree_util.tree_leaves_with_path(saved):
-        keys = tuple(k.key if hasattr(k, "key") else k.idx for k in path)
-        if keys[0] != "opt_state":
-            continue
-        if "average" in keys:
-            return "average", keys[: keys.index("average") + 1]
-        if "z" in keys:  # of a ScheduleFreeState
-            return "z", keys[: keys.index("z")]
-    return None

@@ -90,6 +90,7 @@ class Checkpoints:
             "config": to_dict(self.config),
             "frozen": self.references,
             "best": dataclasses.asdict(best),
+            "average": dataclasses.asdict(averages.place(state)),
         }
         state = dataclasses.replace(state, frozen={})
         self.manager.save(
@@ -205,17 +206,18 @@ class Checkpoints:
         def abstract(leaf):
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
 
-        saved = self._saved(step)
-        needed = averages.needed(saved)
+        run = self._run(step)
+        average = averages.Place(run["average"]["kind"], tuple(run["average"]["path"]))
 
         def pick(path, leaf):
-            return abstract(leaf) if needed(_path(path)) else ocp.PLACEHOLDER
+            needed = average.needed(averages.key_path(path))
+            return abstract(leaf) if needed else ocp.PLACEHOLDER
 
-        picked = jax.tree_util.tree_map_with_path(pick, saved)
+        picked = jax.tree_util.tree_map_with_path(pick, self._saved(step))
         args = ocp.args.Composite(state=_restore(picked))
         with self._reading(step):
-            params = averages.evaluated(self.manager.restore(step, args=args)["state"])
-        reference = self._run(step)["frozen"].get(frozen_lib.PARAMS)
+            params = average.weights(self.manager.restore(step, args=args)["state"])
+        reference = run["frozen"].get(frozen_lib.PARAMS)
         if reference is None:
             return params
         workdir, name = self.directory.parent, frozen_lib.PARAMS
@@ -281,10 +283,6 @@ def _restore(abstract: Any) -> Any:
         item=abstract,
         restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
     )
-
-
-def _path(path: Any) -> tuple[Any, ...]:
-    return tuple(k.key if hasattr(k, "key") else k.idx for k in path)
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

@@ -23,6 +23,9 @@ class DamagedError(ValueError):
     """Files that are not as they were written; says which and what to do."""
 
 
+FILES = DamagedError, FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError
+
+
 @contextlib.contextmanager
 def reading(path: os.PathLike[str], remedy: str) -> Iterator[None]:
     """Says of damaged files where they are; any other error passes as it is.
@@ -51,13 +54,7 @@ def _damage(error: BaseException | None) -> str | None:
     """What an error says of damaged files, if it is about them."""
     while error is not None:
         text = (str(error).splitlines() or [type(error).__name__])[0]
-        files = (
-            DamagedError,
-            FileNotFoundError,
-            json.JSONDecodeError,
-            UnicodeDecodeError,
-        )
-        if isinstance(error, files) or text.startswith(DAMAGE):
+        if isinstance(error, FILES) or text.startswith(DAMAGE):
             return text
         error = error.__cause__
     return None

@@ -215,7 +215,7 @@ def _start(program: Program, checkpoints: Checkpoints) -> State:
     state = program.init()
     if isinstance(init, Checkpoint):
         state, report = resume.load_initial(
-            state, program.shardings, init, program.config.model
+            state, program.shardings, program.axes, init, program.config.model
         )
         state = program.with_params(state, state.params)
         if distributed.is_leader():

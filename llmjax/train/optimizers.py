@@ -20,12 +20,11 @@ from llmjax.config import (
     SplashAttention,
     WarmupCosine,
 )
-from llmjax.train import algorithms
+from llmjax.train import algorithms, roles
 from llmjax.train.averages import average_weights
 from llmjax.train.averages import averaged as averaged
 
-BALANCE = "balance"  # what moves by its gradient alone: a router's bias of the choice
-VECTORS = ("sinks", "query_stream", BALANCE)
+BALANCE = "balance"  # the part of the weights that moves by its gradient alone
 
 
 def schedule(config: OptimizerConfig, steps: int) -> Callable[[Any], jax.Array]:
@@ -53,9 +52,9 @@ def make(
 ) -> optax.GradientTransformationExtraArgs:
     """Clip, algorithm, decay, learning rate, average of the weights: one chain.
 
-    Leaves named `balance` stand apart: their gradient is their move (`router_loss`),
-    they take p - g, and no norm counts them. Of `Sophia`, `update` wants `obj_fn`: the
-    mean loss as a function of the weights alone.
+    Routers' balances (axis `E_balance`) stand apart: their gradient is their move
+    (`router_loss`), they take p - g, and no norm counts them. With `Sophia`, `update`
+    needs `obj_fn`: the mean loss as a function of the weights alone.
 
     Args:
       config: what to chain.
@@ -66,10 +65,11 @@ def make(
     chain = _update(config, schedule(config, steps), axes)
     if config.clip_norm is not None:
         chain.insert(0, optax.clip_by_global_norm(config.clip_norm))
-    leaves = jax.tree_util.tree_leaves_with_path(axes, is_leaf=algorithms.is_axes)
-    if any(path[-1].key == BALANCE for path, _ in leaves):
+    leaves = jax.tree.leaves(axes, is_leaf=algorithms.is_axes)
+    if any(map(roles.moves_by_its_gradient, leaves)):
+        alone = algorithms.mark(roles.moves_by_its_gradient, axes)
         parts = {"weights": optax.chain(*chain), BALANCE: optax.scale(-1.0)}
-        chain = [optax.partition(parts, _parts)]
+        chain = [optax.partition(parts, functools.partial(_parts, alone))]
     if config.ema is not None:
         chain.append(average_weights(config.ema))
     return optax.with_extra_args_support(optax.chain(*chain))
@@ -112,7 +112,7 @@ def _update(
 ) -> list[optax.GradientTransformation]:
     """Algorithm, decay and learning rate, in the order of the algorithm's paper."""
     kind = config.algorithm
-    mask = decayed if config.decay == "matrices" else None
+    mask = decayed(axes) if config.decay == "matrices" else None
     if isinstance(kind, Sophia):
         sophia = optax.contrib.sophia(
             rate,
@@ -143,17 +143,10 @@ def _before(rate: Callable[[Any], Any], count: Any) -> Any:
     return rate(count - 1)
 
 
-def decayed(params: Any) -> Any:
-    """True for the weights that decay: kernels and tables, no bias, scale or vector."""
-
-    def is_decayed(path, _):
-        name = path[-1].key
-        return not ("bias" in name or "scale" in name or name in VECTORS)
-
-    return jax.tree_util.tree_map_with_path(is_decayed, params)
+def decayed(axes: Any) -> Callable[[Any], Any]:
+    """Params -> True for those that decay: kernels and tables, no bias nor scale."""
+    return algorithms.mark(lambda leaf_axes: not roles.is_vector(leaf_axes), axes)
 
 
-def _parts(params: Any) -> Any:
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: BALANCE if path[-1].key == BALANCE else "weights", params
-    )
+def _parts(alone: Callable[[Any], Any], params: Any) -> Any:
+    return jax.tree.map(lambda mark: BALANCE if mark else "weights", alone(params))

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from etils import epath
+from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from llmjax import hub
@@ -15,6 +16,7 @@ from llmjax.models.forward import variables
 from llmjax.parallel.processes import distributed
 from llmjax.train.checkpoints import load_params
 from llmjax.train.frozen import PARAMS, split
+from llmjax.train.roles import may_grow
 from llmjax.train.state import State
 
 CONFIG_FILE = "config.json"
@@ -68,12 +70,8 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     return out
 
 
-# leaves that may have more rows than what they start from: tokens and positions
-GROWING = ("table", "unembedding", "output_bias", "positions")
-
-
 def load_initial(
-    state: State, shardings: State, init: Checkpoint, model: ModelConfig
+    state: State, shardings: State, axes: State, init: Checkpoint, model: ModelConfig
 ) -> tuple[State, str]:
     """A fresh state with the weights of another model where names agree.
 
@@ -94,11 +92,11 @@ def load_initial(
     loaded = sorted(wanted.keys() & found.keys())
     if not loaded:
         raise ValueError(f"{init.path}: none of its weights has a name of this model's")
+    names = flatten_dict(variables(axes.params, axes.frozen)["params"], sep="/")
     grown = [name for name in loaded if wanted[name].shape != found[name].shape]
     for name in grown:
         here, there = wanted[name].shape, found[name].shape
-        rows = name.split("/")[-1] in GROWING
-        if not rows or here[1:] != there[1:] or here[0] < there[0]:
+        if not may_grow(names[name]) or here[1:] != there[1:] or here[0] < there[0]:
             raise ValueError(
                 f"{init.path}: {name} has shape {there} and this model wants {here}; "
                 "give the model its sizes of then"

@@ -149,9 +149,10 @@ def every_leaf():
 
 
 def test_what_decays_by_default(every_leaf):
-    shapes, _ = every_leaf
+    shapes, axes = every_leaf
     decays: dict = {True: set(), False: set()}
-    marked = optimizers.decayed(shapes | {"cosine": draw(0)["scores"]})
+    mask = optimizers.decayed(axes | {"cosine": AXES["scores"]})
+    marked = mask(shapes | {"cosine": draw(0)["scores"]})
     for path, decay in jax.tree_util.tree_leaves_with_path(marked):
         decays[decay].add(path[-1].key)
     tables = {"table", "unembedding", "positions", "token_types", "segments"}
@@ -221,7 +222,7 @@ def test_a_balance_bias_only_takes_off_its_gradient(algorithm):
     config = OptimizerConfig(
         algorithm, WarmupCosine(2), 0.1, 0.2, "all", clip_norm=0.5, ema=0.9
     )
-    axes = AXES | {"router": {"balance": ("L", "E_vector")}}
+    axes = AXES | {"router": {"balance": ("L", "E_balance")}}
     shapes = SHAPES | {"router": {"balance": (3, 5)}}
     params = draw(0, shapes)
     got, state = three_updates(optimizers.make(config, STEPS, axes), params, shapes)

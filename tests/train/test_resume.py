@@ -66,7 +66,11 @@ def tuning(noisy):
 def test_weights_of_another_run(whole, tuning, noisy):
     state = jax.device_get(tuning.init())
     begun, text = resume.load_initial(
-        state, tuning.shardings, Checkpoint(str(whole.workdir), 10), tuning.config.model
+        state,
+        tuning.shardings,
+        tuning.axes,
+        Checkpoint(str(whole.workdir), 10),
+        tuning.config.model,
     )
     average = whole.state.opt_state[-1].average
     toy.assert_same_bits(begun.params["transformer"], average["transformer"])
@@ -99,7 +103,7 @@ def test_what_is_left_over_is_listed(whole, tuning):
     )
     fewer = state.replace(params={"transformer": params})
     init, model = Checkpoint(str(whole.workdir)), tuning.config.model
-    _, text = resume.load_initial(fewer, shardings, init, model)
+    _, text = resume.load_initial(fewer, shardings, tuning.axes, init, model)
     assert "left over 1: transformer/stack/final_norm/scale" in text
 
 
@@ -109,7 +113,7 @@ def test_weights_of_another_size_are_named(whole, noisy):
     state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract.abstract)
     init = Checkpoint(str(whole.workdir))
     with pytest.raises(ValueError, match=r"mlp/\w+/kernel has shape \(2, .*wants") as e:
-        resume.load_initial(state, abstract.shardings, init, wider.model)
+        resume.load_initial(state, abstract.shardings, abstract.axes, init, wider.model)
     assert str(whole.workdir) in str(e.value)
 
 
@@ -118,7 +122,8 @@ def test_no_name_in_common(whole, tuning):
     renamed = state.replace(params={"other": state.params["classifier"]})
     init = Checkpoint(str(whole.workdir))
     with pytest.raises(ValueError, match="none of its weights has a name"):
-        resume.load_initial(renamed, tuning.shardings, init, tuning.config.model)
+        model = tuning.config.model
+        resume.load_initial(renamed, tuning.shardings, tuning.axes, init, model)
 
 
 def test_weights_of_the_hub_with_more_rows(tuning, tmp_path, random_params):
@@ -129,7 +134,7 @@ def test_weights_of_the_hub_with_more_rows(tuning, tmp_path, random_params):
     hub.save(pretrained, params, tmp_path / "llama")
     state, init = tuning.init(), Checkpoint(str(tmp_path / "llama"))
     begun, text = resume.load_initial(
-        state, tuning.shardings, init, tuning.config.model
+        state, tuning.shardings, tuning.axes, init, tuning.config.model
     )
     table = np.asarray(begun.params["transformer"]["embedder"]["table"])
     old = np.asarray(params["transformer"]["embedder"]["table"])
@@ -142,5 +147,5 @@ def test_weights_of_the_hub_with_more_rows(tuning, tmp_path, random_params):
     assert "created 2: classifier/bias, classifier/kernel" in text
     assert "theta" not in text
     other = dataclasses.replace(tuning.config.model, norm=RMSNorm(1e-3))
-    _, text = resume.load_initial(state, tuning.shardings, init, other)
+    _, text = resume.load_initial(state, tuning.shardings, tuning.axes, init, other)
     assert "model.norm.epsilon was 1e-06 and is 0.001" in text

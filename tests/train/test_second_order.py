@@ -114,7 +114,7 @@ def test_sophia_updates_stacked_layers_as_if_apart():
 
 def test_sophia_beside_a_bias_that_is_not_its_own():
     """The loss is a function of all weights, also of those that it does not see."""
-    axes = AXES | {"router": {"balance": ("E_vector",)}}
+    axes = AXES | {"router": {"balance": ("E_balance",)}}
     optimizer = optimizers.make(SOPHIA, 5, axes)
     state = tiny.start(optax.identity(), LayoutConfig())
     alone, _ = tiny.train(optimizers.make(SOPHIA, 5, AXES), LayoutConfig(), [BATCH])
@@ -130,7 +130,7 @@ def test_sophia_beside_a_bias_that_is_not_its_own():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"layout": LayoutConfig(precision=Float16())}, "layout.precision is"),
+        ({"layout": LayoutConfig(precision=Float16())}, "layout.precision.kind is"),
         ({"layout": LayoutConfig(attention=SplashAttention())}, "is 'splash'"),
         ({"model": ModelConfig(mlp=Mixture(4, 2, 8))}, "model.mlp is a mixture"),
     ],
@@ -168,7 +168,7 @@ def test_the_weights_of_a_saved_state_are_those_that_were_evaluated(fields):
     config = OptimizerConfig(schedule=Constant(), ema=fields.get("ema"))
     if "free" in fields:
         config = dataclasses.replace(config, algorithm=ScheduleFree())
-    axes = AXES | {"router": {"balance": ("E",)}}
+    axes = AXES | {"router": {"balance": ("E_balance",)}}
     optimizer = optimizers.make(config, 9, axes)
     params = tiny.start(optax.identity(), LayoutConfig()).params
     params["router"] = {"balance": jnp.ones(3)}
@@ -182,14 +182,15 @@ def test_the_weights_of_a_saved_state_are_those_that_were_evaluated(fields):
         assert not np.allclose(want["in"], params["in"])
     np.testing.assert_array_equal(want["router"]["balance"].shape, (3,))
     saved = {"params": params, "opt_state": as_dicts(state)}
-    needed = averages.needed(saved)
+    place = averages.place({"params": params, "opt_state": state})
+    kinds = {(): "none", ("ema",): "average", ("free",): "z"}
+    assert place.kind == kinds[tuple(fields)]
 
     def only(path, leaf):
-        keys = tuple(k.key if hasattr(k, "key") else k.idx for k in path)
-        return leaf if needed(keys) else "left"
+        return leaf if place.needed(averages.key_path(path)) else "left"
 
     left = jax.tree_util.tree_map_with_path(only, saved)
-    toy.assert_same_bits(averages.evaluated(left), want)
+    toy.assert_same_bits(place.weights(left), want)
 
 
 def as_dicts(tree):

@@ -87,7 +87,7 @@ class MixtureOfExperts(nn.Module):
         score_BTE = jax.nn.sigmoid(logits_BTE) if sigmoid else nn.softmax(logits_BTE)
         balance_E: Any = None
         if isinstance(mlp.balance, BalanceBias):
-            zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("E_vector",))
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("E_balance",))
             balance_E = self.param("balance", zeros, (mlp.num_experts,))
         chosen_BTk, weight_BTk = choose(mlp, score_BTE, balance_E)
         one_hot = jax.nn.one_hot(chosen_BTk, mlp.num_experts) * real_BT[..., None, None]
