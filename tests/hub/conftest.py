@@ -108,7 +108,7 @@ def write_gguf():
     from gguf import GGMLQuantizationType, GGUFWriter, quants
 
     def interleave(array, heads):
-        """As convert_hf_to_gguf.py permutes queries and keys."""
+        """The permutation of queries and keys in convert_hf_to_gguf.py."""
         shape = array.shape
         halves = array.reshape(heads, 2, shape[0] // heads // 2, *shape[1:])
         return halves.swapaxes(1, 2).reshape(shape)

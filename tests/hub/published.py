@@ -44,12 +44,12 @@ def build(config: dict[str, Any]) -> tuple[Any, dict[str, tuple[int, ...]]]:
 
 
 def count(shapes: dict[str, tuple[int, ...]]) -> int:
-    """How many numbers leaves of these shapes hold."""
+    """The number of values in leaves of these shapes."""
     return sum(map(math.prod, shapes.values()))
 
 
 def span(published: str) -> tuple[float, float]:
-    """What a published number may stand for: up to one of its last digit away."""
+    """The range that a published number may stand for: one of its last digit away."""
     match = re.fullmatch(r"([\d,]+)(\.\d+)?([BM]?)", published)
     assert match, published
     digits = match[1].replace(",", "") + (match[2] or "")

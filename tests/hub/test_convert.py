@@ -50,9 +50,11 @@ def test_gguf_to_hub_in_another_type(mains, tmp_path, cfg, params, write_gguf):
     args = (f"--source={path}", f"--target={target}", "--to=hub", "--dtype=bfloat16")
     done = mains.run("convert", *args)
     assert result(done)["leaves"] == 12
-    made = load_file(target / "model.safetensors")
+    written = load_file(target / "model.safetensors")
     name = "model.layers.1.self_attn.q_proj.weight"
-    np.testing.assert_array_equal(made[name], tensors[name].astype(made[name].dtype))
+    np.testing.assert_array_equal(
+        written[name], tensors[name].astype(written[name].dtype)
+    )
     assert json.loads((target / "config.json").read_text())["dtype"] == "bfloat16"
 
 

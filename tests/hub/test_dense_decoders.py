@@ -1,4 +1,4 @@
-"""What the dense decoders' config.json says, in all its spellings; layers in groups."""
+"""The dense decoders' config.json in all its spellings; layers in groups."""
 
 import itertools
 import json
@@ -22,6 +22,7 @@ from llmjax.config import (
 )
 from llmjax.hub import families
 from llmjax.hub.families import gpt2, patterns
+from llmjax.models.forward import forward, variables
 from llmjax.models.heads.language import LanguageModel
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -33,7 +34,7 @@ GLOBAL, LOCAL, WIDE = LayerSpec(), *map(patterns.windowed, (4, 5))
 
 
 @pytest.mark.parametrize(
-    ("layers", "wanted"),
+    ("layers", "expected"),
     [
         ("GGGG", [(4, "G")]),
         ("LGLGL", [(2, "LG"), (1, "L")]),
@@ -42,11 +43,11 @@ GLOBAL, LOCAL, WIDE = LayerSpec(), *map(patterns.windowed, (4, 5))
         ("WGGLGGLGGL", [(1, "W"), (3, "GGL")]),
     ],
 )
-def test_layers_become_the_groups_that_repeat_most(layers, wanted):
+def test_layers_become_the_groups_that_repeat_most(layers, expected):
     specs = {"G": GLOBAL, "L": LOCAL, "W": WIDE}
-    found = patterns.groups([specs[c] for c in layers])
-    assert found == tuple(
-        Group(repeat, tuple(specs[c] for c in pattern)) for repeat, pattern in wanted
+    groups = patterns.groups([specs[c] for c in layers])
+    assert groups == tuple(
+        Group(repeat, tuple(specs[c] for c in pattern)) for repeat, pattern in expected
     )
 
 
@@ -183,7 +184,7 @@ def test_the_scalings_of_rotary_positions():
 
 
 @pytest.mark.parametrize(
-    ("family", "asked", "message"),
+    ("family", "changes", "message"),
     [
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse"),
         ("gpt2", {"activation_function": "quick_gelu"}, "activation_function.*quick"),
@@ -205,16 +206,16 @@ def test_the_scalings_of_rotary_positions():
         ),
     ],
 )
-def test_what_cannot_be_done_is_refused_by_its_key(family, asked, message):
+def test_what_cannot_be_done_is_refused_by_its_key(family, changes, message):
     with pytest.raises(ValueError, match=message):
-        config_of(family, **asked)
+        config_of(family, **changes)
 
 
 # --- files ---------------------------------------------------------------------------
 
 
 def test_gpt2_without_its_prefix_and_with_its_buffers(tmp_path, random_params):
-    """As OpenAI's own files at the hub are."""
+    """Files named like OpenAI's own at the hub."""
     model = LanguageModel(gpt2.to_config(GPT2))
     params = random_params(model, {"tokens": jnp.zeros((1, 4), jnp.int32)})
     tensors = {
@@ -228,6 +229,6 @@ def test_gpt2_without_its_prefix_and_with_its_buffers(tmp_path, random_params):
     batch = {"tokens": jnp.arange(5)[None]}
     again, loaded = hub.load(tmp_path)
     np.testing.assert_array_equal(
-        again.apply({"params": loaded}, batch)[0],
-        model.apply({"params": params}, batch)[0],
+        forward(again, variables(loaded), batch)[0][0],
+        forward(model, variables(params), batch)[0][0],
     )

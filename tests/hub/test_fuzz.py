@@ -58,7 +58,7 @@ DAMAGES = (flip, flip, overwrite, overwrite, truncate, cut, insert, copy, anywhe
 
 
 def rewrite_json(rng, data, head):
-    """Of a safetensors header: a value replaced, a key gone, renamed or doubled."""
+    """Changes of a safetensors header: a value replaced, a key gone or doubled."""
     value = json.loads(bytes(data[8:head]))
     names = [k for k in value if k != "__metadata__"]
     name, other = (names[i] for i in rng.integers(len(names), size=2))

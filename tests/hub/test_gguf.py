@@ -75,11 +75,11 @@ def test_llama_3_s_rope_is_read_from_its_frequencies(
         wide_tensors | {"rope_freqs.weight": divisors},
         rope_dimension_count=16,
     )
-    found = hub.load(path)[0].cfg.positions
+    positions = hub.load(path)[0].cfg.positions
     x_BTNH = jnp.asarray(np.random.default_rng(0).standard_normal((1, 9, 2, 16)))
     positions_BT = 7 * jnp.arange(9)[None]
     np.testing.assert_allclose(
-        rotary(x_BTNH, positions_BT, found, 16),
+        rotary(x_BTNH, positions_BT, positions, 16),
         rotary(x_BTNH, positions_BT, scaled.positions, 16),
         rtol=1e-5,
         atol=1e-5,
@@ -110,7 +110,7 @@ def test_sharded_is_the_same(tmp_path, wide, wide_tensors, write_gguf, same, kin
 
 
 def test_slices_of_every_type_that_can_be_written(tmp_path, write_gguf, wide):
-    """Of rows of 512, cut within and across blocks of 32 and 256."""
+    """Slices of rows of 512, cut within and across blocks of 32 and 256."""
     rng = np.random.default_rng(0)
     array = rng.standard_normal((6, 512)).astype(np.float32)
     cuts = (slice(0, 512), slice(5, 70), slice(256, 257), slice(300, 512))

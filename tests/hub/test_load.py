@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from llmjax import hub
 from llmjax.config import LayoutConfig, Pipeline
 from llmjax.hub.files import INDEX
+from llmjax.models.forward import forward, variables
 from llmjax.parallel.mesh import make_mesh
 
 LOADING = importlib.import_module("llmjax.hub.load")  # hub.load is the function
@@ -38,8 +39,8 @@ def test_one_file_and_shards_load_the_same(folder, shards, params, cfg, same):
 def test_logits_are_those_of_the_saved_model(folder, model, params):
     loaded_model, loaded = hub.load(folder)
     batch = {"tokens": jnp.arange(6)[None]}
-    expected, _ = model.apply({"params": params}, batch)
-    logits, _ = loaded_model.apply({"params": loaded}, batch)
+    (expected, _), _ = forward(model, variables(params), batch)
+    (logits, _), _ = forward(loaded_model, variables(loaded), batch)
     np.testing.assert_array_equal(logits, expected)
 
 

@@ -47,7 +47,7 @@ def package(wheel, monkeypatch):
 
 @pytest.fixture
 def pip(wheel, monkeypatch):
-    """What pip was called with; it copies the wheel."""
+    """The arguments of calls of pip, which here copies the wheel."""
     calls = []
 
     def run(command, **kwargs):

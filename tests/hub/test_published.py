@@ -16,7 +16,7 @@ def test_parameters_are_as_published(entry):
     if entry["published"]:
         low, high = published.span(entry["published"])
         assert low <= entry["parameters"] <= high
-    # and what config.json said can be said again
+    # and the config can be written again
     head = type(model).__name__
     assert find_family(model.cfg, head, config["model_type"]).name
 

@@ -66,9 +66,9 @@ def test_sharded_parameters_save_the_same(shards, folder, tmp_path, model):
 
 def test_to_hub_is_what_save_writes(folder, cfg, params):
     tensors = load_file(folder / "model.safetensors")
-    made = hub.to_hub(families.family("llama"), cfg, params)
-    assert made.keys() == tensors.keys()
-    for name, array in made.items():
+    named = hub.to_hub(families.family("llama"), cfg, params)
+    assert named.keys() == tensors.keys()
+    for name, array in named.items():
         np.testing.assert_array_equal(array, tensors[name])
     del tensors["lm_head.weight"]
     body = {"transformer": params["transformer"]}

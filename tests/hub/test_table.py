@@ -13,7 +13,7 @@ from llmjax.hub.table import Entry, LayerTable, Table
 
 N, K, H, U, D, F = 4, 2, 6, 3, 5, 7
 QUERY, KEY = (D, N, H), (D, K, H)
-# name -> entry, shapes of our leaves, what einops makes of ours, given in its own words
+# name -> entry, shapes of our leaves, what einops makes of ours, in its own words
 CASES = {
     "plain": (
         Entry("w", "a", "F D -> D F"),
@@ -69,15 +69,15 @@ def bound(case: str) -> tuple[Bound, list[np.ndarray], np.ndarray]:
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal(shape) for shape in shapes]
     names = [entry.leaf] if isinstance(entry.leaf, str) else entry.leaf
-    (found,) = bind(Table((entry,)), dict(zip(names, shapes, strict=True)))
-    return found, arrays, expected(*arrays)
+    (entry,) = bind(Table((entry,)), dict(zip(names, shapes, strict=True)))
+    return entry, arrays, expected(*arrays)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_ours_to_theirs(case):
-    found, arrays, theirs = bound(case)
-    np.testing.assert_array_equal(found.join(arrays), theirs)
-    assert found.shape == theirs.shape
+    entry, arrays, theirs = bound(case)
+    np.testing.assert_array_equal(entry.join(arrays), theirs)
+    assert entry.shape == theirs.shape
 
 
 def ranges(size: int) -> list[slice]:
@@ -86,13 +86,13 @@ def ranges(size: int) -> list[slice]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_slice_of_ours_from_theirs(case):
-    found, arrays, theirs = bound(case)
+    entry, arrays, theirs = bound(case)
 
     def read(index):
         assert len(index) == theirs.ndim
         return theirs[index]
 
-    for view, array in zip(found.views, arrays, strict=True):
+    for view, array in zip(entry.views, arrays, strict=True):
         for index in itertools.product(*map(ranges, array.shape)):
             np.testing.assert_array_equal(view.read(read, index), array[index])
 
@@ -110,17 +110,17 @@ def test_every_slice_of_ours_from_theirs(case):
 )
 def test_a_slice_reads_nothing_else(case, leaf, axis, expected):
     """One head, or one row of D: exactly its range of theirs, not the whole."""
-    found, arrays, theirs = bound(case)
-    asked = []
+    entry, arrays, theirs = bound(case)
+    indices = []
 
     def read(index):
-        asked.append(index)
+        indices.append(index)
         return theirs[index]
 
     index = [slice(0, size) for size in arrays[leaf].shape]
     index[axis] = slice(2, 3)
-    found.views[leaf].read(read, index)
-    assert asked == [expected]
+    entry.views[leaf].read(read, index)
+    assert indices == [expected]
 
 
 # --- names ---------------------------------------------------------------------------
@@ -141,8 +141,8 @@ def test_layers_are_numbered_through_groups_and_patterns():
         "s/group_2/layer_0/w": (D,),
         "s/group_3/layer_0/w": (1, D),
     }
-    found = bind(Table((), (section,)), shapes)
-    assert {b.paths[0]: names(b) for b in found} == {
+    entries = bind(Table((), (section,)), shapes)
+    assert {b.paths[0]: names(b) for b in entries} == {
         "s/group_0/layer_0/w": ["h.1.w"],
         "s/group_1/layer_0/w": ["h.2.w", "h.4.w"],
         "s/group_1/layer_1/w": ["h.3.w", "h.5.w"],
@@ -154,9 +154,9 @@ def test_layers_are_numbered_through_groups_and_patterns():
 def test_experts_are_numbered_after_layers():
     entry = Entry("h.{l}.e.{e}.w", "up", "F D -> D F")
     section = LayerTable("s", (Group(2),), (entry,))
-    (found,) = bind(Table((), (section,)), {"s/group_0/layer_0/up": (2, 3, D, F)})
-    assert names(found)[:4] == ["h.0.e.0.w", "h.0.e.1.w", "h.0.e.2.w", "h.1.e.0.w"]
-    assert found.shape == (F, D)
+    (entry,) = bind(Table((), (section,)), {"s/group_0/layer_0/up": (2, 3, D, F)})
+    assert names(entry)[:4] == ["h.0.e.0.w", "h.0.e.1.w", "h.0.e.2.w", "h.1.e.0.w"]
+    assert entry.shape == (F, D)
 
 
 def test_an_entry_without_its_leaf_does_not_count():
@@ -193,10 +193,10 @@ def test_a_table_that_does_not_fit(entries, shapes, message):
 
 @pytest.mark.parametrize("model_type", families.MODULES)
 def test_every_registered_family_is_there(model_type):
-    found = families.family(model_type)
-    assert found.name == model_type
+    family = families.family(model_type)
+    assert family.name == model_type
     heads = {"LanguageModel", "Encoder", "Discriminator"}
-    assert set(found.architectures.values()) <= heads
+    assert set(family.architectures.values()) <= heads
 
 
 @pytest.mark.parametrize("model_type", ["lama", None, 3, ["llama"]])

@@ -144,7 +144,7 @@ def from_gguf(metadata: dict, path: pathlib.Path) -> Tokenizer:
 
 
 def describe(inner: tokenizers.Tokenizer, pre: str) -> dict:
-    """What llama.cpp keeps of a byte-level BPE."""
+    """The metadata that llama.cpp writes for a byte-level BPE."""
     vocab = inner.get_vocab()
     tokens = sorted(vocab, key=vocab.__getitem__)
     model = json.loads(inner.to_str())["model"]

@@ -1,28 +1,29 @@
-"""What is compared, and how far two sides may be apart."""
+"""Outputs of two sides, and the errors between them."""
 
 import dataclasses
 
 import numpy as np
 
-TOLERANCE = 1e-5  # of the largest value
-# of the largest gradient: what a tensor's gradient is at least compared with, as where
-# it is 0 (a key's bias before a softmax) only rounding is left
+TOLERANCE = 1e-5  # relative to the largest value
+# relative to the largest gradient: a tensor's gradient is compared with at least this,
+# because where it is 0 (a key's bias before a softmax) only rounding is left
 FLOOR = 0.1
-NEAR_TIE = 1e-4  # of the largest logit: a choice that rounding may turn
+NEAR_TIE = 1e-4  # relative to the largest logit: a choice that rounding may turn
 
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """What one model gives for one batch; 0 at padding.
+    """Outputs of one model for one batch; 0 at padding.
 
     Attributes:
-      logits: [B, T, V], [B, T] of a discriminator, or None of a bare model.
-      hidden: the last hidden states [B, T, D].
-      pooled: [B, D] of a bare model with a pooler, or None.
-      gradients: of sum(cotangent * (logits, else hidden, and pooled)), by hub name.
+      logits: [B, T, V]; [B, T] from a discriminator; None from a bare model.
+      hidden: last hidden states [B, T, D].
+      pooled: [B, D] from a bare model with a pooler, or None.
+      gradients: hub name -> gradient of sum(cotangent * (logits, else hidden, and
+        pooled)).
       decoded: greedy continuations [B, M] of the prompts, or None.
-      gaps: how far the best logit was above the second at each of them, relative to
-        the largest; or None.
+      gaps: best logit minus the second at each of them, relative to the largest; or
+        None.
     """
 
     logits: np.ndarray | None
@@ -35,12 +36,12 @@ class Outputs:
 
 @dataclasses.dataclass(frozen=True)
 class Error:
-    """How far apart two sides are in one quantity, and where.
+    """The difference of two sides in one quantity.
 
     Attributes:
-      size: relative to the largest value of the reference.
+      size: largest difference, relative to the largest value of the reference.
       where: the tensor, or an index.
-      tolerance: what `size` may be.
+      tolerance: largest `size` accepted.
     """
 
     size: float
@@ -53,7 +54,7 @@ class Error:
 
 
 def blank(value: np.ndarray, segment_ids: np.ndarray) -> np.ndarray:
-    """The same, with 0 at padding; a pooled [B, D] has none."""
+    """The value with 0 at padding; a pooled [B, D] has none."""
     if value.shape[:2] != segment_ids.shape:
         return value
     real = (segment_ids > 0).reshape(segment_ids.shape + (1,) * (value.ndim - 2))
@@ -74,17 +75,17 @@ def distance(ours: np.ndarray, theirs: np.ndarray, at_least: float = 0.0) -> flo
 
 def compare(ours: Outputs, theirs: Outputs) -> dict[str, Error]:
     """The errors of every quantity that the reference has."""
-    found = {}
+    errors = {}
     for name in ("logits", "hidden", "pooled"):
         a, b = getattr(ours, name), getattr(theirs, name)
         if b is not None:
             size = float("inf") if a is None else distance(a, b)
-            found[name] = size, _largest(a, b)
-    found["gradients"] = _gradients(ours.gradients, theirs.gradients)
+            errors[name] = size, _largest(a, b)
+    errors["gradients"] = _gradients(ours.gradients, theirs.gradients)
     if theirs.decoded is not None:
-        found["decode"] = _decoded(ours.decoded, theirs)
+        errors["decode"] = _decoded(ours.decoded, theirs)
     return {
-        name: Error(size, where, TOLERANCE) for name, (size, where) in found.items()
+        name: Error(size, where, TOLERANCE) for name, (size, where) in errors.items()
     }
 
 
@@ -107,7 +108,7 @@ def _gradients(
 
 
 def _decoded(ours: np.ndarray | None, theirs: Outputs) -> tuple[float, str]:
-    """The part of tokens that differ, each row up to the first that was a near tie."""
+    """The fraction of tokens that differ, each row up to its first near tie."""
     assert theirs.decoded is not None and theirs.gaps is not None
     if ours is None or ours.shape != theirs.decoded.shape:
         return float("inf"), "shape"
@@ -119,6 +120,6 @@ def _decoded(ours: np.ndarray | None, theirs: Outputs) -> tuple[float, str]:
 
 def _largest(a: np.ndarray | None, b: np.ndarray) -> str:
     if a is None or a.shape != b.shape:
-        return f"shape {None if a is None else a.shape}, wanted {b.shape}"
+        return f"shape {None if a is None else a.shape}, expected {b.shape}"
     index = np.unravel_index(np.abs(a - b).argmax(), a.shape)
     return str([int(i) for i in index])

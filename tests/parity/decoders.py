@@ -52,7 +52,7 @@ def classic_decoders(s: Shapes) -> Iterator[Variant]:
 
 
 def grouped(s: Shapes, **config) -> dict:
-    """What the decoders since Llama share."""
+    """The keys that the decoders since Llama share."""
     return (
         dict(
             vocab_size=s.V,

@@ -17,18 +17,18 @@ ROWS = 3
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """One batch of three rows and what is continued from it.
+    """One batch of three rows, and prompts.
 
     Attributes:
       tokens: int32 [B, T]. Row 0 is full; row 1 starts with padding where the family
         allows it; row 2 ends with padding.
       segment_ids: 1 for tokens, 0 for padding.
       positions: counted from each row's first token.
-      token_types: or None.
+      token_types: int32 [B, T], or None.
       encoder_tokens, encoder_segment_ids: int32 [B, S], padded on the right, or None.
       hidden_mask: XLNet's query stream: bool [B, T, T], True where a query does not
         see a key; or None.
-      prompts: what greedy decoding continues.
+      prompts: prompts that greedy decoding continues.
     """
 
     tokens: np.ndarray
@@ -54,8 +54,8 @@ def weight(
 ) -> np.ndarray:
     """Float32; weights of norms around `norms`, all else, biases too, around 0.
 
-    A matrix keeps the size of what it multiplies, about, whichever side it is used
-    from; so that rounding isn't blown up by the model.
+    A matrix about keeps the size of what it multiplies, from whichever side, so that
+    the model doesn't blow up rounding.
     """
     # RandomState: its stream is the same in every version of numpy
     rng = np.random.RandomState([zlib.crc32(name.encode()), seed])
@@ -67,7 +67,7 @@ def weight(
 
 
 def cotangent(shape: tuple[int, ...], segment_ids: np.ndarray, seed: int) -> np.ndarray:
-    """What the logits are multiplied by before they are summed; 0 at padding."""
+    """The factors of the logits in the sum that is differentiated; 0 at padding."""
     drawn = weight("cotangent", shape, seed)
     if len(shape) == 2 and shape != segment_ids.shape:
         return drawn  # pooled, [B, D]

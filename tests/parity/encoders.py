@@ -6,7 +6,7 @@ from tests.parity.shapes import Shapes, Variant
 
 
 def encoders(s: Shapes) -> Iterator[Variant]:
-    """BERT and what came of it; the heads are those they were pretrained with."""
+    """BERT and its descendants, with the heads of their pretraining."""
     common = dict(
         vocab_size=s.V,
         hidden_size=3 * s.H,
@@ -17,12 +17,12 @@ def encoders(s: Shapes) -> Iterator[Variant]:
     )
 
     def encoder(name, architecture, **config):
-        known = dict(kind="encoder", token_types=config.get("type_vocab_size", 0))
-        known |= dict(decode=False)
+        fields = dict(kind="encoder", token_types=config.get("type_vocab_size", 0))
+        fields |= dict(decode=False)
         for key in ("left_padding", "two_stream", "token_types", "takes_positions"):
             if key in config:
-                known[key] = config.pop(key)
-        return Variant(name, architecture, config, **known)
+                fields[key] = config.pop(key)
+        return Variant(name, architecture, config, **fields)
 
     bert = common | dict(type_vocab_size=3)
     yield encoder("bert/tied", "BertForMaskedLM", **bert)

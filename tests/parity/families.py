@@ -20,8 +20,8 @@ FAMILIES = (
 )
 
 
-# Variants without a golden file, which only the live comparison has: the default suite
-# has to be quick, and each costs a compilation or two.
+# variants without a golden file, for the live comparison alone: each costs the default
+# suite a compilation or two
 LIVE_ONLY = {
     "bert/relu",
     "roberta/pooled",

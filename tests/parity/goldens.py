@@ -1,4 +1,4 @@
-"""Golden files: what transformers computed, to be compared without it.
+"""Golden files: outputs of transformers, to be compared without it.
 
 A file holds a variant's config.json, the names and shapes of its tensors, the inputs
 and the outputs; weights are drawn again by name.
@@ -25,11 +25,11 @@ class Golden:
 
     Attributes:
       name: "family/variant".
-      seed: of weights and cotangents.
-      versions: of what computed it.
+      seed: seed of weights and cotangents.
+      versions: package -> version, of those that computed it.
       config: config.json.
-      tensors: shape by name.
-      inputs, outputs: what was given and what came.
+      tensors: name -> shape.
+      inputs, outputs: those of the reference.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Golden:
         )
 
     def write(self, folder: Path) -> None:
-        """The folder as of the hub that the reference was computed from."""
+        """Writes the folder, in the hub's format, that the reference read."""
         (folder / "config.json").write_text(json.dumps(self.config))
         weights = {
             name: draws.weight(
@@ -77,7 +77,7 @@ class Golden:
 
 
 def path(name: str) -> Path:
-    """Of the golden file of a variant."""
+    """The path of a variant's golden file."""
     return FOLDER / f"{name.replace('/', '-')}.npz"
 
 

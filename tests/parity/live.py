@@ -31,62 +31,61 @@ COLUMNS = ("logits", "gradients", "decode", "load", "reload")
 def check(variant: Variant, shapes: Shapes, seed: int) -> dict[str, Error]:
     """All errors of a variant; "hidden" and "pooled" too."""
     with tempfile.TemporaryDirectory() as name:
-        folder, again = Path(name, "theirs"), Path(name, "ours")
+        folder, saved = Path(name, "theirs"), Path(name, "ours")
         folder.mkdir()
         reference.write(variant, folder, seed)
         theirs = reference.load(variant, folder)
-        given = draws.inputs(variant, shapes, seed)
-        wanted = reference.run(variant, theirs, given, seed)
+        inputs = draws.inputs(variant, shapes, seed)
+        expected = reference.run(variant, theirs, inputs, seed)
         model, params = load(folder)
-        found = ours.run(
-            folder, model, params, given, seed=seed, decode=wanted.decoded is not None
-        )
-        errors = compare(found, wanted)
+        decode = expected.decoded is not None
+        actual = ours.run(folder, model, params, inputs, seed=seed, decode=decode)
+        errors = compare(actual, expected)
         errors["load"] = loaded(folder, model, params)
-        save(model, params, again, family=variant.family)
-        errors["reload"] = reloaded(variant, again, given, wanted)
+        save(model, params, saved, family=variant.family)
+        errors["reload"] = reloaded(variant, saved, inputs, expected)
     return errors
 
 
 def loaded(folder: Path, model, params) -> Error:
-    """How far what we loaded is from the file: not at all."""
+    """The error of what we loaded against the file: none is tolerated."""
     file = load_file(folder / "model.safetensors")
-    back = ours.named(folder, model, params)
+    tensors = ours.named(folder, model, params)
     sizes = {
-        name: distance(back[name], value) if name in back else float("inf")
+        name: distance(tensors[name], value) if name in tensors else float("inf")
         for name, value in file.items()
     }
     worst = max(sizes, key=lambda name: sizes[name])
     return Error(sizes[worst], worst, 0.0)
 
 
-def reloaded(variant: Variant, folder: Path, given, wanted) -> Error:
-    """How far transformers' outputs are once we have saved the model."""
+def reloaded(variant: Variant, folder: Path, inputs, expected) -> Error:
+    """The error of transformers' outputs from the model as we saved it."""
     model = reference.load(variant, folder)
     if model.config.architectures != [variant.architecture]:
         return Error(float("inf"), f"saved as {model.config.architectures}", 0.0)
-    logits, hidden, _ = reference.outputs(variant, model, given)
-    kind, value, other = "logits", logits, wanted.logits
+    logits, hidden, _ = reference.outputs(variant, model, inputs)
+    kind, value, other = "logits", logits, expected.logits
     if logits is None:
-        kind, value, other = "hidden", hidden, wanted.hidden
+        kind, value, other = "hidden", hidden, expected.hidden
     return Error(distance(value, other), kind, TOLERANCE)
 
 
 def table(errors: dict[str, dict[str, Error]]) -> str:
     """Family × quantity: the largest error of a family's variants."""
     families: dict[str, dict[str, list[Error]]] = {}
-    for name, found in errors.items():
+    for name, quantities in errors.items():
         family = families.setdefault(name.split("/")[0], collections.defaultdict(list))
-        for quantity, error in found.items():
+        for quantity, error in quantities.items():
             shown = {"hidden": "logits", "pooled": "logits"}.get(quantity, quantity)
             family[shown].append(error)
     lines = ["".join([f"{'family':14}", *(f"{c:>12}" for c in COLUMNS)])]
-    for family, quantities in families.items():
+    for family, columns in families.items():
         cells = []
         for column in COLUMNS:
-            those = quantities.get(column, quantities.get("failed", []))
-            wrong = "" if all(e.fine for e in those) else " !"
-            sizes = [e.size for e in those]
+            of_column = columns.get(column, columns.get("failed", []))
+            wrong = "" if all(e.fine for e in of_column) else " !"
+            sizes = [e.size for e in of_column]
             cells.append(f"{np.max(sizes):.1e}{wrong}" if sizes else "-")
         lines.append("".join([f"{family:14}", *(f"{c:>12}" for c in cells)]))
     return "\n".join(lines)

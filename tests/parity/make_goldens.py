@@ -31,18 +31,20 @@ VERSIONS = {
 def make(variant: Variant, shapes: Shapes) -> Golden:
     """The variant's golden file, unsaved."""
     for seed in itertools.count():
-        given = draws.inputs(variant, shapes, seed)
+        inputs = draws.inputs(variant, shapes, seed)
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             tensors = reference.write(variant, folder, seed)
             model = reference.load(variant, folder)
             config = json.loads((folder / "config.json").read_text())
-        outputs = reference.run(variant, model, given, seed)
+        outputs = reference.run(variant, model, inputs, seed)
         unused = [n for n, g in outputs.gradients.items() if not g.any()]
         tie = outputs.gaps is not None and outputs.gaps.min() < GAP
         if not tie and not any(".experts." in n for n in unused):
             shapes_ = {n: list(shape) for n, shape in tensors.items()}
-            return Golden(variant.name, seed, VERSIONS, config, shapes_, given, outputs)
+            return Golden(
+                variant.name, seed, VERSIONS, config, shapes_, inputs, outputs
+            )
     raise AssertionError("unreachable")
 
 

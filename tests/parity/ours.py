@@ -1,4 +1,4 @@
-"""What we compute, from a folder as of the hub."""
+"""Our side of every comparison, computed from a folder in the hub's format."""
 
 import json
 import re
@@ -21,29 +21,30 @@ from tests.parity.compare import Outputs, blank
 from tests.parity.draws import NEW_TOKENS, Inputs
 
 
-def run(folder: Path, model: Any, params: Any, given: Inputs, *, seed: int, decode):
-    """`Outputs` of the model that was loaded from `folder`; its gradients as saved."""
+def run(folder: Path, model: Any, params: Any, inputs: Inputs, *, seed: int, decode):
+    """`Outputs` of the model that was loaded from `folder`; gradients by the names
+    there."""
     batch = {
         name: value
         for name, value in {
-            "tokens": given.tokens,
-            "segment_ids": given.segment_ids,
-            "positions": given.positions,
-            "token_types": given.token_types,
-            "encoder_tokens": given.encoder_tokens,
-            "encoder_segment_ids": given.encoder_segment_ids,
-            "hidden_mask": given.hidden_mask,
+            "tokens": inputs.tokens,
+            "segment_ids": inputs.segment_ids,
+            "positions": inputs.positions,
+            "token_types": inputs.token_types,
+            "encoder_tokens": inputs.encoder_tokens,
+            "encoder_segment_ids": inputs.encoder_segment_ids,
+            "hidden_mask": inputs.hidden_mask,
         }.items()
         if value is not None
     }
-    if given.encoder_tokens is not None:
-        S = given.encoder_tokens.shape[1]
+    if inputs.encoder_tokens is not None:
+        S = inputs.encoder_tokens.shape[1]
         batch["encoder_positions"] = np.tile(np.arange(S, dtype=np.int32), (3, 1))
 
     def total(params, batch):
         logits, hidden, pooled = values = forward(model, params, batch)
         sums = [
-            jnp.sum(value * draws.cotangent(value.shape, given.segment_ids, seed))
+            jnp.sum(value * draws.cotangent(value.shape, inputs.segment_ids, seed))
             for value in (hidden if logits is None else logits, pooled)
             if value is not None
         ]
@@ -51,24 +52,24 @@ def run(folder: Path, model: Any, params: Any, given: Inputs, *, seed: int, deco
 
     grads, values = jax.jit(jax.grad(total, has_aux=True))(params, batch)
     arrays = [
-        None if v is None else blank(np.asarray(v), given.segment_ids) for v in values
+        None if v is None else blank(np.asarray(v), inputs.segment_ids) for v in values
     ]
     return Outputs(
         *arrays,
         named(folder, model, grads),
-        decoded(model, params, given) if decode else None,
+        decoded(model, params, inputs) if decode else None,
     )
 
 
 def forward(model: Any, params: Any, batch: Any) -> tuple[Any, Any, Any]:
     """Logits, last hidden states, pooled: None where the model has none."""
-    output, kept = model.apply(
+    output, captured = model.apply(
         {"params": params},
         batch,
         capture_intermediates=lambda module, method: module.path == ("transformer",),
         mutable=["intermediates"],
     )
-    hidden = kept["intermediates"]["transformer"]["__call__"][0][0]
+    hidden = captured["intermediates"]["transformer"]["__call__"][0][0]
     if isinstance(model, Encoder):
         return None, hidden, output[1]
     if isinstance(model, Discriminator):
@@ -76,13 +77,13 @@ def forward(model: Any, params: Any, batch: Any) -> tuple[Any, Any, Any]:
     return output[0], hidden, None
 
 
-def decoded(model: Any, params: Any, given: Inputs) -> np.ndarray:
+def decoded(model: Any, params: Any, inputs: Inputs) -> np.ndarray:
     """Greedy continuations of the prompts, [B, M]."""
     encoder_tokens = None
-    if given.encoder_tokens is not None:
-        pairs = zip(given.encoder_tokens, given.encoder_segment_ids, strict=True)
+    if inputs.encoder_tokens is not None:
+        pairs = zip(inputs.encoder_tokens, inputs.encoder_segment_ids, strict=True)
         encoder_tokens = [row[real > 0] for row, real in pairs]
-    prompts = [list(p) for p in given.prompts]
+    prompts = [list(p) for p in inputs.prompts]
     tokens = generate(
         model,
         params,
@@ -98,10 +99,10 @@ def named(folder: Path, model: Any, tree: Any) -> dict[str, np.ndarray]:
     """A tree like the parameters, by the names in the folder."""
     config = json.loads((folder / "config.json").read_text())
     family = families.family(config["model_type"])
-    found = to_hub(family, model.cfg, tree, bare=isinstance(model, Encoder))
+    tensors = to_hub(family, model.cfg, tree, bare=isinstance(model, Encoder))
     with safe_open(folder / "model.safetensors", framework="numpy") as file:
         older = {name: name for name in file.keys()}  # noqa: SIM118
     for name in list(older):
         for pattern, new in family.table(model.cfg).renamed:
             older.setdefault(re.sub(pattern, new, name), name)
-    return {older.get(name, name): value for name, value in found.items()}
+    return {older.get(name, name): value for name, value in tensors.items()}

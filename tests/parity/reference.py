@@ -1,4 +1,4 @@
-"""What transformers computes: the other side of every comparison."""
+"""The other side of every comparison, computed by transformers."""
 
 import contextlib
 import json
@@ -71,7 +71,7 @@ def load(variant: Variant, folder: Path) -> torch.nn.Module:
 
 @contextlib.contextmanager
 def quiet():
-    """Without warnings, which say that embeddings are untied where they are."""
+    """Silences warnings, which say that embeddings are untied where they are."""
     logging.disable(logging.WARNING)
     try:
         yield
@@ -79,66 +79,66 @@ def quiet():
         logging.disable(logging.NOTSET)
 
 
-def run(variant: Variant, model: torch.nn.Module, given: Inputs, seed: int) -> Outputs:
+def run(variant: Variant, model: torch.nn.Module, inputs: Inputs, seed: int) -> Outputs:
     """Logits, hidden states, gradients and greedy decoding."""
-    logits, hidden, pooled = forward(variant, model, given)
+    logits, hidden, pooled = forward(variant, model, inputs)
     total = torch.zeros(())
     for value in (hidden if logits is None else logits, pooled):
         if value is not None:
-            drawn = draws.cotangent(tuple(value.shape), given.segment_ids, seed)
+            drawn = draws.cotangent(tuple(value.shape), inputs.segment_ids, seed)
             total = total + (value * torch.from_numpy(drawn)).sum()
     model.zero_grad()
     total.backward()
     decoded = gaps = None
     if variant.decode and variant.kind != "encoder":
-        decoded, gaps = decode(variant, model, given)
-    arrays = blanked(given, logits, hidden, pooled)
+        decoded, gaps = decode(variant, model, inputs)
+    arrays = blanked(inputs, logits, hidden, pooled)
     return Outputs(*arrays, gradients(model), decoded, gaps)
 
 
-def outputs(variant: Variant, model: torch.nn.Module, given: Inputs):
-    """Logits, hidden, pooled alone, as of `Outputs`."""
+def outputs(variant: Variant, model: torch.nn.Module, inputs: Inputs):
+    """The logits, hidden and pooled of `Outputs` alone."""
     with torch.no_grad():
-        return blanked(given, *forward(variant, model, given))
+        return blanked(inputs, *forward(variant, model, inputs))
 
 
-def blanked(given: Inputs, *values: torch.Tensor | None) -> list[np.ndarray | None]:
+def blanked(inputs: Inputs, *values: torch.Tensor | None) -> list[np.ndarray | None]:
     return [
-        None if v is None else blank(v.detach().numpy(), given.segment_ids)
+        None if v is None else blank(v.detach().numpy(), inputs.segment_ids)
         for v in values
     ]
 
 
-def forward(variant: Variant, model: torch.nn.Module, given: Inputs):
+def forward(variant: Variant, model: torch.nn.Module, inputs: Inputs):
     """Logits, last hidden states of the Transformer or decoder, pooled, or None."""
-    arguments = {"input_ids": given.tokens, "attention_mask": given.segment_ids}
+    arguments = {"input_ids": inputs.tokens, "attention_mask": inputs.segment_ids}
     if variant.kind == "encoder-decoder":
         arguments = {
-            "input_ids": given.encoder_tokens,
-            "attention_mask": given.encoder_segment_ids,
-            "decoder_input_ids": given.tokens,
-            "decoder_attention_mask": given.segment_ids,
+            "input_ids": inputs.encoder_tokens,
+            "attention_mask": inputs.encoder_segment_ids,
+            "decoder_input_ids": inputs.tokens,
+            "decoder_attention_mask": inputs.segment_ids,
         }
     elif variant.takes_positions:
-        arguments["position_ids"] = given.positions
-    if given.token_types is not None:
-        arguments["token_type_ids"] = given.token_types
+        arguments["position_ids"] = inputs.positions
+    if inputs.token_types is not None:
+        arguments["token_type_ids"] = inputs.token_types
     tensors = {k: torch.from_numpy(v).long() for k, v in arguments.items()}
-    if given.hidden_mask is not None:
-        tensors["perm_mask"] = torch.from_numpy(given.hidden_mask).float()
-        tensors["target_mapping"] = torch.eye(given.tokens.shape[1]).repeat(
-            len(given.tokens), 1, 1
+    if inputs.hidden_mask is not None:
+        tensors["perm_mask"] = torch.from_numpy(inputs.hidden_mask).float()
+        tensors["target_mapping"] = torch.eye(inputs.tokens.shape[1]).repeat(
+            len(inputs.tokens), 1, 1
         )
     if variant.family == "xlnet":
         tensors["attention_mask"] = tensors["attention_mask"].float()
     core = model.base_model
     if core is model and variant.kind == "encoder-decoder":
         core = model.decoder  # T5's
-    kept = []
-    hook = core.register_forward_hook(lambda *call: kept.append(call[-1]))
+    captured = []
+    hook = core.register_forward_hook(lambda *call: captured.append(call[-1]))
     output = model(**tensors)
     hook.remove()
-    hidden = kept[-1].last_hidden_state
+    hidden = captured[-1].last_hidden_state
     return (
         getattr(output, "logits", None),
         hidden,
@@ -147,7 +147,7 @@ def forward(variant: Variant, model: torch.nn.Module, given: Inputs):
 
 
 def gradients(model: torch.nn.Module) -> dict[str, np.ndarray]:
-    """By the names of files; saving is linear, so it serves for gradients too."""
+    """Gradients by the names in files; saving is linear, so it serves for them too."""
     unsaved = {*model.all_tied_weights_keys, *(model._keys_to_ignore_on_save or ())}
     grads = {
         name: torch.zeros_like(p) if p.grad is None else p.grad
@@ -159,17 +159,17 @@ def gradients(model: torch.nn.Module) -> dict[str, np.ndarray]:
 
 
 def decode(
-    variant: Variant, model: torch.nn.Module, given: Inputs
+    variant: Variant, model: torch.nn.Module, inputs: Inputs
 ) -> tuple[np.ndarray, np.ndarray]:
     """Greedy continuations [B, M], and the gaps of `Outputs`."""
     pad = variant.config.get("pad_token_id", 0)
-    longest = max(map(len, given.prompts))
-    rows = [(pad,) * (longest - len(p)) + p for p in given.prompts]
-    mask = [(0,) * (longest - len(p)) + (1,) * len(p) for p in given.prompts]
+    longest = max(map(len, inputs.prompts))
+    rows = [(pad,) * (longest - len(p)) + p for p in inputs.prompts]
+    mask = [(0,) * (longest - len(p)) + (1,) * len(p) for p in inputs.prompts]
     if variant.kind == "encoder-decoder":
         arguments = {
-            "input_ids": torch.from_numpy(given.encoder_tokens).long(),
-            "attention_mask": torch.from_numpy(given.encoder_segment_ids).long(),
+            "input_ids": torch.from_numpy(inputs.encoder_tokens).long(),
+            "attention_mask": torch.from_numpy(inputs.encoder_segment_ids).long(),
             "decoder_input_ids": torch.tensor(rows),
         }
     else:
@@ -191,8 +191,8 @@ def decode(
     )
     model.generation_config = transformers.GenerationConfig()
     with quiet(), torch.no_grad():
-        found = model.generate(**arguments, generation_config=config)
-    logits = torch.stack(found.logits, dim=1)
+        generated = model.generate(**arguments, generation_config=config)
+    logits = torch.stack(generated.logits, dim=1)
     best = logits.topk(2, dim=-1).values
     gaps = (best[..., 0] - best[..., 1]) / logits.abs().max()
-    return found.sequences[:, longest:].numpy().astype(np.int32), gaps.numpy()
+    return generated.sequences[:, longest:].numpy().astype(np.int32), gaps.numpy()

@@ -1,4 +1,4 @@
-"""One draw of sizes, and what a variant of a family is.
+"""One draw of sizes, and the variant of a family.
 
 Sizes are odd on purpose: head counts that are no powers of two, windows shorter than
 the row, soft caps small enough to matter.
@@ -51,13 +51,18 @@ class Shapes:
 
 @dataclass(frozen=True)
 class Variant:
-    """One model to compare: how transformers builds it and what it can be asked.
+    """One model to compare.
 
-    name: family and variant, "llama/yarn". architecture: class of transformers.
-    config: its config's arguments. kind: "encoder", "decoder" or "encoder-decoder".
-    left_padding: whether a row may start with padding. token_types: how many kinds to
-    draw. two_stream: XLNet's query stream. decode: whether cached decoding is compared;
-    False wants a comment beside it. takes_positions: whether it has `position_ids`.
+    Attributes:
+      name: family and variant, "llama/yarn".
+      architecture: class of transformers.
+      config: arguments of its config.
+      kind: "encoder", "decoder" or "encoder-decoder".
+      left_padding: whether a row may start with padding.
+      token_types: number of token types to draw; 0: none.
+      two_stream: whether XLNet's query stream is compared.
+      decode: whether cached decoding is compared; False needs a comment beside it.
+      takes_positions: whether it has `position_ids`.
     """
 
     name: str

