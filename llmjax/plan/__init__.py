@@ -2,5 +2,5 @@
 
 `compiler` compiles the step, `hlo` reads the compiled text, `cost` predicts its time,
 `layouts` searches for layouts that fit or are faster; `report`, `compare` and `picture`
-show the results, `gate` checks many runs at once.
+show the results with `tables`; `gate` checks many runs.
 """

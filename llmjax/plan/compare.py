@@ -6,9 +6,8 @@ from typing import Any
 
 from etils import epath
 
-from llmjax.plan.report import duration, gib, table
-
-Result = dict[str, Any]
+from llmjax.plan.report import Result
+from llmjax.plan.tables import duration, gib, mesh_axes, table, topology_name
 
 
 def read(path: epath.PathLike) -> Result:
@@ -41,18 +40,12 @@ def compare(a: Result, b: Result) -> str:
 
 
 def _name(result: Result) -> str:
-    slices = result["num_slices"]
-    where = result["topology"] + (f" x{slices}" if slices > 1 else "")
-    return f"{result.get('config', 'a run')}, {where}"
+    return f"{result.get('config', 'a run')}, {topology_name(result)}"
 
 
 def _rows(a: Result, b: Result) -> list[Sequence[str]]:
     rows: list[Sequence[str]] = [("fits", _fits(a), _fits(b), "")]
-    mesh = [
-        " ".join(f"{axis}={n}" for axis, n in r["mesh"].items() if n > 1)
-        for r in (a, b)
-    ]
-    rows.append(("mesh", *mesh, ""))
+    rows.append(("mesh", mesh_axes(a), mesh_axes(b), ""))
     layouts = [_flat(r.get("layout", {})) for r in (a, b)]
     for key in sorted(set(layouts[0]) | set(layouts[1])):
         values = [str(layout.get(key, "-")) for layout in layouts]

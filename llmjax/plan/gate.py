@@ -10,7 +10,7 @@ import jax
 
 from llmjax.config import RunConfig, Scratch
 from llmjax.plan.compiler import buffers, compile
-from llmjax.plan.report import duration, gib, table
+from llmjax.plan.tables import duration, gib, table
 
 
 @dataclasses.dataclass(frozen=True)

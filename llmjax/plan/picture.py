@@ -5,11 +5,11 @@ from typing import Any
 from etils import epath
 
 from llmjax.plan.compiler.buffers import KINDS
+from llmjax.plan.report import Result
+from llmjax.plan.tables import GIB, duration, topology_name
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLORS = ("#0072B2", "#56B4E9", "#999999", "#009E73", "#E69F00", "#CC79A7")
-GIB = 2**30
-Result = dict[str, Any]
 
 
 def draw(result: Result, path: epath.PathLike) -> None:
@@ -29,9 +29,8 @@ def draw(result: Result, path: epath.PathLike) -> None:
     heights = [0.8, 0.3 * bars + 0.3] if timed else [0.8]
     figure = Figure(figsize=(9, 1.0 + sum(heights)), layout="constrained", dpi=150)
     axes = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
-    slices = result["num_slices"]
-    topology = result["topology"] + (f" x {slices} slices" if slices > 1 else "")
-    figure.suptitle(f"{result.get('config', 'A run')} on {topology}", fontsize=11)
+    title = f"{result.get('config', 'A run')} on {topology_name(result)}"
+    figure.suptitle(title, fontsize=11)
     _memory(axes[0], result["memory"])
     if timed:
         _time(axes[1], result["time"])
@@ -81,8 +80,7 @@ def _time(axes: Any, time: Result) -> None:
         axes.barh(place, seconds, color="#999999")
     longest = max(left, *bounds.values()) if bounds else left
     for place, seconds in enumerate((left, *bounds.values())):
-        text = f" {seconds:.3f} s" if seconds >= 1 else f" {1e3 * seconds:.1f} ms"
-        axes.text(seconds, place, text, va="center", size=8)
+        axes.text(seconds, place, f" {duration(seconds)}", va="center", size=8)
     axes.set_xlim(0, 1.12 * longest)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()

@@ -17,8 +17,8 @@ from llmjax.plan.hlo import collectives
 from llmjax.plan.layouts.changes import flags
 from llmjax.plan.layouts.remedies import Trial
 from llmjax.plan.layouts.search import Ranked
+from llmjax.plan.tables import duration, gib, mesh_axes, table, topology_name
 
-GIB = 2**30
 Result = dict[str, Any]
 
 
@@ -161,58 +161,17 @@ def text(result: Result) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table with aligned columns; columns of numbers to the right."""
-    cells = [[str(cell) for cell in row] for row in (head, *rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
-    right = [
-        all(not isinstance(row[i], str) or row[i][:1].isdigit() for row in rows)
-        for i in range(len(head))
-    ]
-    lines = [
-        "| "
-        + " | ".join(
-            c.rjust(w) if r else c.ljust(w)
-            for c, w, r in zip(row, widths, right, strict=True)
-        )
-        + " |"
-        for row in cells
-    ]
-    rule = [
-        "-" * (w + 1) + (":" if r else "-") for w, r in zip(widths, right, strict=True)
-    ]
-    return "\n".join([lines[0], f"|{'|'.join(rule)}|", *lines[1:]])
-
-
-def gib(count: int | float | None) -> str:
-    """Formats bytes as "12.34 GiB", or in MiB below 0.1 GiB."""
-    if count is None:
-        return "-"
-    if count < GIB / 10:
-        return f"{count / 2**20:.1f} MiB"
-    return f"{count / GIB:.2f} GiB"
-
-
-def duration(seconds: int | float | None) -> str:
-    """Formats seconds as "1.234 s" or "12.3 ms"."""
-    if seconds is None:
-        return "-"
-    return f"{seconds:.3f} s" if seconds >= 1 else f"{1e3 * seconds:.1f} ms"
-
-
 def _head(result: Result) -> str:
-    mesh = ", ".join(f"{a}={n}" for a, n in result["mesh"].items() if n > 1) or "one"
-    slices = result["num_slices"]
-    where = result["topology"] + (f" x {slices} slices" if slices > 1 else "")
     memory = result["memory"]
     verdict = "fits" if result["fits"] else "DOES NOT FIT"
     seconds = result["seconds"]
     took = f"{seconds['compile']:.0f} s" if seconds["compile"] is not None else "-"
     return (
-        f"{result.get('config', 'The run')} on {where}: {verdict}, "
+        f"{result.get('config', 'The run')} on {topology_name(result)}: {verdict}, "
         f"{gib(memory['peak'])} of {gib(memory['capacity'])} per chip\n"
         f"{result['parameters'] / 1e9:.2f}e9 parameters, {result['chips']} chips, "
-        f"mesh {mesh}, {result['rows']} rows of {result['tokens_per_row']} tokens; "
+        f"mesh {mesh_axes(result) or 'of one'}, "
+        f"{result['rows']} rows of {result['tokens_per_row']} tokens; "
         f"compiled in {took}" + _bubble(result)
     )
 

@@ -60,13 +60,13 @@ def compiler(failed, error=1.0):
 
 
 def test_the_cheapest_that_should_fit_comes_first(failed):
-    found = remedies.plausible(failed)
-    assert [r.slower for r in found] == sorted(r.slower for r in found)
-    assert all(r.predicted_bytes <= failed.available for r in found)
+    plausible = remedies.plausible(failed)
+    assert [r.slower for r in plausible] == sorted(r.slower for r in plausible)
+    assert all(r.predicted_bytes <= failed.available for r in plausible)
     assert all(
-        "optimizer_memory" not in r.change for r in found
+        "optimizer_memory" not in r.change for r in plausible
     )  # would save too little
-    kinds = {tuple(r.change) for r in found}
+    kinds = {tuple(r.change) for r in plausible}
     assert ("microbatches",) in kinds
     assert ("remat",) in kinds
 
@@ -106,6 +106,6 @@ def test_two_changes_together_where_one_is_not_enough(failed):
         for c, _ in single
         if c.get("tensor", 1) == 1 and c.get("sequence", 1) == 1
     )
-    found = remedies.plausible(hopeless)
-    assert "and" in found[0].why
-    assert len(found[0].change) > 1
+    plausible = remedies.plausible(hopeless)
+    assert "and" in plausible[0].why
+    assert len(plausible[0].change) > 1

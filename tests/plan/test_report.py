@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from llmjax.plan import compare, picture, report
+from llmjax.plan import compare, picture, report, tables
 
 GIB = 2**30
 
@@ -134,7 +134,7 @@ def test_a_search_says_which_layout_to_take():
 
 
 def test_tables_align():
-    lines = report.table(("a", "n"), [("long name", 5), ("b", 12345)]).splitlines()
+    lines = tables.table(("a", "n"), [("long name", 5), ("b", 12345)]).splitlines()
     assert lines == [
         "| a         |     n |",
         "|-----------|------:|",

@@ -284,28 +284,34 @@ def test_prediction_of_a_real_program():
     )
     config = RunConfig(model=model, data=DataConfig(batch_size=16, seq_len=1024))
     mesh = compiled.mesh(where, data=2, fsdp=4, tensor=2)
-    got = roofline.predict(compiled.text("mixed_v5p"), config, where, mesh, 36.0)
-    cycles = got.summary.estimated_cycles
-    assert got.compiler_seconds == pytest.approx(cycles / where.chip.hertz)
-    kernels = {k.kind: k for k in got.kernels}
+    prediction = roofline.predict(compiled.text("mixed_v5p"), config, where, mesh, 36.0)
+    cycles = prediction.summary.estimated_cycles
+    assert prediction.compiler_seconds == pytest.approx(cycles / where.chip.hertz)
+    kernels = {k.kind: k for k in prediction.kernels}
     assert (
         kernels["forward"].call.calls == 4 and kernels["forward"].visited_share == 0.75
     )
-    assert got.pallas_seconds == pytest.approx(sum(k.seconds for k in got.kernels))
-    assert got.exposed_seconds == pytest.approx(sum(got.waits.values()))
-    parts = got.compiler_seconds + got.pallas_seconds + got.exposed_seconds
-    assert got.step_seconds == pytest.approx(parts)
+    assert prediction.pallas_seconds == pytest.approx(
+        sum(k.seconds for k in prediction.kernels)
+    )
+    assert prediction.exposed_seconds == pytest.approx(sum(prediction.waits.values()))
+    parts = (
+        prediction.compiler_seconds
+        + prediction.pallas_seconds
+        + prediction.exposed_seconds
+    )
+    assert prediction.step_seconds == pytest.approx(parts)
     # 16 chips at 36 dollars an hour: 0.16 dollars a second
-    tokens = 16 * 1024 / got.step_seconds
-    assert got.dollars_per_billion_tokens == pytest.approx(0.16 * 1e9 / tokens)
-    assert got.tokens_per_second_per_chip == pytest.approx(tokens / 16)
-    assert got.mfu_causal < got.mfu < 1
-    assert got.roofline.compute < got.step_seconds
-    assert sum(got.roofline.ici.values()) >= got.exposed_seconds
-    assert got.roofline.binds == "ici"
-    assert got.roofline.dcn == got.roofline.host == 0
-    assert got.uncounted == ()
+    tokens = 16 * 1024 / prediction.step_seconds
+    assert prediction.dollars_per_billion_tokens == pytest.approx(0.16 * 1e9 / tokens)
+    assert prediction.tokens_per_second_per_chip == pytest.approx(tokens / 16)
+    assert prediction.mfu_causal < prediction.mfu < 1
+    assert prediction.roofline.compute < prediction.step_seconds
+    assert sum(prediction.roofline.ici.values()) >= prediction.exposed_seconds
+    assert prediction.roofline.binds == "ici"
+    assert prediction.roofline.dcn == prediction.roofline.host == 0
+    assert prediction.uncounted == ()
     eight = dataclasses.replace(config, layout=LayoutConfig(quantization=Int8(False)))
     less = roofline.predict(compiled.text("mixed_v5p"), eight, where, mesh)
     # a third of the matmuls at twice the rate
-    assert less.roofline.compute == pytest.approx(got.roofline.compute * 5 / 6)
+    assert less.roofline.compute == pytest.approx(prediction.roofline.compute * 5 / 6)

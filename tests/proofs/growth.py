@@ -20,7 +20,7 @@ from absl import app, flags
 
 from configs.pretrain import llama2_7b
 from llmjax import config as cfg
-from llmjax.plan import report
+from llmjax.plan import report, tables
 from llmjax.plan.compiler import compile
 from llmjax.plan.cost import chips
 
@@ -98,22 +98,22 @@ def text(results: dict[str, Any]) -> str:
             for r in results["depth"]
         ]
         head = ("layers", "trace and lower, s", "compile, s")
-        parts.append(report.table(head, rows))
+        parts.append(tables.table(head, rows))
     if "chips" in results:
         rows = [
             (
                 r["topology"],
                 r["chips"],
-                report.gib(r["peak"]) + ("" if r["fits"] else " (does not fit)"),
-                report.duration(r.get("step_seconds")),
-                report.duration(r.get("exposed_seconds")),
+                tables.gib(r["peak"]) + ("" if r["fits"] else " (does not fit)"),
+                tables.duration(r.get("step_seconds")),
+                tables.duration(r.get("exposed_seconds")),
                 f"{r['mfu']:.1%}" if "mfu" in r else "-",
                 f"{r['compile_seconds']:.0f} s",
             )
             for r in results["chips"]
         ]
         head = ("topology", "chips", "peak a chip", "step", "exposed", "MFU", "compile")
-        parts.append(report.table(head, rows))
+        parts.append(tables.table(head, rows))
     return "\n\n".join(parts)
 
 

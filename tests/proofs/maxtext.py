@@ -26,7 +26,7 @@ from absl import app, flags
 
 from configs.pretrain import llama2_7b
 from llmjax import config as cfg
-from llmjax.plan import report
+from llmjax.plan import report, tables
 from llmjax.plan.compiler import compile
 from llmjax.plan.cost import chips
 from llmjax.plan.cost.estimate import Size
@@ -217,7 +217,7 @@ def main(argv: list[str]) -> None:
             ratio = (found[0]["cycles"] or float("inf")) / row.cycles
             fewer.append(ratio)
             print(f"{row.name}: search, {ratio - 1:+.1%} cycles: {found[0]['flags']}")
-    print("MaxText's in parentheses.\n\n" + report.table(HEAD, lines))
+    print("MaxText's in parentheses.\n\n" + tables.table(HEAD, lines))
     enough = not SEARCH.value or sum(ratio <= 0.95 for ratio in fewer) >= 2
     sys.exit(not (holds and enough and len(lines) == len(ROWS)))
 

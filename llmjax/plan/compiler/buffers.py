@@ -34,10 +34,10 @@ class Buffer:
     """One buffer that is live at the peak; bytes on one chip."""
 
     name: str
-    kind: str
+    kind: str  # one of `KINDS`
     bytes: int
-    shape: str
-    source: str
+    shape: str  # on one chip
+    source: str  # "file.py:12"; "" where unknown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Usage:
 @dataclasses.dataclass(frozen=True)
 class _Value:
     name: str  # an instruction's; with a tuple's element: "while.1{2}"
-    color: int
+    color: int  # XLA's number of the memory space
     size: int
     offset: int
     shape: str

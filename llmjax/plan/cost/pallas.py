@@ -70,13 +70,13 @@ class KernelCost:
 def cost(
     call: CustomCall, chip: Chip, causal: bool = True, window: int | None = None
 ) -> KernelCost:
-    """Estimates what the calls of one kernel cost.
+    """Estimates the cost of a kernel's calls.
 
     A block whose keys the mask hides from all of its queries is not computed.
 
     Args:
-      call: any Pallas call; the cost is known for splash attention's.
-      chip: what runs it.
+      call: any Pallas call; only splash attention's kernels have a cost model.
+      chip: the chip that runs it.
       causal: whether keys after the query are masked.
       window: a query sees keys less than `window` before it; None: all.
     """

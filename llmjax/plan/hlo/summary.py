@@ -1,4 +1,4 @@
-"""What the compiled text says of one step: estimated cycles, loops, Pallas kernels."""
+"""Summary of a compiled step: estimated cycles, loops, Pallas kernels."""
 
 import dataclasses
 import re
@@ -32,7 +32,7 @@ class CustomCall:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What the compiled text says of one step on one device.
+    """Numbers of one step on one device, from its compiled text.
 
     Attributes:
       estimated_cycles: the compiler's; it has no estimate for Pallas kernels and most

@@ -20,11 +20,11 @@ _NO_TRAFFIC = {
 
 
 def hbm_bytes(module: HloModule) -> int:
-    """Bytes of one step on one device, summed over what each instruction moves.
+    """Bytes of one step on one device, summed over its instructions.
 
     Arrays in vector memory don't count. Where a slice of a larger array is read or
-    written, only the slice counts. A Pallas kernel's operands and results count once:
-    its cost model (`pallas`) has what it reads again.
+    written, only the slice counts. A Pallas kernel's operands and results count once,
+    though it may read them again.
     """
     return sum(
         times * _bytes(module, module.computations[name], instruction)
@@ -35,7 +35,7 @@ def hbm_bytes(module: HloModule) -> int:
 def _bytes(
     module: HloModule, computation: Computation, instruction: Instruction
 ) -> int:
-    """What one execution reads and writes."""
+    """Bytes that one execution reads and writes."""
     opcode = instruction.opcode
     if opcode in _NO_TRAFFIC or opcode.endswith("-done"):
         return 0

@@ -28,8 +28,8 @@ from llmjax.plan.layouts.changes import changed, difference, flags
 
 MARGIN = 1.15  # estimated bytes / the chip's memory, at most: estimates err by that
 TRIES = 4  # compiles, refused ones too, per place of the ranking
-# Activations that remat may keep, in the order in which keeping them pays. All save
-# about as much recomputation per byte, except `context`, which saves the scores again.
+# Activations that remat may keep, cheapest first. Each saves about as much work per
+# byte, except `context`: without it the attention scores are computed again.
 LADDER: tuple[Activations, ...] = (
     "out",
     "value",
@@ -90,7 +90,7 @@ def search(
     """
     ranked: list[Ranked] = []
     corrections: dict[tuple[int, ...], float] = {}  # compiled bytes / estimated bytes
-    fitting: Counter[tuple[int, ...]] = Counter()
+    fits_or_refusals: Counter[tuple[int, ...]] = Counter()  # by mesh
     available = topology.chip.usable_hbm_bytes / topology.chip.devices
     tries = 0
     for candidate in candidates(config, topology, size):
@@ -98,7 +98,7 @@ def search(
         expected = candidate.estimate.bytes * corrections.get(mesh, 1 / MARGIN)
         if len(ranked) == best or tries == TRIES * best:
             break
-        if fitting[mesh] == 2 or expected > available:
+        if fits_or_refusals[mesh] == 2 or expected > available:
             continue
         tries += 1
         change = difference(config, candidate.config)
@@ -106,10 +106,10 @@ def search(
             compiled = compiler(candidate.config, topology)
         except (ValueError, jax.errors.JaxRuntimeError) as e:
             logging.warning("search: left out %s: %s", flags(change), e)
-            fitting[mesh] += 1
+            fits_or_refusals[mesh] += 1
             continue
         corrections[mesh] = compiled.needed / candidate.estimate.bytes
-        fitting[mesh] += compiled.fits
+        fits_or_refusals[mesh] += compiled.fits
         prediction = predict(compiled) if compiled.fits else None
         ranked.append(
             Ranked(candidate, change, compiled.needed, prediction, compiled.error)
