@@ -31,6 +31,7 @@ def describe(corpus: prepare.Corpus) -> dict[str, Any]:
         "content_sha256": manifest["dataset"]["content_sha256"],
         "tokenizer_sha256": corpus.tokenizer.fingerprint,
         "token_files": manifest["token_files"],
+        "record_files": manifest.get("record_files", {}),
         "seconds": manifest["seconds"],
     }
 

@@ -58,6 +58,95 @@ class TokenizerFile:
 
 TokenizerConfig = BPE | WordPiece | Unigram | Bytes | TokenizerFile
 
+# --- records -------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """A text."""
+
+    kind: ClassVar[str] = "text"
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """A text cut into words: a list, or a string with a space between them."""
+
+    kind: ClassVar[str] = "words"
+
+
+@dataclasses.dataclass(frozen=True)
+class Tags:
+    """A class for each word of the field `words`; "": of the only field of words.
+
+    `classes`: their names; (): those of the dataset, or all that occur.
+    """
+
+    kind: ClassVar[str] = "tags"
+    words: str = ""
+    classes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Spans:
+    """Characters [start, stop) of the field `text`, each with a class or without.
+
+    A list of `[start, stop]`, `[start, stop, class]` or `{"start", "stop", "label"}`
+    ("end" for "stop"), or SQuAD's `{"text": [...], "answer_start": [...]}`.
+    `text`, `classes`: see `Tags`.
+    """
+
+    kind: ClassVar[str] = "spans"
+    text: str = ""
+    classes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Number:
+    """A number, such as a score."""
+
+    kind: ClassVar[str] = "number"
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """A list of texts: choices, passages, references."""
+
+    kind: ClassVar[str] = "texts"
+
+
+@dataclasses.dataclass(frozen=True)
+class Label:
+    """A class; -1 or nothing for none. `classes`: see `Tags`."""
+
+    kind: ClassVar[str] = "label"
+    classes: tuple[str, ...] = ()
+
+
+FieldType = Text | Words | Tags | Spans | Number | Texts | Label
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordField:
+    """A field of records.
+
+    Attributes:
+      name: of the field, an identifier.
+      column: of the file, or the feature of the TFDS dataset; "": as `name`.
+      type: of its values.
+    """
+
+    name: str = "text"
+    column: str = ""
+    type: FieldType = Text()
+
+    def __post_init__(self):
+        require(
+            self.name.isidentifier(),
+            f"the field's name {self.name!r} is no identifier, such as 'question'",
+        )
+
+
 # --- preparing -----------------------------------------------------------------------
 
 
@@ -66,6 +155,8 @@ class PrepareConfig:
     """How local files become clean documents. A TFDS dataset is taken as it is.
 
     Attributes:
+      fields: records instead of documents, local or of TFDS, taken as they are: of the
+        others below only `validation` and `test` are read.
       text, label: the fields that hold them; label "" for none.
       min_characters: shorter documents are dropped.
       language: keep only documents in it (ISO 639-1, "en"); None: all.
@@ -76,6 +167,7 @@ class PrepareConfig:
       workers: processes; None: one per core.
     """
 
+    fields: tuple[RecordField, ...] = ()
     text: str = "text"
     label: str = ""
     min_characters: int = 80
@@ -95,6 +187,11 @@ class PrepareConfig:
         require(
             self.validation + self.test < 1,
             f"validation={self.validation} and test={self.test} leave nothing to train",
+        )
+        names = [field.name for field in self.fields]
+        require(
+            len(set(names)) == len(names),
+            f"fields have the names {', '.join(names)}; each must have its own",
         )
 
 

@@ -78,6 +78,7 @@ OTHER = {
     "data.packing": "pad",
     "data.batch_sizes": ({"step": 0, "value": 4}, {"step": 9, "value": 16}),
     "data.seq_lens": ({"step": 0, "value": 64}, {"step": 9, "value": 256}),
+    "data.prepare.fields": ({"name": "a"}, {"name": "b", "type": {"kind": "tags"}}),
     "data.prepare.label": "label",
     "data.prepare.language": "en",
     "data.prepare.quality": "gopher",
@@ -145,6 +146,8 @@ def test_every_field_can_be_overridden(path):
         new = (config.Group(2),)
     if path == "data.mixture":
         new = config.MixturePart("tfds:a", 2.0), config.MixturePart(max_epochs=4.0)
+    if path == "data.prepare.fields":
+        new = config.RecordField("a"), config.RecordField("b", "", config.Tags())
     if path in ("data.batch_sizes", "data.seq_lens"):
         new = tuple(config.Stage(**stage) for stage in new)
     assert got == new != old

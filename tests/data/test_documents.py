@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 from array_record.python import array_record_module
 
-from llmjax.data.files import parts, readers, reading_tables, reading_text
+from llmjax.data.files import readers, reading_tables, reading_text, slices
 
 TEXTS = [
     f"Text {k}, with 'ü', \"quotes\"\nand a second line, {'long ' * k}"
@@ -66,7 +66,7 @@ WRITERS: dict[str, Callable[[pathlib.Path], None]] = {
 
 def records(path: pathlib.Path, text: str = "body", label: str = "kind") -> list[Any]:
     found = readers.find(str(path), label)
-    return [r for part in found.parts for r in readers.read(part, text, label)]
+    return [r for s in found.slices for r in readers.read(s, text, label)]
 
 
 @pytest.mark.parametrize("part_bytes", [50, 997, 10**9])
@@ -74,13 +74,13 @@ def records(path: pathlib.Path, text: str = "body", label: str = "kind") -> list
 def test_every_format_gives_the_same_records(
     form: str, part_bytes: int, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts, "PART_BYTES", part_bytes)
+    monkeypatch.setattr(slices, "SLICE_BYTES", part_bytes)
     path = tmp_path / f"a.{form}"
     WRITERS[form](path)
     assert records(path) == list(zip(TEXTS, LABELS, strict=True))
     assert [label for _, label in records(path, label="")] == [None] * 40
     divided = part_bytes < 10**9 and form in ("jsonl", "parquet")
-    assert (len(readers.find(str(path)).parts) > 1) == divided
+    assert (len(readers.find(str(path)).slices) > 1) == divided
     assert records(tmp_path) == records(path)  # a folder
     assert records(tmp_path / "*.*") == records(path)  # a glob
 
@@ -95,7 +95,7 @@ def test_each_line_is_of_one_part_wherever_it_is_cut(tmp_path: pathlib.Path) -> 
             text
             for start, stop in ((0, a), (a, b), (b, size))
             for text, _ in readers.read(
-                parts.Part((str(path),), "jsonl", start, stop), "text", ""
+                slices.FileSlice((str(path),), "jsonl", start, stop), "text", ""
             )
         ]
         assert read == wanted
@@ -108,8 +108,8 @@ def test_text_files_are_gathered(
         (tmp_path / f"{k % 2}").mkdir(exist_ok=True)
         (tmp_path / f"{k % 2}" / f"{k:02d}.txt").write_text(text, encoding="utf-8")
     (tmp_path / "notes.pdf").write_bytes(b"not read")
-    monkeypatch.setattr(readers, "PART_BYTES", 1000)
-    assert len(readers.find(str(tmp_path)).parts) > 2
+    monkeypatch.setattr(readers, "SLICE_BYTES", 1000)
+    assert len(readers.find(str(tmp_path)).slices) > 2
     assert records(tmp_path) == [(t, None) for t in TEXTS[::2] + TEXTS[1::2]]
 
 
@@ -125,8 +125,8 @@ def test_array_records_of_text(
 ) -> None:
     path = tmp_path / "a.array_record"
     write_records(path, [t.encode() for t in TEXTS])
-    monkeypatch.setattr(parts, "PART_BYTES", 500)
-    assert len(readers.find(str(path)).parts) > 1
+    monkeypatch.setattr(slices, "SLICE_BYTES", 500)
+    assert len(readers.find(str(path)).slices) > 1
     assert records(path, label="") == [(t, None) for t in TEXTS]
     write_records(path, [b"good", "schön".encode("latin1")])
     with pytest.raises(ValueError, match=r"array_record, record 1 is not UTF-8.* 3 "):
@@ -158,23 +158,23 @@ def test_a_dataset_saved_to_disk_keeps_its_splits(
     save_to_disk(tmp_path / "d" / "train", rows[:30], 2)
     save_to_disk(tmp_path / "d" / "test", rows[30:], 1)
     (tmp_path / "d" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
-    monkeypatch.setattr(parts, "PART_BYTES", 1000)
+    monkeypatch.setattr(slices, "SLICE_BYTES", 1000)
     found = readers.find(str(tmp_path / "d"), "kind")
     assert found.class_names == ("dog", "cat")
-    assert len(found.parts) > 3
+    assert len(found.slices) > 3
     for split, wanted in (
         ("train", rows[:30:2] + rows[1:30:2]),
         ("test", rows[30:]),
     ):
         read = [
             r
-            for part in found.parts
+            for part in found.slices
             if part.split == split
             for r in readers.read(part, "body", "kind")
         ]
         assert read == [(row["body"], str(row["kind"])) for row in wanted]
     alone = readers.find(str(tmp_path / "d" / "test"), "body")
-    assert {part.split for part in alone.parts} == {""}  # to be divided
+    assert {part.split for part in alone.slices} == {""}  # to be divided
     assert alone.class_names == ()
 
 
@@ -236,7 +236,7 @@ def test_truncated_archives_and_tables_name_themselves(tmp_path: pathlib.Path) -
     write_parquet(tmp_path / "b.parquet")
     with pytest.raises(ValueError, match=r"b\.parquet has no field 'text'; .*'body'"):
         records(tmp_path / "b.parquet", "text")
-    with pytest.raises(ValueError, match=r"b\.parquet: the field 'id' is int64"):
+    with pytest.raises(ValueError, match=r"b\.parquet, row 0: the field 'id' is int"):
         records(tmp_path / "b.parquet", "id")
     save_to_disk(tmp_path / "d", [{"body": t} for t in TEXTS], 1)
     (arrow,) = (tmp_path / "d").glob("*.arrow")

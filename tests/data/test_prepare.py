@@ -23,7 +23,7 @@ from llmjax.config import (
     TokenizerFile,
     WordPiece,
 )
-from llmjax.data.files import parts
+from llmjax.data.files import slices
 from llmjax.data.prepare import encoding, local_files, prepare, workers
 from llmjax.data.store import documents, manifest, tokens
 from llmjax.data.store.documents import read_part
@@ -52,7 +52,7 @@ def data(tmp_path: pathlib.Path) -> DataConfig:
 @pytest.fixture
 def lines(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> DataConfig:
     """A file of many parts, with labels."""
-    monkeypatch.setattr(parts, "PART_BYTES", 6000)
+    monkeypatch.setattr(slices, "SLICE_BYTES", 6000)
     rng = random.Random(1)
     rows = [{"body": document(rng), "kind": f"k{k % 3}"} for k in range(150)]
     rows[7]["body"] += "\n \n \n  " + chr(0) + "\uff21\uff22" + "cut"  # to be cleaned
@@ -168,10 +168,10 @@ KILLED = """
 import os, signal, sys
 from llmjax.config import *
 from llmjax.data.prepare import encoding, local_files, prepare
-from llmjax.data.files import parts
+from llmjax.data.files import slices
 from llmjax.data.store import tokens
 data = eval(sys.stdin.read())
-parts.PART_BYTES = 6000
+slices.SLICE_BYTES = 6000
 place, name, call = sys.argv[1:]
 module, calls = globals()[place], []
 real = getattr(module, name)

@@ -1,29 +1,41 @@
-"""Files of many formats as (text, label) records, in parts of bounded size.
+"""Files of many formats as rows, in slices of bounded size.
 
 .txt (a document per file), .jsonl, .jsonl.gz, .jsonl.zst, .csv, .parquet, .array_record
 (UTF-8 text, or examples of TFDS), and the folder of a Hugging Face dataset saved to
-disk. Where the parts begin depends on the files alone.
+disk. Where the slices begin depends on the files alone.
 """
 
 import dataclasses
+import functools
 import glob
 import pathlib
 import re
 from collections.abc import Iterable, Iterator
 
 from llmjax.data.files import reading_tables, reading_text
-from llmjax.data.files.parts import BLOCK, FORMATS, PART_BYTES, Part, Record, evenly
+from llmjax.data.files.slices import (
+    BLOCK,
+    FORMATS,
+    SLICE_BYTES,
+    Columns,
+    FileSlice,
+    LabelledText,
+    Row,
+    evenly,
+    label_name,
+    no_text,
+)
 
 _SHARD = re.compile(r"(?:-(\w+))?\.array_record(?:-\d+-of-\d+)?$")
 _ACCEPTED = ", ".join(f".{f}" for f in FORMATS)
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
-    """What lies at a path: the files, and the same in parts."""
+class Listing:
+    """The files at a path, and the same in slices."""
 
     files: tuple[pathlib.Path, ...]
-    parts: tuple[Part, ...]
+    slices: tuple[FileSlice, ...]
     class_names: tuple[str, ...] = ()  # where the dataset names its classes
 
 
@@ -32,7 +44,7 @@ def exists(source: str) -> bool:
     return bool(source) and bool(glob.glob(str(pathlib.Path(source).expanduser())))
 
 
-def find(source: str, label: str = "") -> Found:
+def find(source: str, label: str = "") -> Listing:
     """The files at a path: a file, a folder, or a glob.
 
     Args:
@@ -44,7 +56,7 @@ def find(source: str, label: str = "") -> Found:
     """
     path = pathlib.Path(source).expanduser()
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-        return Found(*reading_tables.saved_to_disk(path, label))
+        return Listing(*reading_tables.saved_to_disk(path, label))
     if path.is_dir():
         files = [f for f in sorted(path.rglob("*")) if f.is_file() and _format(f)]
     else:
@@ -54,7 +66,7 @@ def find(source: str, label: str = "") -> Found:
             f"data.source={source!r} holds no file that can be read; accepted: "
             f"{_ACCEPTED}, or a Hugging Face dataset saved to disk"
         )
-    parts: list[Part] = []
+    slices: list[FileSlice] = []
     texts: list[tuple[str, int]] = []
     for file in files:
         form, size = _format(file), file.stat().st_size
@@ -67,26 +79,50 @@ def find(source: str, label: str = "") -> Found:
         if form == "txt":
             texts.append((str(file), size))
         else:
-            parts += _parts(file, form, size)
+            slices += _slices(file, form, size)
     names = reading_tables.class_names(path, label) if label else ()
-    return Found(tuple(files), (*_grouped(texts), *parts), names)
+    return Listing(tuple(files), (*_grouped(texts), *slices), names)
 
 
-def read(part: Part, text: str, label: str) -> Iterator[Record]:
-    """The records of a part; `text` and `label` (or "") are the fields' names.
+def rows(file_slice: FileSlice, columns: Columns) -> Iterator[Row]:
+    """The rows of a slice, with the values of these columns at least.
+
+    A .txt, or an .array_record of texts, has its text in the first column.
 
     Raises:
-      ValueError: a file is not what its name says; says where and what to do.
+      ValueError: a file is not what its name says, or lacks a column; says where and
+        what to do.
     """
-    if part.format == "txt":
-        return ((reading_text.text_file(file), None) for file in part.files)
-    if part.format.startswith("jsonl"):
-        return reading_text.jsonl(part, text, label)
-    if part.format == "csv":
-        return reading_text.rows(part.files[0], text, label)
-    if part.format == "array_record":
-        return reading_tables.array_record(part, text, label)
-    return reading_tables.table(part, text, label)
+    if file_slice.format == "txt":
+        others = dict.fromkeys(columns)
+        first = next(iter(columns))
+        return (
+            Row({**others, first: reading_text.text_file(f)}, functools.partial(str, f))
+            for f in file_slice.files
+        )
+    if file_slice.format.startswith("jsonl"):
+        return reading_text.jsonl(file_slice, columns)
+    if file_slice.format == "csv":
+        return reading_text.rows(file_slice.files[0], columns)
+    if file_slice.format == "array_record":
+        return reading_tables.array_record(file_slice, columns)
+    return reading_tables.table(file_slice, columns)
+
+
+def read(file_slice: FileSlice, text: str, label: str) -> Iterator[LabelledText]:
+    """The texts of a slice with their labels; `label`: "" for none.
+
+    Raises:
+      ValueError: as `rows`, or the field `text` holds something else.
+    """
+    columns = {text: "data.prepare.text"}
+    if label:
+        columns.setdefault(label, "data.prepare.label")
+    for row in rows(file_slice, columns):
+        value = row.values[text]
+        if not isinstance(value, str | None):
+            raise no_text(row.where(), text, type(value).__name__)
+        yield value or "", label_name(row.values[label]) if label else None
 
 
 def _format(file: pathlib.Path) -> str:
@@ -96,8 +132,8 @@ def _format(file: pathlib.Path) -> str:
     return next((f for f in FORMATS if file.name.endswith(f".{f}")), "")
 
 
-def _parts(file: pathlib.Path, form: str, size: int) -> Iterator[Part]:
-    """The parts of one file."""
+def _slices(file: pathlib.Path, form: str, size: int) -> Iterator[FileSlice]:
+    """The slices of one file."""
     match = _SHARD.search(file.name)
     split = (match[1] or "") if match else ""
     n = 1  # what is compressed or quoted is read from its beginning to its end
@@ -109,18 +145,18 @@ def _parts(file: pathlib.Path, form: str, size: int) -> Iterator[Part]:
         n = reading_tables.num_records(file)
     runs = evenly(n, size)
     for start, stop in runs:
-        yield Part((str(file),), form, start, stop, split, size // len(runs))
+        yield FileSlice((str(file),), form, start, stop, split, size // len(runs))
 
 
-def _grouped(texts: Iterable[tuple[str, int]]) -> Iterator[Part]:
-    """Single files gathered to parts of some size."""
+def _grouped(texts: Iterable[tuple[str, int]]) -> Iterator[FileSlice]:
+    """Single files gathered to slices of some size."""
     files: list[str] = []
     total = 0
     for file, size in texts:
         files.append(file)
         total += size
-        if total >= PART_BYTES or len(files) >= BLOCK:
-            yield Part(tuple(files), "txt", size=total)
+        if total >= SLICE_BYTES or len(files) >= BLOCK:
+            yield FileSlice(tuple(files), "txt", size=total)
             files, total = [], 0
     if files:
-        yield Part(tuple(files), "txt", size=total)
+        yield FileSlice(tuple(files), "txt", size=total)

@@ -1,19 +1,22 @@
-"""Binary files as records: .parquet, .arrow, .array_record."""
+"""Binary files as rows: .parquet, .arrow, .array_record."""
 
+import functools
+import itertools
 import json
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from llmjax.data.files.parts import (
+import numpy as np
+
+from llmjax.data.files.slices import (
     BLOCK,
-    Part,
-    Record,
+    Columns,
+    FileSlice,
+    Row,
     damaged,
     evenly,
-    label_name,
-    no_field,
-    no_text,
+    require_columns,
 )
 
 # --- parquet and arrow ---------------------------------------------------------------
@@ -33,46 +36,37 @@ def row_groups(file: pathlib.Path) -> int:
         raise damaged(file, "parquet", e) from None
 
 
-def table(part: Part, text: str, label: str) -> Iterator[Record]:
-    """The records of a part of a .parquet or an .arrow.
+def table(file_slice: FileSlice, columns: Columns) -> Iterator[Row]:
+    """The rows of a slice of a .parquet or an .arrow.
 
     Raises:
-      ValueError: it has no such field, or is damaged.
+      ValueError: it has no such column, or is damaged.
     """
     import pyarrow.parquet
 
-    file = part.files[0]
-    fields = [field for field in (text, label) if field]
+    file = file_slice.files[0]
     try:
-        if part.format == "parquet":
+        if file_slice.format == "parquet":
             opened = pyarrow.parquet.ParquetFile(file)
-            _require_columns(file, opened.schema_arrow, text, label)
-            groups = range(part.start, min(part.stop, opened.num_row_groups))
-            batches = opened.iter_batches(BLOCK, list(groups), fields)
+            require_columns(file, columns, opened.schema_arrow.names)
+            stop = min(file_slice.stop, opened.num_row_groups)
+            groups = range(file_slice.start, stop)
+            before = range(file_slice.start)
+            first = sum(opened.metadata.row_group(k).num_rows for k in before)
+            batches = opened.iter_batches(BLOCK, list(groups), list(columns))
         else:
             schema, every = _arrow_batches(file)
-            _require_columns(file, schema, text, label)
-            batches = (
-                batch.select(fields)
-                for k, batch in enumerate(every)
-                if part.start <= k < part.stop
-            )
+            require_columns(file, columns, schema.names)
+            first = sum(next(every).num_rows for _ in range(file_slice.start))
+            batches = itertools.islice(every, file_slice.stop - file_slice.start)
         for batch in batches:
-            labels = batch.column(label).to_pylist() if label else [None] * len(batch)
-            texts = batch.column(text).to_pylist()
-            for value, name in zip(texts, labels, strict=True):
-                yield value or "", label_name(name)
+            values = [batch.column(column).to_pylist() for column in columns]
+            for number, row in enumerate(zip(*values, strict=True), first):
+                where = functools.partial("{}, row {}".format, file, number)
+                yield Row(dict(zip(columns, row, strict=True)), where)
+            first += len(batch)
     except (pyarrow.ArrowInvalid, OSError) as e:
-        raise damaged(file, part.format, e) from None
-
-
-def _require_columns(file: str, schema: Any, text: str, label: str) -> None:
-    for field in (text, label):
-        if field and field not in schema.names:
-            raise no_field(file, field, field == text, schema.names)
-    kind = str(schema.field(text).type)
-    if kind not in ("string", "large_string"):
-        raise no_text(file, text, kind)
+        raise damaged(file, file_slice.format, e) from None
 
 
 def _arrow_batches(file: str) -> tuple[Any, Iterator[Any]]:
@@ -91,11 +85,11 @@ def _arrow_batches(file: str) -> tuple[Any, Iterator[Any]]:
 
 def saved_to_disk(
     folder: pathlib.Path, label: str
-) -> tuple[tuple[pathlib.Path, ...], tuple[Part, ...], tuple[str, ...]]:
+) -> tuple[tuple[pathlib.Path, ...], tuple[FileSlice, ...], tuple[str, ...]]:
     """A Hugging Face dataset (`save_to_disk`), or a dictionary of them by split.
 
     Returns:
-      Files, parts, and the names of the classes, where `label` has them.
+      Files, slices, and the names of the classes, where `label` has them.
 
     Raises:
       ValueError: a file is damaged.
@@ -107,7 +101,7 @@ def saved_to_disk(
         splits = json.loads((folder / "dataset_dict.json").read_text())["splits"]
         folders = {split: folder / split for split in splits}
     files: list[pathlib.Path] = []
-    parts: list[Part] = []
+    slices: list[FileSlice] = []
     names: tuple[str, ...] = ()
     for split, place in folders.items():
         names = _hf_class_names(place, label) or names
@@ -121,16 +115,18 @@ def saved_to_disk(
                 raise damaged(file, "arrow", e) from None
             files.append(file)
             runs = evenly(batches, size)
-            parts += [
-                Part((str(file),), "arrow", start, stop, split, size // len(runs))
+            slices += [
+                FileSlice((str(file),), "arrow", start, stop, split, size // len(runs))
                 for start, stop in runs
             ]
-    return tuple(files), tuple(parts), names
+    return tuple(files), tuple(slices), names
 
 
 def _hf_class_names(folder: pathlib.Path, label: str) -> tuple[str, ...]:
     features = json.loads((folder / "dataset_info.json").read_text())["features"]
     feature = features.get(label)
+    while isinstance(feature, dict) and isinstance(feature.get("feature"), dict):
+        feature = feature["feature"]  # a sequence of them
     names = feature.get("names") if isinstance(feature, dict) else None
     return tuple(names or ())
 
@@ -155,35 +151,54 @@ def num_records(file: pathlib.Path) -> int:
 def class_names(folder: pathlib.Path, label: str) -> tuple[str, ...]:
     """Of a field of the TFDS dataset in a folder; () where there is none."""
     features = _features(folder)
-    found = features[label] if features and label in features else None
-    return tuple(getattr(found, "names", None) or ())
+    return feature_classes(features[label]) if features and label in features else ()
 
 
-def array_record(part: Part, text: str, label: str) -> Iterator[Record]:
-    """UTF-8 texts, or examples of TFDS where its features.json lies beside them.
+def feature_classes(feature: Any) -> tuple[str, ...]:
+    """The names of the classes of a TFDS feature, or of a sequence of them."""
+    feature = getattr(feature, "feature", feature)
+    return tuple(getattr(feature, "names", None) or ())
+
+
+def array_record(file_slice: FileSlice, columns: Columns) -> Iterator[Row]:
+    """Examples of TFDS where features.json lies beside them, or UTF-8 texts.
+
+    A text is the value of the first column; the others are None.
 
     Raises:
-      ValueError: a record is neither, or has no such field.
+      ValueError: a record is neither, or has no such feature.
     """
     from array_record.python import array_record_module
 
-    file = part.files[0]
+    file = file_slice.files[0]
     reader = array_record_module.ArrayRecordReader(file)
     features = _features(pathlib.Path(file).parent)
-    for field in (text, label):
-        if field and features is not None and field not in features:
-            raise no_field(file, field, field == text, list(features))
-    stop = min(part.stop, reader.num_records())
-    for start in range(part.start, stop, BLOCK):
+    if features is not None:
+        require_columns(file, columns, features)
+    stop = min(file_slice.stop, reader.num_records())
+    for start in range(file_slice.start, stop, BLOCK):
         places = list(range(start, min(start + BLOCK, stop)))
-        for k, row in zip(places, reader.read(places), strict=True):
+        for k, record in zip(places, reader.read(places), strict=True):
             if features is None:
-                yield _utf8(row, file, k), None
+                texts = [_utf8(record, file, k), *[None] * (len(columns) - 1)]
+                values = dict(zip(columns, texts, strict=True))
             else:
-                example = features.deserialize_example_np(row)
-                name = example[label] if label else None
-                name = name.decode() if isinstance(name, bytes) else name
-                yield example[text].decode(), label_name(name)
+                example = features.deserialize_example_np(record)
+                values = {column: decoded(example[column]) for column in columns}
+            yield Row(values, functools.partial("{}, record {}".format, file, k))
+
+
+def decoded(value: Any) -> Any:
+    """A value of TFDS in plain Python: text for bytes, lists for arrays."""
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, np.ndarray | np.generic):
+        return decoded(value.tolist())
+    if isinstance(value, list):
+        return [decoded(v) for v in value]
+    if isinstance(value, dict):
+        return {k: decoded(v) for k, v in value.items()}
+    return value
 
 
 def _utf8(row: bytes, file: str, record: int) -> str:

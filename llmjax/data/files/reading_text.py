@@ -1,7 +1,8 @@
-"""Text files as records: .txt, .jsonl (.gz, .zst), .csv."""
+"""Text files as rows: .txt, .jsonl (.gz, .zst), .csv."""
 
 import codecs
 import csv
+import functools
 import gzip
 import io
 import json
@@ -11,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
-from llmjax.data.files.parts import Part, Record, damaged, label_name, no_field, no_text
+from llmjax.data.files.slices import Columns, FileSlice, Row, damaged, require_columns
 
 
 def text_file(file: str) -> str:
@@ -28,27 +29,27 @@ def text_file(file: str) -> str:
         raise _not_utf8(file, e.start) from None
 
 
-def jsonl(part: Part, text: str, label: str) -> Iterator[Record]:
-    """The lines that begin between two positions of a .jsonl, or all of a compressed.
+def jsonl(file_slice: FileSlice, columns: Columns) -> Iterator[Row]:
+    """The lines that begin in a slice of a .jsonl, or all of a compressed one.
 
     Raises:
-      ValueError: a line is no JSON object with those fields; says which.
+      ValueError: a line is no JSON object with those columns; says which.
       ModuleNotFoundError: a .zst without zstandard.
     """
-    file, position = part.files[0], part.start
+    file, position = file_slice.files[0], file_slice.start
     try:
         with _opened(file) as stream:
-            if position:  # the line before is another part's
+            if position:  # the line before is another slice's
                 stream.seek(position - 1)
                 position += len(stream.readline()) - 1
-            while position < part.stop or part.format != "jsonl":
+            while position < file_slice.stop or file_slice.format != "jsonl":
                 line = stream.readline()
                 if not line:
                     return
                 if position == 0:
                     _refuse_binary(file, line[:4096])
                 if line.strip():
-                    yield _record(line, file, position, text, label)
+                    yield _row(line, file, position, columns)
                 position += len(line)
     except (EOFError, gzip.BadGzipFile, zlib.error) as e:
         raise damaged(file, "gzip", e) from e
@@ -58,35 +59,33 @@ def jsonl(part: Part, text: str, label: str) -> Iterator[Record]:
         raise damaged(file, "zstandard", e) from e
 
 
-def _record(line: bytes, file: str, position: int, text: str, label: str) -> Record:
+def _row(line: bytes, file: str, position: int, columns: Columns) -> Row:
+    where = functools.partial(_where, file, position)
+    first = next(iter(columns))
     try:
-        found = json.loads(line.removeprefix(codecs.BOM_UTF8).decode())
+        values = json.loads(line.removeprefix(codecs.BOM_UTF8).decode())
     except UnicodeDecodeError as e:
         raise _not_utf8(file, position + e.start) from None
     except json.JSONDecodeError as e:
         raise ValueError(
-            f"{_where(file, position)} is not JSON ({e}); each line must be an object "
-            f'such as {{"{text}": "..."}}'
+            f"{where()} is not JSON ({e}); each line must be an object "
+            f'such as {{"{first}": "..."}}'
         ) from None
-    if not isinstance(found, dict):
+    if not isinstance(values, dict):
         raise ValueError(
-            f"{_where(file, position)} is {type(found).__name__} and no object such as "
-            f'{{"{text}": "..."}}'
+            f"{where()} is {type(values).__name__} and no object such as "
+            f'{{"{first}": "..."}}'
         )
-    for field in (text, label):
-        if field and field not in found:
-            raise no_field(_where(file, position), field, field == text, list(found))
-    value = found[text]
-    if not isinstance(value, str | None):
-        raise no_text(_where(file, position), text, type(value).__name__)
-    return value or "", label_name(found[label]) if label else None
+    if not columns.keys() <= values.keys():
+        require_columns(where(), columns, values)
+    return Row(values, where)
 
 
-def rows(file: str, text: str, label: str) -> Iterator[Record]:
-    """The rows of a .csv whose first line names the fields.
+def rows(file: str, columns: Columns) -> Iterator[Row]:
+    """The rows of a .csv whose first line names the columns.
 
     Raises:
-      ValueError: a field is missing, a row has more or fewer; says which line.
+      ValueError: a column is missing, a row has more or fewer; says which line.
     """
     csv.field_size_limit(sys.maxsize)
     with open(file, "rb") as stream:
@@ -95,11 +94,8 @@ def rows(file: str, text: str, label: str) -> Iterator[Record]:
         reader = csv.reader(lines, strict=True)
         try:
             header = next(reader, [])
-            for field in (text, label):
-                if field and field not in header:
-                    raise no_field(f"{file}, line 1", field, field == text, header)
-            place = header.index(text)
-            label_place = header.index(label) if label else None
+            require_columns(f"{file}, line 1", columns, header)
+            places = {column: header.index(column) for column in columns}
             for row in reader:
                 if row and len(row) != len(header):
                     raise ValueError(
@@ -108,8 +104,9 @@ def rows(file: str, text: str, label: str) -> Iterator[Record]:
                         "line break"
                     )
                 if row:
-                    name = None if label_place is None else row[label_place]
-                    yield row[place], label_name(name)
+                    values = {column: row[k] for column, k in places.items()}
+                    line = f"{file}, line {reader.line_num}"
+                    yield Row(values, functools.partial(str, line))
         except UnicodeDecodeError:
             with open(file, "rb") as stream:
                 raise _not_utf8(file, _first_invalid(stream)) from None

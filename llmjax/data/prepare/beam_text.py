@@ -88,6 +88,7 @@ def config(patterns: Iterable[str], prepare: PrepareConfig) -> BeamTextConfig:
 def _rules(prepare: PrepareConfig) -> dict[str, Any]:
     """The part of a corpus's name that its rules are, unchanged since version 1.0.0."""
     rules = dataclasses.asdict(prepare)
+    del rules["fields"]
     processes = {name: rules.pop(name) for name in ("shards", "workers")}
     return {**rules, "annotate": "", **processes}
 
@@ -173,8 +174,8 @@ def read(file: tuple[int, str], prepare: PrepareConfig) -> Iterator[Document]:
     number, path = file
     with _here(path) as local:
         i = 0
-        for part in readers.find(local).parts:
-            for text, _ in readers.read(part, prepare.text, ""):
+        for file_slice in readers.find(local).slices:
+            for text, _ in readers.read(file_slice, prepare.text, ""):
                 i += 1
                 yield Document((number, i), f"{path}:{i}", text)
 

@@ -1,8 +1,9 @@
-"""Local files become clean documents: read, cleaned, filtered, unlike, in splits.
+"""Local files become clean documents: read, cleaned, filtered, deduplicated, split.
 
-`<directory>/files/<name>/` gets an arrow file per part of the input, made by workers in
-any order, and signatures beside it; then, knowing all signatures, which documents stay
-and where. What is on disk is not made again, so an interrupted job goes on.
+`<directory>/files/<name>/` gets an arrow file per slice of the input, written by
+workers in any order, and signatures beside it; from all signatures follows which
+documents stay, and in which split. What is on disk is not written again, so that an
+interrupted preparation goes on.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ from tqdm import tqdm
 from llmjax.config import DataConfig, PrepareConfig
 from llmjax.data.cleaning import choice, cleaner, duplicates, filters
 from llmjax.data.files import readers
-from llmjax.data.files.parts import Part
+from llmjax.data.files.slices import FileSlice
 from llmjax.data.prepare import workers
 from llmjax.data.store import manifest
 from llmjax.data.store.documents import (
@@ -35,13 +36,13 @@ from llmjax.data.store.documents import (
 )
 
 FORMAT = 1  # raise it when the same files become different documents
-_BLOCK_CHARACTERS = 1 << 19  # of documents that are compared, written… at once
+_BLOCK_CHARACTERS = 1 << 19  # of documents that are written at once
 
 Timed = Callable[[str], contextlib.AbstractContextManager[None]]
 
 
 def name(source: str, data: DataConfig) -> str:
-    """Of the corpus: other files or other rules, other name.
+    """The corpus's name: other files or other rules have another.
 
     Raises:
       ValueError: nothing there that can be read.
@@ -50,9 +51,9 @@ def name(source: str, data: DataConfig) -> str:
     files = readers.find(source).files
     root = path if path.is_dir() else path.parent
     cache = _directory(data) / "hashes" / f"{_digest(str(path.absolute()))[:16]}.json"
-    found = manifest.hashes(files, cache)
+    sha256 = manifest.hashes(files, cache)
     named = [
-        (str(f.relative_to(root)) if f.is_relative_to(root) else f.name, found[str(f)])
+        (str(f.relative_to(root)) if f.is_relative_to(root) else f.name, sha256[str(f)])
         for f in files
     ]
     identity = json.dumps([FORMAT, named, _rules(data.prepare)])
@@ -61,9 +62,9 @@ def name(source: str, data: DataConfig) -> str:
 
 
 def prepare(source: str, data: DataConfig, timed: Timed) -> FileDocuments:
-    """Makes what is missing of the documents of the files at `source`.
+    """Writes what is missing of the documents of the files at `source`.
 
-    `timed` is told each stage.
+    `timed` measures each stage.
 
     Raises:
       ValueError: a file is not what its name says, or nothing is left of them.
@@ -73,16 +74,16 @@ def prepare(source: str, data: DataConfig, timed: Timed) -> FileDocuments:
     account = account_of(folder)
     if not account:
         folder.mkdir(parents=True, exist_ok=True)
-        filters.rules(data.prepare)  # so that a wrong one is told before it starts
-        found = readers.find(source, data.prepare.label)
-        tasks = [
-            _Task(part, data.prepare, str(folder), k)
-            for k, part in enumerate(found.parts)
+        filters.rules(data.prepare)  # a wrong one fails before work starts
+        listing = readers.find(source, data.prepare.label)
+        jobs = [
+            _Job(file_slice, data.prepare, str(folder), k)
+            for k, file_slice in enumerate(listing.slices)
         ]
         with timed("cleaning"):
-            workers.run(_clean, tasks, "cleaning", data.prepare.workers)
+            workers.run(_clean, jobs, "cleaning", data.prepare.workers)
         with timed("comparing"):
-            account = _choose(source, folder, found, data.prepare)
+            account = _choose(source, folder, listing, data.prepare)
             manifest.write_json(folder / "metadata.json", account)
     for pattern in ("*.npz", ".*.partial"):  # signatures, and what a killed job left
         for file in folder.glob(pattern):
@@ -91,8 +92,8 @@ def prepare(source: str, data: DataConfig, timed: Timed) -> FileDocuments:
 
 
 def _rules(prepare: PrepareConfig) -> dict[str, Any]:
-    """What the documents are a function of, beside the files."""
-    others = ("shards", "workers")
+    """The rules that, with the files, decide what the documents are."""
+    others = {"shards", "workers"} | (set() if prepare.fields else {"fields"})
     return {k: v for k, v in dataclasses.asdict(prepare).items() if k not in others}
 
 
@@ -104,78 +105,79 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-# --- a part: in workers --------------------------------------------------------------
+# --- a slice: in workers -------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
-class _Task:
-    """A part of the input to be cleaned."""
+class _Job:
+    """A slice of the input to be cleaned."""
 
-    part: Part
+    file_slice: FileSlice
     prepare: PrepareConfig
     folder: str
     index: int
 
     @property
     def size(self) -> int:
-        return self.part.size
+        return self.file_slice.size
 
     def done(self) -> bool:
         return _signature_file(epath.Path(self.folder), self.index).exists()
 
 
 def _signature_file(folder: epath.Path, index: int) -> epath.Path:
-    """Written last: what a part says of its documents."""
+    """The signatures and the account of a slice's documents; written last."""
     return folder / f"{index:06d}.npz"
 
 
-def _clean(task: _Task) -> None:
-    """Reads, cleans and filters a part; leaves its documents and their signatures."""
-    folder = epath.Path(task.folder)
+def _clean(job: _Job) -> None:
+    """Reads, cleans and filters a slice; writes its documents and signatures."""
+    folder = epath.Path(job.folder)
     counts: Counter[str] = Counter()
     labels: set[str] = set()
     order = hashlib.sha256()
-    arrays: list[dict[str, np.ndarray]] = [_signatures([], task.prepare)]
+    arrays: list[dict[str, np.ndarray]] = [_signatures([], job.prepare)]
 
     def blocks() -> Iterator[tuple[list[str], list[str | None]]]:
-        for texts, names in _blocks(task, counts):
-            arrays.append(_signatures(texts, task.prepare))
+        for texts, names in _blocks(job, counts):
+            arrays.append(_signatures(texts, job.prepare))
             labels.update(name for name in names if name is not None)
             order.update(json.dumps(names).encode())
             yield texts, names
 
-    final = part_file(folder, task.index)
+    final = part_file(folder, job.index)
     partial = manifest.partial(final)
     write_part(partial, blocks())
     partial.replace(final)
-    found = {k: np.concatenate([a[k] for a in arrays]) for k in arrays[0]}
-    told = {
+    columns = {k: np.concatenate([a[k] for a in arrays]) for k in arrays[0]}
+    account = {
         "counts": counts,
         "labels": sorted(labels),
         "labels_sha256": order.hexdigest(),
         "blocks": len(arrays) - 1,
-        "documents": len(found["hashes"]),
-        "bytes": int(found["bytes"].sum()),
+        "documents": len(columns["hashes"]),
+        "bytes": int(columns["bytes"].sum()),
     }
-    final = _signature_file(folder, task.index)
+    final = _signature_file(folder, job.index)
     partial = manifest.partial(final)
     with partial.open("wb") as f:
-        np.savez(f, allow_pickle=False, told=np.array(json.dumps(told)), **found)
+        text = np.array(json.dumps(account))
+        np.savez(f, allow_pickle=False, account=text, **columns)
     partial.replace(final)
 
 
 def _blocks(
-    task: _Task, counts: Counter[str]
+    job: _Job, counts: Counter[str]
 ) -> Iterator[tuple[list[str], list[str | None]]]:
     """The documents that keep the rules, some at a time."""
     texts: list[str] = []
     names: list[str | None] = []
     characters = 0
-    rules, p = filters.rules(task.prepare), task.prepare
-    for raw, name in readers.read(task.part, p.text, p.label):
+    rules, p = filters.rules(job.prepare), job.prepare
+    for raw, name in readers.read(job.file_slice, p.text, p.label):
         counts["collected"] += 1
         text = cleaner.clean(raw)
-        if len(text) < task.prepare.min_characters or not text:
+        if len(text) < job.prepare.min_characters or not text:
             counts["dropped_short"] += 1
             continue
         broken = next(filter(None, (rule(text) for rule in rules)), "")
@@ -193,30 +195,30 @@ def _blocks(
 
 
 def _signatures(texts: list[str], prepare: PrepareConfig) -> dict[str, np.ndarray]:
-    """Of documents: hashes uint64 [n, 2], characters, bytes int64 [n], and uint32
-    [n, size] to compare them by."""
-    found = {
+    """Hashes of documents, uint64 [n, 2], their characters and bytes, int64 [n], and
+    MinHash signatures, uint32 [n, size]."""
+    columns = {
         "hashes": choice.hashes_of(texts),
         "characters": np.array([len(t) for t in texts], np.int64),
         "bytes": np.array([len(t.encode()) for t in texts], np.int64),
     }
     if prepare.near_duplicates:
-        found["signatures"] = duplicates.signatures(texts)
-    return found
+        columns["signatures"] = duplicates.signatures(texts)
+    return columns
 
 
-# --- all parts: which documents stay, and where --------------------------------------
+# --- all slices: which documents stay, and where -------------------------------------
 
 
 def _choose(
-    source: str, folder: epath.Path, found: readers.Found, prepare: PrepareConfig
+    source: str, folder: epath.Path, listing: readers.Listing, prepare: PrepareConfig
 ) -> dict[str, Any]:
-    """Finds copies, and a split for each document; writes it beside the parts."""
-    told, columns = _told(folder, len(found.parts))
-    lengths = [part["documents"] for part in told]
-    counts: Counter[str] = sum((Counter(part["counts"]) for part in told), Counter())
-    splits, given = _given_splits(found, lengths)
-    ranks = (given == splits.index("train")) if "train" in splits else given * 0
+    """Drops copies and writes the split of each document beside the slices."""
+    accounts, columns = _accounts(folder, len(listing.slices))
+    lengths = [account["documents"] for account in accounts]
+    counts: Counter[str] = sum((Counter(a["counts"]) for a in accounts), Counter())
+    splits, own_split = _own_splits(listing, lengths)
+    ranks = (own_split == splits.index("train")) if "train" in splits else own_split * 0
     hashes = columns["hashes"]
     kept = choice.first_copies(hashes, ranks)
     counts["dropped_exact_duplicate"] = len(hashes) - len(kept)
@@ -230,7 +232,7 @@ def _choose(
         counts["dropped_near_duplicate"] = int((~stays).sum())
         kept, related = kept[stays], related[stays]
     split = np.full(len(hashes), -1, np.int8)
-    split[kept] = given[kept]
+    split[kept] = own_split[kept]
     if not splits:
         splits = choice.split_names(prepare)
         split[kept] = choice.divide(hashes[kept], related, prepare)
@@ -246,37 +248,37 @@ def _choose(
         "documents": {s: int((split == k).sum()) for k, s in enumerate(splits)},
         "bytes": {s: int(sizes[split == k].sum()) for k, s in enumerate(splits)},
         "cleaning": dict(counts),
-        "parts": [[part["bytes"], part["blocks"]] for part in told],
-        **_identity(told, hashes, split, splits, found.class_names),
+        "parts": [[account["bytes"], account["blocks"]] for account in accounts],
+        **_identity(accounts, hashes, split, splits, listing.class_names),
     }
 
 
-def _told(
-    folder: epath.Path, parts: int
+def _accounts(
+    folder: epath.Path, slices: int
 ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-    """What the parts say, and hashes, characters and bytes of all documents."""
-    told = []
+    """The slices' accounts, and hashes, characters and bytes of all documents."""
+    accounts = []
     columns: dict[str, list[np.ndarray]] = {"hashes": [], "characters": [], "bytes": []}
-    for k in range(parts):
+    for k in range(slices):
         with _signature_file(folder, k).open("rb") as f, np.load(f) as arrays:
-            told.append(json.loads(str(arrays["told"])))
+            accounts.append(json.loads(str(arrays["account"])))
             for column, values in columns.items():
                 values.append(arrays[column])
-    return told, {name: np.concatenate(values) for name, values in columns.items()}
+    return accounts, {name: np.concatenate(values) for name, values in columns.items()}
 
 
 def _identity(
-    told: list[dict[str, Any]],
+    accounts: list[dict[str, Any]],
     hashes: np.ndarray,
     split: np.ndarray,
     splits: list[str],
     class_names: tuple[str, ...],
 ) -> dict[str, Any]:
     """The fields, the classes, and a hash of all documents."""
-    labels = sorted({name for part in told for name in part["labels"]}, key=_natural)
+    labels = sorted({n for a in accounts for n in a["labels"]}, key=natural)
     names = class_names or tuple(labels)
     content = hashlib.sha256(hashes.tobytes() + split.tobytes())
-    order = [part["labels_sha256"] for part in told]
+    order = [account["labels_sha256"] for account in accounts]
     content.update(json.dumps([splits, names, order]).encode())
     return {
         "content_sha256": content.hexdigest(),
@@ -286,22 +288,22 @@ def _identity(
     }
 
 
-def _natural(name: str) -> tuple[bool, int, str]:
-    """Numbers in their order, before words."""
+def natural(name: str) -> tuple[bool, int, str]:
+    """A key to sort by: numbers in their order, before words."""
     return (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)
 
 
-def _given_splits(
-    found: readers.Found, lengths: list[int]
+def _own_splits(
+    listing: readers.Listing, lengths: list[int]
 ) -> tuple[list[str], np.ndarray]:
-    """The names of the files' splits, and the number of each document's: int8 [n].
+    """The names of the files' own splits, and each document's number: int8 [n].
 
-    Without names where there are none: a single split is still to be divided.
+    No names where there are none, or one: the documents are still to be divided.
     """
-    names = [*dict.fromkeys(part.split for part in found.parts)]
+    names = [*dict.fromkeys(file_slice.split for file_slice in listing.slices)]
     if len(names) == 1 or "" in names:
         return [], np.zeros(sum(lengths), np.int8)
-    numbers = [names.index(part.split) for part in found.parts]
+    numbers = [names.index(file_slice.split) for file_slice in listing.slices]
     return names, np.repeat(numbers, lengths).astype(np.int8)
 
 
@@ -335,17 +337,17 @@ class _stacked:  # noqa: N801 - reads as a statement
 def _require_documents(
     source: str, splits: list[str], split: np.ndarray, counts: Counter[str]
 ) -> None:
-    told = ", ".join(f"{key} {value}" for key, value in sorted(counts.items()))
+    totals = ", ".join(f"{key} {value}" for key, value in sorted(counts.items()))
     if not (split >= 0).any():
         raise ValueError(
-            f"data.source={source!r}: no document is left ({told}); loosen "
+            f"data.source={source!r}: no document is left ({totals}); loosen "
             "data.prepare.min_characters, .language or .quality"
         )
     for k, name in enumerate(splits):
         if not (split == k).any():
             share = name in ("validation", "test")
             raise ValueError(
-                f"data.source={source!r} has too few documents: {told} leave none for "
-                f"the split {name!r}; give it some dozens, cut long texts"
+                f"data.source={source!r} has too few documents: {totals} leave none "
+                f"for the split {name!r}; give it some dozens, cut long texts"
                 + (f", or set data.prepare.{name}=0" if share else "")
             )

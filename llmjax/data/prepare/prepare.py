@@ -22,7 +22,8 @@ from llmjax.config import Bytes, DataConfig, MixturePart, TokenizerFile, WordPie
 from llmjax.data.corpora import docstrings
 from llmjax.data.corpora.builders import BUILDERS
 from llmjax.data.files import readers
-from llmjax.data.prepare import encoding, local_files
+from llmjax.data.prepare import encoding, local_files, record_files
+from llmjax.data.prepare.record_files import RecordFiles
 from llmjax.data.store import manifest, tokens
 from llmjax.data.store.corpus import Corpus as Corpus
 from llmjax.data.store.documents import Documents, account_of, open_documents
@@ -104,7 +105,10 @@ def _name(data: DataConfig, source: str) -> str:
     if kind == "python_docs":  # known without TFDS
         return f"python_docs_{docstrings.corpus_name(rest or 'full')}"
     if kind in BUILDERS or source.startswith("tfds:"):
-        return _builder(data, source).info.full_name.replace("/", "_")
+        name = _builder(data, source).info.full_name.replace("/", "_")
+        fields = json.dumps([dataclasses.asdict(f) for f in data.prepare.fields])
+        digest = hashlib.sha256(fields.encode()).hexdigest()[:12]
+        return f"{name}_{digest}" if data.prepare.fields else name
     if readers.exists(source):
         return local_files.name(source, data)
     raise ValueError(f"data.source={source!r} is not known; {_ACCEPTED}")
@@ -146,13 +150,24 @@ def _prepare(data: DataConfig, source: str, first: Corpus | None) -> None:
 
     with timed("hashing"):
         name = _name(data, source)
-    documents = _documents(data, source, timed)
+    documents: Documents | RecordFiles
+    if data.prepare.fields:
+        documents = _records(data, source, name, timed)
+    else:
+        documents = _documents(data, source, timed)
     folder = _folder(data, name, first)
     folder.mkdir(parents=True, exist_ok=True)
     with timed("tokenizer"):
         found = _tokenizer(folder, documents, data, first)
+    files: dict[str, Any] = {}
+    record_account: dict[str, Any] = {}
     with timed("tokens"):
-        files = encoding.write(folder, documents, found, data.prepare)
+        if isinstance(documents, RecordFiles):
+            record_account["record_files"] = record_files.write_tokens(
+                folder, documents, found
+            )
+        else:
+            files = encoding.write(folder, documents, found, data.prepare)
     made = {
         "format": FORMAT,
         "code": __version__,
@@ -161,11 +176,28 @@ def _prepare(data: DataConfig, source: str, first: Corpus | None) -> None:
         "dataset": documents.account,
         "tokenizer": {"vocab_size": found.vocab_size, "sha256": found.fingerprint},
         "token_files": files,
+        **record_account,
         "seconds": seconds,
     }
     path = folder / "manifest.json"
     if {**read_json(path), "seconds": 0} != {**made, "seconds": 0}:
         write_json(path, made)
+
+
+def _records(
+    data: DataConfig, source: str, name: str, timed: local_files.Timed
+) -> RecordFiles:
+    """Stage 1 of a corpus of records: its files, and the account of them."""
+    fields = data.prepare.fields
+
+    def make_input() -> record_files.RecordInput:
+        if source.partition("/")[0] in BUILDERS or source.startswith("tfds:"):
+            builder = _builder(data, source)
+            builder.download_and_prepare()
+            return record_files.tfds_input(builder, fields)
+        return record_files.local_input(source, fields)
+
+    return record_files.prepare(name, data, make_input, timed)
 
 
 def _documents(data: DataConfig, source: str, timed: local_files.Timed) -> Documents:
@@ -200,9 +232,15 @@ def _documents(data: DataConfig, source: str, timed: local_files.Timed) -> Docum
 
 
 def _tokenizer(
-    folder: epath.Path, documents: Documents, data: DataConfig, first: Corpus | None
+    folder: epath.Path,
+    documents: Documents | RecordFiles,
+    data: DataConfig,
+    first: Corpus | None,
 ) -> tokenizer.Tokenizer:
-    """Stage 2: the tokenizer, trained on the training split's first field."""
+    """Stage 2: the tokenizer, trained on the training split.
+
+    Of documents it sees the first field, of records all texts.
+    """
     account, kind = documents.account, data.tokenizer.kind
     if data.train_split not in account["documents"]:
         raise ValueError(
@@ -226,8 +264,7 @@ def _tokenizer(
     if first is not None:
         found = first.tokenizer
     else:
-        field = "text" if "text" in account["fields"] else account["fields"][0]
-        texts: Any = documents.texts(data.train_split, field) if learns else ()
+        texts: Any = _training_texts(documents, data.train_split) if learns else ()
         found = tokenizer.make(
             data.tokenizer, tqdm(texts, "tokenizer", disable=not learns)
         )
@@ -235,6 +272,13 @@ def _tokenizer(
     saved = tokenizer.load(path).fingerprint
     write_json(record, {**wanted, "sha256": saved})
     return tokenizer.load(path)
+
+
+def _training_texts(documents: Documents | RecordFiles, split: str) -> Any:
+    if isinstance(documents, RecordFiles):
+        return documents.texts(split)
+    fields = documents.account["fields"]
+    return documents.texts(split, "text" if "text" in fields else fields[0])
 
 
 def _folder(data: DataConfig, name: str, first: Corpus | None) -> epath.Path:
@@ -297,6 +341,10 @@ def _open(data: DataConfig, source: str, first: Corpus | None) -> Corpus:
                 f"names; delete {folder / part} and run {PREPARE} again"
             )
         files |= {f"{part}/{name}": told for name, told in account["files"].items()}
+    files |= made.get("record_files", {})
     manifest.verify(folder, files, folder / "verified.json")
+    if "record_files" in made:
+        of_records = made["dataset"]["files"]
+        manifest.verify(dataset, of_records, folder / "verified_records.json")
     classes = tuple(made["dataset"]["class_names"])
     return Corpus(found, classes, made, folder, dataset)

@@ -8,6 +8,7 @@ from etils import epath
 
 from llmjax.data.store import tokens
 from llmjax.data.store.documents import open_documents
+from llmjax.data.store.records import RecordSchema, RecordSource
 from llmjax.data.store.tokens import TokenSource
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 
@@ -49,10 +50,45 @@ class Corpus:
         documents = open_documents(self.dataset, self.manifest["dataset"])
         return documents.texts(split, field)
 
+    @property
+    def schema(self) -> RecordSchema:
+        """The fields of the corpus's records, with the names of classes.
+
+        Raises:
+          ValueError: the corpus has documents and no records.
+        """
+        if "schema" not in self.manifest["dataset"]:
+            raise ValueError(
+                f"the corpus {self.manifest['corpus']} has no records; set "
+                "data.prepare.fields and prepare it again"
+            )
+        return RecordSchema.from_json(self.manifest["dataset"]["schema"])
+
+    def records(self, split: str) -> RecordSource:
+        """The records of a split, with the tokens of their texts.
+
+        Raises:
+          ValueError: the corpus has no records, or no such split.
+        """
+        schema, splits = self.schema, self.manifest["dataset"]["documents"]
+        if split not in splits:
+            raise ValueError(
+                f"the corpus {self.manifest['corpus']} has no split {split!r}; "
+                f"accepted: {', '.join(splits)}"
+            )
+        name = f"{split}.arrow"
+        files = str(self.dataset / name), str(self.folder / "records" / name)
+        return RecordSource(schema, *files)
+
     def _require(self, split: str, field: str) -> None:
-        known = self.manifest["token_files"]
-        if f"{field}/{split}" not in known:
+        splits = sorted(self.manifest["token_files"])
+        if not splits:
+            raise ValueError(
+                f"the corpus {self.manifest['corpus']} has records and no documents; "
+                "read `records(split)`, or remove data.prepare.fields"
+            )
+        if f"{field}/{split}" not in splits:
             raise ValueError(
                 f"the corpus {self.manifest['corpus']} has no split {split!r} with the "
-                f"field {field!r}; accepted (field/split): {', '.join(sorted(known))}"
+                f"field {field!r}; accepted (field/split): {', '.join(splits)}"
             )

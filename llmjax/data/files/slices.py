@@ -1,0 +1,78 @@
+"""Slices of the input, its rows, and errors that name a place in it."""
+
+import dataclasses
+import itertools
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+SLICE_BYTES = 8 << 20  # of input, roughly, that one job reads
+BLOCK = 1024  # rows that are read at a time
+
+LabelledText = tuple[str, str | None]  # text, name of the class
+FORMATS = ("txt", "jsonl", "jsonl.gz", "jsonl.zst", "csv", "parquet", "array_record")
+Columns = Mapping[str, str]  # column of a file -> the config key that names it
+
+
+@dataclasses.dataclass(frozen=True)
+class FileSlice:
+    """Whole files, or what lies between two positions of one.
+
+    Attributes:
+      files: one, or of format "txt" several.
+      format: one of `FORMATS`, or "arrow".
+      start, stop: bytes of a .jsonl, row groups of a .parquet, batches of an .arrow,
+        records of an .array_record; of the others everything.
+      split: the name that the files give; "" where documents are still to be divided.
+      size: bytes, roughly.
+    """
+
+    files: tuple[str, ...]
+    format: str
+    start: int = 0
+    stop: int = sys.maxsize
+    split: str = ""
+    size: int = 0
+
+
+class Row(NamedTuple):
+    """The values of a row by column, and where it lies, for messages."""
+
+    values: dict[str, Any]
+    where: Callable[[], str]
+
+
+def evenly(n: int, size: int) -> list[tuple[int, int]]:
+    """0 to n in runs of about `SLICE_BYTES`, where all of it takes `size` bytes."""
+    count = max(1, min(n, -(-size // SLICE_BYTES)))
+    edges = [n * k // count for k in range(count + 1)]
+    return list(itertools.pairwise(edges))
+
+
+def require_columns(where: str, columns: Columns, there: Iterable[str]) -> None:
+    """Raises ValueError for a column that is not there."""
+    there = list(there)
+    for column, key in columns.items():
+        if column not in there:
+            raise ValueError(
+                f"{where} has no field {column!r}; it has "
+                f"{', '.join(map(repr, there))}: set {key} to one of them"
+            )
+
+
+def no_text(where: str, field: str, kind: str) -> ValueError:
+    """The error for a field that holds something else."""
+    return ValueError(
+        f"{where}: the field {field!r} is {kind} and no text; set data.prepare.text to "
+        "the field that holds it"
+    )
+
+
+def damaged(file: Any, form: str, e: Exception) -> ValueError:
+    """The error for a file that its library cannot read."""
+    return ValueError(f"{file} is no whole {form} file ({e}); fetch or write it again")
+
+
+def label_name(value: Any) -> str | None:
+    """A label's name; None for no class."""
+    return None if value is None or value == "" or value == -1 else str(value)

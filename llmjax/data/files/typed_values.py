@@ -1,0 +1,174 @@
+"""Values of files and datasets as the typed fields of records, checked."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from llmjax.config import (
+    FieldType,
+    Label,
+    Number,
+    RecordField,
+    Spans,
+    Tags,
+    Text,
+    Texts,
+    Words,
+)
+from llmjax.data.files.slices import Row, label_name
+from llmjax.data.store.records import RecordSchema
+
+Record = dict[str, Any]  # field -> value, as `records.columns_of` takes them
+
+
+def record(row: Row, fields: Sequence[RecordField], schema: RecordSchema) -> Record:
+    """The typed values of a row; texts stay as they are.
+
+    Args:
+      row: its values by column.
+      fields: where each field comes from.
+      schema: their types, with the classes that are known.
+
+    Raises:
+      ValueError: a value is not of its field's type, or tags or spans don't fit their
+        words or text; names the place, the column and what is accepted.
+    """
+    values: Record = {}
+    # Texts and words first: spans and tags are checked against them.
+    for field in sorted(fields, key=lambda f: isinstance(f.type, Tags | Spans)):
+        kind, column = schema.fields[field.name], field.column or field.name
+        try:
+            values[field.name] = _value(kind, row.values[column], values)
+        except ValueError as e:
+            raise ValueError(
+                f"{row.where()}: the column {column!r} is {e}; mend it, or change "
+                f"the field {field.name!r} of data.prepare.fields, of kind "
+                f"{kind.kind!r}"
+            ) from None
+    return values
+
+
+def _value(kind: FieldType, value: Any, others: Record) -> Any:
+    """A value of a type.
+
+    Raises:
+      ValueError: says what it is instead; "the column is …".
+    """
+    if isinstance(kind, Text):
+        return _text(value)
+    if isinstance(kind, Words):
+        words = value.split() if isinstance(value, str) else value
+        return _list(words, _text, "words")
+    if isinstance(kind, Texts):
+        return _list(_from_json(value), _text, "texts")
+    if isinstance(kind, Number):
+        return _number(value)
+    if isinstance(kind, Label):
+        return _class(kind.classes, value)
+    if isinstance(kind, Tags):
+        items = value.split() if isinstance(value, str) else value
+        tags = _list(items, lambda v: _class(kind.classes, v), "tags")
+        words = others[kind.words]
+        if len(tags) != len(words):
+            raise ValueError(
+                f"{len(tags)} tags for {len(words)} words of {kind.words!r}"
+            )
+        return tags
+    return [_span(kind, s, others[kind.text]) for s in _span_list(_from_json(value))]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{_described(value)} and no text")
+    return value
+
+
+def _list(value: Any, item: Callable[[Any], Any], what: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"{_described(value)} and no list of {what}")
+    return [item(v) for v in value]
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"{_described(value)} and no number")
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError(f"{_described(value)} and no number") from None
+
+
+def _class(classes: tuple[str, ...], value: Any) -> str | None:
+    """The name of a class, by its name or number; None for none."""
+    if isinstance(value, list | dict | float):
+        raise ValueError(f"{_described(value)} and no class")
+    name = label_name(value)
+    if name is None or not classes or name in classes:
+        return name
+    if name.isdecimal() and int(name) < len(classes):
+        return classes[int(name)]
+    raise ValueError(
+        f"{_described(value)} and no class; accepted: {', '.join(classes)}"
+    )
+
+
+def _span_list(value: Any) -> list[Any]:
+    """Spans as a list, of a list or of lists by name."""
+    if isinstance(value, Mapping):
+        names, columns = list(value), list(value.values())
+        if not all(isinstance(column, list) for column in columns):
+            return [value]
+        if len({len(column) for column in columns}) != 1:
+            raise ValueError(f"lists of several lengths ({', '.join(names)})")
+        rows = zip(*columns, strict=True)
+        return [dict(zip(names, row, strict=True)) for row in rows]
+    if not isinstance(value, list):
+        raise ValueError(f"{_described(value)} and no list of spans")
+    return value
+
+
+def _span(kind: Spans, value: Any, text: str) -> tuple[int, int, str | None]:
+    """Start, stop and class of a span, of the text's characters."""
+    label = None
+    if isinstance(value, Mapping) and "answer_start" in value:  # SQuAD's
+        start, answer = value["answer_start"], _text(value.get("text"))
+        stop = start + len(answer) if isinstance(start, int) else None
+        if stop is not None and text[start:stop] != answer:
+            raise ValueError(
+                f"{answer!r} at the character {start} of {kind.text!r}, where there is "
+                f"{text[start:stop]!r}"
+            )
+    elif isinstance(value, Mapping):
+        start = value.get("start")
+        stop = value.get("stop", value.get("end"))
+        label = value.get("label")
+    elif isinstance(value, list) and len(value) in (2, 3):
+        start, stop, label = (*value, None)[:3]
+    else:
+        raise ValueError(
+            f"{_described(value)} and no span, such as [start, stop, class]"
+        )
+    if not isinstance(start, int) or not isinstance(stop, int):
+        raise ValueError(f"a span from {start!r} to {stop!r} and not of two numbers")
+    if not 0 <= start < stop <= len(text):
+        raise ValueError(
+            f"a span [{start}, {stop}) that is not in the {len(text)} characters of "
+            f"{kind.text!r}"
+        )
+    return start, stop, _class(kind.classes, label)
+
+
+def _from_json(value: Any) -> Any:
+    """What a cell of a .csv holds as JSON; other values as they are."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError(f"{_described(value)} and no JSON") from None
+
+
+def _described(value: Any) -> str:
+    text = repr(value)
+    shown = text if len(text) < 40 else text[:37] + "..."
+    return "nothing" if value is None else f"{type(value).__name__} {shown}"

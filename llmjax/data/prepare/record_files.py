@@ -1,0 +1,242 @@
+"""Local files and TFDS datasets become typed records, and those their tokens.
+
+`<directory>/records/<corpus>/<split>.arrow` has the records as they were read, and
+`<tokens folder>/records/<split>.arrow` the tokens of their texts. Each file appears
+whole or not at all, and is not written again while it is what it would become.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from etils import epath
+from tqdm import tqdm
+
+from llmjax.config import DataConfig, Label, RecordField, Spans, Tags
+from llmjax.data.cleaning import choice
+from llmjax.data.files import readers, reading_tables, typed_values
+from llmjax.data.files.slices import Row, require_columns
+from llmjax.data.prepare import encoding
+from llmjax.data.prepare.local_files import natural
+from llmjax.data.store import manifest, records
+from llmjax.data.store.records import RecordSchema
+from llmjax.data.tokenizers.tokenizer import Tokenizer
+
+FORMAT = 1  # raise it when the same files become different records
+_BATCH = 1024  # records that are written together
+
+SplitRows = Iterator[tuple[str, Row]]  # the row's own split, "" for none
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordInput:
+    """Rows to make records of.
+
+    Attributes:
+      rows: each after its own split.
+      own_splits: whether these are the corpus's splits; else records are divided.
+      classes: the names of the classes of a column; () where it has none.
+    """
+
+    rows: Callable[[], SplitRows]
+    own_splits: bool
+    classes: Callable[[str], tuple[str, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordFiles:
+    """The records of a corpus on disk.
+
+    Attributes:
+      folder: of the files.
+      account: schema, content_sha256, documents (split -> how many) and files.
+    """
+
+    folder: epath.Path
+    account: dict[str, Any]
+
+    @property
+    def schema(self) -> RecordSchema:
+        return RecordSchema.from_json(self.account["schema"])
+
+    def texts(self, split: str) -> Iterable[str]:
+        """Every text of a split's records."""
+        return records.RecordTexts(self.folder / f"{split}.arrow", self.schema)
+
+
+def local_input(source: str, fields: Iterable[RecordField]) -> RecordInput:
+    """The rows of the files at a path."""
+    columns = {f.column or f.name: _key(f) for f in fields}
+    listing = readers.find(source)
+    names = {file_slice.split for file_slice in listing.slices}
+
+    def rows() -> SplitRows:
+        for file_slice in listing.slices:
+            for row in readers.rows(file_slice, columns):
+                yield file_slice.split, row
+
+    own = len(names) > 1 and "" not in names
+    return RecordInput(rows, own, lambda c: readers.find(source, c).class_names)
+
+
+def tfds_input(builder: Any, fields: Iterable[RecordField]) -> RecordInput:
+    """The rows of a TFDS dataset that is prepared."""
+    columns = {f.column or f.name: _key(f) for f in fields}
+    features = builder.info.features
+    require_columns(f"the dataset {builder.info.full_name}", columns, features)
+
+    def rows() -> SplitRows:
+        for split in builder.info.splits:
+            data = builder.as_data_source(split)
+            for k in range(len(data)):
+                example = data[k]
+                values = {c: reading_tables.decoded(example[c]) for c in columns}
+                place = f"{builder.info.full_name}, split {split!r}, record {k}"
+                yield split, Row(values, place.__str__)
+
+    def classes(column: str) -> tuple[str, ...]:
+        return reading_tables.feature_classes(features[column])
+
+    return RecordInput(rows, True, classes)
+
+
+def _key(field: RecordField) -> str:
+    return f"the column of the field {field.name!r} of data.prepare.fields"
+
+
+def prepare(
+    name: str,
+    data: DataConfig,
+    make_input: Callable[[], RecordInput],
+    timed: Callable[[str], contextlib.AbstractContextManager[None]],
+) -> RecordFiles:
+    """Writes the records of a corpus, unless they are there.
+
+    Args:
+      name: of the corpus.
+      data: `directory` and `prepare` are read.
+      make_input: called where they are not there.
+      timed: measures the stage.
+
+    Raises:
+      ValueError: a row doesn't have the fields; says where.
+    """
+    folder = epath.Path(data.directory).expanduser() / "records" / name
+    account = manifest.read_json(folder / "metadata.json")
+    if account.get("format") != FORMAT:
+        folder.mkdir(parents=True, exist_ok=True)
+        with timed("records"):
+            account = _write(folder, make_input(), data)
+            manifest.write_json(folder / "metadata.json", account)
+    return RecordFiles(folder, account)
+
+
+def _write(folder: epath.Path, source: RecordInput, data: DataConfig) -> dict[str, Any]:
+    """Writes the files of all splits, and gives the account of them."""
+    fields = data.prepare.fields
+    schema = RecordSchema.of(fields)
+    labelled = [f for f in fields if isinstance(f.type, Label | Tags | Spans)]
+    classes = {
+        f.name: getattr(f.type, "classes", ()) or source.classes(f.column or f.name)
+        for f in labelled
+    }
+    schema = schema.with_classes(classes)
+    collected: dict[str, set[str]] = {k: set() for k, c in classes.items() if not c}
+    documents: dict[str, int] = {}
+    digest = hashlib.sha256()
+    with contextlib.ExitStack() as stack:
+        writers: dict[str, records.RecordWriter] = {}
+        for split, batch in _batches(source, fields, schema, data):
+            if split not in writers:
+                path = folder / f"{split}.arrow"
+                writers[split] = records.RecordWriter(
+                    path, records.record_columns(schema)
+                )
+                stack.callback(writers[split].abandon)
+            columns = records.columns_of(schema, batch)
+            for name, names in collected.items():
+                names.update(_class_names(columns, name))
+            digest.update(json.dumps([split, columns], sort_keys=True).encode())
+            documents[split] = documents.get(split, 0) + len(batch)
+            writers[split].write(columns)
+        files = {f"{split}.arrow": w.close() for split, w in writers.items()}
+    schema = schema.with_classes(
+        {name: tuple(sorted(names, key=natural)) for name, names in collected.items()}
+    )
+    digest.update(json.dumps(schema.to_json()).encode())
+    return {
+        "format": FORMAT,
+        "content_sha256": digest.hexdigest(),
+        "schema": schema.to_json(),
+        "class_names": [],
+        "documents": documents,
+        "files": files,
+    }
+
+
+def _class_names(columns: dict[str, Any], name: str) -> set[str]:
+    """The names of classes that occur in some records."""
+    values = columns.get(f"{name}.classes", columns[name])
+    flat = (c for v in values for c in (v if isinstance(v, list) else [v]))
+    return {c for c in flat if c is not None}
+
+
+def _batches(
+    source: RecordInput,
+    fields: tuple[RecordField, ...],
+    schema: RecordSchema,
+    data: DataConfig,
+) -> Iterator[tuple[str, list[typed_values.Record]]]:
+    """Records of one split, some at a time, in the order of the rows."""
+    open_batches: dict[str, list[typed_values.Record]] = {}
+    for split, row in tqdm(source.rows(), "records", unit=" records"):
+        record = typed_values.record(row, fields, schema)
+        if not source.own_splits:
+            split = _split(record, data)
+        batch = open_batches.setdefault(split, [])
+        batch.append(record)
+        if len(batch) == _BATCH:
+            yield split, open_batches.pop(split)
+    yield from open_batches.items()
+
+
+def _split(record: typed_values.Record, data: DataConfig) -> str:
+    """The split of a record, by a hash of its values: equal ones stay together."""
+    text = json.dumps(record, sort_keys=True)
+    numbers = choice.divide(choice.hashes_of([text]), np.zeros(1, bool), data.prepare)
+    return choice.split_names(data.prepare)[int(numbers[0])]
+
+
+# --- tokens --------------------------------------------------------------------------
+
+
+def key(files: RecordFiles, tokenizer: Tokenizer) -> str:
+    """Identity of the tokens: a function of the records and the tokenizer."""
+    return encoding.key(files.account["content_sha256"], tokenizer.fingerprint)
+
+
+def write_tokens(
+    folder: epath.Path, files: RecordFiles, tokenizer: Tokenizer
+) -> dict[str, dict[str, Any]]:
+    """Writes what is missing of the tokens of every split.
+
+    Returns:
+      "records/<split>.arrow" -> bytes and sha256.
+    """
+    place = folder / "records"
+    place.mkdir(parents=True, exist_ok=True)
+    account = manifest.read_json(place / "account.json")
+    if account.get("key") != key(files, tokenizer):
+        account = {"key": key(files, tokenizer), "files": {}}
+    for split in tqdm(files.account["documents"], "tokens"):
+        name = f"{split}.arrow"
+        if name not in account["files"] or not (place / name).exists():
+            account["files"][name] = records.write_tokens(
+                place / name, files.folder / name, files.schema, tokenizer
+            )
+            manifest.write_json(place / "account.json", account)
+    return {f"records/{name}": file for name, file in account["files"].items()}

@@ -1,0 +1,385 @@
+"""Typed records on disk, read at random: texts with tokens and offsets, tags, spans.
+
+A corpus of records has an arrow file per split, and per tokenizer another one with the
+tokens of its texts and the characters that each stands for.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from llmjax.config import (
+    FieldType,
+    Label,
+    Number,
+    RecordField,
+    Spans,
+    Tags,
+    Text,
+    Texts,
+    Words,
+)
+from llmjax.data.store import manifest
+from llmjax.data.tokenizers.tokenizer import Tokenizer
+
+_KINDS: dict[str, Any] = {
+    t.kind: t for t in (Text, Words, Tags, Spans, Number, Texts, Label)
+}
+_TOKENS = (".ids", ".offsets", ".sizes")  # columns of a text's tokens
+TextLike = (Text, Words, Texts)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EncodedText:
+    """A text and its tokens.
+
+    Attributes:
+      text: as it was read; of words, with a space between them.
+      ids: int32 [n], without special tokens.
+      offsets: int32 [n, 2], the characters [start, stop) of `text` of each token.
+    """
+
+    text: str
+    ids: np.ndarray
+    offsets: np.ndarray
+
+    def covering(
+        self, start: int | np.integer, stop: int | np.integer
+    ) -> tuple[int, int]:
+        """The tokens [first, last) that have a character of [start, stop)."""
+        here = (self.offsets[:, 1] > start) & (self.offsets[:, 0] < stop)
+        places = np.flatnonzero(here)
+        return (int(places[0]), int(places[-1]) + 1) if len(places) else (0, 0)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EncodedWords(EncodedText):
+    """Words and their tokens.
+
+    Attributes:
+      words: as they were read.
+      word_ids: int32 [n], the word of each token; a space is of the word behind it.
+    """
+
+    words: tuple[str, ...]
+    word_ids: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordSchema:
+    """The fields of a corpus's records.
+
+    Attributes:
+      fields: name -> type. Tags and spans name their words or text, and with labels all
+        have the names of their classes; () for spans without.
+    """
+
+    fields: Mapping[str, FieldType]
+
+    @classmethod
+    def of(cls, fields: Iterable[RecordField]) -> "RecordSchema":
+        """The schema of `data.prepare.fields`; names what tags and spans refer to.
+
+        Raises:
+          ValueError: tags without words, or spans without a text.
+        """
+        fields = tuple(fields)
+        types: dict[str, FieldType] = {}
+        for field in fields:
+            kind = field.type
+            if isinstance(kind, Tags):
+                words = _referred(field, "words", kind.words, Words, fields)
+                kind = dataclasses.replace(kind, words=words)
+            elif isinstance(kind, Spans):
+                text = _referred(field, "text", kind.text, Text, fields)
+                kind = dataclasses.replace(kind, text=text)
+            types[field.name] = kind
+        return cls(types)
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Mapping[str, Any]]) -> "RecordSchema":
+        """The schema that `to_json` described."""
+        types = {}
+        for name, values in fields.items():
+            arguments = {
+                k: tuple(v) if isinstance(v, list) else v
+                for k, v in values.items()
+                if k != "kind"
+            }
+            types[name] = _KINDS[values["kind"]](**arguments)
+        return cls(types)
+
+    def to_json(self) -> dict[str, dict[str, Any]]:
+        """Plain dicts for the manifest."""
+        return {
+            name: {"kind": kind.kind, **dataclasses.asdict(kind)}
+            for name, kind in self.fields.items()
+        }
+
+    def with_classes(self, classes: Mapping[str, tuple[str, ...]]) -> "RecordSchema":
+        """The same with the names of classes of some fields."""
+        fields: dict[str, Any] = {**self.fields}
+        for name, names in classes.items():
+            fields[name] = dataclasses.replace(fields[name], classes=names)
+        return RecordSchema(fields)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The names of the fields that have tokens."""
+        return tuple(k for k, t in self.fields.items() if isinstance(t, TextLike))
+
+
+def _referred(
+    field: RecordField,
+    parameter: str,
+    name: str,
+    kind: type,
+    fields: tuple[RecordField, ...],
+) -> str:
+    """The name of the field that tags or spans lie in."""
+    there = [f.name for f in fields if isinstance(f.type, kind)]
+    if name in there:
+        return name
+    if not name and len(there) == 1:
+        return there[0]
+    raise ValueError(
+        f"data.prepare.fields: the {field.type.kind} {field.name!r} have "
+        f"{parameter}={name!r}; accepted: the name of a field of kind "
+        f"{kind.kind!r} ({', '.join(map(repr, there)) or 'there is none'})"  # type: ignore[attr-defined]
+    )
+
+
+# --- writing -------------------------------------------------------------------------
+
+
+class RecordWriter:
+    """Writes an arrow file of records, or of tokens, whole or not at all."""
+
+    def __init__(self, path: epath.Path, columns: Any):
+        """`columns`: a schema of arrow."""
+        import pyarrow as pa
+
+        self._path, self._partial = path, manifest.partial(path)
+        self._file = self._partial.open("wb")
+        self._writer = pa.ipc.new_file(self._file, columns)
+        self._columns = columns
+
+    def write(self, columns: Mapping[str, list[Any]]) -> None:
+        """Writes some records, a list per column."""
+        import pyarrow as pa
+
+        self._writer.write(pa.record_batch(dict(columns), schema=self._columns))
+
+    def abandon(self) -> None:
+        """Removes a file that was not closed."""
+        self._file.close()
+        self._partial.unlink(missing_ok=True)
+
+    def close(self) -> dict[str, Any]:
+        """Moves the file to its place and gives its bytes and sha256."""
+        self._writer.close()
+        self._file.close()
+        size = self._partial.stat().length
+        digest = manifest.sha256(self._partial)
+        self._partial.replace(self._path)
+        return {"bytes": size, "sha256": digest}
+
+
+def record_columns(schema: RecordSchema) -> Any:
+    """The arrow schema of a file of records."""
+    import pyarrow as pa
+
+    strings, integers = pa.list_(pa.large_string()), pa.list_(pa.int32())
+    columns: dict[type, dict[str, Any]] = {
+        Text: {"": pa.large_string()},
+        Words: {"": strings},
+        Tags: {"": strings},
+        Spans: {"": integers, ".classes": strings},  # start, stop, start, stop, …
+        Number: {"": pa.float64()},
+        Texts: {"": strings},
+        Label: {"": pa.string()},
+    }
+    return pa.schema(
+        [
+            (name + suffix, dtype)
+            for name, kind in schema.fields.items()
+            for suffix, dtype in columns[type(kind)].items()
+        ]
+    )
+
+
+def columns_of(schema: RecordSchema, records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Records as columns. Spans are (start, stop, class name); classes are names."""
+    columns: dict[str, Any] = {}
+    for name, kind in schema.fields.items():
+        values = [record[name] for record in records]
+        if isinstance(kind, Spans):
+            columns[name] = [[c for span in v for c in span[:2]] for v in values]
+            columns[f"{name}.classes"] = [[span[2] for span in v] for v in values]
+        else:
+            columns[name] = values
+    return columns
+
+
+def write_tokens(
+    path: epath.Path, records: epath.Path, schema: RecordSchema, tokenizer: Tokenizer
+) -> dict[str, Any]:
+    """Encodes the texts of a file of records; gives the new file's bytes and sha256."""
+    import pyarrow as pa
+
+    names = [name + suffix for name in schema.texts for suffix in _TOKENS]
+    columns = pa.schema([(name, pa.list_(pa.int32())) for name in names])
+    writer = RecordWriter(path, columns)
+    for batch in _open(records).to_batches():
+        arrays: dict[str, list[Any]] = {name: [] for name in names}
+        for name in schema.texts:
+            for value in batch.column(name).to_pylist():
+                encoded = [
+                    tokenizer.encode_with_offsets(text)
+                    for text in _texts(schema.fields[name], value)
+                ]
+                row = (
+                    _joined([ids for ids, _ in encoded]),
+                    _joined([offsets.reshape(-1) for _, offsets in encoded]),
+                    [len(ids) for ids, _ in encoded],
+                )
+                for suffix, array in zip(_TOKENS, row, strict=True):
+                    arrays[name + suffix].append(array)
+        writer.write(arrays)
+    return writer.close()
+
+
+def _joined(arrays: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.zeros(0, np.int32), *arrays]).astype(np.int32)
+
+
+def _texts(kind: FieldType, value: Any) -> list[str]:
+    """The texts of a field that are encoded."""
+    if isinstance(kind, Words):
+        return [" ".join(value)]
+    return list(value) if isinstance(kind, Texts) else [value]
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordTexts:
+    """Every text of a file of records; can be iterated again and again."""
+
+    path: epath.Path
+    schema: RecordSchema
+
+    def __len__(self) -> int:
+        table, fields = _open(self.path), self.schema.fields
+        several = [k for k, kind in fields.items() if isinstance(kind, Texts)]
+        sizes = (
+            chunk.value_lengths() for k in several for chunk in table.column(k).chunks
+        )
+        single = len(self.schema.texts) - len(several)
+        return single * table.num_rows + sum(int(s.to_numpy().sum()) for s in sizes)
+
+    def __iter__(self) -> Iterator[str]:
+        for batch in _open(self.path).to_batches():
+            for name in self.schema.texts:
+                for value in batch.column(name).to_pylist():
+                    yield from _texts(self.schema.fields[name], value)
+
+
+def _open(path: epath.Path) -> Any:
+    """The table of an arrow file, mapped where it is local."""
+    import pyarrow as pa
+
+    local = "://" not in str(path)
+    source = pa.memory_map(str(path)) if local else pa.BufferReader(path.read_bytes())
+    return pa.ipc.open_file(source).read_all()
+
+
+# --- reading -------------------------------------------------------------------------
+
+
+class RecordSource:
+    """The records of a split: `len(source)`, `source[i]` -> {field: value}.
+
+    A value is an `EncodedText`, of words `EncodedWords`, of several texts a tuple of
+    `EncodedText`; tags are int32 [words], spans int32 [n, 3] (start, stop, class), a
+    number is float32 and a label int32. The class -1 is none.
+
+    Pickled as the places of its files.
+
+    Attributes:
+      schema: of the records.
+      lengths: int64 [len], the tokens of all texts of a record.
+    """
+
+    def __init__(self, schema: RecordSchema, records: str, tokens: str):
+        """Opens the files of records and of their tokens."""
+        self.schema, self._files = schema, (records, tokens)
+        self._records = _open(epath.Path(records))
+        self._tokens = _open(epath.Path(tokens))
+        self._classes = {
+            name: {c: i for i, c in enumerate(kind.classes)}
+            for name, kind in schema.fields.items()
+            if isinstance(kind, Tags | Spans | Label)
+        }
+        sizes = [self.field_lengths(name) for name in schema.texts]
+        self.lengths: np.ndarray = sum(sizes, np.zeros(len(self), np.int64))
+
+    def field_lengths(self, name: str) -> np.ndarray:
+        """The tokens of one field of each record, int64 [len]."""
+        chunks = self._tokens.column(f"{name}.ids").chunks
+        sizes = [chunk.value_lengths().to_numpy() for chunk in chunks]
+        return np.concatenate([np.zeros(0, np.int64), *sizes])
+
+    def __len__(self) -> int:
+        return self._records.num_rows
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        index %= len(self)
+        return {
+            name: self._value(name, kind, index)
+            for name, kind in self.schema.fields.items()
+        }
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RecordSource, (self.schema, *self._files)
+
+    def _value(self, name: str, kind: FieldType, index: int) -> Any:
+        value = self._records.column(name)[index].as_py()
+        if isinstance(kind, TextLike):
+            return self._encoded(name, kind, value, index)
+        if isinstance(kind, Number):
+            return np.float32(value)
+        class_ids = self._classes[name]
+        if isinstance(kind, Label):
+            return np.int32(class_ids.get(value, -1))
+        if isinstance(kind, Tags):
+            return np.array([class_ids.get(v, -1) for v in value], np.int32)
+        classes = self._records.column(f"{name}.classes")[index].as_py()
+        spans = np.array(value, np.int32).reshape(-1, 2)
+        numbers = np.array([class_ids.get(v, -1) for v in classes], np.int32)
+        return np.concatenate([spans, numbers[:, None]], axis=1)
+
+    def _encoded(self, name: str, kind: FieldType, value: Any, index: int) -> Any:
+        ids, offsets, sizes = (self._integers(name + k, index) for k in _TOKENS)
+        offsets = offsets.reshape(-1, 2)
+        if isinstance(kind, Words):
+            ends = np.cumsum([len(word) + 1 for word in value]) - 1
+            last = np.maximum(offsets[:, 1] - 1, offsets[:, 0])  # a token may be empty
+            word_ids = np.searchsorted(ends, last, "right").astype(np.int32)
+            words = tuple(value)
+            return EncodedWords(" ".join(value), ids, offsets, words, word_ids)
+        stops = np.cumsum(sizes)
+        encoded = tuple(
+            EncodedText(text, ids[a:b], offsets[a:b])
+            for text, a, b in zip(
+                _texts(kind, value), stops - sizes, stops, strict=True
+            )
+        )
+        return encoded if isinstance(kind, Texts) else encoded[0]
+
+    def _integers(self, column: str, index: int) -> np.ndarray:
+        values = self._tokens.column(column)[index].values
+        return np.array(values, np.int32)
