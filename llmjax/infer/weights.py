@@ -37,7 +37,7 @@ def quantize_weights(
     """
     if bits not in TYPES:
         raise ValueError(f"bits is {bits}; accepted: {', '.join(map(str, TYPES))}")
-    qwix = library(reader="quantize_weights")
+    qwix = library("quantize_weights")
     flat = flax.traverse_util.flatten_dict(params)
     for path, axes in _contracted(model, batch).items():
         kernel = flat[path]

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
+from qwix._src.core import dot_general_qt
 
 from llmjax.config import (
     BFloat16,
@@ -188,6 +189,41 @@ def test_a_kernel_that_a_shard_map_repeats_gets_the_sum_of_its_gradients():
     assert 0 < off(grad(kernel_DF, x_BD, Int8()), want) < OFF["int8"]
 
 
+@pytest.fixture
+def fresh():
+    """Without the matmuls that earlier tests looked up, and none left behind."""
+    quantized.training_matmuls.cache_clear()
+    yield
+    quantized.training_matmuls.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh")
+def test_the_installed_qwix_has_what_is_used():
+    matmuls = quantized.training_matmuls()
+    assert matmuls.dot_general is dot_general_qt.dot_general_qt
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize(
+    ("lacking", "says"),
+    [
+        ("dot_general_qt", "has no attribute 'dot_general_qt'"),
+        ("DotGeneralQtConfig", "DotGeneralQtConfig has no drhs_grad_qtype, lhs_qtype"),
+    ],
+)
+def test_a_qwix_that_lacks_it_is_named_with_the_remedy(lacking, says, monkeypatch):
+    if lacking == "DotGeneralQtConfig":
+        other = dataclasses.make_dataclass(
+            lacking, ["rhs_qtype", "dlhs_grad_qtype", "use_original_residuals"]
+        )
+        monkeypatch.setattr(dot_general_qt, lacking, other)
+    else:
+        monkeypatch.delattr(dot_general_qt, lacking)
+    with pytest.raises(ImportError, match=rf"{says}.*pip install 'qwix==0\.1\.8'"):
+        quantized.check(Int8())
+
+
+@pytest.mark.usefixtures("fresh")
 def test_without_the_library_the_line_that_installs_it_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "qwix", None)
     quantized.check(NoQuantization())
