@@ -48,6 +48,20 @@ from llmjax.config.model import (
     SlidingWindow,
     Transformed,
 )
+from llmjax.config.optimizer import (
+    SGD,
+    Adafactor,
+    AdamW,
+    Constant,
+    Lamb,
+    Linear,
+    Lion,
+    Muon,
+    OptimizerConfig,
+    ScheduleFree,
+    Sophia,
+    WarmupCosine,
+)
 from llmjax.config.parse import default, parse, reworded, to_dict
 from llmjax.config.positions import (
     Alibi,
@@ -65,38 +79,28 @@ from llmjax.config.positions import (
     TransformerXL,
     YaRN,
 )
-from llmjax.config.schema import (
-    SGD,
-    Adafactor,
-    AdamW,
+from llmjax.config.precision import (
     BFloat16,
+    Float16,
+    Float32,
+    LossScale,
+    Precision,
+)
+from llmjax.config.schema import (
     BlockedAttention,
     Checkpoint,
     ChunkedAttention,
-    Constant,
     DotProductAttention,
     EinsumAttention,
-    Float16,
-    Float32,
     Fp8,
     Int8,
-    Lamb,
     LayoutConfig,
-    Linear,
-    Lion,
-    LossScale,
-    Muon,
     NoQuantization,
-    OptimizerConfig,
-    Precision,
     Quantization,
     RunConfig,
-    ScheduleFree,
     Scratch,
-    Sophia,
     SplashAttention,
     TrainConfig,
-    WarmupCosine,
 )
 from llmjax.config.task import (
     UL2,
