@@ -42,25 +42,20 @@ from llmjax.config.feed_forward import (
 )
 from llmjax.config.layout import (
     Activations,
-    BFloat16,
     BlockedAttention,
     ChunkedAttention,
     ContextParallelism,
     DotProductAttention,
     DotsRemat,
     EinsumAttention,
-    Float16,
-    Float32,
     Fp8,
     FullRemat,
     Gather,
     Int8,
-    LossScale,
     NamesRemat,
     NoQuantization,
     NoRemat,
     Pipeline,
-    Precision,
     Quantization,
     Remat,
     Ring,
@@ -84,6 +79,20 @@ from llmjax.config.model import (
     SlidingWindow,
     Transformed,
 )
+from llmjax.config.optimizer import (
+    SGD,
+    Adafactor,
+    AdamW,
+    Constant,
+    Lamb,
+    Linear,
+    Lion,
+    Muon,
+    OptimizerConfig,
+    ScheduleFree,
+    Sophia,
+    WarmupCosine,
+)
 from llmjax.config.parse import default, parse, reworded, to_dict
 from llmjax.config.positions import (
     Alibi,
@@ -101,24 +110,19 @@ from llmjax.config.positions import (
     TransformerXL,
     YaRN,
 )
+from llmjax.config.precision import (
+    BFloat16,
+    Float16,
+    Float32,
+    LossScale,
+    Precision,
+)
 from llmjax.config.schema import (
-    SGD,
-    Adafactor,
-    AdamW,
     Checkpoint,
-    Constant,
-    Lamb,
     LayoutConfig,
-    Linear,
-    Lion,
-    Muon,
-    OptimizerConfig,
     RunConfig,
-    ScheduleFree,
     Scratch,
-    Sophia,
     TrainConfig,
-    WarmupCosine,
 )
 from llmjax.config.task import (
     UL2,

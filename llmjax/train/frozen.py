@@ -46,10 +46,10 @@ def matching(patterns: Collection[str], names: Collection[str]) -> set[str]:
                 f"names: {', '.join(close or sorted(names)[:3])}"
             )
         frozen |= matched
-    if frozen and frozen == set(names):
+    if frozen == set(names):
         raise ValueError(
-            f"optimizer.freeze={tuple(patterns)} matches all {len(names)} weights of "
-            f"the model; leave some to train, such as {max(names, key=str)}"
+            f"optimizer.freeze={tuple(patterns)} and frozen['params'] leave none of "
+            "the model's weights to train; freeze fewer"
         )
     return frozen
 

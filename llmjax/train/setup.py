@@ -165,37 +165,20 @@ def build(
         k: jax.ShapeDtypeStruct((config.data.batch_size, *v.shape[1:]), v.dtype)
         for k, v in example_batch.items()
     }
-    shapes, axes = axes_lib.param_axes(model, batch)
-    mesh_lib.check_axes(axes, batch, mesh)
     scaling = loss_scale.of(layout.precision)
-    frozen = _checked("frozen", frozen or {})
-    extra = _checked("extra", {**(extra or {}), **scaling.extra})
-    base = _check_base(config, frozen, shapes)
-    names = flatten_dict(shapes, sep="/").keys() - base
-    kept = frozen_lib.matching(config.optimizer.freeze, names)
-    trained_axes, _ = frozen_lib.split(axes, kept | base)
-    if optimizer is None:
-        optimizers.check(config)
-        optimizer = optimizers.make(config.optimizer, config.train.steps, trained_axes)
-    fresh = functools.partial(
-        state_lib.initial,
+    birth = _birth(
+        config,
         model,
         optimizer,
         batch,
-        masters=layout.precision.masters,
-        frozen=kept,
-        elsewhere=base,
+        mesh,
+        _checked("frozen", frozen or {}),
+        _checked("extra", {**(extra or {}), **scaling.extra}),
     )
-    born = jax.eval_shape(fresh, jax.random.key(0))
-    born_axes = state_lib.state_axes(
-        born, trained_axes, frozen_lib.split(axes, kept)[1]
-    )
-    abstract = state_lib.joined(born, _shapes(frozen), _shapes(extra))
-    all_axes = state_lib.joined(born_axes, _axes(frozen), _axes(extra))
     shardings, placement = placement_lib.place(
-        abstract,
-        all_axes,
-        axes_lib.tree_shardings(abstract, all_axes, mesh),
+        birth.abstract,
+        birth.axes,
+        axes_lib.tree_shardings(birth.abstract, birth.axes, mesh),
         layout,
         mesh,
     )
@@ -203,7 +186,7 @@ def build(
     objective = loss(task, model)
     step = make_step(
         scaling.loss(objective),
-        optimizer,
+        birth.optimizer,
         layout,
         seed=config.train.seed,
         norms_every=config.train.log_every,
@@ -211,20 +194,15 @@ def build(
         gradient=gradient,
         accept=scaling.accept,
     )
-    weights = shardings.params
+    weights = shardings.params, shardings.frozen
     return Program(
+        **{f.name: getattr(birth, f.name) for f in dataclasses.fields(birth)},
         config=config,
         mesh=mesh,
         model=model,
         task=task,
-        optimizer=optimizer,
         batch=batch,
-        abstract=abstract,
-        axes=all_axes,
         shardings=shardings,
-        frozen=frozen,
-        extra=extra,
-        fresh=fresh,
         step=jax.jit(
             step,
             in_shardings=(shardings, on_batch),
@@ -235,14 +213,61 @@ def build(
         evaluate=jax.jit(
             make_evaluation(objective),
             # `extra` may be none: of weights alone
-            in_shardings=(weights, shardings.frozen, None, on_batch),
+            in_shardings=(*weights, None, on_batch),
         ),
         predict=jax.jit(
-            make_prediction(task.predict(model)),
-            in_shardings=(weights, shardings.frozen, on_batch),
+            make_prediction(task.predict(model)), in_shardings=(*weights, on_batch)
         ),
         place=functools.partial(_place, on_batch, mesh),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Birth:
+    """What a fresh state is made of; the fields are `Program`'s."""
+
+    optimizer: optax.GradientTransformationExtraArgs
+    frozen: Mapping[str, WithAxes]
+    extra: Mapping[str, WithAxes]
+    fresh: Callable[[jax.Array], State]
+    abstract: State
+    axes: State
+
+
+def _birth(
+    config: RunConfig,
+    model: nn.Module,
+    optimizer: optax.GradientTransformationExtraArgs | None,
+    batch: Any,
+    mesh: Mesh,
+    frozen: Mapping[str, WithAxes],
+    extra: Mapping[str, WithAxes],
+) -> _Birth:
+    """The trained weights' optimizer, and the state's shapes and axes."""
+    shapes, axes = axes_lib.param_axes(model, batch)
+    mesh_lib.check_axes(axes, batch, mesh)
+    base = _check_base(config, frozen, shapes)
+    names = flatten_dict(shapes, sep="/").keys() - base
+    kept = frozen_lib.matching(config.optimizer.freeze, names)
+    trained_axes, _ = frozen_lib.split(axes, kept | base)
+    _, kept_axes = frozen_lib.split(axes, kept)
+    if optimizer is None:
+        optimizers.check(config)
+        optimizer = optimizers.make(config.optimizer, config.train.steps, trained_axes)
+    fresh = functools.partial(
+        state_lib.initial,
+        model,
+        optimizer,
+        batch,
+        masters=config.layout.precision.masters,
+        frozen=kept,
+        elsewhere=base,
+    )
+    born = jax.eval_shape(fresh, jax.random.key(0))
+    born_axes = state_lib.state_axes(born, trained_axes, kept_axes)
+    abstract = state_lib.joined(born, _shapes(frozen), _shapes(extra))
+    all_axes = state_lib.joined(born_axes, _axes(frozen), _axes(extra))
+    return _Birth(optimizer, frozen, extra, fresh, abstract, all_axes)
 
 
 def _checked(where: str, trees: Mapping[str, WithAxes]) -> dict[str, WithAxes]:

@@ -11,6 +11,8 @@ import pytest
 from llmjax.config import Float16, LayoutConfig, LossScale
 from llmjax.parallel.mesh import use
 from llmjax.train import loop, loss_scale, writers
+from llmjax.train.gradient import value_and_grad
+from llmjax.train.step import make_step
 from tests.train import tiny, toy
 
 ADAM = optax.adam(0.01)
@@ -92,6 +94,45 @@ def test_gradients_are_those_of_float32(microbatches):
     for name, value in want.items():
         assert got[name] == pytest.approx(value, rel=0.01), name
     assert (got["loss_scale"], got["skipped"]) == (2.0**15, 0)
+
+
+def test_an_estimator_sees_gradients_that_are_not_scaled():
+    """One that clips each example's gradient clips as in float32."""
+
+    def clipped(loss):
+        def one(params, frozen, extra, batch, key, i):
+            row = jax.tree.map(lambda x: x[i][None], batch)
+            grads, *_ = value_and_grad(loss)(params, frozen, extra, row, key)
+            scale = jnp.minimum(1, 0.1 / optax.tree.norm(grads))
+            return jax.tree.map(lambda g: g * scale, grads)
+
+        def gradient(params, frozen, extra, batch, key):
+            each = jax.lax.map(
+                lambda i: one(params, frozen, extra, batch, key, i), jnp.arange(8)
+            )
+            grads = jax.tree.map(lambda g: g.sum(axis=0), each)
+            return grads, jnp.float32(8), {}, extra
+
+        return gradient
+
+    optimizer = optax.with_extra_args_support(ADAM)
+    norms = []
+    for layout in (LayoutConfig(), half()):
+        scaling = loss_scale.of(layout.precision)
+        loss = scaling.loss(tiny.loss(layout.precision.dtype))
+        step = make_step(
+            loss,
+            optimizer,
+            layout,
+            seed=0,
+            norms_every=1,
+            gradient=clipped,
+            accept=scaling.accept,
+        )
+        _, (_, scalars) = jax.jit(step)(tiny.start(ADAM, layout), tiny.data(0))
+        norms.append(float(scalars["grad_norm"]))
+    assert 0 < norms[0] < 0.1
+    assert norms[1] == pytest.approx(norms[0], rel=0.01)
 
 
 def test_a_run_of_a_transformer_in_float16(tmp_path):
