@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from llmjax.config import RunConfig
+from llmjax.config import Precision, RunConfig
 from llmjax.config.schema import Attention
 
 # Fields of LayoutConfig and what they become.
@@ -35,7 +35,7 @@ def flags(change: Change) -> str:
     words = []
     for name, value in change.items():
         path = f"--config.layout.{name}"
-        if isinstance(value, Attention):
+        if isinstance(value, Attention | Precision):
             words.append(f"{path}.kind={value.kind}")
             for field in dataclasses.fields(value):
                 words.append(f"{path}.{field.name}={getattr(value, field.name)}")
