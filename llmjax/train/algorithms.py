@@ -26,8 +26,8 @@ def make(config: Any, axes: Any) -> optax.GradientTransformation:
     """The direction of an update, before decay and learning rate.
 
     Args:
-      config: an algorithm's; of `Lamb` what comes before its decay, of `ScheduleFree`
-        its base, without momentum.
+      config: the algorithm; `Lamb` gives its direction before decay, `ScheduleFree` its
+        base without momentum.
       axes: the logical axes of every weight.
     """
     if isinstance(config, AdamW | Lamb):
@@ -86,24 +86,25 @@ def _muon(config: Muon, axes: Any) -> optax.GradientTransformation:
 
 
 def matrices(axes: Any) -> dict[str, optax.contrib.MuonDimensionNumbers]:
-    """By name, which dimensions each matrix of the layers sums over and which it gives.
+    """Name -> the dimensions that a layer's matrix sums over and those that it gives.
 
     A leaf's axes say whether it is one: kernels of routers (`E_vector`), poolers
     (`D_out`) and classes (`C`) are not. L and E count matrices; a matrix goes from D
     or R to all that follows, else from all before it to its last axis.
     """
-    found = {}
+    numbers = {}
     for path, names in jax.tree_util.tree_leaves_with_path(axes, is_leaf=is_axes):
         if roles.is_layer_matrix(names):
             own = tuple(i for i, axis in enumerate(names) if axis not in ("L", "E"))
             split = 1 if names[own[0]] in ("D", "R") else -1
-            numbers = optax.contrib.MuonDimensionNumbers(own[:split], own[split:])
-            found[_name(path)] = numbers
-    return found
+            numbers[_name(path)] = optax.contrib.MuonDimensionNumbers(
+                own[:split], own[split:]
+            )
+    return numbers
 
 
 class PerLayerState(NamedTuple):
-    """The state of `per_layer`: of the leaves that stand alone, and of the stacked."""
+    """The state of `per_layer`, for single leaves and for stacked ones by depth."""
 
     single: Any
     stacked: dict[str, Any]
@@ -114,7 +115,7 @@ def per_layer(
 ) -> optax.GradientTransformation:
     """Applies `transform` to leaves stacked over `L` as if each layer were a leaf.
 
-    So that scanned equals unrolled for whatever takes a norm or factors per leaf.
+    A norm or factorisation per leaf is then the same scanned and unrolled.
 
     Args:
       transform: any optax transform.

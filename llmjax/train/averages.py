@@ -52,7 +52,7 @@ def _states(tree: Any) -> list[tuple[Any, Any]]:
 
 
 def _schedule_free(b1: Any, z: Any, params: Any) -> Any:
-    """Of `params` y, between the average x and the fast z: y = b1 x + (1 - b1) z."""
+    """The average x, where weights y = b1 x + (1 - b1) z and z are the fast ones."""
 
     def average(y, z):
         alone = isinstance(z, optax.MaskedNode)  # is not the algorithm's to average

@@ -104,7 +104,7 @@ class Checkpoints:
 
     @property
     def latest_step(self) -> int | None:
-        """The last step that was saved whole."""
+        """The last step whose checkpoint is complete."""
         return self.manager.latest_step()
 
     @property
@@ -182,7 +182,7 @@ class Checkpoints:
         return Best(**self._run(self._existing(step))["best"])
 
     def _run(self, step: int) -> dict[str, Any]:
-        """What stands beside a state."""
+        """The item `run` of a checkpoint, of this format."""
         args = ocp.args.Composite(run=ocp.args.JsonRestore())
         with self._reading(step):
             self._require("run", step)
@@ -255,21 +255,21 @@ class Checkpoints:
         if not (self.directory / str(step) / item).is_dir():
             raise DamagedError(f"it has no folder {item!r}")
 
-    def _check(self, wanted: dict, saved: Any, step: int) -> None:
-        found = _shapes(saved)
-        where = self.directory / str(step)
-        for name in sorted(wanted.keys() | found.keys()):
-            if name not in found:
-                problem = f"lacks {name} {wanted[name]}"
-            elif name not in wanted:
-                problem = f"has {name} {found[name]}, which this run does not"
-            elif wanted[name] != found[name]:
-                problem = f"has {name} {found[name]}; this run wants {wanted[name]}"
+    def _check(self, expected: dict[str, Any], tree: Any, step: int) -> None:
+        """Raises ValueError where a saved tree has other leaves or shapes."""
+        saved = _shapes(tree)
+        for name in sorted(expected.keys() | saved.keys()):
+            if name not in saved:
+                problem = f"lacks {name} {expected[name]}"
+            elif name not in expected:
+                problem = f"has {name} {saved[name]}, which this run does not"
+            elif expected[name] != saved[name]:
+                problem = f"has {name} {saved[name]}; this run has {expected[name]}"
             else:
                 continue
             raise ValueError(
-                f"{where} {problem}; use the config that it was saved with, or "
-                "another workdir"
+                f"{self.directory / str(step)} {problem}; use the config that it was "
+                "saved with, or another workdir"
             )
 
     def _reading(self, step: int) -> contextlib.AbstractContextManager[None]:

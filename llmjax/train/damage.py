@@ -1,4 +1,4 @@
-"""Saved files that are damaged, told apart from whatever else may fail."""
+"""Damage of saved files, as opposed to any other error of reading them."""
 
 import contextlib
 import functools
@@ -20,7 +20,7 @@ DAMAGE = (
 
 
 class DamagedError(ValueError):
-    """Files that are not as they were written; says which and what to do."""
+    """Files are missing, cut off or foreign; names them and the remedy."""
 
 
 FILES = DamagedError, FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError
@@ -28,11 +28,11 @@ FILES = DamagedError, FileNotFoundError, json.JSONDecodeError, UnicodeDecodeErro
 
 @contextlib.contextmanager
 def reading(path: os.PathLike[str], remedy: str) -> Iterator[None]:
-    """Says of damaged files where they are; any other error passes as it is.
+    """Names the path where files are damaged; any other error passes as it is.
 
     Args:
-      path: of what is read.
-      remedy: what to do about it.
+      path: the checkpoint or tree that is read.
+      remedy: a phrase for the error.
 
     Raises:
       DamagedError: files are missing, cut off or foreign.
@@ -51,7 +51,7 @@ def reading(path: os.PathLike[str], remedy: str) -> Iterator[None]:
 
 
 def _damage(error: BaseException | None) -> str | None:
-    """What an error says of damaged files, if it is about them."""
+    """The first line of an error about damaged files; None for any other error."""
     while error is not None:
         text = (str(error).splitlines() or [type(error).__name__])[0]
         if isinstance(error, FILES) or text.startswith(DAMAGE):

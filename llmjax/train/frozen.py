@@ -1,4 +1,4 @@
-"""Weights that a run reads and never changes: which they are, and how they are kept.
+"""Weights that a run reads and never changes: their choice, and how they are saved.
 
 `<workdir>/frozen/<sha256>/` holds one tree. It is written once, before the first
 checkpoint that refers to it by that name.
@@ -27,7 +27,7 @@ References = dict[str, str]  # name of a tree -> sha256
 
 
 def matching(patterns: Collection[str], names: Collection[str]) -> set[str]:
-    """The weights that `optimizer.freeze` names.
+    """Names of the weights that `optimizer.freeze` selects.
 
     Args:
       patterns: of `fnmatch`, against the whole name; `*` matches `/` too.
@@ -169,18 +169,18 @@ def check_same(name: str, tree: Any, saved: Any) -> None:
 
     Args:
       name: of the tree in `State.frozen`.
-      tree: the caller's; abstract values are taken to be the same.
-      saved: what the run began with; of the model's own weights it may hold more.
+      tree: the caller's; one of ShapeDtypeStructs is not compared.
+      saved: the tree that the run began with; it may hold more of the model's weights.
     """
     leaves = jax.tree.leaves(tree)
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
         return
     if name == PARAMS:
         saved = split(saved, flatten_dict(tree, sep="/"))[1]
-    here, there = digest(tree), digest(saved)
-    if here != there:
+    own, begun = digest(tree), digest(saved)
+    if own != begun:
         raise ValueError(
             f"the frozen weights {name!r} are not those that this run began with: "
-            f"their sha256 is {here[:12]}…, and was {there[:12]}…; give those, or "
+            f"their sha256 is {own[:12]}…, and was {begun[:12]}…; give those, or "
             "another --workdir"
         )

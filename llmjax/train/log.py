@@ -1,4 +1,4 @@
-"""What a loop tells: rows for the writers, a progress bar, and speed."""
+"""Progress of a loop: rows for the writers, a bar, and speed."""
 
 import math
 import time
@@ -83,12 +83,12 @@ class Log:
             row |= {name: float(value) for name, value in scalars.items()}
             row["tokens_per_second"] = rate = self.watch.rate_since_last()
             self._write(step, "train", row)
-            told = [f"{rate:,.0f} tokens/s"]
-            if "loss" in row:  # of a step that float16 skipped there is none
-                told.insert(0, f"loss {row['loss']:.3f}")
+            postfix = [f"{rate:,.0f} tokens/s"]
+            if "loss" in row:  # a step that float16 skipped has none
+                postfix.insert(0, f"loss {row['loss']:.3f}")
             if row.get("skipped"):
-                told.append(f"{row['skipped']:.0f} steps skipped")
-            self.bar.set_postfix_str(", ".join(told))
+                postfix.append(f"{row['skipped']:.0f} steps skipped")
+            self.bar.set_postfix_str(", ".join(postfix))
 
     def evaluated(self, step: int, metrics: dict[str, float]) -> None:
         """Writes an evaluation's metrics; its time does not count as training's."""
@@ -139,7 +139,7 @@ class Stopwatch:
         return self.tokens / max(self.seconds, 1e-9)
 
     def rate_since_last(self) -> float:
-        """Since it was last asked for."""
+        """Tokens per second since the last call."""
         tokens, seconds = self.tokens - self.read[0], self.seconds - self.read[1]
         self.read = self.tokens, self.seconds
         return tokens / max(seconds, 1e-9)

@@ -40,7 +40,7 @@ def fit(
     goes on.
 
     Args:
-      program: what `setup.build` gave.
+      program: from `setup.build`.
       train, evaluation: the batches; without the second nothing is evaluated.
       workdir: of metrics, checkpoints and the config; a local path or a bucket.
       profile: trace the steps from the first to the second of these into
@@ -68,7 +68,7 @@ def fit(
         resume.save_or_check_config(config, directory, resumed)
         state = _start(program, checkpoints)
         log = Log(config, directory, int(state.step), progress)
-        _tell_bubble(program)
+        _report_bubble(program)
         with _sigterm() as terminated, mesh_lib.use(program.mesh), log:
             if not resumed and evaluation is not None:
                 metrics = _evaluate(program, state, evaluation)
@@ -102,8 +102,8 @@ def _size(tree: Any) -> int:
     return sum(x.size for x in jax.tree.leaves(tree))
 
 
-def _tell_bubble(program: Program) -> None:
-    """Says how much of its time a pipeline idles, where there is one."""
+def _report_bubble(program: Program) -> None:
+    """Prints the share of time that a pipeline's stages idle."""
     stages = program.mesh.shape[pipeline.AXIS]
     if stages == 1 or not distributed.is_leader():
         return
@@ -116,7 +116,7 @@ def _tell_bubble(program: Program) -> None:
 
 
 class _Trace:
-    """A profiler trace from one step to another, if asked for."""
+    """A profiler trace from one step to another; none without `steps`."""
 
     def __init__(self, steps: tuple[int, int] | None, directory: epath.Path):
         self.steps, self.directory, self.running = steps, directory, False
@@ -225,7 +225,7 @@ def _start(program: Program, checkpoints: Checkpoints) -> State:
 
 @contextlib.contextmanager
 def _sigterm() -> Iterator[Callable[[int], bool]]:
-    """Whether to end after a step, as SIGTERM asks; all processes name the same."""
+    """(step) -> whether to end after it because of SIGTERM; alike in all processes."""
     if jax.process_count() > 1:  # jax has a handler of its own, and tells the others
         yield multihost_utils.reached_preemption_sync_point
         return

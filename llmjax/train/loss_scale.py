@@ -20,10 +20,10 @@ CEILING = 2.0**24
 
 @flax.struct.dataclass
 class Scale:
-    """What `State.extra` holds of it.
+    """The dynamic scale, in `State.extra`.
 
     Attributes:
-      value: float32, by which the loss of a mean token is multiplied.
+      value: float32, factor of the mean token's loss.
       good: int32, updates since it last changed.
       skipped: int32, updates skipped since the run began.
     """
@@ -34,13 +34,13 @@ class Scale:
 
 
 def initial(config: LossScale) -> dict[str, Scale]:
-    """The part of `State.extra` that a run in float16 begins with."""
+    """The scale at step 0, by its name in `State.extra`."""
     zero = jnp.zeros((), jnp.int32)
     return {KEY: Scale(jnp.float32(config.initial), zero, zero)}
 
 
 def factor(extra: Any, count: jax.Array) -> jax.Array:
-    """By which a sum over `count` is multiplied: the scale, of the mean."""
+    """Factor of the summed loss: scale / count."""
     return extra[KEY].value / jnp.maximum(count, 1)
 
 
@@ -82,7 +82,7 @@ def accept_all(old: State, new: State, grads: Any, out: Any) -> tuple[State, Any
 
 @dataclasses.dataclass(frozen=True)
 class Scaling:
-    """What a precision adds to a step.
+    """The parts of a step that depend on the precision.
 
     Attributes:
       loss: wrapper of what is differentiated.
@@ -107,9 +107,9 @@ def of(precision: Precision) -> Scaling:
 def checked(
     old: State, new: State, grads: Any, out: Any, config: LossScale
 ) -> tuple[State, Any, Any]:
-    """What an update leaves: all of it where `grads` are finite, else its step alone.
+    """Keeps an update whose gradients are finite; else advances `step` alone.
 
-    Where they are not: the scale is halved, gradients and their norm are 0, and so are
+    After an overflow the scale is halved, gradients and their norm are 0, and so are
     sum and count of those metrics that are not finite. At the floor of the scale the
     norm stays as it is, for the log to end the run.
 
@@ -120,7 +120,7 @@ def checked(
       config: how the scale grows.
 
     Returns:
-      The state, gradients and `out` to go on with.
+      The state, gradients, metrics and scalars that follow.
     """
     metrics, scalars = out
     finite = jnp.isfinite(scalars["grad_norm"])
@@ -155,7 +155,7 @@ def adjusted(scale: Scale, finite: jax.Array, config: LossScale) -> Scale:
 
 
 def _readable(metrics: Any, always: jax.Array) -> Any:
-    """(0, 0) for metrics that are not finite, unless they are to be read `always`."""
+    """Metrics with (0, 0) where they are not finite, unless `always` is set."""
 
     def clean(pair):
         usable = always | (jnp.isfinite(pair[0]) & jnp.isfinite(pair[1]))

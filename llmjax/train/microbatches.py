@@ -75,13 +75,13 @@ def mean_loss(
 ) -> Callable[[Any], jax.Array]:
     """The batch's loss per count as a function of the weights, to differentiate twice.
 
-    Each part is computed again backward, so that no more than one is held. Weights
-    that an `optax.partition` masked are taken from `state`.
+    Each microbatch is computed again backward, so that the activations of one are held
+    at a time. Weights that an `optax.partition` masked are taken from `state`.
     """
     masked = optax.MaskedNode
 
     def objective(params):
-        whole = jax.tree.map(
+        weights = jax.tree.map(
             lambda p, own: own if isinstance(p, masked) else p,
             params,
             state.params,
@@ -90,14 +90,14 @@ def mean_loss(
 
         @jax.checkpoint
         def body(carry, inputs):
-            part, index = inputs
+            rows, index = inputs
             rng = key if microbatches == 1 else jax.random.fold_in(key, index)
-            total, count, *_ = loss(whole, state.frozen, state.extra, part, rng)
+            total, count, *_ = loss(weights, state.frozen, state.extra, rows, rng)
             return (carry[0] + total, carry[1] + count), None
 
         zero = jnp.zeros(())
-        parts = deal(batch, microbatches), jnp.arange(microbatches)
-        (total, count), _ = jax.lax.scan(body, (zero, zero), parts)
+        inputs = deal(batch, microbatches), jnp.arange(microbatches)
+        (total, count), _ = jax.lax.scan(body, (zero, zero), inputs)
         return total / jnp.maximum(count, 1)
 
     return objective

@@ -1,7 +1,8 @@
-"""Going on from what was saved: the same run's checkpoint, or another's weights."""
+"""How a run starts from what was saved: its own checkpoint, or another's weights."""
 
 import dataclasses
 import json
+from collections.abc import Collection, Set
 from typing import Any
 
 import jax
@@ -40,19 +41,19 @@ def save_or_check_config(config: RunConfig, workdir: epath.Path, resumed: bool) 
     """Writes `<workdir>/config.json`; a resumed run's is compared with it first.
 
     Raises:
-      ValueError: a field that makes it another run; it names the key, what was saved
-        and what came.
+      ValueError: a field that makes it another run; it names the key, the saved value
+        and this one.
     """
     path = workdir / CONFIG_FILE
-    given = _flat(to_dict(config))
+    current = _flat(to_dict(config))
     if resumed and path.exists():
         saved = _flat(json.loads(path.read_text()))
-        for key in sorted(saved.keys() | given.keys()):
+        for key in sorted(saved.keys() | current.keys()):
             free = any(key == f or key.startswith(f + ".") for f in FREE)
-            if saved.get(key) != given.get(key) and not free:
+            if saved.get(key) != current.get(key) and not free:
                 raise ValueError(
                     f"{workdir} holds a run with {key}={saved.get(key)!r} and this one "
-                    f"has {given.get(key)!r}; set it back, or give another --workdir"
+                    f"has {current.get(key)!r}; set it back, or give another --workdir"
                 )
     if not distributed.is_leader():
         return
@@ -85,53 +86,59 @@ def load_initial(
       ValueError: a leaf of the same name and another shape, or none that agree.
     """
     mesh = jax.tree.leaves(shardings)[0].mesh
-    cfg, source = _weights(init, mesh)
-    found = _named(source)
+    source_model, tree = _weights(init, mesh)
+    source = _named(tree)
     weights = variables(state.params, state.frozen)["params"]
-    wanted = _named(weights)
-    loaded = sorted(wanted.keys() & found.keys())
+    fresh = _named(weights)
+    loaded = sorted(fresh.keys() & source.keys())
     if not loaded:
         raise ValueError(f"{init.path}: none of its weights has a name of this model's")
-    names = flatten_dict(variables(axes.params, axes.frozen)["params"], sep="/")
-    grown = [name for name in loaded if wanted[name].shape != found[name].shape]
+    leaf_axes = flatten_dict(variables(axes.params, axes.frozen)["params"], sep="/")
+    grown = [name for name in loaded if fresh[name].shape != source[name].shape]
     for name in grown:
-        here, there = wanted[name].shape, found[name].shape
-        if not may_grow(names[name]) or here[1:] != there[1:] or here[0] < there[0]:
+        new, old = fresh[name].shape, source[name].shape
+        if not may_grow(leaf_axes[name]) or new[1:] != old[1:] or new[0] < old[0]:
             raise ValueError(
-                f"{init.path}: {name} has shape {there} and this model wants {here}; "
-                "give the model its sizes of then"
+                f"{init.path}: {name} has shape {old} and this model's is {new}; "
+                "configure the model with the sizes of those weights"
             )
 
     def pick(path, leaf, sharding):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        if name not in found:
+        if name not in source:
             return leaf
-        new = found[name].astype(leaf.dtype)
+        value = source[name].astype(leaf.dtype)
         if name not in grown:
-            return distributed.spread(new, sharding)
-        new = distributed.spread(new, NamedSharding(mesh, PartitionSpec()))
+            return distributed.spread(value, sharding)
+        value = distributed.spread(value, NamedSharding(mesh, PartitionSpec()))
         grow = jax.jit(_with_first_rows, out_shardings=sharding)
-        return grow(leaf, new)
+        return grow(leaf, value)
 
-    to = variables(shardings.params, shardings.frozen)["params"]
-    weights = jax.tree_util.tree_map_with_path(pick, weights, to)
-    kept = [name for name in loaded if name not in grown]
-    created = sorted(wanted.keys() - found.keys())
-    left = sorted(found.keys() - wanted.keys())
-    lines = [f"initial weights from {init.path}:"]
-    for what, names in (
-        ("loaded", kept),
-        ("loaded, with new rows", grown),
-        ("created", created),
-        ("left over", left),
-    ):
-        if names or what != "loaded, with new rows":
-            lines.append(f"  {what} {len(names)}: {_brief(names)}")
-    lines += [f"  model.{line}" for line in _differences(cfg, model)]
-    frozen = _named(state.frozen.get(PARAMS, {}))
-    params, rest = split(weights, frozen)
+    places = variables(shardings.params, shardings.frozen)["params"]
+    weights = jax.tree_util.tree_map_with_path(pick, weights, places)
+    params, rest = split(weights, _named(state.frozen.get(PARAMS, {})))
     trees = {**state.frozen, PARAMS: rest} if rest else state.frozen
+    lines = _report(init.path, fresh.keys(), source.keys(), grown)
+    lines += [f"  model.{line}" for line in _differences(source_model, model)]
     return dataclasses.replace(state, params=params, frozen=trees), "\n".join(lines)
+
+
+def _report(
+    path: str, fresh: Set[str], source: Set[str], grown: Collection[str]
+) -> list[str]:
+    """Which weights were loaded, grown by new rows, created and left over."""
+    kinds = {
+        "loaded": (fresh & source) - set(grown),
+        "loaded, with new rows": grown,
+        "created": fresh - source,
+        "left over": source - fresh,
+    }
+    if not grown:
+        del kinds["loaded, with new rows"]
+    return [f"initial weights from {path}:"] + [
+        f"  {kind} {len(names)}: {', '.join(sorted(names)) or 'none'}"
+        for kind, names in kinds.items()
+    ]
 
 
 def _with_first_rows(leaf: jax.Array, rows: jax.Array) -> jax.Array:
@@ -139,7 +146,7 @@ def _with_first_rows(leaf: jax.Array, rows: jax.Array) -> jax.Array:
 
 
 def _weights(init: Checkpoint, mesh: Mesh) -> tuple[ModelConfig, Any]:
-    """The model and the weights at `init.path`, whichever kind of place it is."""
+    """The model's config and the weights at `init.path`, of a run or of the hub."""
     path = epath.Path(init.path).expanduser()
     config = path / CONFIG_FILE
     package = init.path.startswith("package:")
@@ -151,9 +158,9 @@ def _weights(init: Checkpoint, mesh: Mesh) -> tuple[ModelConfig, Any]:
     return run.model, params
 
 
-def _differences(there: ModelConfig, here: ModelConfig) -> list[str]:
+def _differences(source: ModelConfig, model: ModelConfig) -> list[str]:
     """One line per field that the two models do not share, sizes of rows aside."""
-    old, new = _flat(to_dict(there)), _flat(to_dict(here))
+    old, new = _flat(to_dict(source)), _flat(to_dict(model))
     grow = ("vocab_size", "positions.max_length", "dropout", "attention_dropout")
     return [
         f"{key} was {old.get(key)!r} and is {new.get(key)!r}"
@@ -167,7 +174,3 @@ def _named(tree: Any) -> dict[str, Any]:
         jax.tree_util.keystr(p, simple=True, separator="/"): leaf
         for p, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
-
-
-def _brief(names: list[str]) -> str:
-    return ", ".join(names) or "none"

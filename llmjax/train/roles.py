@@ -1,4 +1,4 @@
-"""What a weight is, read off the logical axes that it names (`parallel.axes`)."""
+"""Roles of weights, read off their logical axes (`parallel.axes`)."""
 
 from llmjax.parallel.axes import Axes
 

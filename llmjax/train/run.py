@@ -1,4 +1,4 @@
-"""A whole run from its config; any of its parts can be given instead."""
+"""A run from its config, or from parts that replace the config's."""
 
 import dataclasses
 from collections.abc import Callable, Mapping

@@ -154,8 +154,8 @@ def build(
       extra: trees for `State.extra`, by name, as they are at step 0.
 
     Raises:
-      ValueError: a mesh that is not there, a batch or weight that does not divide, a
-        tree that does not fit.
+      ValueError: more devices than there are, a batch or weight that does not divide,
+        a tree that does not fit.
     """
     layout = config.layout
     mesh = mesh or mesh_lib.make_mesh(layout)
@@ -224,7 +224,7 @@ def build(
 
 @dataclasses.dataclass(frozen=True)
 class _Birth:
-    """What a fresh state is made of; the fields are `Program`'s."""
+    """How a fresh state is made; the fields are those of `Program`."""
 
     optimizer: optax.GradientTransformationExtraArgs
     frozen: Mapping[str, WithAxes]
@@ -290,7 +290,7 @@ def _check_base(
 
 
 def _names(frozen: Mapping[str, WithAxes]) -> set[str]:
-    """Of the model's own weights in a caller's trees."""
+    """Names of the model's own weights in a caller's trees."""
     base = frozen.get(frozen_lib.PARAMS)
     return set() if base is None else set(flatten_dict(base.values, sep="/"))
 
@@ -312,7 +312,7 @@ def _compiler_options(layout: LayoutConfig, mesh: Mesh) -> dict[str, Any] | None
 
 
 def _check(config: RunConfig, mesh: Mesh) -> None:
-    """What is wrong with a run on this mesh, before anything is traced."""
+    """Raises ValueError where the run does not fit the mesh."""
     quantized.check(config.layout.quantization)
     for size, T in Curriculum(config.data).shapes():
         mesh_lib.check_batch(size, T, config.layout.microbatches, mesh)

@@ -60,7 +60,7 @@ def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
 
 
 def summary(workdir: epath.PathLike) -> dict[str, Any]:
-    """Of a finished run: its last metrics, and the median tokens/s."""
+    """The last metrics of a finished run, and its median tokens/s."""
     out: dict[str, Any] = {}
     rates = []
     for row in read(workdir):

@@ -193,7 +193,7 @@ def with_leaf(tree, path, leaf):
         (
             ("final_norm", "scale"),
             (9,),
-            r"has params/\S+/scale \(16,\); .*wants \(9,\)",
+            r"has params/\S+/scale \(16,\); .*this run has \(9,\)",
         ),
     ],
     ids=["left over", "missing", "mis-shaped"],

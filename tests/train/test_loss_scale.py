@@ -117,7 +117,7 @@ def test_an_estimator_sees_gradients_that_are_not_scaled():
 
     optimizer = optax.with_extra_args_support(ADAM)
     norms = []
-    for layout in (LayoutConfig(), half()):
+    for layout in (LayoutConfig(), half(initial=2.0**10)):
         scaling = loss_scale.of(layout.precision)
         loss = scaling.loss(tiny.loss(layout.precision.dtype))
         step = make_step(
