@@ -138,7 +138,7 @@ def test_docstrings_are_read_and_not_imported(tmp_path: pathlib.Path) -> None:
 def test_no_tensorflow_torch_or_jax_is_imported(corpus: prepare.Corpus) -> None:
     code = (
         "import sys; from llmjax.config import BPE, DataConfig; "
-        "from llmjax.data import prepare; "
+        "from llmjax.data.prepare import prepare; "
         f"c = prepare.open_corpus(DataConfig(source='python_docs/small', "
         f"directory={str(corpus.folder.parents[2])!r}, tokenizer=BPE(1024))); "
         "next(iter(c.texts('test'))); "
