@@ -30,7 +30,7 @@ from llmjax.tasks.registry import make_task
 MILLIONS = flags.DEFINE_float("millions", 30, "Million tokens, over all sources.")
 MEAN = flags.DEFINE_integer("mean", 500, "Mean length of a document.")
 PACKING = flags.DEFINE_enum(
-    "packing", "first_fit", ("concat", "first_fit", "pad"), "As data.packing."
+    "packing", "first_fit", ("concat", "first_fit", "pad"), "See data.packing."
 )
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Rows of a batch.")
 SEQ_LEN = flags.DEFINE_integer("seq_len", 2048, "Tokens of a row.")
@@ -39,7 +39,7 @@ BATCHES = flags.DEFINE_integer("batches", 20, "Batches of a round.")
 
 V = 32_000
 WEIGHTS = {"a": 0.5, "b": 0.3, "c": 0.2}
-BLOCK = 10**6  # tokens made at once
+BLOCK = 10**6  # tokens of a block
 
 
 def write_corpus(folder: Path, count: int, mean: int, seed: int) -> tokens.TokenSource:
@@ -65,7 +65,7 @@ def write_corpus(folder: Path, count: int, mean: int, seed: int) -> tokens.Token
 
 
 def pipeline(folder: Path, sources: dict[str, tokens.TokenSource]) -> Pipeline:
-    """Of causal language modelling, as the flags say."""
+    """Batches of causal language modelling, by the flags."""
     packing: Any = PACKING.value
     data = DataConfig(
         batch_size=BATCH_SIZE.value,

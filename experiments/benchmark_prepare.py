@@ -1,4 +1,4 @@
-"""How fast text becomes token files, beside the `tokenizers` library alone.
+"""Speed from text to token files, beside the `tokenizers` library alone.
 
     python -m experiments.benchmark_prepare [--megabytes=50] [--source=PATH]
 
@@ -24,10 +24,10 @@ from experiments import cli
 from llmjax.config import BPE, DataConfig, PrepareConfig
 from llmjax.data.prepare import prepare
 
-MEGABYTES = flags.DEFINE_integer("megabytes", 50, "Of text, where no source is given.")
-SOURCE = flags.DEFINE_string("source", None, "Files instead, as data.source.")
-TEXT = flags.DEFINE_string("text", "text", "Their field, as data.prepare.text.")
-VOCABULARY = flags.DEFINE_integer("vocab_size", 8192, "Of the tokenizer, a BPE.")
+MEGABYTES = flags.DEFINE_integer("megabytes", 50, "Text to generate without --source.")
+SOURCE = flags.DEFINE_string("source", None, "Files to read; see data.source.")
+TEXT = flags.DEFINE_string("text", "text", "Their field; see data.prepare.text.")
+VOCABULARY = flags.DEFINE_integer("vocab_size", 8192, "Vocabulary of the BPE.")
 WORKERS = flags.DEFINE_integer("workers", None, "Processes; by default one per core.")
 
 
@@ -82,13 +82,13 @@ def alone(corpus: prepare.Corpus) -> float:
 
 
 def batches(texts: Any, size: int = 1000) -> Iterator[list[str]]:
-    found: list[str] = []
+    batch: list[str] = []
     for text in texts:
-        found.append(text)
-        if len(found) == size:
-            yield found
-            found = []
-    yield found
+        batch.append(text)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    yield batch
 
 
 def table(seconds: dict[str, float], size: int, tokens: int) -> dict[str, Any]:

@@ -22,16 +22,16 @@ from llmjax.data.prepare import beam_text
 INPUT = flags.DEFINE_list("input", None, "Patterns of files, local or gs://.")
 TEXT_FIELD = flags.DEFINE_string("text_field", "text", "The field with the text.")
 DIRECTORY = flags.DEFINE_string("directory", None, "Where the dataset goes.")
-RUNNER = flags.DEFINE_string("runner", "DirectRunner", "Of Beam.")
-MIN_CHARACTERS = flags.DEFINE_integer("min_characters", 80, "Of a document.")
+RUNNER = flags.DEFINE_string("runner", "DirectRunner", "Beam's runner.")
+MIN_CHARACTERS = flags.DEFINE_integer("min_characters", 80, "Shortest document.")
 _BEAM: list[str] = []  # flags that are not ours
 
 
 def main() -> dict[str, Any]:
     prepare = PrepareConfig(text=TEXT_FIELD.value, min_characters=MIN_CHARACTERS.value)
     options = PipelineOptions(_BEAM)
-    known = options.get_all_options()
-    unknown = options.get_all_options(retain_unknown_options=True).keys() - known
+    accepted = options.get_all_options()
+    unknown = options.get_all_options(retain_unknown_options=True).keys() - accepted
     if unknown:
         raise ValueError(
             f"neither a flag of ours nor of Beam: {', '.join(sorted(unknown))}; "
@@ -56,11 +56,11 @@ def main() -> dict[str, Any]:
 
 def _take_beams_flags() -> None:
     """Moves the flags that are not ours from the command line to `_BEAM`."""
-    known = {name for name in flags.FLAGS} | {f"no{name}" for name in flags.FLAGS}
+    names = {name for name in flags.FLAGS} | {f"no{name}" for name in flags.FLAGS}
     ours = [sys.argv[0]]
     for argument in sys.argv[1:]:
         name = argument.lstrip("-").partition("=")[0]
-        mine = not argument.startswith("--") or name in known or name == "help"
+        mine = not argument.startswith("--") or name in names or name == "help"
         (ours if mine else _BEAM).append(argument)
     sys.argv[:] = ours
 

@@ -1,9 +1,8 @@
-"""Makes the corpora of a config: documents, tokenizer, token files.
+"""Prepares the corpora of a config: documents or records, tokenizer, token files.
 
     python -m experiments.prepare_data --config=configs/pretrain/python_docs.py
 
-What was made before is kept: a second call takes a second, and a killed one goes on
-where it was.
+A second call takes a second, and a killed one continues where it was.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""Where examples come from and how they become the global batch."""
+"""Sources of examples, and their way to the global batch."""
 
 import dataclasses
 from typing import ClassVar, Literal
@@ -152,7 +152,7 @@ class RecordField:
 
 @dataclasses.dataclass(frozen=True)
 class PrepareConfig:
-    """How local files become clean documents. A TFDS dataset is taken as it is.
+    """The way of local files to clean documents. A TFDS dataset is taken as it is.
 
     Attributes:
       fields: records instead of documents, local or of TFDS, taken as they are: of the
@@ -203,7 +203,7 @@ class MixturePart:
     """One source of several.
 
     Attributes:
-      source: as `data.source`.
+      source: see `data.source`.
       weight: its share of the rows, times the others'; read by kind "explicit".
       max_epochs: how often it may be seen; None: without end.
     """
@@ -222,21 +222,21 @@ class MixturePart:
 
 @dataclasses.dataclass(frozen=True)
 class Explicit:
-    """By the weights that are given."""
+    """Weights from the config."""
 
     kind: ClassVar[str] = "explicit"
 
 
 @dataclasses.dataclass(frozen=True)
 class Proportional:
-    """By how many rows a source has."""
+    """Weights in proportion to the rows of a source."""
 
     kind: ClassVar[str] = "proportional"
 
 
 @dataclasses.dataclass(frozen=True)
 class Temperature:
-    """By rows ** (1 / temperature) (Arivazhagan et al. 2019; mT5: 1 / 0.3)."""
+    """Weights rows ** (1 / temperature) (Arivazhagan et al. 2019; mT5: 1 / 0.3)."""
 
     kind: ClassVar[str] = "temperature"
     temperature: float = 2.0
@@ -247,7 +247,7 @@ class Temperature:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """From update `step` on, another value."""
+    """A value from update `step` on."""
 
     step: int = 0
     value: int = 1
@@ -262,15 +262,15 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Where examples come from and how they become the global batch.
+    """Sources of examples, and their way to the global batch.
 
     Attributes:
       source: "python_docs", "tfds:NAME", a file or a folder; see `prepare`.
       mixture: several sources instead, by `weighting`; one tokenizer for all, trained
         on the first.
       batch_size: rows of one optimizer update, over all devices.
-      seq_len: of a row; of an encoder-decoder the decoder's.
-      encoder_seq_len: of its encoder; None: as `seq_len`.
+      seq_len: tokens of a row; of an encoder-decoder, of the decoder's row.
+      encoder_seq_len: tokens of the encoder's row; None: `seq_len`.
       packing: "concat": documents end to end, cut into rows, segments apart;
         "first_fit": whole documents fitted into rows, segments apart; "chunk": cut
         into texts of a row's length across documents, one a row; "pad": a document a
@@ -283,7 +283,7 @@ class DataConfig:
         `batch_size`; () for always `batch_size`.
       seq_lens: a curriculum, at last `seq_len`: each row is cut into several, the
         tokens of a batch and their order stay (packings "concat" and "first_fit").
-      prefetch: batches made ahead; `prefetch_processes` 0: in threads.
+      prefetch: batches computed ahead; `prefetch_processes` 0: in threads.
     """
 
     source: str = "python_docs"

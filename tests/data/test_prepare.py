@@ -26,7 +26,7 @@ from llmjax.config import (
 from llmjax.data.files import slices
 from llmjax.data.prepare import encoding, local_files, prepare, workers
 from llmjax.data.store import documents, manifest, tokens
-from llmjax.data.store.documents import read_part
+from llmjax.data.store.documents import read_slice
 from llmjax.data.tokenizers import tokenizer
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -545,4 +545,4 @@ def test_a_damaged_document_file_names_itself(tmp_path: pathlib.Path) -> None:
         if what:
             path.write_bytes(what)
         with pytest.raises(ValueError, match=r"a\.arrow is damaged.*prepare_data"):
-            next(read_part(path, 0, 1))
+            next(read_slice(path, 0, 1))

@@ -66,14 +66,14 @@ def test_its_files_can_be_read_as_local_files(corpus: prepare.Corpus) -> None:
     for split in SPLITS:
         records = [
             record
-            for part in found.parts
+            for part in found.slices
             if part.split == split
             for record in readers.read(part, "text", "package")
         ]
         assert [text for text, _ in records] == list(corpus.texts(split))
         assert {label for _, label in records} >= {"flax", "optax"}
     with pytest.raises(ValueError, match=r"no field 'txt'; it has .*'text'"):
-        next(readers.read(found.parts[0], "txt", ""))
+        next(readers.read(found.slices[0], "txt", ""))
 
 
 def test_a_dataset_without_an_account_of_ours_is_read_by_its_features(
@@ -122,7 +122,7 @@ def test_the_name_is_the_versions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_missing_distribution_is_named() -> None:
-    absent = docstrings.Source("no-such-thing", "nothing", "MIT")
+    absent = docstrings.Distribution("no-such-thing", "nothing", "MIT")
     with pytest.raises(ModuleNotFoundError, match=r"'no-such-thing'.*pip install"):
         docstrings.versions([absent])
 

@@ -7,20 +7,20 @@ import numpy as np
 
 from llmjax.data.batches.rows import Source
 
-_STRIDE = 1024  # documents between two places that are remembered
+_STRIDE = 1024  # documents between two remembered positions
 
 
 class Chunks:
     """Documents end to end as they are stored, <eos> after each, cut every `length`.
 
-    `chunks[i]` is {"tokens": int32 [length]}, the last one's perhaps shorter (RoBERTa's
-    FULL-SENTENCES, Liu et al. 2019, 4.2; T5's `split_tokens`). Where a document begins
-    is remembered for one in 1024, so memory hardly grows with the corpus, and finding
-    one takes O(log len(documents)).
+    `chunks[i]` is {"tokens": int32 [length]}; the last may be shorter (RoBERTa's
+    FULL-SENTENCES, Liu et al. 2019, 4.2; T5's `split_tokens`). The beginning of one
+    document in 1024 is remembered, so that memory hardly grows with the corpus and
+    finding a document takes O(log len(documents)).
     """
 
     def __init__(self, documents: Source, length: int, eos_id: int):
-        """`length` tokens a chunk.
+        """Cuts after every `length` tokens.
 
         Raises:
           ValueError: `length` is not positive.
@@ -34,7 +34,7 @@ class Chunks:
 
     @property
     def lengths(self) -> np.ndarray:
-        """int64 [len]."""
+        """The tokens of each, int64 [len]."""
         out = np.full(len(self), self._length)
         out[-1:] = self._starts[-1] - self._length * max(len(self) - 1, 0)
         return out
@@ -50,7 +50,7 @@ class Chunks:
         return {"tokens": np.concatenate([*self._between(start, stop)])}
 
     def _between(self, start: int, stop: int) -> Iterator[np.ndarray]:
-        """The tokens of [start, stop) of the line, a document after the other."""
+        """The tokens [start, stop) of all documents end to end, one by one."""
         stride = int(np.searchsorted(self._starts, start, "right")) - 1
         document = stride * _STRIDE
         sizes = self._documents.lengths[document : document + _STRIDE]
@@ -68,10 +68,10 @@ class Chunks:
 
 
 class Clipped:
-    """Each document's first `length` tokens, and what else it has along them."""
+    """Each document's first `length` tokens, and the arrays along them."""
 
     def __init__(self, documents: Source, length: int):
-        """`length` tokens at most.
+        """Keeps `length` tokens at most.
 
         Raises:
           ValueError: `length` is not positive.
@@ -80,7 +80,7 @@ class Clipped:
 
     @property
     def lengths(self) -> np.ndarray:
-        """int64 [len]."""
+        """The tokens of each, int64 [len]."""
         return np.minimum(self._documents.lengths, self._length)
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""How many rows a batch has and how long they are: pure functions of the step."""
+"""Rows of a batch and their length: pure functions of the step."""
 
 from collections.abc import Sequence
 
@@ -10,14 +10,14 @@ from llmjax.config import DataConfig, Stage
 class Curriculum:
     """`data.batch_sizes` and `data.seq_lens`.
 
-    A batch is of `batch_size(step)` whole rows of `data.seq_len`; where `seq_len(step)`
-    is shorter, each of them is cut into several. So the tokens that a step sees, and
-    their order, don't hang on the sequence length (as in Li et al. 2021, 2108.06084,
-    but nothing is thrown away).
+    A batch has `batch_size(step)` whole rows of `data.seq_len`; where `seq_len(step)`
+    is shorter, each is cut into several. So the tokens of a step and their order do
+    not depend on the sequence length (as in Li et al. 2021, 2108.06084, but nothing is
+    thrown away).
     """
 
     def __init__(self, data: DataConfig):
-        """Of `data` the batch sizes and sequence lengths are read."""
+        """Reads the batch sizes and sequence lengths of `data`."""
         self._sizes = data.batch_sizes or (Stage(0, data.batch_size),)
         self._lengths = data.seq_lens or (Stage(0, data.seq_len),)
         self._seq_len = data.seq_len
@@ -28,24 +28,24 @@ class Curriculum:
         return _at(self._sizes, step)
 
     def seq_len(self, step: int) -> int:
-        """How long the pieces are that they are cut into."""
+        """Tokens of a row in the batch of `step`, after cutting."""
         return _at(self._lengths, step)
 
     def tokens(self, step: int) -> int:
-        """Places for tokens in the batch of `step`."""
+        """Places for tokens in the batch of `step`, padding included."""
         return self.batch_size(step) * self._seq_len
 
     def shapes(self) -> list[tuple[int, int]]:
         """The distinct (rows, length) of batches, in order of their first step."""
         steps = sorted({stage.step for stage in (*self._sizes, *self._lengths)})
-        found = [
+        shapes = [
             (self.batch_size(s) * (self._seq_len // self.seq_len(s)), self.seq_len(s))
             for s in steps
         ]
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys(shapes))
 
     def first_row(self, step: int) -> int:
-        """Rows of all batches before that of `step`."""
+        """Rows of all batches before the one of `step`."""
         stops = [stage.step for stage in self._sizes[1:]] + [step]
         return sum(
             max(min(stop, step) - stage.step, 0) * stage.value

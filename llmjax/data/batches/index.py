@@ -1,4 +1,4 @@
-"""Tables that are too large for memory: made once, found by their content, mapped."""
+"""Tables too large for memory: written once, found by their content, mapped."""
 
 import contextlib
 import hashlib
@@ -19,15 +19,15 @@ _INTEGER = np.dtype("<i8")
 
 
 class Index:
-    """Tables of int64 columns; what a key says of a table decides all that is in it.
+    """Tables of int64 columns, each a function of its key.
 
     On disk a table is a folder named by the sha256 of its key: a file per column, and
-    an account of their hashes. It appears whole or not at all, and is made anew where
-    it is absent or damaged; any number of processes may do so at once.
+    an account of their hashes. It appears whole or not at all, and is written again
+    where it is absent or damaged; any number of processes may do so at once.
     """
 
     def __init__(self, folder: Path | None, keep: int = 3):
-        """`folder` None: in memory; `keep`: how many tables stay open."""
+        """Opens an index in `folder`, or in memory; `keep` tables stay open."""
         self._folder, self._keep = folder, keep
         self._open: OrderedDict[str, Table] = OrderedDict()
         self._lock = threading.Lock()
@@ -38,9 +38,9 @@ class Index:
         """The columns by name, int64 [any length each].
 
         Args:
-          key: of JSON's types.
-          blocks: the table, a stretch of each column after the other; called only
-            where the table has to be made.
+          key: values of JSON's types.
+          blocks: gives the table, a stretch of every column at a time; called only
+            where there is no table.
         """
         text = json.dumps(key, sort_keys=True)
         with self._lock:
@@ -59,12 +59,12 @@ class Index:
                     stretches.setdefault(name, []).append(column)
             return {name: np.concatenate(all_) for name, all_ in stretches.items()}
         place = self._folder / hashlib.sha256(key.encode()).hexdigest()[:32]
-        found = _read(place, key)
-        return _write(place, key, blocks()) if found is None else found
+        table = _read(place, key)
+        return _write(place, key, blocks()) if table is None else table
 
 
 def _read(place: Path, key: str) -> Table | None:
-    """The table, mapped; None where it is absent or not what was written."""
+    """The table, mapped; None where it is absent or damaged."""
     try:
         account = json.loads((place / _ACCOUNT).read_text())
         if account["key"] != key:
@@ -78,7 +78,7 @@ def _read(place: Path, key: str) -> Table | None:
 
 
 def _write(place: Path, key: str, blocks: Iterable[Table]) -> Table:
-    """Makes a table beside its place and moves it there; returns it mapped."""
+    """Writes a table beside its place and moves it there; returns it mapped."""
     partial = place.with_name(f"{place.name}.{uuid.uuid4().hex}.partial")
     partial.mkdir(parents=True)
     try:
@@ -91,8 +91,7 @@ def _write(place: Path, key: str, blocks: Iterable[Table]) -> Table:
                     files[name].write(np.ascontiguousarray(column, _INTEGER).data)
         account = {"key": key, "columns": {n: _digest(partial / n) for n in files}}
         (partial / _ACCOUNT).write_text(json.dumps(account))
-        # Mapped before it moves: another process that takes this one for damaged, or
-        # comes first, takes nothing away.
+        # Mapped before it moves: another process may replace the folder meanwhile.
         table = {name: _map(partial / name) for name in files}
         shutil.rmtree(place, ignore_errors=True)
         with contextlib.suppress(OSError):  # another process was faster

@@ -1,4 +1,4 @@
-"""Which tokens lie in which row: decided from the documents' lengths alone."""
+"""The places of tokens in rows, from the documents' lengths alone."""
 
 import bisect
 import functools
@@ -32,13 +32,13 @@ class Piece(NamedTuple):
 
 @runtime_checkable
 class Packing(Protocol):
-    """The rows of every epoch, and what lies in them.
+    """The rows of every epoch, and the pieces of documents in them.
 
-    The epoch None, of an evaluation, has the documents in their own order.
+    The epoch None, for evaluation, has the documents in their own order.
     """
 
     def rows(self, epoch: int | None) -> int:
-        """Rows of an epoch, which show every document once."""
+        """Rows of an epoch; together they show every document once."""
         ...
 
     def before(self, epoch: int) -> int:
@@ -46,11 +46,11 @@ class Packing(Protocol):
         ...
 
     def locate(self, row: int) -> tuple[int, int]:
-        """The epoch of a row that is counted through all epochs, and its row there."""
+        """The epoch of a row counted through all epochs, and the row in that epoch."""
         ...
 
     def pieces(self, first: int, last: int, epoch: int | None) -> list[Piece]:
-        """Rows [first, last) of an epoch, one after the other.
+        """The pieces of rows [first, last) of an epoch, row by row.
 
         `Piece.row` counts from `first`.
         """
@@ -58,7 +58,7 @@ class Packing(Protocol):
 
 
 class Lengths:
-    """How long the features of documents are, int64: a block at a time, as asked.
+    """Lengths of the documents' features, int64, computed a block at a time.
 
     Attributes:
       total: their sum.
@@ -66,8 +66,7 @@ class Lengths:
     """
 
     def __init__(self, tokens: np.ndarray, length: Callable[[int], int] | None = None):
-        """Of `tokens` int [documents] each, and the features of that many; None: as
-        many."""
+        """Maps `tokens`, int [documents], to the length of features; None: the same."""
         self._tokens, self._length = tokens, length
 
     def __len__(self) -> int:
@@ -81,12 +80,12 @@ class Lengths:
         return np.array([*map(self._length, distinct.tolist())], np.int64)[inverse]
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """All of them, a stretch after the other."""
+        """All lengths, a block at a time."""
         for start in range(0, len(self), _BLOCK):
             yield self[start : start + _BLOCK]
 
     def longest(self) -> int | None:
-        """A document that is long among its neighbours; None: all are empty."""
+        """The longest document of the first block with one; None: all are empty."""
         for k, block in enumerate(self.blocks()):
             if block.any():
                 return k * _BLOCK + int(block.argmax())
@@ -105,71 +104,71 @@ class Lengths:
 
     @functools.cached_property
     def digest(self) -> str:
-        found = hashlib.sha256()
+        digest = hashlib.sha256()
         for block in self.blocks():
-            found.update(np.ascontiguousarray(block, "<i8").data)
-        return found.hexdigest()
+            digest.update(np.ascontiguousarray(block, "<i8").data)
+        return digest.hexdigest()
 
 
 class Order(NamedTuple):
-    """The documents of each epoch in a shuffled order, index by index, in no memory."""
+    """The shuffled documents of each epoch, computed by index, without a table."""
 
     size: int
     seed: int
     part: int = 0  # of a mixture
 
     def __call__(self, epoch: int | None, start: int, stop: int) -> np.ndarray:
-        """Documents [start, stop) of an epoch's order, int64; None: as they are."""
+        """Documents [start, stop) of an epoch's order, int64; None: unshuffled."""
         if epoch is None:
             return np.arange(start, stop)
         key = np.random.SeedSequence([self.seed, epoch, self.part])
         seed = int(key.generate_state(1)[0])
-        found = map(
+        shuffled = map(
             index_shuffle,
             range(start, stop),
             repeat(self.size - 1),
             repeat(seed),
             repeat(4),
         )
-        return np.fromiter(found, np.int64, stop - start)
+        return np.fromiter(shuffled, np.int64, stop - start)
 
 
-class _Even:
-    """Epochs of as many rows each."""
+class _EqualEpochs:
+    """Epochs with the same number of rows."""
 
     _rows: int
 
     def rows(self, epoch: int | None) -> int:
-        """As `Packing.rows`."""
+        """See `Packing.rows`."""
         return self._rows
 
     def before(self, epoch: int) -> int:
-        """As `Packing.before`."""
+        """See `Packing.before`."""
         return epoch * self._rows
 
     def locate(self, row: int) -> tuple[int, int]:
-        """As `Packing.locate`."""
+        """See `Packing.locate`."""
         return divmod(row, self._rows)
 
 
-class Pad(_Even):
+class Pad(_EqualEpochs):
     """One document per row."""
 
     def __init__(self, order: Order, seq_len: int):
-        """Cut at `seq_len`."""
+        """Cuts documents at `seq_len`."""
         self._order, self._seq_len, self._rows = order, seq_len, order.size
 
     def pieces(self, first: int, last: int, epoch: int | None) -> list[Piece]:
-        """As `Packing.pieces`; `stop` is `seq_len`, however long the document is."""
+        """See `Packing.pieces`; `stop` is `seq_len`, however long the document is."""
         documents = self._order(epoch, first, last).tolist()
         return [Piece(d, 0, self._seq_len, r, 0, 1) for r, d in enumerate(documents)]
 
 
-class Concat(_Even):
+class Concat(_EqualEpochs):
     """Documents laid end to end in an epoch's order, cut every `seq_len` tokens.
 
-    The table of an epoch: `order`, the documents, and `ends`, where each of them ends
-    in the line of all tokens.
+    The table of an epoch: `order`, the documents, and `ends`, the position behind each
+    document's last token.
     """
 
     def __init__(self, lengths: Lengths, order: Order, seq_len: int, index: Index):
@@ -179,7 +178,7 @@ class Concat(_Even):
         self._rows = -(-lengths.total // seq_len)
 
     def pieces(self, first: int, last: int, epoch: int | None) -> list[Piece]:
-        """As `Packing.pieces`."""
+        """See `Packing.pieces`."""
         table = self._table(epoch)
         T = self._seq_len
         at, stop = first * T, last * T
@@ -253,24 +252,24 @@ class FirstFit:
         self._lock = threading.Lock()
 
     def rows(self, epoch: int | None) -> int:
-        """As `Packing.rows`; another number in each epoch."""
+        """See `Packing.rows`; another number in each epoch."""
         return len(self._table(epoch)["ends"])
 
     def before(self, epoch: int) -> int:
-        """As `Packing.before`."""
+        """See `Packing.before`."""
         while len(self._before) <= epoch:
             self._grow()
         return self._before[epoch]
 
     def locate(self, row: int) -> tuple[int, int]:
-        """As `Packing.locate`."""
+        """See `Packing.locate`."""
         while self._before[-1] <= row:
             self._grow()
         epoch = bisect.bisect_right(self._before, row) - 1
         return epoch, row - self._before[epoch]
 
     def pieces(self, first: int, last: int, epoch: int | None) -> list[Piece]:
-        """As `Packing.pieces`."""
+        """See `Packing.pieces`."""
         table = self._table(epoch)
         ends = table["ends"][first:last].tolist()
         at = int(table["ends"][first - 1]) if first else 0
@@ -313,7 +312,7 @@ class FirstFit:
 def _key(
     packing: str, lengths: Lengths, order: Order, epoch: int | None
 ) -> dict[str, Any]:
-    """What every table hangs on."""
+    """The part of a table's key that both packings have."""
     return {
         "format": FORMAT,
         "packing": packing,

@@ -12,7 +12,7 @@ from absl import flags
 from etils import epath
 
 from llmjax.config import DataConfig, Explicit
-from llmjax.data.batches import curriculum, mixture, streams
+from llmjax.data.batches import curriculum, interleaving, streams
 from llmjax.data.batches.rows import Features, Part, PartRows, Source
 from llmjax.data.batches.streams import Batch, Feature
 
@@ -62,8 +62,8 @@ class Pipeline:
             `data.directory`.
 
         Raises:
-          ValueError: a source is empty, `features` breaks its promise, or the parts
-            don't go together.
+          ValueError: a source is empty, the features of an example don't fit the
+            packing, or those of two parts each other.
         """
         self = cls.__new__(cls)
         self._bind(tuple(parts), data, index_dir)
@@ -75,12 +75,14 @@ class Pipeline:
         data: DataConfig,
         index_dir: epath.PathLike | None,
     ) -> None:
-        self._made_of = parts, data, index_dir
+        self._arguments = parts, data, index_dir
         self._data = data
         self._curriculum = curriculum.Curriculum(data)
         drawn = [p.weight != 0 or data.weighting != Explicit() for p in parts]
         if not any(drawn):
-            mixture.Mixture([part.weight for part in parts])  # says what is wrong
+            interleaving.Interleaving(
+                [part.weight for part in parts]
+            )  # raises, naming the weights
         folder = _local(index_dir or f"{data.directory}/index")
         self._parts = [
             PartRows(part, k, data, folder) for k, part in enumerate(parts) if drawn[k]
@@ -96,11 +98,11 @@ class Pipeline:
         self._segments = max(part.segments for part in self._parts)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _made_again, self._made_of
+        return _reopened, self._arguments
 
     @functools.cached_property
     def rows_per_epoch(self) -> int:
-        """Rows that show every example once."""
+        """Rows of an epoch, which shows every example once."""
         return sum(part.packing.rows(0) for part in self._parts)
 
     @functools.cached_property
@@ -110,20 +112,20 @@ class Pipeline:
         return -(-rows // self._data.batch_size)
 
     def check(self, steps: int) -> None:
-        """Whether every source lasts for so many steps.
+        """Checks that every source lasts for so many steps.
 
         Raises:
           ValueError: one runs dry; says when, and what to do.
         """
         first_row = self._curriculum.first_row
-        asked = self._mixture.before(first_row(steps)).tolist()
-        for k, (part, rows) in enumerate(zip(self._parts, asked, strict=True)):
+        drawn = self._interleaving.before(first_row(steps)).tolist()
+        for k, (part, rows) in enumerate(zip(self._parts, drawn, strict=True)):
             limit = part.limit
             if limit is None or rows <= limit:
                 continue
 
             def dry(step: int, k: int = k, limit: int = limit) -> bool:
-                return bool(self._mixture.before(first_row(step + 1))[k] > limit)
+                return bool(self._interleaving.before(first_row(step + 1))[k] > limit)
 
             last = bisect.bisect_left(range(steps), True, key=dry)
             raise ValueError(
@@ -146,8 +148,8 @@ class Pipeline:
         if self._bounded:
             self.check(step + 1)
         out = self._streams.empty(last - first, self._segments)
-        owners = self._mixture.sources(start + first, start + last)
-        begin = self._mixture.before(start + first).tolist()
+        owners = self._interleaving.sources(start + first, start + last)
+        begin = self._interleaving.before(start + first).tolist()
         for k, part in enumerate(self._parts):
             places = np.flatnonzero(owners == k).tolist()
             part.fill(out, places, begin[k])
@@ -177,10 +179,10 @@ class Pipeline:
         process_index: int = 0,
         process_count: int = 1,
     ) -> Iterator[tuple[int, Batch]]:
-        """(step, batch) for start <= step < stop, made ahead by grain.
+        """(step, batch) for start <= step < stop, computed ahead by grain.
 
-        In threads, or in `data.prefetch_processes` processes: then the sources and the
-        features have to be picklable.
+        In threads, or in `data.prefetch_processes` processes: then sources and features
+        must be picklable.
 
         Raises:
           ValueError: a batch size is not a multiple of `process_count`.
@@ -201,14 +203,14 @@ class Pipeline:
         return _closing(iter(steps.to_iter_dataset(one).mp_prefetch(options)))
 
     @functools.cached_property
-    def _mixture(self) -> mixture.Mixture:
+    def _interleaving(self) -> interleaving.Interleaving:
         if len(self._parts) == 1:
-            return mixture.Mixture([1.0])
+            return interleaving.Interleaving([1.0])
         weighting = self._data.weighting
         explicit = weighting == Explicit()
         rows = [1 if explicit else part.packing.rows(0) for part in self._parts]
         weights = [part.weight for part in self._parts]
-        return mixture.Mixture(mixture.shares(weighting, weights, rows))
+        return interleaving.Interleaving(interleaving.shares(weighting, weights, rows))
 
     @functools.cached_property
     def _bounded(self) -> bool:
@@ -231,7 +233,7 @@ class Pipeline:
 
 
 def _share(size: int, process_index: int, process_count: int) -> tuple[int, int]:
-    """A process's rows [first, last) of a batch of `size`."""
+    """The rows [first, last) of a batch of `size` that are a process's."""
     if process_count < 1 or size % process_count:
         raise ValueError(
             f"data.batch_size={size} is not a multiple of the {process_count} "
@@ -246,15 +248,14 @@ def _share(size: int, process_index: int, process_count: int) -> tuple[int, int]
 
 
 def _local(folder: epath.PathLike) -> Path:
-    """The folder, or one of this machine where it is a bucket: nothing can be mapped
-    there."""
+    """The folder, or a local one for a bucket, whose files cannot be mapped."""
     if "://" in str(folder):
         folder = "~/.cache/llmjax/index"
     return Path(folder).expanduser()
 
 
-def _made_again(*made_of: Any) -> Pipeline:
-    return Pipeline.of(*made_of)
+def _reopened(*arguments: Any) -> Pipeline:
+    return Pipeline.of(*arguments)
 
 
 def _numbered(
@@ -264,7 +265,7 @@ def _numbered(
 
 
 def _closing(batches: Any) -> Iterator[tuple[int, Batch]]:
-    """Ends grain's processes with the iteration."""
+    """The batches; grain's processes end with the iteration."""
     try:
         yield from batches
     finally:

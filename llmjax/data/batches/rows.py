@@ -19,11 +19,11 @@ SMALL = 100_000  # documents whose index stays in memory
 
 @runtime_checkable
 class Source(Protocol):
-    """Random access to examples whose token counts are known without reading them."""
+    """Random access to examples, and their token counts without reading them."""
 
     @property
     def lengths(self) -> np.ndarray:
-        """int64 [len]."""
+        """Tokens of each example, int64 [len]."""
 
     def __len__(self) -> int: ...
 
@@ -96,7 +96,7 @@ class PartRows:
 
     @functools.cached_property
     def limit(self) -> int | None:
-        """How many rows there are in all; None: without end."""
+        """Rows of all epochs together; None: without end."""
         if self.max_epochs is None:
             return None
         whole, rest = divmod(self.max_epochs, 1)
@@ -116,13 +116,13 @@ class PartRows:
         self, out: Batch, places: list[int], first: int, epoch: int | None
     ) -> None:
         """Writes the rows from `first` on of one epoch."""
-        again: dict[int, Batch] = {}  # cut: there may be more pieces of them here
+        cut: dict[int, Batch] = {}  # examples with more pieces to come
         for piece in self.packing.pieces(first, first + len(places), epoch):
-            example = again.get(piece.document)
+            example = cut.get(piece.document)
             if example is None:
                 example = self._example(piece.document, epoch)
                 if self.streams.is_cut(piece, example):
-                    again[piece.document] = example
+                    cut[piece.document] = example
             self.streams.write(out, places[piece.row], piece, example)
 
     def _example(self, index: int, epoch: int | None) -> Batch:

@@ -1,4 +1,4 @@
-"""Of all documents of local files, which stay, and in which split: on arrays alone."""
+"""Choice of the documents of local files that stay, and their splits, on arrays."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -14,17 +14,17 @@ CLUSTER_SIMILARITY = 0.5  # at and above: relatives, which are never held out
 
 
 def hashes_of(texts: Sequence[str]) -> np.ndarray:
-    """What tells texts apart: uint64 [n, 2]."""
+    """Hashes of texts: uint64 [n, 2]."""
     digests = [hashlib.blake2b(t.encode(), digest_size=16).digest() for t in texts]
     return np.frombuffer(b"".join(digests), "<u8").reshape(-1, 2)
 
 
 def first_copies(hashes: np.ndarray, ranks: np.ndarray) -> np.ndarray:
-    """Of equal hashes the first among those of the smallest rank: sorted indices."""
+    """The first of equal hashes, the smallest rank before others: sorted indices."""
     order = np.lexsort((ranks, hashes[:, 1], hashes[:, 0]))
-    found = hashes[order]
+    ordered = hashes[order]
     first = np.ones(len(order), bool)
-    first[1:] = (found[1:] != found[:-1]).any(1)
+    first[1:] = (ordered[1:] != ordered[:-1]).any(1)
     return np.sort(order[first])
 
 
@@ -34,12 +34,12 @@ def unlike(
     ranks: np.ndarray,
     progress: Callable[[], Any] = lambda: None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which documents are no near copies of others, and which have relatives.
+    """Finds near copies, and documents that have relatives.
 
     Args:
       signatures: uint32 [n, size]; may be mapped.
-      characters: int [n]; of near copies the longest stays …
-      ranks: int [n]; … of those of the smallest rank.
+      characters: int [n]; of near copies with one rank the longest stays.
+      ranks: int [n]; of near copies those of the smallest rank stay.
       progress: called after each band.
 
     Returns:
@@ -56,7 +56,7 @@ def unlike(
 
 
 def split_names(prepare: PrepareConfig) -> list[str]:
-    """Of the splits that `divide` numbers."""
+    """The names of the splits, in the order of `divide`'s numbers."""
     shares = {"validation": prepare.validation, "test": prepare.test}
     return ["train", *(split for split, share in shares.items() if share > 0)]
 

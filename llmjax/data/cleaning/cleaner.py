@@ -40,12 +40,12 @@ def clean(text: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Cleaned:
-    """What is left of a list of texts, by index, and what went.
+    """The texts that stay, by index, and counts of the dropped ones.
 
     Attributes:
-      texts: index in the list given -> clean text, in order.
+      texts: index in the list -> clean text, in order.
       splits: index -> "train", "validation" or "test".
-      counts: how many came, how many each step dropped, how many clusters are left.
+      counts: texts collected, dropped by each step and kept, and clusters.
     """
 
     texts: dict[int, str]
@@ -134,12 +134,14 @@ def similar_pairs(sets: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """
     if len(sets) < 2:
         return np.zeros((0, 2), np.int64), np.zeros(0)
-    n, found = len(sets), signatures(sets)
-    codes = [p[:, 0] * n + p[:, 1] for p in duplicates.candidates(found, _BANDS)]
+    n, minhashes = len(sets), signatures(sets)
+    codes = [p[:, 0] * n + p[:, 1] for p in duplicates.candidates(minhashes, _BANDS)]
     code = np.unique(np.concatenate([np.zeros(0, np.int64), *codes]))
     pairs = np.stack([code // n, code % n], 1)
     # Three standard deviations of the estimate below the threshold.
-    pairs = pairs[duplicates.estimates(found, pairs) >= CLUSTER_SIMILARITY - 3 * 0.041]
+    pairs = pairs[
+        duplicates.estimates(minhashes, pairs) >= CLUSTER_SIMILARITY - 3 * 0.041
+    ]
     exact = np.array([jaccard(sets[i], sets[j]) for i, j in pairs.tolist()])
     keep = exact >= CLUSTER_SIMILARITY
     return pairs[keep], exact[keep]
@@ -153,7 +155,7 @@ def signatures(sets: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def bucket_keys(signatures: np.ndarray) -> np.ndarray:
-    """The buckets of `signatures`, of which similar ones share one: uint64 [n, 64]."""
+    """The buckets of `signatures`; similar ones share one: uint64 [n, 64]."""
     return duplicates.bucket_keys(signatures, _BANDS)
 
 

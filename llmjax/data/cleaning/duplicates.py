@@ -1,4 +1,4 @@
-"""Near-duplicates: signatures, the pairs that they propose, and who of them stays."""
+"""Near-duplicates: signatures, the pairs that they propose, and the texts to drop."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +10,7 @@ import rensa
 MAX_BUCKET = 64  # in a fuller bucket, texts are compared to neighbours only
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
-# Of the texts of local files: 42 bands of 3 rows. Two texts of similarity s meet with
+# For local files: 42 bands of 3 rows. Two texts of similarity s meet with
 # 1 - (1 - s^3)^42, that is 99.6 % at 0.5, and 0.00004 at 0.01, where strangers are:
 # so candidates stay few in a large corpus.
 SIGNATURE_BANDS, SIGNATURE_ROWS = 42, 3
@@ -38,7 +38,7 @@ def minhash(flat: np.ndarray, offsets: np.ndarray, size: int) -> np.ndarray:
 
 
 def signatures(texts: Sequence[str]) -> np.ndarray:
-    """uint32 [n, bands * rows] of the runs of three words of each text.
+    """MinHash of the runs of three words of each text: uint32 [n, bands * rows].
 
     A word is a run of ASCII letters, digits, underscores and bytes beyond ASCII, or
     a single ideograph; case counts for nothing. All words of all texts are hashed at
@@ -144,10 +144,10 @@ def similar(
     codes, similarities = [np.zeros(0, np.int64)], [np.zeros(0)]
     for band in np.split(np.arange(signatures.shape[1]), SIGNATURE_BANDS):
         for pairs in _neighbours(np.asarray(signatures[:, band[0] : band[-1] + 1])):
-            found = estimates(signatures, pairs)
-            keep = found >= least
+            similarity = estimates(signatures, pairs)
+            keep = similarity >= least
             codes.append(pairs[keep, 0] * n + pairs[keep, 1])
-            similarities.append(found[keep])
+            similarities.append(similarity[keep])
         progress()
     code, first = np.unique(np.concatenate(codes), return_index=True)
     pairs = np.stack([code // max(n, 1), code % max(n, 1)], 1)
@@ -168,10 +168,10 @@ def connected(n: int, pairs: np.ndarray) -> np.ndarray:
     for i, j in ends.reshape(-1, 2).tolist():
         a, b = sorted((root(i), root(j)))
         parent[b] = a
-    found = np.arange(n, dtype=np.int64)
+    component = np.arange(n, dtype=np.int64)
     roots = np.array([root(i) for i in range(len(members))], np.int64)
-    found[members] = members[roots]
-    return found
+    component[members] = members[roots]
+    return component
 
 
 def drop_near_copies(pairs: np.ndarray, lengths: Any, ranks: Any = None) -> set[int]:

@@ -1,4 +1,4 @@
-"""Which documents are worth reading: language, and the rules of Gopher.
+"""Filters of documents: language, and the rules of Gopher.
 
 Rae et al. 2021, arXiv:2112.11446, A1.1: "Quality filtering" and "Repetition removal",
 with table A1's thresholds.
@@ -26,17 +26,17 @@ Filter = Callable[[str], str]  # the rule that a text breaks, "" for none
 
 @functools.lru_cache
 def rules(prepare: PrepareConfig) -> tuple[Filter, ...]:
-    """Those that `prepare` asks for, cheapest first.
+    """The filters of `prepare`, cheapest first.
 
     Raises:
-      ModuleNotFoundError, ValueError: as `language`.
+      ModuleNotFoundError, ValueError: see `language`.
     """
-    found: list[Filter] = []
+    filters: list[Filter] = []
     if prepare.quality == "gopher":
-        found.append(gopher)
+        filters.append(gopher)
     if prepare.language is not None:
-        found.append(language(prepare.language))
-    return tuple(found)
+        filters.append(language(prepare.language))
+    return tuple(filters)
 
 
 def gopher(text: str) -> str:
@@ -52,7 +52,7 @@ def gopher(text: str) -> str:
 def _quality(
     text: str, words: Sequence[str], lines: Sequence[str]
 ) -> tuple[tuple[str, bool], ...]:
-    """Of what a document consists."""
+    """Gopher's quality rules: words, symbols and lines of a document."""
     n = max(len(words), 1)
     ellipses = text.count("...") + text.count("…")
     bullets = sum(line.lstrip().startswith(_BULLETS) for line in lines)
@@ -72,7 +72,7 @@ def _quality(
 
 
 def _lines(text: str, lines: Sequence[str]) -> Iterator[tuple[str, bool]]:
-    """Lines and paragraphs that are there twice: their share, and their characters'."""
+    """Repeated lines and paragraphs: their share, and that of their characters."""
     paragraphs = [p for p in re.split(r"\n\s*\n", text) if p.strip()]
     for name, parts in (("line", lines), ("paragraph", paragraphs)):
         times = Counter(map(str.strip, parts))
@@ -83,7 +83,7 @@ def _lines(text: str, lines: Sequence[str]) -> Iterator[tuple[str, bool]]:
 
 
 def _ngrams(words: Sequence[str]) -> Iterator[tuple[str, bool]]:
-    """Runs of words that are there again and again, by characters of words."""
+    """Repeated n-grams, by their share of the words' characters."""
     total = sum(map(len, words))
     for n, most in _TOP_NGRAMS.items():
         grams = Counter(zip(*(words[k:] for k in range(n)), strict=False))
@@ -104,7 +104,7 @@ def _ngrams(words: Sequence[str]) -> Iterator[tuple[str, bool]]:
 
 
 def language(code: str) -> Filter:
-    """Breaks for a text of another language than `code` (ISO 639-1).
+    """A filter of texts in another language than `code` (ISO 639-1).
 
     Raises:
       ModuleNotFoundError: py3langid (Lui & Baldwin 2012's langid) is not installed.
@@ -117,10 +117,11 @@ def language(code: str) -> Filter:
             f"data.prepare.language={code!r} needs py3langid, which is not installed; "
             "run `pip install 'llmjax[filters]'`"
         ) from None
-    known = sorted(name for name, _ in py3langid.rank("a text"))
-    if code not in known:
+    languages = sorted(name for name, _ in py3langid.rank("a text"))
+    if code not in languages:
         raise ValueError(
-            f"data.prepare.language={code!r} is not known; accepted: {', '.join(known)}"
+            f"data.prepare.language={code!r} is not known; accepted: "
+            f"{', '.join(languages)}"
         )
 
     def broken(text: str) -> str:

@@ -1,10 +1,10 @@
-"""Corpora by name, as TFDS builders: what `data.source` may say beside paths.
+"""Corpora by name, as TFDS builders: values of `data.source` beside paths.
 
 `BUILDERS["wiki_leads"]("en", data_dir=..., file_format="array_record")` builds
 `data.source="wiki_leads/en"`. A factory imports its module only when called, and raises
-ValueError for a rest that it does not know. Its builder tells in `info.metadata` the
-class names, the fields and `dataset_info.account`; the corpus is called by its full
-name: other documents, another config's name or version.
+ValueError for a variant that it does not have. `info.metadata` of its builder has the
+class names, the fields and `dataset_info.account`. The builder's full name is the
+corpus's: other documents need another config name or version.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What our TFDS builders say of themselves: features, and the account of a corpus."""
+"""Metadata of our TFDS builders: features, and the account of a corpus."""
 
 import hashlib
 from collections import Counter

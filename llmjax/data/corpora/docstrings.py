@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """An installed distribution: its licence, and what its documents are called."""
+class Distribution:
+    """An installed distribution: its licence, and the package name of its documents."""
 
     distribution: str
     package: str
@@ -26,19 +26,19 @@ PYTHON = "python"  # the `package` of the standard library's and the topics' doc
 PYTHON_LICENCE = "PSF-2.0"
 
 SOURCES = (
-    Source("absl-py", "absl", "Apache-2.0"),
-    Source("etils", "etils", "Apache-2.0"),
-    Source("flax", "flax", "Apache-2.0"),
-    Source("grain", "grain", "Apache-2.0"),
-    Source("huggingface_hub", "huggingface_hub", "Apache-2.0"),
-    Source("jax", "jax", "Apache-2.0"),
-    Source("matplotlib", "matplotlib", "PSF-based (matplotlib)"),
-    Source("numpy", "numpy", "BSD-3-Clause"),
-    Source("optax", "optax", "Apache-2.0"),
-    Source("orbax-checkpoint", "orbax", "Apache-2.0"),
-    Source("scikit-learn", "sklearn", "BSD-3-Clause"),
-    Source("scipy", "scipy", "BSD-3-Clause"),
-    Source("tensorflow-datasets", "tensorflow_datasets", "Apache-2.0"),
+    Distribution("absl-py", "absl", "Apache-2.0"),
+    Distribution("etils", "etils", "Apache-2.0"),
+    Distribution("flax", "flax", "Apache-2.0"),
+    Distribution("grain", "grain", "Apache-2.0"),
+    Distribution("huggingface_hub", "huggingface_hub", "Apache-2.0"),
+    Distribution("jax", "jax", "Apache-2.0"),
+    Distribution("matplotlib", "matplotlib", "PSF-based (matplotlib)"),
+    Distribution("numpy", "numpy", "BSD-3-Clause"),
+    Distribution("optax", "optax", "Apache-2.0"),
+    Distribution("orbax-checkpoint", "orbax", "Apache-2.0"),
+    Distribution("scikit-learn", "sklearn", "BSD-3-Clause"),
+    Distribution("scipy", "scipy", "BSD-3-Clause"),
+    Distribution("tensorflow-datasets", "tensorflow_datasets", "Apache-2.0"),
 )
 SMALL_SOURCES = tuple(
     s for s in SOURCES if s.package in ("flax", "grain", "optax", "orbax")
@@ -72,27 +72,29 @@ class Docstring:
     text: str
 
 
-def versions(sources: Iterable[Source]) -> dict[str, str]:
+def versions(sources: Iterable[Distribution]) -> dict[str, str]:
     """distribution -> installed version, Python first.
 
     Raises:
       ModuleNotFoundError: a distribution is not installed; names it and the remedy.
     """
-    found = {PYTHON: platform.python_version()}
+    installed = {PYTHON: platform.python_version()}
     for source in sources:
         try:
-            found[source.distribution] = importlib.metadata.version(source.distribution)
+            installed[source.distribution] = importlib.metadata.version(
+                source.distribution
+            )
         except importlib.metadata.PackageNotFoundError:
             raise ModuleNotFoundError(
                 f"the corpus python_docs reads the docstrings of the distribution "
                 f"{source.distribution!r}, which is not installed; "
                 "run `pip install 'llmjax[report]'` (or pip install it by name)"
             ) from None
-    return found
+    return installed
 
 
 def corpus_name(size: str = "full") -> str:
-    """What python_docs is called here: other versions installed, another name.
+    """The name of python_docs in this environment: other versions have another.
 
     Raises:
       ModuleNotFoundError: a distribution that it reads is not installed.
@@ -103,14 +105,14 @@ def corpus_name(size: str = "full") -> str:
             f"the corpus python_docs/{size} is not known; "
             "accepted: 'python_docs', 'python_docs/small'"
         )
-    found = versions(SOURCES if size == "full" else SMALL_SOURCES)
-    key = json.dumps([sorted(found.items()), RECIPE])
+    installed = versions(SOURCES if size == "full" else SMALL_SOURCES)
+    key = json.dumps([sorted(installed.items()), RECIPE])
     digest = hashlib.sha256(key.encode()).hexdigest()[:10]
-    python = "".join(found[PYTHON].split(".")[:2])
+    python = "".join(installed[PYTHON].split(".")[:2])
     return f"{'' if size == 'full' else 'small_'}py{python}_{digest}"
 
 
-def of_distribution(source: Source) -> Iterator[Docstring]:
+def of_distribution(source: Distribution) -> Iterator[Docstring]:
     """The docstrings of every module that the distribution installed, by file name.
 
     Raises:
@@ -135,7 +137,7 @@ def of_distribution(source: Source) -> Iterator[Docstring]:
 
 
 def of_stdlib(only: Iterable[str] | None = None) -> Iterator[Docstring]:
-    """The docstrings of the standard library's modules (of `only` these, if given)."""
+    """The docstrings of the standard library's modules, or of `only` these."""
     root = pathlib.Path(sysconfig.get_path("stdlib"))
     names = set(sys.stdlib_module_names) - _OPTIONAL_STDLIB
     for name in sorted(names & set(only) if only is not None else names):

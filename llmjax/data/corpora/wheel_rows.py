@@ -31,11 +31,11 @@ _LOCALES = {"en": "en-us", "fr": "fr-fr", "es": "es-es"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class WheelRow:
     """One example as its publisher has it.
 
     Attributes:
-      name: that tells it from all others.
+      name: unique within the corpus.
       texts: field -> text.
       label: the name of its class; "" for none.
       split: "" where the publisher gives none.
@@ -49,59 +49,59 @@ class Row:
     more: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def wiki_leads(folder: Path, language: str) -> Iterator[Row]:
+def wiki_leads(folder: Path, language: str) -> Iterator[WheelRow]:
     """Beginnings of Wikipedia articles, each with its description and its topic."""
     file = folder / f"summaries_{_LOCALES[language]}.json"
     for key, entry in json.loads(file.read_text("utf-8")).items():
         texts = {"text": entry["extract"], "title": entry["title"]}
         texts["description"] = entry["description"]
         topic = entry["topic"]
-        yield Row(key, texts, "" if topic == "Uncategorized" else topic)
+        yield WheelRow(key, texts, "" if topic == "Uncategorized" else topic)
 
 
-def chitchat(folder: Path, variant: str) -> Iterator[Row]:
-    """Chats; a line is what one of the two said until the other spoke."""
+def chitchat(folder: Path, variant: str) -> Iterator[WheelRow]:
+    """Chats; each line is one turn of a speaker."""
     chats = json.loads((folder / "dataset.json").read_text("utf-8"))
     for key, chat in chats.items():
         turns = [" ".join(m["text"] for m in turn) for turn in chat["messages"]]
-        yield Row(key, {"text": "\n".join(turns)})
+        yield WheelRow(key, {"text": "\n".join(turns)})
 
 
-def trec(folder: Path, variant: str) -> Iterator[Row]:
+def trec(folder: Path, variant: str) -> Iterator[WheelRow]:
     """Questions by what answers them; "fine": 50 classes of the 6."""
     lines = (folder / "question_labels.txt").read_text("utf-8").splitlines()
     for i, line in enumerate(lines):
         label, _, question = line.partition(" ")
         if variant != "fine":
             label = label.partition(":")[0]
-        yield Row(f"{i:05d}", {"text": question}, label)
+        yield WheelRow(f"{i:05d}", {"text": question}, label)
 
 
-def sms_spam(folder: Path, variant: str) -> Iterator[Row]:
-    """Short messages, wanted ("ham") or not ("spam")."""
+def sms_spam(folder: Path, variant: str) -> Iterator[WheelRow]:
+    """Short messages, "ham" or "spam"."""
     for row in _csv((folder / "sms-spam.csv").read_text("utf-8")):
         label = "spam" if row["spam"] == "1" else "ham"
-        yield Row(row[""], {"text": row["text"]}, label)
+        yield WheelRow(row[""], {"text": row["text"]}, label)
 
 
-def movie_dialogs(folder: Path, variant: str) -> Iterator[Row]:
+def movie_dialogs(folder: Path, variant: str) -> Iterator[WheelRow]:
     """A line of a film and the answer to it."""
     for row in _csv((folder / "moviedialog.csv").read_text("utf-8")):
         texts = {"source": row["statement"], "target": row["reply"]}
-        yield Row(row[""], texts)
+        yield WheelRow(row[""], texts)
 
 
-def sentiment(folder: Path, variant: str) -> Iterator[Row]:
+def sentiment(folder: Path, variant: str) -> Iterator[WheelRow]:
     """Texts rated by 20 people from -4 to 4; a mean of 0 has no class."""
     file = folder / "hutto_ICWSM_2014" / SENTIMENT_FILES[variant]
     for line in file.read_text("latin-1").splitlines()[1:]:
         key, rating, text = line.split("\t", 2)
         score = float(rating)
         label = "positive" if score > 0 else "negative" if score < 0 else ""
-        yield Row(key, {"text": text}, label, more={"score": score})
+        yield WheelRow(key, {"text": text}, label, more={"score": score})
 
 
-def clothing_reviews(folder: Path, variant: str) -> Iterator[Row]:
+def clothing_reviews(folder: Path, variant: str) -> Iterator[WheelRow]:
     """Reviews of clothes and whether the customer recommends them."""
     import pyarrow.parquet
 
@@ -110,19 +110,19 @@ def clothing_reviews(folder: Path, variant: str) -> Iterator[Row]:
     for i, row in enumerate(table.to_pylist()):
         texts = {"text": row["Review Text"] or "", "title": row["Title"] or ""}
         label = "recommended" if row["Recommended IND"] else "not recommended"
-        yield Row(f"{i:05d}", texts, label, more={"rating": row["Rating"]})
+        yield WheelRow(f"{i:05d}", texts, label, more={"rating": row["Rating"]})
 
 
-def film_reviews(folder: Path, variant: str) -> Iterator[Row]:
+def film_reviews(folder: Path, variant: str) -> Iterator[WheelRow]:
     """Reviews of films, each with the critic's verdict; the plots have no class."""
     packed = (folder / "rotten_tomatoes_corpus_full.csv.bz2").read_bytes()
     for i, row in enumerate(_csv(bz2.decompress(packed).decode("utf-8"))):
         verdict = row["category"] if row["category"] in ("fresh", "rotten") else ""
         texts = {"text": row["text"], "title": row["movie_name"]}
-        yield Row(f"{i:05d}", texts, verdict)
+        yield WheelRow(f"{i:05d}", texts, verdict)
 
 
-def conll2003(folder: Path, variant: str) -> Iterator[Row]:
+def conll2003(folder: Path, variant: str) -> Iterator[WheelRow]:
     """Sentences whose words are tagged as names (BIO), in the splits of the task."""
     for split, file in (("train", "train"), ("validation", "valid"), ("test", "test")):
         blocks = (folder / f"{file}.txt").read_text("utf-8").split("\n\n")
@@ -132,10 +132,12 @@ def conll2003(folder: Path, variant: str) -> Iterator[Row]:
                 continue
             tokens, tags = [t[0] for t in lines], [t[-1] for t in lines]
             more = {"tokens": tokens, "tags": tags}
-            yield Row(f"{split}-{i:05d}", {"text": " ".join(tokens)}, "", split, more)
+            yield WheelRow(
+                f"{split}-{i:05d}", {"text": " ".join(tokens)}, "", split, more
+            )
 
 
-def bible(folder: Path, variant: str) -> Iterator[Row]:
+def bible(folder: Path, variant: str) -> Iterator[WheelRow]:
     """The chapters of one version ("k"), or the verses of two side by side ("k-l")."""
     versions = variant.split("-")
     place = f"file:{folder / 'bible.db'}?mode=ro&immutable=1"
@@ -151,14 +153,14 @@ def bible(folder: Path, variant: str) -> Iterator[Row]:
     if len(versions) == 2:
         for at in sorted(verses[0].keys() & verses[1].keys()):
             texts = {"source": verses[0][at], "target": verses[1][at]}
-            yield Row("{}:{}:{}".format(*at), texts)
+            yield WheelRow("{}:{}:{}".format(*at), texts)
         return
     chapters: dict[tuple[int, int], list[str]] = {}
     for book, chapter, verse in sorted(verses[0]):
         text = verses[0][book, chapter, verse]
         chapters.setdefault((book, chapter), []).append(text)
-    for (book, chapter), found in chapters.items():
-        yield Row(f"{book}:{chapter}", {"text": "\n".join(found)})
+    for (book, chapter), lines in chapters.items():
+        yield WheelRow(f"{book}:{chapter}", {"text": "\n".join(lines)})
 
 
 def _csv(text: str) -> Iterator[dict[str, str]]:

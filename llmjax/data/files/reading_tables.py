@@ -23,7 +23,7 @@ from llmjax.data.files.slices import (
 
 
 def row_groups(file: pathlib.Path) -> int:
-    """How many a .parquet has.
+    """The number of row groups of a .parquet.
 
     Raises:
       ValueError: it is none.
@@ -135,7 +135,7 @@ def _hf_class_names(folder: pathlib.Path, label: str) -> tuple[str, ...]:
 
 
 def num_records(file: pathlib.Path) -> int:
-    """How many an .array_record has.
+    """The number of records of an .array_record.
 
     Raises:
       ValueError: it is none.
@@ -149,7 +149,7 @@ def num_records(file: pathlib.Path) -> int:
 
 
 def class_names(folder: pathlib.Path, label: str) -> tuple[str, ...]:
-    """Of a field of the TFDS dataset in a folder; () where there is none."""
+    """The class names of a field of a folder's TFDS dataset; () where there is none."""
     features = _features(folder)
     return feature_classes(features[label]) if features and label in features else ()
 
@@ -213,7 +213,7 @@ def _utf8(row: bytes, file: str, record: int) -> str:
 
 
 def _features(folder: pathlib.Path) -> Any:
-    """Of the TFDS dataset in a folder; None where there is none."""
+    """The features of the TFDS dataset in a folder; None where there is none."""
     if not (folder / "features.json").exists():
         return None
     import tensorflow_datasets as tfds

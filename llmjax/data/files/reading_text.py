@@ -16,7 +16,7 @@ from llmjax.data.files.slices import Columns, FileSlice, Row, damaged, require_c
 
 
 def text_file(file: str) -> str:
-    """The whole of a .txt file.
+    """The text of a .txt file.
 
     Raises:
       ValueError: it is binary, or not UTF-8; says where.

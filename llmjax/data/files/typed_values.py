@@ -27,7 +27,7 @@ def record(row: Row, fields: Sequence[RecordField], schema: RecordSchema) -> Rec
     Args:
       row: its values by column.
       fields: where each field comes from.
-      schema: their types, with the classes that are known.
+      schema: their types, with the classes that have names.
 
     Raises:
       ValueError: a value is not of its field's type, or tags or spans don't fit their
@@ -159,7 +159,7 @@ def _span(kind: Spans, value: Any, text: str) -> tuple[int, int, str | None]:
 
 
 def _from_json(value: Any) -> Any:
-    """What a cell of a .csv holds as JSON; other values as they are."""
+    """The JSON in a cell of a .csv; other values unchanged."""
     if not isinstance(value, str):
         return value
     try:

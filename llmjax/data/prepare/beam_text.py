@@ -1,7 +1,7 @@
 """Documents cleaned on many machines: a TFDS builder that runs as an Apache Beam job.
 
-What `local_files` does on one machine, as a job of any size: read, clean, filter, drop
-exact and near copies, split, write as ArrayRecord. The documents that stay, their
+The steps of `local_files` on any number of machines: read, clean, filter, drop exact
+and near copies, split, write as ArrayRecord. The documents that stay, their
 splits and their order are the same, whatever the number of workers.
 Needs Beam (`bash launch/beam.sh` has it); `prepare` reads the result without.
 """
@@ -35,14 +35,14 @@ _COUNTERS = "llmjax"
 _DESCRIPTION = "Text files, cleaned by Apache Beam."
 _LINES = 2**32  # more lines than a file has
 
-At = tuple[int, int]  # number of the file, line: where a document stands
+At = tuple[int, int]  # number of the file, line
 Sum = tuple[int, int, str]  # documents, bytes, hash
 Mark = tuple[np.ndarray, int]  # MinHash signature, characters
 
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """A document and where it comes from."""
+    """A document and its origin."""
 
     at: At
     name: str
@@ -68,15 +68,15 @@ def config(patterns: Iterable[str], prepare: PrepareConfig) -> BeamTextConfig:
       ValueError: a pattern without a file.
     """
     patterns = list(patterns)
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for pattern, match in zip(patterns, FileSystems.match(patterns), strict=True):
         if not match.metadata_list:
             raise ValueError(f"no file matches {pattern!r}")
-        found.update({m.path: m.size_in_bytes for m in match.metadata_list})
+        sizes.update({m.path: m.size_in_bytes for m in match.metadata_list})
     # In the order of `readers`: of equal copies the first stays.
-    order = {path: (not path.endswith(".txt"), Path(path)) for path in found}
-    files = tuple(sorted(found, key=order.__getitem__))
-    identity = json.dumps([sorted(found.items()), _rules(prepare)])
+    order = {path: (not path.endswith(".txt"), Path(path)) for path in sizes}
+    files = tuple(sorted(sizes, key=order.__getitem__))
+    identity = json.dumps([sorted(sizes.items()), _rules(prepare)])
     return BeamTextConfig(
         name="files_" + hashlib.sha256(identity.encode()).hexdigest()[:12],
         description=_DESCRIPTION,
@@ -136,10 +136,10 @@ class BeamText(tfds.core.GeneratorBasedBuilder):
         path = self.data_path / ACCOUNT
         account = json.loads(path.read_text())
         path.unlink()
-        found = pipeline_result.metrics().query(
+        results = pipeline_result.metrics().query(
             MetricsFilter().with_namespace(_COUNTERS)
         )
-        counts = {m.key.metric.name: m.result for m in found["counters"]}
+        counts = {m.key.metric.name: m.result for m in results["counters"]}
         counts["kept"] = sum(account["documents"].values())
         self.info.metadata.update(
             class_names=[], fields=["text"], cleaning=counts, **account
@@ -197,7 +197,7 @@ def _here(path: str) -> Iterator[str]:
 def clean_and_split(
     documents: beam.PCollection, prepare: PrepareConfig
 ) -> beam.PCollection:
-    """The documents that stay, cleaned: (split, Document), of all `Document`."""
+    """The documents that stay, cleaned: (split, Document)."""
     unique = (
         documents
         | "Clean" >> beam.FlatMap(_clean, prepare)
@@ -314,22 +314,22 @@ def _neighbours(bucket: bytes, members: Iterable[At]) -> Iterator[tuple[At, At]]
             yield first, second
 
 
-def _send(at: At, found: dict[str, Iterable[Any]]) -> Iterator[tuple[At, Any]]:
-    (mark,) = found["mark"]
-    for other in found["others"]:
+def _send(at: At, joined: dict[str, Iterable[Any]]) -> Iterator[tuple[At, Any]]:
+    (mark,) = joined["mark"]
+    for other in joined["others"]:
         yield other, (at, mark)
 
 
-def _compare(at: At, found: dict[str, Iterable[Any]]) -> Iterator[tuple[Any, ...]]:
-    ((signature, length),) = found["mark"]
-    for other, (theirs, size) in found["others"]:
+def _compare(at: At, joined: dict[str, Iterable[Any]]) -> Iterator[tuple[Any, ...]]:
+    ((signature, length),) = joined["mark"]
+    for other, (theirs, size) in joined["others"]:
         similarity = float((signature == theirs).mean())
         if similarity >= choice.CLUSTER_SIMILARITY:
             yield other, at, similarity, size, length
 
 
 def decide(pairs: list[tuple[Any, ...]]) -> Iterator[tuple[At, str]]:
-    """Who goes and who is never held out: (at, "" or "train").
+    """Fates of documents with relatives: (at, "" to drop or "train").
 
     All pairs of relatives meet here, on one worker: its memory bounds their number, at
     some hundreds of bytes each, not the documents'.
@@ -356,7 +356,7 @@ def decide(pairs: list[tuple[Any, ...]]) -> Iterator[tuple[At, str]]:
     yield from ((order[i], "train") for i in alive if sizes[cluster[i]] > 1)
 
 
-# --- what is written -----------------------------------------------------------------
+# --- the dataset ---------------------------------------------------------------------
 
 
 def _part(placed: tuple[str, Document], count: int, splits: list[str]) -> int:
@@ -370,7 +370,7 @@ def _example(split: str, document: Document) -> tuple[int, dict[str, Any]]:
 
 
 def _measure(split: str, document: Document) -> tuple[str, Sum]:
-    """The split, and what adds up of one document."""
+    """The split of a document, and its share of the account."""
     key = f"{split}\0{document.name}\0{document.text}\0"
     digest = hashlib.sha256(key.encode()).hexdigest()
     return split, (1, len(document.text.encode()), digest)
@@ -383,8 +383,8 @@ def _add_up(values: Iterable[Sum]) -> Sum:
     return documents, size, f"{digest % 2**256:064x}"
 
 
-def _write_account(found: list[tuple[str, Sum]], path: str) -> None:
-    totals = dict(sorted(found))
+def _write_account(splits: list[tuple[str, Sum]], path: str) -> None:
+    totals = dict(sorted(splits))
     digest = hashlib.sha256(json.dumps(totals).encode()).hexdigest()
     account = {
         "content_sha256": digest,

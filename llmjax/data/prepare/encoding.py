@@ -13,8 +13,8 @@ from etils import epath
 from llmjax.config import PrepareConfig
 from llmjax.data.prepare import workers
 from llmjax.data.store import manifest, tokens
-from llmjax.data.store.documents import Chunk, Documents
-from llmjax.data.tokenizers import tokenizer
+from llmjax.data.store.documents import DocumentRange, Documents
+from llmjax.data.tokenizers import tokenizer as tokenizer_lib
 
 FORMAT = 2  # of the token files
 
@@ -24,14 +24,14 @@ class _Job:
     """A range of documents to be encoded."""
 
     documents: Documents
-    chunk: Chunk
+    extent: DocumentRange
     tokenizer: str
     fingerprint: str
     output: str
 
     @property
     def size(self) -> int:
-        return self.chunk.size
+        return self.extent.size
 
     def done(self) -> bool:
         return epath.Path(self.output).exists()
@@ -46,44 +46,46 @@ def key(content_sha256: str, fingerprint: str) -> str:
 def write(
     folder: epath.Path,
     documents: Documents,
-    found: tokenizer.Tokenizer,
+    tokenizer: tokenizer_lib.Tokenizer,
     prepare: PrepareConfig,
 ) -> dict[str, dict[str, Any]]:
-    """Makes what is missing of the token files of every field and split.
+    """Writes what is missing of the token files of every field and split.
 
     Args:
-      folder: of tokenizer.json; gets `<field>/<split>/`.
-      documents: of them.
-      found: what tokenizer.json holds.
+      folder: has tokenizer.json; gets `<field>/<split>/`.
+      documents: the texts.
+      tokenizer: the tokenizer of tokenizer.json.
       prepare: `shards` and `workers` are read.
 
     Returns:
       "<field>/<split>" -> its account.
     """
-    wanted = key(documents.account["content_sha256"], found.fingerprint)
+    identity = key(documents.account["content_sha256"], tokenizer.fingerprint)
     files: dict[str, dict[str, Any]] = {}
     for field in documents.account["fields"]:
         places = {s: folder / field / s for s in documents.account["documents"]}
         missing = {
             split: place
             for split, place in places.items()
-            if not _is(place, wanted, prepare.shards)
+            if not _has_tokens(place, identity, prepare.shards)
         }
-        work = folder / f".{field}.{wanted[:16]}"
+        work = folder / f".{field}.{identity[:16]}"
         if missing:
-            jobs = _jobs(documents, field, missing, folder, found, work)
+            jobs = _jobs(documents, field, missing, folder, tokenizer, work)
             workers.run(_encode, jobs, f"tokens {field}", prepare.workers)
             for split, place in missing.items():
                 parts = [
                     epath.Path(job.output)
                     for job in jobs
-                    if job.chunk.split in ("", split)
+                    if job.extent.split in ("", split)
                 ]
                 blocks = tokens.Blocks(parts, f"{split}/")
                 partial = manifest.partial(place)
                 _remove(partial)
-                tokens.write(partial, blocks, found.vocab_size, wanted, prepare.shards)
-                _move(partial, place, wanted, prepare.shards)
+                tokens.write(
+                    partial, blocks, tokenizer.vocab_size, identity, prepare.shards
+                )
+                _move(partial, place, identity, prepare.shards)
         for rest in (work, *(folder / field).glob(".*.partial")):
             _remove(rest)
         for split, place in places.items():
@@ -94,8 +96,8 @@ def write(
     return files
 
 
-def _is(place: epath.Path, key: str, shards: int | None) -> bool:
-    """Whether whole token files of that key lie there."""
+def _has_tokens(place: epath.Path, key: str, shards: int | None) -> bool:
+    """Whether a folder has all token files of that key."""
     account = tokens.account(place) or {}
     return account.get("key") == key and shards in (None, account["shards"])
 
@@ -105,7 +107,7 @@ def _jobs(
     field: str,
     missing: Mapping[str, epath.Path],
     folder: epath.Path,
-    found: tokenizer.Tokenizer,
+    tokenizer: tokenizer_lib.Tokenizer,
     work: epath.Path,
 ) -> list[_Job]:
     """A job for each range of documents in which something is missing."""
@@ -113,28 +115,28 @@ def _jobs(
     return [
         _Job(
             documents,
-            chunk,
+            extent,
             str(folder / "tokenizer.json"),
-            found.fingerprint,
+            tokenizer.fingerprint,
             str(work / f"{k:06d}.npz"),
         )
-        for k, chunk in enumerate(documents.chunks(field))
-        if chunk.split == "" or chunk.split in missing
+        for k, extent in enumerate(documents.ranges(field))
+        if extent.split == "" or extent.split in missing
     ]
 
 
 @functools.lru_cache(maxsize=2)
-def _tokenizer(path: str, fingerprint: str) -> tokenizer.Tokenizer:
-    found = tokenizer.load(path)
-    assert found.fingerprint == fingerprint, path
-    return found
+def _tokenizer(path: str, fingerprint: str) -> tokenizer_lib.Tokenizer:
+    tokenizer = tokenizer_lib.load(path)
+    assert tokenizer.fingerprint == fingerprint, path
+    return tokenizer
 
 
 def _encode(job: _Job) -> None:
     """Encodes documents; leaves the tokens of each of their splits as a block."""
     tokenizer = _tokenizer(job.tokenizer, job.fingerprint)
     columns: dict[str, tuple[list[Any], ...]] = {}
-    for batch in job.documents.read(job.chunk):
+    for batch in job.documents.read(job.extent):
         encoded = tokenizer.encode_batch([text for _, text, _ in batch])
         for (split, text, label), ids in zip(batch, encoded, strict=True):
             column = columns.setdefault(split, ([], [], []))
@@ -156,7 +158,7 @@ def _encode(job: _Job) -> None:
 def _move(partial: epath.Path, place: epath.Path, key: str, shards: int | None) -> None:
     """Puts a whole folder in its place, unless another process was first."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    if _is(place, key, shards):
+    if _has_tokens(place, key, shards):
         _remove(partial)
         return
     _remove(place)

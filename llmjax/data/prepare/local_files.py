@@ -30,9 +30,9 @@ from llmjax.data.store import manifest
 from llmjax.data.store.documents import (
     FileDocuments,
     account_of,
-    part_file,
+    slice_file,
     split_file,
-    write_part,
+    write_slice,
 )
 
 FORMAT = 1  # raise it when the same files become different documents
@@ -145,9 +145,9 @@ def _clean(job: _Job) -> None:
             order.update(json.dumps(names).encode())
             yield texts, names
 
-    final = part_file(folder, job.index)
+    final = slice_file(folder, job.index)
     partial = manifest.partial(final)
-    write_part(partial, blocks())
+    write_slice(partial, blocks())
     partial.replace(final)
     columns = {k: np.concatenate([a[k] for a in arrays]) for k in arrays[0]}
     account = {

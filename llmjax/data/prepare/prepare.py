@@ -1,9 +1,10 @@
 """From a source's name to token files, in stages that are done once.
 
 Below `data.directory`, documents lie in `<dataset>/<config>/<version>/` (by TFDS, as
-ArrayRecord) or `files/<corpus>/` (of local files), and what is made of them in
-`tokens/<corpus>/<tokenizer>/`: tokenizer.json, `<field>/<split>/*.npy` and, when all is
-there, manifest.json. Killed at any moment, a job goes on where it was if called again.
+ArrayRecord) or `files/<corpus>/` (of local files), records in `records/<corpus>/`, and
+their tokens in `tokens/<corpus>/<tokenizer>/`: tokenizer.json, `<field>/<split>/*.npy`
+or `records/<split>.arrow` and, when all is there, manifest.json. Killed at any moment,
+it continues when called again.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ from llmjax.data.store import manifest, tokens
 from llmjax.data.store.corpus import Corpus as Corpus
 from llmjax.data.store.documents import Documents, account_of, open_documents
 from llmjax.data.store.manifest import PREPARE, read_json, write_json
-from llmjax.data.tokenizers import tokenizer
+from llmjax.data.tokenizers import tokenizer as tokenizer_lib
 
 FORMAT = 2  # of what this file writes
 _ACCEPTED = (
@@ -39,9 +40,9 @@ _ACCEPTED = (
 
 
 def prepare(data: DataConfig) -> Corpus:
-    """Makes what is missing of the corpora of `data`, and opens the first.
+    """Writes what is missing of the corpora of `data`, and opens the first.
 
-    Interrupted at any moment, it goes on where it was when called again.
+    Interrupted at any moment, it continues when called again.
 
     Raises:
       ValueError: `data.source` or another field is not what is accepted, or a file of
@@ -58,10 +59,10 @@ def prepare(data: DataConfig) -> Corpus:
 
 
 def open_corpus(data: DataConfig) -> Corpus:
-    """Opens the corpus that `prepare` made; of a mixture the first.
+    """Opens the corpus that `prepare` wrote; of a mixture the first.
 
     Raises:
-      FileNotFoundError: it was not made, or not to the end.
+      FileNotFoundError: it is not prepared, or not completely.
       ValueError: what is there is of another format, was changed since, or is damaged.
     """
     return open_corpora(data)[0][1]
@@ -73,7 +74,7 @@ def open_corpora(data: DataConfig) -> list[tuple[MixturePart, Corpus]]:
     Sizes are checked each time, hashes of files when they have changed.
 
     Raises:
-      FileNotFoundError, ValueError: as `open_corpus`.
+      FileNotFoundError, ValueError: see `open_corpus`.
     """
     first: Corpus | None = None
     opened = []
@@ -102,7 +103,7 @@ def _sources(data: DataConfig) -> Iterator[tuple[MixturePart, str]]:
 
 def _name(data: DataConfig, source: str) -> str:
     kind, _, rest = source.partition("/")
-    if kind == "python_docs":  # known without TFDS
+    if kind == "python_docs":  # needs no TFDS
         return f"python_docs_{docstrings.corpus_name(rest or 'full')}"
     if kind in BUILDERS or source.startswith("tfds:"):
         name = _builder(data, source).info.full_name.replace("/", "_")
@@ -135,11 +136,11 @@ def _directory(data: DataConfig) -> epath.Path:
     return epath.Path(data.directory).expanduser()
 
 
-# --- making --------------------------------------------------------------------------
+# --- writing -------------------------------------------------------------------------
 
 
 def _prepare(data: DataConfig, source: str, first: Corpus | None) -> None:
-    """One corpus, with the tokenizer of the first if there is one."""
+    """Prepares one corpus, with the tokenizer of the first if there is one."""
     seconds: dict[str, float] = {}
 
     @contextlib.contextmanager
@@ -158,30 +159,33 @@ def _prepare(data: DataConfig, source: str, first: Corpus | None) -> None:
     folder = _folder(data, name, first)
     folder.mkdir(parents=True, exist_ok=True)
     with timed("tokenizer"):
-        found = _tokenizer(folder, documents, data, first)
+        tokenizer = _tokenizer(folder, documents, data, first)
     files: dict[str, Any] = {}
     record_account: dict[str, Any] = {}
     with timed("tokens"):
         if isinstance(documents, RecordFiles):
             record_account["record_files"] = record_files.write_tokens(
-                folder, documents, found
+                folder, documents, tokenizer
             )
         else:
-            files = encoding.write(folder, documents, found, data.prepare)
-    made = {
+            files = encoding.write(folder, documents, tokenizer, data.prepare)
+    account = {
         "format": FORMAT,
         "code": __version__,
         "corpus": name,
         "dataset_folder": str(documents.folder.relative_to(_directory(data))),
         "dataset": documents.account,
-        "tokenizer": {"vocab_size": found.vocab_size, "sha256": found.fingerprint},
+        "tokenizer": {
+            "vocab_size": tokenizer.vocab_size,
+            "sha256": tokenizer.fingerprint,
+        },
         "token_files": files,
         **record_account,
         "seconds": seconds,
     }
     path = folder / "manifest.json"
-    if {**read_json(path), "seconds": 0} != {**made, "seconds": 0}:
-        write_json(path, made)
+    if {**read_json(path), "seconds": 0} != {**account, "seconds": 0}:
+        write_json(path, account)
 
 
 def _records(
@@ -236,7 +240,7 @@ def _tokenizer(
     documents: Documents | RecordFiles,
     data: DataConfig,
     first: Corpus | None,
-) -> tokenizer.Tokenizer:
+) -> tokenizer_lib.Tokenizer:
     """Stage 2: the tokenizer, trained on the training split.
 
     Of documents it sees the first field, of records all texts.
@@ -248,7 +252,7 @@ def _tokenizer(
             f"{documents.folder}; accepted: {', '.join(account['documents'])}"
         )
     learns = not isinstance(data.tokenizer, Bytes | TokenizerFile)
-    wanted = {
+    stage = {
         "content_sha256": account["content_sha256"] if learns else "",
         "tokenizer": {"kind": kind, **dataclasses.asdict(data.tokenizer)},
         "of": first.tokenizer.fingerprint if first else "",
@@ -257,21 +261,21 @@ def _tokenizer(
     }
     path, record = folder / "tokenizer.json", folder / "tokenizer.stage.json"
     if path.exists() and record.exists():
-        found = tokenizer.load(path)
-        if read_json(record) == {**wanted, "sha256": found.fingerprint}:
-            return found
+        tokenizer = tokenizer_lib.load(path)
+        if read_json(record) == {**stage, "sha256": tokenizer.fingerprint}:
+            return tokenizer
     record.unlink(missing_ok=True)
     if first is not None:
-        found = first.tokenizer
+        tokenizer = first.tokenizer
     else:
         texts: Any = _training_texts(documents, data.train_split) if learns else ()
-        found = tokenizer.make(
+        tokenizer = tokenizer_lib.make(
             data.tokenizer, tqdm(texts, "tokenizer", disable=not learns)
         )
-    found.save(path)
-    saved = tokenizer.load(path).fingerprint
-    write_json(record, {**wanted, "sha256": saved})
-    return tokenizer.load(path)
+    tokenizer.save(path)
+    saved = tokenizer_lib.load(path).fingerprint
+    write_json(record, {**stage, "sha256": saved})
+    return tokenizer_lib.load(path)
 
 
 def _training_texts(documents: Documents | RecordFiles, split: str) -> Any:
@@ -282,11 +286,11 @@ def _training_texts(documents: Documents | RecordFiles, split: str) -> Any:
 
 
 def _folder(data: DataConfig, name: str, first: Corpus | None) -> epath.Path:
-    """Of a corpus's token files: other tokenizers, other folders."""
+    """The folder of a corpus's token files; each tokenizer has another."""
     kind = data.tokenizer
     folder = kind.kind
     if isinstance(kind, TokenizerFile):
-        folder += f"-{tokenizer.load(kind.path).fingerprint[:12]}"
+        folder += f"-{tokenizer_lib.load(kind.path).fingerprint[:12]}"
     elif not isinstance(kind, Bytes):
         folder += str(kind.vocab_size)
         if isinstance(kind, WordPiece) and not kind.lowercase:
@@ -300,51 +304,53 @@ def _folder(data: DataConfig, name: str, first: Corpus | None) -> epath.Path:
 
 
 def _open(data: DataConfig, source: str, first: Corpus | None) -> Corpus:
-    """One corpus, checked."""
+    """Opens one corpus, and checks its files."""
     folder = _folder(data, _name(data, source), first)
     path = folder / "manifest.json"
-    made = read_json(path)
-    if not made:
+    account = read_json(path)
+    if not account:
         raise FileNotFoundError(
             f"data.source={source!r} is not prepared: no manifest.json in {folder}; "
             f"run {PREPARE}"
         )
-    if made.get("format") != FORMAT:
+    if account.get("format") != FORMAT:
         raise ValueError(
-            f"{path} is of format {made.get('format')}, this version reads {FORMAT}; "
-            f"run {PREPARE} again"
+            f"{path} is of format {account.get('format')}, this version reads "
+            f"{FORMAT}; run {PREPARE} again"
         )
-    found = tokenizer.load(folder / "tokenizer.json")
-    if found.fingerprint != made["tokenizer"]["sha256"]:
+    tokenizer = tokenizer_lib.load(folder / "tokenizer.json")
+    if tokenizer.fingerprint != account["tokenizer"]["sha256"]:
         raise ValueError(
             f"{folder / 'tokenizer.json'} is not the tokenizer that the manifest "
             f"beside it names; delete {folder} and run {PREPARE} again"
         )
-    if first is not None and found.fingerprint != first.tokenizer.fingerprint:
+    if first is not None and tokenizer.fingerprint != first.tokenizer.fingerprint:
         raise ValueError(
             f"{folder} was made with another tokenizer than the mixture's first source "
             f"in {first.folder}; run {PREPARE} again"
         )
-    dataset = _directory(data) / made["dataset_folder"]
-    content = made["dataset"]["content_sha256"]
+    dataset = _directory(data) / account["dataset_folder"]
+    content = account["dataset"]["content_sha256"]
     if account_of(dataset).get("content_sha256", content) != content:
         raise ValueError(
             f"the documents in {dataset} are not those that {folder} was made from; "
             f"run {PREPARE} again"
         )
-    key = encoding.key(content, found.fingerprint)
+    key = encoding.key(content, tokenizer.fingerprint)
     files: dict[str, dict[str, Any]] = {}
-    for part, account in made["token_files"].items():
-        if tokens.account(folder / part) != {"key": key, **account}:
+    for part, files_account in account["token_files"].items():
+        if tokens.account(folder / part) != {"key": key, **files_account}:
             raise ValueError(
                 f"the token files in {folder / part} are not those that the manifest "
                 f"names; delete {folder / part} and run {PREPARE} again"
             )
-        files |= {f"{part}/{name}": told for name, told in account["files"].items()}
-    files |= made.get("record_files", {})
+        files |= {
+            f"{part}/{name}": file for name, file in files_account["files"].items()
+        }
+    files |= account.get("record_files", {})
     manifest.verify(folder, files, folder / "verified.json")
-    if "record_files" in made:
-        of_records = made["dataset"]["files"]
-        manifest.verify(dataset, of_records, folder / "verified_records.json")
-    classes = tuple(made["dataset"]["class_names"])
-    return Corpus(found, classes, made, folder, dataset)
+    if "record_files" in account:
+        arrow_files = account["dataset"]["files"]
+        manifest.verify(dataset, arrow_files, folder / "verified_records.json")
+    classes = tuple(account["dataset"]["class_names"])
+    return Corpus(tokenizer, classes, account, folder, dataset)

@@ -1,4 +1,4 @@
-"""Local files and TFDS datasets become typed records, and those their tokens.
+"""Typed records of local files and TFDS datasets, and the tokens of their texts.
 
 `<directory>/records/<corpus>/<split>.arrow` has the records as they were read, and
 `<tokens folder>/records/<split>.arrow` the tokens of their texts. Each file appears
@@ -99,7 +99,10 @@ def tfds_input(builder: Any, fields: Iterable[RecordField]) -> RecordInput:
                 yield split, Row(values, place.__str__)
 
     def classes(column: str) -> tuple[str, ...]:
-        return reading_tables.feature_classes(features[column])
+        names = reading_tables.feature_classes(features[column])
+        if column == "label" and not names:  # of our own builders
+            names = tuple((builder.info.metadata or {}).get("class_names", ()))
+        return names
 
     return RecordInput(rows, True, classes)
 

@@ -1,9 +1,8 @@
-"""Tasks in worker processes, each of which leaves its result on disk.
+"""Jobs in worker processes; each leaves its result on disk.
 
 A worker is `python -m llmjax.data.prepare.workers`: unlike multiprocessing's it doesn't
-run
-the caller's script again, so that it works in notebooks and scripts alike, imports no
-jax, and ends with the process that started it, killed or not.
+run the caller's script again, so that it works in notebooks and scripts alike, imports
+no jax, and ends with the process that started it, killed or not.
 """
 
 import contextlib
@@ -23,43 +22,43 @@ _WORTHWHILE = 4e6  # bytes: below, starting processes takes longer than the work
 
 
 @runtime_checkable
-class Task(Protocol):
+class Job(Protocol):
     """A part of the work; a small frozen value that can be pickled."""
 
     @property
     def size(self) -> int:
-        """In bytes, roughly, for the progress bar."""
+        """Bytes, roughly, for the progress bar."""
 
     def done(self) -> bool:
-        """Whether its result is on disk, whole."""
+        """Whether the whole result is on disk."""
 
 
 def run(
     function: Callable[[Any], None],
-    tasks: Sequence[Any],
+    jobs: Sequence[Any],
     name: str,
     workers: int | None = None,
 ) -> None:
-    """`function(task)` of each `Task` that is not done.
+    """Calls `function(job)` for each `Job` that is not done.
 
     Args:
       function: of a module, or a `functools.partial` of one; can be pickled.
-      tasks: in the order of which they are begun.
+      jobs: in the order in which they begin.
       name: beside the progress bar, which counts MB/s.
-      workers: processes; None: one per core. What is small is done in this one.
+      workers: processes; None: one per core. Little work is done in this process.
     """
-    todo = [task for task in tasks if not task.done()]
-    missing = sum(task.size for task in todo)
-    total = sum(task.size for task in tasks)
+    todo = [job for job in jobs if not job.done()]
+    missing = sum(job.size for job in todo)
+    total = sum(job.size for job in jobs)
     count = min(workers or os.cpu_count() or 1, len(todo))
     bar = tqdm(
         desc=name, total=total, initial=total - missing, unit="B", unit_scale=True
     )
     with bar, contextlib.ExitStack() as stack:
         if count <= 1 or missing < _WORTHWHILE:
-            for task in todo:
-                function(task)
-                bar.update(task.size)
+            for job in todo:
+                function(job)
+                bar.update(job.size)
         else:
             pool = stack.enter_context(_pool(count))
             for size in pool(function, todo):
@@ -68,24 +67,24 @@ def run(
 
 @contextlib.contextmanager
 def _pool(count: int) -> Iterator[Callable[..., Iterator[int]]]:
-    """A function as `map` over worker processes, which end with the context."""
+    """`map` over worker processes, which end with the context."""
     idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
     workers = [_Worker() for _ in range(count)]
     for worker in workers:
         idle.put(worker)
 
-    def one(function: Callable[[Any], None], task: Any) -> int:
+    def one(function: Callable[[Any], None], job: Any) -> int:
         worker = idle.get()
         try:
-            worker.call(function, task)
+            worker.call(function, job)
         finally:
             idle.put(worker)
-        return task.size
+        return job.size
 
-    def run(function: Callable[[Any], None], tasks: Sequence[Any]) -> Iterator[int]:
+    def run(function: Callable[[Any], None], jobs: Sequence[Any]) -> Iterator[int]:
         waiting: set[Future[int]] = set()
-        for task in tasks:
-            waiting.add(threads.submit(one, function, task))
+        for job in jobs:
+            waiting.add(threads.submit(one, function, job))
             if len(waiting) >= 2 * count:
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)
@@ -101,7 +100,7 @@ def _pool(count: int) -> Iterator[Callable[..., Iterator[int]]]:
 
 
 class _Worker:
-    """One process, which takes a call at a time."""
+    """A process that answers one call at a time."""
 
     def __init__(self) -> None:
         environment = {
@@ -117,11 +116,11 @@ class _Worker:
             env=environment,
         )
 
-    def call(self, function: Callable[[Any], None], task: Any) -> None:
-        """Waits for `function(task)`; raises what it raised."""
+    def call(self, function: Callable[[Any], None], job: Any) -> None:
+        """Calls `function(job)` in the process and raises its exception here."""
         assert self._process.stdin and self._process.stdout
         try:
-            pickle.dump((function, task), self._process.stdin)
+            pickle.dump((function, job), self._process.stdin)
             self._process.stdin.flush()
             error = pickle.load(self._process.stdout)
         except (BrokenPipeError, EOFError, pickle.UnpicklingError):
@@ -139,19 +138,19 @@ class _Worker:
 
 
 def _serve() -> None:
-    """Answers calls until nobody is there to make them."""
+    """Answers calls until the caller's process ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a hook prints is no answer
+    os.dup2(2, 1)  # printing must not reach the answers
     while True:
         try:
-            function, task = pickle.load(sys.stdin.buffer)
+            function, job = pickle.load(sys.stdin.buffer)
         except (EOFError, pickle.UnpicklingError):
             return
         except Exception as e:  # a module that is not here
             error: Exception | None = e
         else:
-            error = _error_of(function, task)
+            error = _error_of(function, job)
         try:
             answer = pickle.dumps(error)
             pickle.loads(answer)
@@ -164,9 +163,9 @@ def _serve() -> None:
             return
 
 
-def _error_of(function: Callable[[Any], None], task: Any) -> Exception | None:
+def _error_of(function: Callable[[Any], None], job: Any) -> Exception | None:
     try:
-        function(task)
+        function(job)
     except Exception as e:
         return e
     return None

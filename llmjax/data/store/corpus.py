@@ -19,10 +19,10 @@ class Corpus:
 
     Attributes:
       tokenizer: trained on the training split alone, of a mixture's first corpus.
-      class_names: what a label stands for; () without labels.
-      manifest: where everything came from, counts, bytes, hashes.
-      folder: of the tokenizer, the token files and the manifest.
-      dataset: of the documents.
+      class_names: the name of each label; () without labels.
+      manifest: origin, counts, bytes and hashes of everything.
+      folder: has the tokenizer, the token files and the manifest.
+      dataset: the folder of the documents or records.
     """
 
     tokenizer: Tokenizer

@@ -1,6 +1,6 @@
-"""Clean documents on disk: a TFDS dataset, or what was made of local files.
+"""Clean documents on disk: a TFDS dataset, or those of local files.
 
-Both are read in chunks, a task's worth each, and by split and field as text.
+Both are read in ranges, one per job, and by split and field as text.
 """
 
 import dataclasses
@@ -17,19 +17,19 @@ _BATCH = 512  # documents
 _CHUNK_BYTES = 4 << 20
 _BLOCKS = 16  # of local files, of half a million characters
 
-Document = tuple[str, str, int]  # split, text, class (-1 for none)
+SplitText = tuple[str, str, int]  # split, text, class (-1 for none)
 
 
 @dataclasses.dataclass(frozen=True)
-class Chunk:
-    """Documents that one task reads: of a split, or of all ("")."""
+class DocumentRange:
+    """Documents that one job reads: of a split, or of all ("")."""
 
     field: str
     split: str
     start: int
     stop: int
     size: int  # bytes, roughly
-    part: int = 0  # of local files
+    file: int = 0  # of local files: the number of the slice
 
 
 @runtime_checkable
@@ -37,7 +37,7 @@ class Documents(Protocol):
     """A dataset on disk; can be pickled.
 
     Attributes:
-      folder: where it lies.
+      folder: its place.
       account: content_sha256, class_names, fields, documents (split -> how many).
     """
 
@@ -47,25 +47,25 @@ class Documents(Protocol):
     @property
     def account(self) -> dict[str, Any]: ...
 
-    def chunks(self, field: str) -> list[Chunk]:
+    def ranges(self, field: str) -> list[DocumentRange]:
         """All documents, in order, whatever the number of workers."""
 
-    def read(self, chunk: Chunk) -> Iterator[list[Document]]:
-        """The documents of a chunk, some at a time."""
+    def read(self, extent: DocumentRange) -> Iterator[list[SplitText]]:
+        """The documents of a range, some at a time."""
 
     def texts(self, split: str, field: str) -> Iterable[str]:
-        """One split, in order; has a length and can be iterated again and again."""
+        """A split's texts in order, with a length; can be iterated again and again."""
 
 
 def open_documents(folder: epath.Path, account: dict[str, Any]) -> Documents:
-    """The dataset in a folder, which `account` tells of."""
+    """The dataset in a folder, which `account` describes."""
     kind = FileDocuments if "parts" in account else TfdsDocuments
     return kind(folder, account)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Texts:
-    """One split of one field."""
+    """The texts of one split in one field."""
 
     documents: Documents
     split: str
@@ -75,9 +75,9 @@ class _Texts:
         return self.documents.account["documents"][self.split]
 
     def __iter__(self) -> Iterator[str]:
-        for chunk in self.documents.chunks(self.field):
-            if chunk.split in ("", self.split):
-                for batch in self.documents.read(chunk):
+        for extent in self.documents.ranges(self.field):
+            if extent.split in ("", self.split):
+                for batch in self.documents.read(extent):
                     yield from (text for s, text, _ in batch if s == self.split)
 
 
@@ -88,26 +88,26 @@ class TfdsDocuments:
     folder: epath.Path
     account: dict[str, Any]
 
-    def chunks(self, field: str) -> list[Chunk]:
-        found = []
+    def ranges(self, field: str) -> list[DocumentRange]:
+        ranges = []
         for split, n in self.account["documents"].items():
             size = self.account.get("bytes", {}).get(split) or 1000 * n
             count = max(1, min(n, -(-size // _CHUNK_BYTES)))
             edges = [n * k // count for k in range(count + 1)]
-            found += [
-                Chunk(field, split, start, stop, size // count)
+            ranges += [
+                DocumentRange(field, split, start, stop, size // count)
                 for start, stop in itertools.pairwise(edges)
             ]
-        return found
+        return ranges
 
-    def read(self, chunk: Chunk) -> Iterator[list[Document]]:
+    def read(self, extent: DocumentRange) -> Iterator[list[SplitText]]:
         import tensorflow_datasets as tfds
 
-        data = tfds.builder_from_directory(self.folder).as_data_source(chunk.split)
-        for start in range(chunk.start, chunk.stop, _BATCH):
-            places = list(range(start, min(start + _BATCH, chunk.stop)))
+        data = tfds.builder_from_directory(self.folder).as_data_source(extent.split)
+        for start in range(extent.start, extent.stop, _BATCH):
+            places = list(range(start, min(start + _BATCH, extent.stop)))
             yield [
-                (chunk.split, e[chunk.field].decode(), int(e.get("label", -1)))
+                (extent.split, e[extent.field].decode(), int(e.get("label", -1)))
                 for e in data.__getitems__(places)
             ]
 
@@ -117,26 +117,26 @@ class TfdsDocuments:
 
 @dataclasses.dataclass(frozen=True)
 class FileDocuments:
-    """What `local_files` wrote: an arrow file per part of the input, and which of its
-    documents are in which split."""
+    """Documents of `local_files`: an arrow file per slice of the input, and the split
+    of each document."""
 
     folder: epath.Path
     account: dict[str, Any]
 
-    def chunks(self, field: str) -> list[Chunk]:
+    def ranges(self, field: str) -> list[DocumentRange]:
         return [
-            Chunk(field, "", start, stop, size * (stop - start) // blocks, k)
+            DocumentRange(field, "", start, stop, size * (stop - start) // blocks, k)
             for k, (size, blocks) in enumerate(self.account["parts"])
             for start in range(0, blocks, _BLOCKS)
             for stop in [min(start + _BLOCKS, blocks)]
         ]
 
-    def read(self, chunk: Chunk) -> Iterator[list[Document]]:
+    def read(self, extent: DocumentRange) -> Iterator[list[SplitText]]:
         splits, classes = [*self.account["documents"]], self.account["labels"]
-        chosen = manifest.read_array(split_file(self.folder, chunk.part))
-        path = part_file(self.folder, chunk.part)
-        for first, texts, labels in read_part(path, chunk.start, chunk.stop):
-            here = chosen[first : first + len(texts)].tolist()
+        split_numbers = manifest.read_array(split_file(self.folder, extent.file))
+        path = slice_file(self.folder, extent.file)
+        for first, texts, labels in read_slice(path, extent.start, extent.stop):
+            here = split_numbers[first : first + len(texts)].tolist()
             yield [
                 (splits[split], text, classes.get(label, -1))
                 for split, text, label in zip(here, texts, labels, strict=True)
@@ -147,20 +147,20 @@ class FileDocuments:
         return _Texts(self, split, field)
 
 
-def part_file(folder: epath.Path, index: int) -> epath.Path:
-    """Of the documents of a part of the input."""
+def slice_file(folder: epath.Path, index: int) -> epath.Path:
+    """The file with the documents of a slice of the input."""
     return folder / f"{index:06d}.arrow"
 
 
 def split_file(folder: epath.Path, index: int) -> epath.Path:
-    """Of which of them are in which split."""
+    """The file with the splits of these documents, -1 for those that were dropped."""
     return folder / f"{index:06d}.split.npy"
 
 
-def write_part(
+def write_slice(
     path: epath.Path, blocks: Iterable[tuple[list[str], list[str | None]]]
 ) -> None:
-    """Writes texts and their labels for `read_part`, as an arrow file."""
+    """Writes texts and their labels for `read_slice`, as an arrow file."""
     import pyarrow as pa
 
     schema = pa.schema([("text", pa.large_string()), ("label", pa.string())])
@@ -170,11 +170,11 @@ def write_part(
             writer.write(pa.record_batch(arrays, schema=schema))
 
 
-def read_part(
+def read_slice(
     path: epath.Path, start: int, stop: int
 ) -> Iterator[tuple[int, list[str], list[str | None]]]:
-    """Blocks `start` to `stop` that `write_part` wrote, each after the number of the
-    documents before it.
+    """Blocks `start` to `stop` of such a file, each after the number of documents
+    before it.
 
     Raises:
       ValueError: it is damaged; names it and the remedy.
@@ -196,6 +196,6 @@ def read_part(
 
 
 def account_of(folder: epath.Path) -> dict[str, Any]:
-    """`metadata.json`, of TFDS or ours; {} where there is none."""
+    """The contents of `metadata.json`, TFDS's or ours; {} where there is none."""
     path = folder / "metadata.json"
     return json.loads(path.read_text()) if path.exists() else {}

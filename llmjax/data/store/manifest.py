@@ -1,4 +1,4 @@
-"""Accounts of files: json written whole, hashes, and whether files are still as told.
+"""Accounts of files: json written whole, hashes, and checks against them.
 
 Hashing a file again costs nothing while its size and time of change stay.
 """
@@ -17,7 +17,7 @@ PREPARE = "`python -m experiments.prepare_data --config=...`"
 
 
 def read_json(path: epath.Path) -> dict[str, Any]:
-    """{} where there is no such file.
+    """The contents of a json file; {} where there is none.
 
     Raises:
       ValueError: it is not json; names it.
@@ -31,19 +31,19 @@ def read_json(path: epath.Path) -> dict[str, Any]:
 
 
 def partial(path: epath.Path) -> epath.Path:
-    """Where a file is written before it is moved to its place."""
+    """The path at which a file is written before it is moved to its place."""
     return path.parent / f".{path.name}.{os.getpid()}.partial"
 
 
 def write_json(path: epath.Path, value: Mapping[str, Any]) -> None:
-    """Writes it whole or not at all."""
+    """Writes a json file, whole or not at all."""
     temporary = partial(path)
     temporary.write_text(json.dumps(value, indent=1))
     temporary.replace(path)
 
 
 def write_array(path: epath.Path, array: np.ndarray) -> None:
-    """An .npy file, whole or not at all."""
+    """Writes an .npy file, whole or not at all."""
     temporary = partial(path)
     with temporary.open("wb") as f:
         np.save(f, array, allow_pickle=False)
@@ -51,7 +51,7 @@ def write_array(path: epath.Path, array: np.ndarray) -> None:
 
 
 def read_array(path: epath.Path) -> np.ndarray:
-    """Of an .npy file; mapped where it is local."""
+    """The array of an .npy file, mapped where it is local."""
     if "://" not in str(path):
         return np.load(str(path), mmap_mode="r", allow_pickle=False)
     with path.open("rb") as f:
@@ -59,7 +59,7 @@ def read_array(path: epath.Path) -> np.ndarray:
 
 
 def sha256(path: epath.PathLike) -> str:
-    """Of a file's content, in hex."""
+    """The sha256 of a file's content, in hex."""
     digest = hashlib.sha256()
     with epath.Path(path).open("rb") as f:
         while block := f.read(1 << 20):
@@ -68,55 +68,55 @@ def sha256(path: epath.PathLike) -> str:
 
 
 def hashes(paths: Iterable[epath.PathLike], cache: epath.Path) -> dict[str, str]:
-    """path -> sha256; only of files that changed since `cache` was written."""
-    known = read_json(cache) if cache.exists() else {}
+    """path -> sha256; reads only files that changed since `cache` was written."""
+    cached = read_json(cache) if cache.exists() else {}
     stamps = {str(path): _stamp(path) for path in paths}
-    new = [p for p, stamp in stamps.items() if known.get(p, {}).get("stamp") != stamp]
+    new = [p for p, stamp in stamps.items() if cached.get(p, {}).get("stamp") != stamp]
     if new:
         with ThreadPoolExecutor() as threads:  # hashlib lets others run meanwhile
-            for path, found in zip(new, threads.map(sha256, new), strict=True):
-                known[path] = {"stamp": stamps[path], "sha256": found}
-        known = {path: known[path] for path in stamps}
+            for path, digest in zip(new, threads.map(sha256, new), strict=True):
+                cached[path] = {"stamp": stamps[path], "sha256": digest}
+        cached = {path: cached[path] for path in stamps}
         try:
             cache.parent.mkdir(parents=True, exist_ok=True)
-            write_json(cache, known)
+            write_json(cache, cached)
         except OSError:
             pass  # a corpus on a disk that cannot be written is hashed each time
-    return {path: known[path]["sha256"] for path in stamps}
+    return {path: cached[path]["sha256"] for path in stamps}
 
 
 def verify(
     folder: epath.Path, files: Mapping[str, Mapping[str, Any]], cache: epath.Path
 ) -> None:
-    """Checks that the files below `folder` are those that were written.
+    """Checks that the files below `folder` are as their account says.
 
     Args:
       folder: of the manifest.
       files: path below it -> {"bytes": size, "sha256": hash}.
-      cache: as in `hashes`.
+      cache: keeps hashes; see `hashes`.
 
     Raises:
       FileNotFoundError: one is not there.
       ValueError: one has another size or another content; names it and the remedy.
     """
-    for name, wanted in files.items():
+    for name, account in files.items():
         path = folder / name
         if not path.exists():
             raise FileNotFoundError(f"{path} is missing; run {PREPARE} again")
         size = path.stat().length
-        if size != wanted["bytes"]:
-            how = "truncated" if size < wanted["bytes"] else "changed"
+        if size != account["bytes"]:
+            how = "truncated" if size < account["bytes"] else "changed"
             raise ValueError(
-                f"{path} is {how}: {size} bytes instead of {wanted['bytes']}; delete "
+                f"{path} is {how}: {size} bytes instead of {account['bytes']}; delete "
                 f"{path.parent} and run {PREPARE} again"
             )
-    found = hashes([folder / name for name in files], cache)
-    for name, wanted in files.items():
+    digests = hashes([folder / name for name in files], cache)
+    for name, account in files.items():
         path = folder / name
-        if found[str(path)] != wanted["sha256"]:
+        if digests[str(path)] != account["sha256"]:
             raise ValueError(
-                f"{path} is corrupted: its sha256 is {found[str(path)][:8]}… and not "
-                f"{wanted['sha256'][:8]}…; delete {path.parent} and run {PREPARE}"
+                f"{path} is corrupted: its sha256 is {digests[str(path)][:8]}… and not "
+                f"{account['sha256'][:8]}…; delete {path.parent} and run {PREPARE}"
             )
 
 

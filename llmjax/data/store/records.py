@@ -120,7 +120,7 @@ class RecordSchema:
         }
 
     def with_classes(self, classes: Mapping[str, tuple[str, ...]]) -> "RecordSchema":
-        """The same with the names of classes of some fields."""
+        """The schema with the names of classes of some fields."""
         fields: dict[str, Any] = {**self.fields}
         for name, names in classes.items():
             fields[name] = dataclasses.replace(fields[name], classes=names)

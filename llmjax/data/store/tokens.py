@@ -29,8 +29,8 @@ _DTYPES = {
 class TokenSource:
     """`len(source)` documents; `source[i]` gives {"tokens": int32 [n], "label": int32}.
 
-    Of files, it is pickled as their place and the selection; nothing is read until it
-    is asked for, and memory does not grow with the corpus.
+    One of files is pickled as their place and the selection; documents are read when
+    they are indexed, and memory does not grow with the corpus.
 
     Attributes:
       lengths: int64 [len], how many tokens each document has.
@@ -52,7 +52,7 @@ class TokenSource:
         shards: arrays that are read end to end; each document lies in one,
           `lengths[i]` tokens from `starts[i]`.
         starts, lengths, labels, sizes: int [len].
-        folder, indices: where they were read from, and which of it these are.
+        folder, indices: of the files, and of these documents in them.
         """
         self._shards, self._starts = shards, starts
         self.lengths, self.labels, self.sizes = lengths, labels, sizes
@@ -111,7 +111,7 @@ def from_documents(
     labels: Iterable[int] | None = None,
     token_bytes: np.ndarray | None = None,
 ) -> TokenSource:
-    """A source in memory, of token ids int [n] and a label per document.
+    """A source in memory: token ids int [n] and a label per document.
 
     Without `labels`, no document has one; without `token_bytes`, each token counts as
     a byte.
@@ -134,7 +134,7 @@ def from_documents(
 def block(
     ids: Sequence[np.ndarray], labels: Sequence[int], sizes: Sequence[int]
 ) -> dict[str, np.ndarray]:
-    """Some documents as the arrays that `write` puts one behind the other."""
+    """Some documents as arrays, which `write` concatenates."""
     return {
         "tokens": np.concatenate([np.zeros(0, np.int32), *ids]),
         "lengths": np.array([len(a) for a in ids], np.int64),
@@ -164,15 +164,14 @@ def write(
     key: str,
     shards: int | None = None,
 ) -> dict[str, Any]:
-    """Writes blocks for `read` and gives the account, which is the last of the files:
-    without it, a folder is half.
+    """Writes blocks for `read`, and the account last: a folder without is incomplete.
 
     Args:
-      folder: to be made.
-      blocks: of documents, in order.
-      vocab_size: ids below it; they are uint16 where they can be.
-      key: of what the tokens are a function of.
-      shards: into which the tokens are cut between documents; None: by size.
+      folder: a new one.
+      blocks: the documents, in order.
+      vocab_size: ids are below it, and uint16 where they can be.
+      key: the identity of the tokens.
+      shards: number of token files, cut between documents; None: by size.
     """
     folder = epath.Path(folder)
     folder.mkdir(parents=True)
@@ -210,7 +209,7 @@ def write(
 def _cut(
     arrays: Iterator[np.ndarray], lengths: Sequence[int] | np.ndarray
 ) -> Iterator[Iterator[np.ndarray]]:
-    """What `arrays` hold end to end, cut anew; a part must be used before the next."""
+    """The concatenation of `arrays`, cut anew; use each part before the next."""
     rest = np.zeros(0)
 
     def part(missing: int) -> Iterator[np.ndarray]:
@@ -228,7 +227,7 @@ def _cut(
 def _save(
     path: epath.Path, parts: Iterable[np.ndarray], length: int, dtype: np.dtype
 ) -> dict[str, Any]:
-    """Writes an .npy file of `parts` end to end; its size and sha256."""
+    """Writes an .npy file of `parts` end to end; returns its size and sha256."""
     digest, size = hashlib.sha256(), 0
     with path.open("wb") as f:
 
@@ -254,7 +253,7 @@ def _save(
 
 
 def account(folder: epath.PathLike) -> dict[str, Any] | None:
-    """key, documents, tokens, bytes, files; None where there is no whole folder."""
+    """The account of a folder of token files; None where it is incomplete."""
     path = epath.Path(folder) / _ACCOUNT
     if not path.exists():
         return None
@@ -265,7 +264,7 @@ def account(folder: epath.PathLike) -> dict[str, Any] | None:
 
 
 def read(folder: epath.PathLike) -> TokenSource:
-    """The source that `write` wrote; local files are mapped, others read whole.
+    """The source in a folder; local files are mapped, others read whole.
 
     Raises:
       FileNotFoundError: the folder or one of its files is not there.
@@ -273,20 +272,20 @@ def read(folder: epath.PathLike) -> TokenSource:
     """
     folder = epath.Path(folder)
     remedy = f"delete it and run {PREPARE}"
-    told = account(folder)
-    if told is None:
+    counts = account(folder)
+    if counts is None:
         raise FileNotFoundError(f"{folder} lacks a whole {_ACCOUNT}; {remedy}")
-    missing = [name for name in told["files"] if not (folder / name).exists()]
+    missing = [name for name in counts["files"] if not (folder / name).exists()]
     if missing:
         raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}; {remedy}")
-    for name, file in told["files"].items():
+    for name, file in counts["files"].items():
         size = (folder / name).stat().length
         if size != file["bytes"]:
             raise ValueError(
                 f"{folder / name} is damaged: {size} bytes instead of {file['bytes']}; "
                 f"delete {folder} and run {PREPARE}"
             )
-    count = told["shards"]
+    count = counts["shards"]
     shards = [
         read_array(folder / f"tokens-{k:05d}-of-{count:05d}.npy") for k in range(count)
     ]

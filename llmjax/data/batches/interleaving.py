@@ -1,4 +1,4 @@
-"""Which source each row of a run is of: a pure function of the row's number."""
+"""The source of each row of a run: a pure function of the row's number."""
 
 from collections.abc import Sequence
 
@@ -14,11 +14,12 @@ def shares(
     weights: Sequence[float],
     rows: Sequence[int],
 ) -> list[float]:
-    """How much of the mixture each source is, up to a factor.
+    """The weight of each source in the mixture, up to a common factor.
 
     Args:
       weighting: the rule.
-      weights, rows: of each source; `rows` of one epoch.
+      weights: of each source, from the config.
+      rows: of each source in one epoch.
     """
     match weighting:
         case Explicit():
@@ -29,17 +30,17 @@ def shares(
             return [n ** (1 / t) for n in rows]
 
 
-class Mixture:
-    """Rows 0, 1, .. handed out among sources, evenly spread by their weights.
+class Interleaving:
+    """Rows 0, 1, .. divided among sources, evenly spread by their weights.
 
     The pattern repeats every `PERIOD` rows or fewer, in which each source has its
     share, rounded by the largest remainder, but at least one row; its rows lie in the
     middles of equal stretches. So of any first n rows a source has its share to within
-    half of the number of sources, and finding whose a row is takes O(1).
+    half of the number of sources, and finding the source of a row takes O(1).
     """
 
     def __init__(self, weights: Sequence[float]):
-        """Of each source; 0: never drawn.
+        """Takes the weight of each source; 0: never drawn.
 
         Raises:
           ValueError: a weight is negative, or none is above 0.
@@ -56,17 +57,17 @@ class Mixture:
         np.cumsum(self._ranks, axis=0, out=self._ranks)
 
     def sources(self, first: int, last: int) -> np.ndarray:
-        """Whose the rows [first, last) are: int64 [last - first]."""
+        """The sources of the rows [first, last): int64 [last - first]."""
         return self._owners[np.arange(first, last) % self._period]
 
     def before(self, row: int) -> np.ndarray:
-        """How many of the rows before `row` are each source's: int64 [sources]."""
+        """The rows of each source before `row`: int64 [sources]."""
         periods, rest = divmod(row, self._period)
         return periods * self._ranks[-1] + self._ranks[rest]
 
 
 def _places(weights: np.ndarray) -> np.ndarray:
-    """int64 [sources], which sum to PERIOD; 0 only where the weight is."""
+    """Rows of each source in a period: int64 [sources], 0 only where the weight is."""
     if not np.all(weights >= 0) or not 0 < weights.sum() < np.inf:
         raise ValueError(
             f"the weights of the sources are {weights.tolist()}; accepted: numbers "

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmjax.config import Explicit, Proportional, Temperature
-from llmjax.data.batches.mixture import PERIOD, Mixture, shares
+from llmjax.data.batches.interleaving import PERIOD, Interleaving, shares
 
 weights = st.lists(
     st.one_of(st.just(0.0), st.floats(1e-3, 1e3)), min_size=1, max_size=6
@@ -21,7 +21,7 @@ quick = settings(deadline=None, max_examples=30)
 def test_whose_a_row_is_agrees_with_how_many_came_before(
     weights: list[float], first: int, count: int
 ) -> None:
-    mixture = Mixture(weights)
+    mixture = Interleaving(weights)
     owners = mixture.sources(first, first + count)
     assert owners.shape == (count,)
     before = mixture.before(first)
@@ -37,7 +37,7 @@ def test_whose_a_row_is_agrees_with_how_many_came_before(
 def test_every_beginning_is_mixed_by_the_weights(
     weights: list[float], rows: int
 ) -> None:
-    found = Mixture(weights).before(rows)
+    found = Interleaving(weights).before(rows)
     wanted = rows * np.array(weights) / sum(weights)
     # half the number of sources, and what rounding to places adds up to
     bound = (len(weights) + 1) / 2 + len(weights) * rows / PERIOD
@@ -46,15 +46,15 @@ def test_every_beginning_is_mixed_by_the_weights(
 
 
 def test_a_period_has_exact_shares_evenly_spread() -> None:
-    owners = Mixture([2.0, 1.0, 0.0, 1.0]).sources(0, 8)
+    owners = Interleaving([2.0, 1.0, 0.0, 1.0]).sources(0, 8)
     assert np.bincount(owners).tolist() == [4, 2, 0, 2]
     assert owners[:4].tolist() == owners[4:].tolist()
-    half = Mixture([3.0, 1.0]).sources(0, 4)
+    half = Interleaving([3.0, 1.0]).sources(0, 4)
     assert half.tolist() == [0, 0, 1, 0] or half.tolist() == [0, 1, 0, 0]
     # 1 in 10 ** 6 still comes: once in a period
-    rare = Mixture([1.0, 1e-6]).before(PERIOD)
+    rare = Interleaving([1.0, 1e-6]).before(PERIOD)
     assert rare.tolist() == [PERIOD - 1, 1]
-    many = Mixture([1.0] * 7).before(PERIOD)
+    many = Interleaving([1.0] * 7).before(PERIOD)
     assert many.sum() == PERIOD
     assert set(many.tolist()) <= {PERIOD // 7, PERIOD // 7 + 1}
 
@@ -72,7 +72,7 @@ def test_shares_by_rule(
 ) -> None:
     found = shares(weighting, [5.0, 0.0, 1.0], [100, 400, 900])
     assert found == pytest.approx(wanted)
-    total = Mixture(found).before(10 * PERIOD)
+    total = Interleaving(found).before(10 * PERIOD)
     for n, share in zip(total.tolist(), wanted, strict=True):
         exact = Fraction(share) / Fraction(sum(wanted))
         assert n / (10 * PERIOD) == pytest.approx(float(exact), abs=1 / PERIOD)
@@ -81,4 +81,4 @@ def test_shares_by_rule(
 @pytest.mark.parametrize("bad", [[0.0, 0.0], [1.0, -0.5], [float("nan")]])
 def test_weights_that_say_nothing(bad: list[float]) -> None:
     with pytest.raises(ValueError, match="weights of the sources.*at least one"):
-        Mixture(bad)
+        Interleaving(bad)
