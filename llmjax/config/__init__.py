@@ -1,4 +1,4 @@
-"""The typed config: what a person edits, and the frozen values that a run is made of.
+"""The typed config: a ConfigDict to edit, and the frozen dataclasses of a run.
 
 `default()` gives an `ml_collections.ConfigDict` with every field; a config file assigns
 to it; `parse` turns it into a `RunConfig`. Imports no jax.

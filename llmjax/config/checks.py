@@ -1,4 +1,4 @@
-"""What the dataclasses check of themselves."""
+"""Checks that the config's dataclasses share."""
 
 
 def require(ok: bool, message: str) -> None:
@@ -8,7 +8,7 @@ def require(ok: bool, message: str) -> None:
 
 
 def positive(value: object, *names: str) -> None:
-    """Raises ValueError unless these fields, where they are given, are above 0."""
+    """Raises ValueError unless these fields are above 0 or None."""
     for name in names:
         number = getattr(value, name)
         require(

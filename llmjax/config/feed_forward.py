@@ -26,7 +26,7 @@ class Gated:
 
 @dataclasses.dataclass(frozen=True)
 class ClampedGated:
-    """down(g sigmoid(alpha g) (u + 1)), g and u clamped to `limit` (gpt-oss)."""
+    """down(g sigmoid(alpha g) (u + 1)), g, u = gate, up within `limit` (gpt-oss)."""
 
     kind: ClassVar[str] = "clamped_gated"
     limit: float = 7.0

@@ -111,7 +111,7 @@ ContextParallelism = Gather | Ring | Ulysses
 
 @dataclasses.dataclass(frozen=True)
 class EinsumAttention:
-    """The reference: all scores at once."""
+    """All scores at once; the reference for the others."""
 
     kind: ClassVar[str] = "einsum"
 
@@ -155,7 +155,8 @@ class SplashAttention:
         for name in ("block_q", "block_kv"):
             size = getattr(self, name)
             require(
-                size > 0 and size % 128 == 0, f"{name} is {size}; a multiple of 128"
+                size > 0 and size % 128 == 0,
+                f"{name} is {size}; it must be a multiple of 128",
             )
 
 
@@ -172,14 +173,14 @@ Attention = (
 
 @dataclasses.dataclass(frozen=True)
 class NoQuantization:
-    """Matmuls in layout.precision."""
+    """Matmuls in the types of layout.precision."""
 
     kind: ClassVar[str] = "none"
 
 
 @dataclasses.dataclass(frozen=True)
 class Int8:
-    """Matmuls of int8 forward, and backward too unless told (AQT; qwix)."""
+    """int8 matmuls, forward and with `backward` backward (AQT, arXiv:2105.03536)."""
 
     kind: ClassVar[str] = "int8"
     backward: bool = True
@@ -187,7 +188,7 @@ class Int8:
 
 @dataclasses.dataclass(frozen=True)
 class Fp8:
-    """Matmuls of float8: e4m3 forward, e5m2 gradients (Micikevicius et al. 2022)."""
+    """float8 matmuls: e4m3 forward, e5m2 gradients (Micikevicius et al. 2022)."""
 
     kind: ClassVar[str] = "fp8"
     backward: bool = True

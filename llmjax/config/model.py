@@ -12,7 +12,7 @@ from llmjax.config.positions import NoPositions, Positions, Rotary
 
 @dataclasses.dataclass(frozen=True)
 class LayerNorm:
-    """Ba et al. 2016, arXiv:1607.06450, with scale and, unless told, bias."""
+    """Ba et al. 2016, arXiv:1607.06450, with a scale and, by default, a bias."""
 
     kind: ClassVar[str] = "layer_norm"
     epsilon: float = 1e-5
@@ -21,7 +21,7 @@ class LayerNorm:
 
 @dataclasses.dataclass(frozen=True)
 class RMSNorm:
-    """Zhang & Sennrich 2019, arXiv:1910.07467, with scale (Gemma: scale + 1)."""
+    """Zhang & Sennrich 2019, arXiv:1910.07467; x * (scale + offset) (Gemma: 1)."""
 
     kind: ClassVar[str] = "rms_norm"
     epsilon: float = 1e-6
@@ -65,8 +65,9 @@ class MultiHead:
 class Latent:
     """Keys and values from one small vector a token (DeepSeek-V2, arXiv:2405.04434).
 
-    A head has `head_dim` sizes without position and `rotary_dim`, shared by all heads,
-    with; values have `value_dim`. Queries come from `query_rank`, None: directly.
+    A head has `head_dim` sizes without position, and `rotary_dim` sizes with position,
+    which all heads share; values have `value_dim` sizes. Queries come from a vector of
+    size `query_rank`, or directly from x (None).
     """
 
     kind: ClassVar[str] = "latent"
@@ -115,7 +116,7 @@ class BlockSparse:
 
 @dataclasses.dataclass(frozen=True)
 class LayerSpec:
-    """What may differ from one layer of a stack to the next; None: the model's.
+    """The fields of the model that one layer may replace; None: the model's own.
 
     `attention_norm` False leaves out the norm before attention (ModernBERT's first
     layer, whose input was just normed).
@@ -149,14 +150,14 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Direct:
-    """Hidden states meet the output table as they are."""
+    """Hidden states times the output table."""
 
     kind: ClassVar[str] = "direct"
 
 
 @dataclasses.dataclass(frozen=True)
 class Transformed:
-    """norm(f(dense(x))) first, as BERT's masked language models do."""
+    """norm(f(dense(x))) before the output table, as in BERT's masked LM head."""
 
     kind: ClassVar[str] = "transformed"
     activation: Activation = "gelu"
@@ -175,8 +176,8 @@ class ModelConfig:
     d_model: int = 256
     d_ff: int = 1024
     num_layers: int = 4
-    groups: tuple[Group, ...] = ()  # when given, replaces num_layers
-    encoder_groups: tuple[Group, ...] = ()  # an encoder-decoder's encoder, if unlike
+    groups: tuple[Group, ...] = ()  # if any, they replace num_layers
+    encoder_groups: tuple[Group, ...] = ()  # of an encoder-decoder; (): as groups
 
     embedding_size: int | None = None  # None: d_model; else projected to it
     token_types: int = 0
@@ -223,10 +224,10 @@ class ModelConfig:
             f"num_heads={self.num_heads} is not a multiple of "
             f"num_kv_heads={self.num_kv_heads}; each key head serves an equal group",
         )
-        turning = self.rotary_dim(self.positions)
+        rotary_dim = self.rotary_dim(self.positions)
         require(
-            turning % 2 == 0,
-            f"the rotary head size {turning} is odd; pairs turn, so make it even",
+            rotary_dim % 2 == 0,
+            f"the rotary head size {rotary_dim} is odd; pairs rotate, so make it even",
         )
         for name in ("dropout", "attention_dropout"):
             require(
@@ -245,7 +246,7 @@ class ModelConfig:
         return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
 
     def rotary_dim(self, positions: Positions) -> int:
-        """How many sizes of a head turn with position."""
+        """Number of sizes of a head that rotate with position."""
         if not isinstance(positions, Rotary):
             return 0
         if isinstance(self.heads, Latent):

@@ -1,4 +1,4 @@
-"""Between a person's ConfigDict and the frozen dataclasses, with errors that help."""
+"""From a ConfigDict to the frozen dataclasses and back; errors name the remedy."""
 
 import contextlib
 import dataclasses
@@ -17,10 +17,10 @@ from llmjax.config.schema import RunConfig
 
 
 def default() -> ml_collections.ConfigDict:
-    """Every field of `RunConfig` at its default, locked; what config files start from.
+    """A locked ConfigDict of every field of `RunConfig` at its default.
 
-    A variant is a sub-dict with its `kind` and the parameters of all kinds, empty; an
-    empty one means its kind's own default.
+    Config files start from it. A variant is a sub-dict with its `kind` and the
+    parameters of all kinds; one that is None has its kind's own default.
     """
     config = _describe(RunConfig())
     config.lock()
@@ -28,7 +28,7 @@ def default() -> ml_collections.ConfigDict:
 
 
 def parse(config: Mapping[str, Any] | ml_collections.ConfigDict) -> RunConfig:
-    """The frozen run of `config` (a ConfigDict, or what `to_dict` gave).
+    """The `RunConfig` of a ConfigDict, or of a dict made by `to_dict`.
 
     Raises:
       ValueError: an unknown key, a wrong type, a value that is not accepted, or a
@@ -154,7 +154,7 @@ def _describe_part(cls: type, item: Any) -> ml_collections.ConfigDict:
 
 
 def _scalar(hint: Any) -> type:
-    """The python type that a ConfigDict should hold for a field."""
+    """The type of a field's values in a ConfigDict."""
     hint = next(m for m in _members(hint) if m is not type(None))
     if typing.get_origin(hint) is Literal:
         return type(typing.get_args(hint)[0])
@@ -215,7 +215,7 @@ def _parse_variant(variants: dict[str, type], value: Any, path: str) -> Any:
 
 
 def _empty(value: Any) -> bool:
-    """Whether a person gave nothing here: None, or a sub-dict of nothing."""
+    """Whether no value is set here: None, or a dict of such values."""
     if isinstance(value, (Mapping, ml_collections.ConfigDict)):
         return all(_empty(v) for v in dict(value).values())
     return value is None

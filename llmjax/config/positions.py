@@ -1,4 +1,4 @@
-"""Where a token stands: what a model can be told of it, and how."""
+"""The kinds of position information that a model may use."""
 
 import dataclasses
 from typing import ClassVar, Literal
@@ -56,8 +56,8 @@ class LinearScaling:
 class DynamicScaling:
     """NTK-aware theta that grows with a sequence past `original_length`.
 
-    A function of the longest position so far: cached keys keep the angles of their
-    time, so past `original_length` decoding differs from one forward.
+    Theta follows the longest position so far. Cached keys keep the angles that they
+    were cached with, so past `original_length` decoding differs from one forward pass.
     """
 
     kind: ClassVar[str] = "dynamic"
@@ -124,7 +124,10 @@ class Rotary:
     scaling: Scaling = NoScaling()
 
     def __post_init__(self):
-        require(0 < self.fraction <= 1, f"fraction is {self.fraction}; 0 < it <= 1")
+        require(
+            0 < self.fraction <= 1,
+            f"fraction is {self.fraction}; it must be in (0, 1]",
+        )
 
 
 @dataclasses.dataclass(frozen=True)

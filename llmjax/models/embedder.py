@@ -51,7 +51,7 @@ class Embedder(nn.Module):
     def lookup(self, tokens_BT: jax.Array) -> jax.Array:
         """The vectors of tokens, scaled."""
         scale = self.cfg.embedding_scale
-        x_BTM = tables.take(self.table, tokens_BT, compute_dtype(self.layout))
+        x_BTM = tables.lookup(self.table, tokens_BT, compute_dtype(self.layout))
         return x_BTM if scale == 1.0 else x_BTM * scale
 
     def __call__(
@@ -76,7 +76,7 @@ class Embedder(nn.Module):
         cfg, dtype = self.cfg, compute_dtype(self.layout)
         if isinstance(cfg.positions, Learned):
             places_BT = positions_BT + cfg.positions.offset
-            x_BTM = x_BTM + tables.take(self.positions, places_BT, dtype)
+            x_BTM = x_BTM + tables.lookup(self.positions, places_BT, dtype)
         elif isinstance(cfg.positions, Sinusoidal):
             wavelength, order = cfg.positions.max_wavelength, cfg.positions.order
             size = x_BTM.shape[-1]
@@ -84,7 +84,7 @@ class Embedder(nn.Module):
         if cfg.token_types:
             types = jnp.zeros_like(positions_BT)
             types = types if token_types_BT is None else token_types_BT
-            x_BTM = x_BTM + tables.take(self.token_types, types, dtype)
+            x_BTM = x_BTM + tables.lookup(self.token_types, types, dtype)
         x_BTM = x_BTM.astype(dtype)
         if cfg.embedding_norm:
             x_BTM = self.norm(x_BTM)

@@ -16,7 +16,7 @@ def through_stages(
     weights: Any,
     x_BTD: jax.Array,
     context: Context,
-    plan: pipeline.Schedule,
+    plan: pipeline.CircularSchedule,
     *,
     layers: int,
     shared: bool,

@@ -30,7 +30,7 @@ from llmjax.models.layers import FeedForward, Norm, table
 from llmjax.models.remat import named, remat, row_major, settled
 from llmjax.models.stages import through_stages
 from llmjax.parallel import pipeline
-from llmjax.parallel.sequence import residual, whole
+from llmjax.parallel.sequence import gathered, scattered
 
 Batch = Mapping[str, Any]
 
@@ -97,7 +97,7 @@ class Block(nn.Module):
 
     def _residual(self, name: str, f: Any, x_BTD: jax.Array) -> jax.Array:
         """x plus the branch; "post" norms the sum."""
-        x_BTD = residual(x_BTD + self._branch(name, f, x_BTD), self.layout)
+        x_BTD = scattered(x_BTD + self._branch(name, f, x_BTD), self.layout)
         if self.cfg.norm_position == "post":
             return Norm(self.cfg.norm, name=f"{name}_norm")(x_BTD)
         return x_BTD
@@ -109,7 +109,7 @@ class Block(nn.Module):
         with jax.named_scope(name):
             if before and (name != "attention" or self.spec.attention_norm):
                 x_BTD = settled(Norm(cfg.norm, name=f"{name}_norm")(x_BTD))
-            x_BTD = f(whole(x_BTD, self.layout))
+            x_BTD = f(gathered(x_BTD, self.layout))
             if cfg.norm_position in ("both", "output"):
                 x_BTD = Norm(cfg.norm, name=f"{name}_post_norm")(x_BTD)
             if cfg.dropout and self.has_rng("dropout"):
@@ -130,7 +130,7 @@ class Repeat(nn.Module):
         x_BTD, caches = carry
         written = []
         for i, spec in enumerate(self.pattern):
-            x_BTD = named(row_major(residual(x_BTD, self.layout)), "input")
+            x_BTD = named(row_major(scattered(x_BTD, self.layout)), "input")
             block = Block(self.cfg, self.layout, spec, self.cross, name=f"layer_{i}")
             cached = None if caches is None else (caches[i], layer, slot)
             x_BTD, place = block(x_BTD, context, cached)
@@ -187,7 +187,7 @@ class Stack(nn.Module):
             written.append(caches)
         if self.cfg.norm_position != "post":
             x_BTD = Norm(self.cfg.norm, name="final_norm")(x_BTD)
-        return whole(x_BTD, self.layout), tuple(written)
+        return gathered(x_BTD, self.layout), tuple(written)
 
     def _scan(self, group: Group, name: str) -> Any:
         """A group as a function of `Repeat`'s arguments, over all layers' indices.
@@ -200,7 +200,7 @@ class Stack(nn.Module):
             x_BTD, caches = carry
             stages = pipeline.mesh_stages()
             if stages > 1 and caches is None and not self.is_initializing():
-                plan = pipeline.schedule(self.layout, stages)
+                plan = pipeline.circular_schedule(self.layout, stages)
                 x_BTD = self._pipelined(group, name, plan, x_BTD, context)
                 return (x_BTD, None), None
             body = self._repeats(group, group.repeat)
@@ -233,7 +233,7 @@ class Stack(nn.Module):
         self,
         group: Group,
         name: str,
-        plan: pipeline.Schedule,
+        plan: pipeline.CircularSchedule,
         x_BTD: jax.Array,
         context: Context,
     ) -> jax.Array:

@@ -63,7 +63,7 @@ RULES: Rules = (
 
 
 def param_axes(model: nn.Module, batch: Any) -> tuple[Any, Any]:
-    """Shapes and logical axes of a model's weights, with nothing computed.
+    """Shapes and logical axes of a model's weights, by `jax.eval_shape`.
 
     Args:
       model: any Linen module whose input is a batch.
@@ -84,13 +84,13 @@ def param_axes(model: nn.Module, batch: Any) -> tuple[Any, Any]:
 
 
 def partition_spec(axes: Axes, name: str, rules: Rules = RULES) -> PartitionSpec:
-    """The mesh axes of a tensor whose dimensions have these logical axes.
+    """The PartitionSpec of a tensor whose dimensions have these logical axes.
 
     Raises:
       ValueError: an axis that the table lacks, or two axes on one mesh axis.
     """
     table = dict(rules)
-    taken: dict[str, str] = {}
+    users: dict[str, str] = {}
     spec = []
     for axis in axes:
         if axis is not None and axis not in table:
@@ -100,18 +100,18 @@ def partition_spec(axes: Axes, name: str, rules: Rules = RULES) -> PartitionSpec
             )
         mesh_axes = table[axis] if axis is not None else None
         for m in (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes or ():
-            if m in taken:
+            if m in users:
                 raise ValueError(
-                    f"{name}: logical axes {taken[m]!r} and {axis!r} both lie on mesh "
+                    f"{name}: logical axes {users[m]!r} and {axis!r} both lie on mesh "
                     f"axis {m!r}; give one of them another name or rule"
                 )
-            taken[m] = str(axis)
+            users[m] = str(axis)
         spec.append(mesh_axes)
     return PartitionSpec(*spec)
 
 
 def shards(entry: str | tuple[str, ...] | None, mesh: Mesh | AbstractMesh) -> int:
-    """Into how many parts one entry of a PartitionSpec cuts its dimension."""
+    """Number of shards that one entry of a PartitionSpec cuts its dimension into."""
     count = 1
     for axis in (entry,) if isinstance(entry, str) else entry or ():
         count *= mesh.shape[axis]
@@ -121,7 +121,7 @@ def shards(entry: str | tuple[str, ...] | None, mesh: Mesh | AbstractMesh) -> in
 def sharding(
     name: str, shape: tuple[int, ...], axes: Axes, mesh: Mesh, rules: Rules = RULES
 ) -> NamedSharding:
-    """Where a tensor lies, checked before anything is traced.
+    """The sharding of a tensor, checked before anything is traced.
 
     Raises:
       ValueError: a dimension that its mesh axes do not divide; it names the tensor,
@@ -156,7 +156,7 @@ def tree_shardings(shapes: Any, axes: Any, mesh: Mesh) -> Any:
 
 
 def batch_sharding(mesh: Mesh, batch: Mapping[str, object]) -> dict[str, NamedSharding]:
-    """Rows over the batch axes, a second dimension over `sequence`."""
+    """Shardings of a batch: rows over the batch axes, tokens over `sequence`."""
     axes = ("act_B", "act_T")
     return {
         k: NamedSharding(mesh, partition_spec(axes[: getattr(v, "ndim", 0)], k))

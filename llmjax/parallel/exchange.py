@@ -1,8 +1,8 @@
-"""Rows that change devices: sorted, as many to each as there are, and back again.
+"""Exchange of rows between the devices of a mesh axis, ragged, and back.
 
-To be called where `axis` is manual (`llmjax.parallel.manual`). Of the e devices on it
-each sends `limit` rows at most to any other, and lays what it gets from device s at
-rows [s * limit, ...): e * limit rows are there whatever is sent, so nothing is dropped.
+To be called where `axis` is manual (`llmjax.parallel.manual`). Each of the e devices
+sends at most `limit` rows to any other. The rows from device s start at row s * limit
+of the result, which has room for e * limit rows, so none is dropped.
 """
 
 import functools
@@ -21,14 +21,14 @@ def take(
     index: tuple[Int[Array, " Y"], Int[Array, " Y"]],
     copies: int = 1,
 ) -> Float[Array, "Y D"]:
-    """Rows permuted, of which each is there `copies` times: Y = X * copies.
+    """`copies` of each row, permuted: Y = X * copies.
 
     Args:
       x_XD: the rows.
-      index: (from_Y, to_Y): row from_Y // copies of x comes to each place, and copy y
-        of a row (they are row * copies + 0, 1, ..) goes to to_Y. Inverse to each
-        other, so that the gradient, too, is a gather.
-      copies: of each row.
+      index: (from_Y, to_Y), inverse permutations, so that the gradient is a gather
+        too: place y has copy from_Y[y], which is of row from_Y[y] // copies; copy c is
+        at place to_Y[c].
+      copies: number of copies of each row.
     """
     return x_XD.at[index[0] // copies].get(mode="promise_in_bounds")
 
@@ -51,13 +51,13 @@ def pick(
     index: tuple[Int[Array, " Y"], Int[Array, " Z"]],
     copies: int = 1,
 ) -> Float[Array, "Y D"]:
-    """`take` of some rows: not every copy has a place, nor every place a row.
+    """`take` where not every copy has a place, nor every place a copy.
 
     Args:
       x_XD: the rows.
       index: (from_Y, to_Z), Z = X * copies, as in `take`; X * copies in from_Y, and Y
-        in to_Z, stand for none: zeros come, and no gradient goes.
-      copies: of each row.
+        in to_Z, stand for none: such a place is zero, such a copy has no gradient.
+      copies: number of copies of each row.
     """
     return _gather(x_XD, index[0] // copies)
 
@@ -81,13 +81,13 @@ def send(
     limit: int,
     axis: str,
 ) -> Float[Array, "R D"]:
-    """x's first rows to device 0 of `axis`, the next ones to device 1, ...
+    """Sends x's first rows to device 0 of `axis`, the next ones to device 1, ...
 
     Args:
       x_XD: rows in the order of the devices that they go to.
       counts: how many rows go to each device, and how many come from each.
-      limit: at most so many in any of these counts.
-      axis: of the mesh, manual here.
+      limit: upper bound of every count.
+      axis: mesh axis, manual here.
 
     Returns:
       R = e * limit rows as this file's head says, zeros where none came.
@@ -113,13 +113,13 @@ def send_back(
     X: int,
     axis: str,
 ) -> Float[Array, "X D"]:
-    """To each device its X rows back, in its own order: the transpose of `send`.
+    """Sends each device its X rows back, in its own order: the transpose of `send`.
 
     Args:
-      y_RD: as `send` gives them; what lies where none came is not read.
-      counts: as `send` was given them here.
-      X: how many rows `send` was given.
-      axis: of the mesh, manual here.
+      y_RD: rows as `send` returns them; places where none came are not read.
+      counts: those of the `send` on this device.
+      X: number of rows that it sent.
+      axis: mesh axis, manual here.
     """
     sends_e, gets_e = counts
     limit, ends_e = len(y_RD) // len(sends_e), jnp.cumsum(sends_e)
@@ -144,16 +144,18 @@ def _send_forward(x_XD, counts, limit, axis):
     return send(x_XD, counts, limit, axis), (counts, x_XD.shape[0])
 
 
-def _send_backward(limit, axis, kept, g_RD):
-    return send_back(g_RD, kept[0], kept[1], axis), None
+def _send_backward(limit, axis, residuals, g_RD):
+    counts, X = residuals
+    return send_back(g_RD, counts, X, axis), None
 
 
 def _back_forward(y_RD, counts, X, axis):
     return send_back(y_RD, counts, X, axis), (counts, y_RD.shape[0])
 
 
-def _back_backward(X, axis, kept, g_XD):
-    return send(g_XD, kept[0], kept[1] // len(kept[0][0]), axis), None
+def _back_backward(X, axis, residuals, g_XD):
+    counts, R = residuals
+    return send(g_XD, counts, R // len(counts[0]), axis), None
 
 
 send.defvjp(_send_forward, _send_backward)
@@ -166,7 +168,7 @@ def _gather(x_XD, from_Y):
 
 
 def _ragged() -> bool:
-    """Whether the devices that this is compiled for have the ragged exchange."""
+    """Whether XLA has the ragged all-to-all for the devices compiled for."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     platform = jax.default_backend() if device is None else device.platform
     return platform in RAGGED_PLATFORMS

@@ -1,4 +1,4 @@
-"""The device mesh, and the one helper that enters it together with the rules."""
+"""The device mesh, entered together with the rules, and checks against it."""
 
 import contextlib
 import math
@@ -50,7 +50,7 @@ def make_mesh(
 def arrange(
     sizes: tuple[int, ...], devices: Sequence[Any], slices: int = 1
 ) -> np.ndarray:
-    """Devices as an array of these sizes: inner axes over near links of the network.
+    """Devices as an array of these sizes, inner axes over the nearest links.
 
     Of several slices each has the same share of the first axis. TPUs know their slice;
     other devices are taken to lie in contiguous blocks where they do not say so.
@@ -59,11 +59,11 @@ def arrange(
       ValueError: a number of slices that the TPUs do not have, or a first axis that
         does not divide over them.
     """
-    found = len({getattr(device, "slice_index", 0) for device in devices})
-    if found != slices and devices[0].platform == "tpu":
+    num_slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if num_slices != slices and devices[0].platform == "tpu":
         raise ValueError(
-            f"layout.slices={slices} and the {len(devices)} TPU chips are of {found} "
-            f"slices; set layout.slices={found}"
+            f"layout.slices={slices} and the {len(devices)} TPU chips are of "
+            f"{num_slices} slices; set layout.slices={num_slices}"
         )
     if sizes[0] % slices:
         raise ValueError(
@@ -73,7 +73,7 @@ def arrange(
     # what a torus cannot give whole is split over two of its axes
     split = {"allow_split_physical_axes": True}
     inner = (sizes[0] // slices, *sizes[1:])
-    if found == slices > 1:
+    if num_slices == slices > 1:
         outer = (slices, *(1 for _ in sizes[1:]))
         return mesh_utils.create_hybrid_device_mesh(inner, outer, devices, **split)
     block = len(devices) // slices
@@ -90,12 +90,12 @@ def use(mesh: Mesh, rules: Rules = RULES) -> Iterator[None]:
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """Over how many devices the rows of a batch are spread."""
+    """Number of shards of a batch's rows."""
     return math.prod(mesh.shape[a] for a in BATCH_AXES)
 
 
 def check_batch(batch_size: int, seq_len: int, microbatches: int, mesh: Mesh) -> None:
-    """A clear error for a batch that does not divide, before anything is traced.
+    """Checks that a batch divides over the mesh, before anything is traced.
 
     Raises:
       ValueError: naming the axis and the remedy.
@@ -110,11 +110,11 @@ def check_batch(batch_size: int, seq_len: int, microbatches: int, mesh: Mesh) ->
     if seq_len % mesh.shape["sequence"]:
         raise ValueError(
             f"data.seq_len={seq_len} does not divide over layout.sequence="
-            f"{mesh.shape['sequence']}; make it a multiple"
+            f"{mesh.shape['sequence']}; make it a multiple of that"
         )
 
 
-# what a mesh axis does for a run, and what does as much where it can do nothing
+# what each mesh axis shards, in words and in logical axes of weights
 _USES = {
     "pipeline": ("stages of stacked layers", "L"),
     "fsdp": ("weights with a model dimension", "D"),
@@ -124,7 +124,7 @@ _USES = {
 
 
 def check_axes(axes: Any, batch: Mapping[str, Any], mesh: Mesh) -> None:
-    """A clear error for a mesh axis that nothing of a run lies on.
+    """Checks that something of a run is sharded over each mesh axis.
 
     Args:
       axes: tree of the weights' logical axes.

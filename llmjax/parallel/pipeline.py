@@ -25,8 +25,8 @@ ANY = PartitionSpec.UNCONSTRAINED
 
 
 @dataclasses.dataclass(frozen=True)
-class Schedule:
-    """Which stage of which microbatch a device computes at which time.
+class CircularSchedule:
+    """The stage and microbatch that each device computes at each time.
 
     P microbatches pass all rounds before the next P begin, so what leaves the last
     device is what the first one needs next: nothing waits in a buffer.
@@ -38,11 +38,11 @@ class Schedule:
 
     @property
     def times(self) -> int:
-        """How long the last microbatch takes to leave the last stage."""
+        """Time steps until the last microbatch leaves the last stage."""
         return self.microbatches * self.rounds + self.stages - 1
 
     def work(self, device: Any, time: Any) -> tuple[Any, Any, Any]:
-        """(is there any, round, microbatch); of idle slots the last two are in range.
+        """(busy, round, microbatch) of a time slot; if idle, the last two are in range.
 
         Takes ints, or arrays of them.
         """
@@ -54,12 +54,12 @@ class Schedule:
 
 
 def bubble_share(stages: int, microbatches: int, rounds: int = 1) -> float:
-    """The share of all devices' time that is idle: (P - 1) / (M R + P - 1)."""
-    return (stages - 1) / Schedule(stages, microbatches, rounds).times
+    """Share of the devices' time that is idle: (P - 1) / (M R + P - 1)."""
+    return (stages - 1) / CircularSchedule(stages, microbatches, rounds).times
 
 
-def schedule(layout: LayoutConfig, stages: int) -> Schedule:
-    """The layout's, over a mesh with so many stages along the axis.
+def circular_schedule(layout: LayoutConfig, stages: int) -> CircularSchedule:
+    """The layout's schedule on a mesh whose axis has this many stages.
 
     Raises:
       ValueError: microbatches that don't fill the stages evenly.
@@ -71,16 +71,16 @@ def schedule(layout: LayoutConfig, stages: int) -> Schedule:
             f"layout.pipeline.microbatches={M} is not a multiple of "
             f"layout.pipeline.stages={P}; make it {P * -(-M // P)}"
         )
-    return Schedule(P, M, layout.pipeline.rounds)
+    return CircularSchedule(P, M, layout.pipeline.rounds)
 
 
 def mesh_stages() -> int:
-    """The size of the axis in the mesh that is entered, 1 without one."""
+    """Size of the axis in the entered mesh; 1 without a mesh."""
     return dict(jax.sharding.get_abstract_mesh().shape).get(AXIS, 1)
 
 
 def check(cfg: ModelConfig, layout: LayoutConfig, batch_size: int, mesh: Mesh) -> None:
-    """A clear error for what does not divide, before anything is traced.
+    """Checks that layers and rows divide over the stages, before anything is traced.
 
     Args:
       batch_size: rows of one forward pass.
@@ -91,15 +91,15 @@ def check(cfg: ModelConfig, layout: LayoutConfig, batch_size: int, mesh: Mesh) -
     P = mesh.shape[AXIS]
     if P == 1:
         return
-    plan = schedule(layout, P)
+    plan = circular_schedule(layout, P)
     two = cfg.architecture == "encoder_decoder"
     for group in cfg.layers + (cfg.encoder_layers if two else ()):
         layers_per_stage(group.repeat, plan)
     _check_rows(batch_size, plan, math.prod(mesh.shape[a] for a in BATCH_AXES))
 
 
-def layers_per_stage(repeat: int, plan: Schedule) -> int:
-    """How many repeats of a group a stage has.
+def layers_per_stage(repeat: int, plan: CircularSchedule) -> int:
+    """Number of repeats of a group in each stage.
 
     Raises:
       ValueError: the stages don't divide them.
@@ -115,7 +115,7 @@ def layers_per_stage(repeat: int, plan: Schedule) -> int:
     return repeat // stages
 
 
-def _check_rows(rows: int, plan: Schedule, shards: int) -> None:
+def _check_rows(rows: int, plan: CircularSchedule, shards: int) -> None:
     unit = shards * plan.microbatches
     if rows % unit:
         raise ValueError(
@@ -135,7 +135,7 @@ def circulate(
     shared: Any,
     x: jax.Array,
     beside: Any,
-    plan: Schedule,
+    plan: CircularSchedule,
 ) -> tuple[jax.Array, Any]:
     """Every row of `x` through all stages, in the order of the layers.
 
@@ -182,7 +182,7 @@ def circulate(
 
 
 def _local(stage, weights, shared, rows, rank, plan):
-    """One device's part: weights [R, layers, ...], rows [M / P, rows, ...].
+    """One device's share: weights [R, layers, ...], rows [M / P, rows, ...].
 
     `flow` is what came round the ring; `queue` holds M / P microbatches to enter or
     that left. Group g's heads enter one by one while the queue's slot g is turned
@@ -191,7 +191,7 @@ def _local(stage, weights, shared, rows, rank, plan):
     P, R, slots = plan.stages, plan.rounds, plan.microbatches // plan.stages
 
     def head(queue, time):
-        """The queue's slot, what is at it, and whether that enters here and now."""
+        """The queue's slot, its microbatch, and whether that enters here and now."""
         slot = time // (P * R) % slots
         return slot, _take(queue, slot), (rank == 0) & (time % (P * R) < P)
 
@@ -235,7 +235,7 @@ def _put(tree: Any, values: Any, index: Any) -> Any:
 
 
 def _shift(tree: Any, by: int, size: int) -> Any:
-    """From each device to the one `by` further around the ring."""
+    """`tree` sent from each device to the one `by` further around the ring."""
     return _send(tree, [(i, (i + by) % size) for i in range(size)])
 
 
@@ -244,13 +244,13 @@ def _send(tree: Any, pairs: list[tuple[int, int]]) -> Any:
 
 
 def _on_rows(x: jax.Array, axes: tuple[str, ...] = BATCH_AXES) -> jax.Array:
-    """[rows, ...] over the axes of the batch, which loops would else forget."""
+    """[rows, ...] sharded over the batch axes, a constraint that loops drop."""
     spec = PartitionSpec(axes, *[ANY] * (x.ndim - 1))
     return jax.lax.with_sharding_constraint(x, spec)
 
 
-def _deal(x: jax.Array, plan: Schedule, shards: int) -> jax.Array:
-    """[B, ...] -> [P, M / P, B / M, ...]: of each shard's rows the same to each."""
+def _deal(x: jax.Array, plan: CircularSchedule, shards: int) -> jax.Array:
+    """[B, ...] -> [P, M / P, B / M, ...]: each shard's rows dealt evenly to stages."""
     P, M = plan.stages, plan.microbatches
     dealt = x.reshape(shards, P, M // P, -1, *x.shape[1:])
     dealt = jnp.moveaxis(dealt, 0, 2).reshape(P, M // P, -1, *x.shape[1:])
@@ -258,7 +258,7 @@ def _deal(x: jax.Array, plan: Schedule, shards: int) -> jax.Array:
     return jax.lax.with_sharding_constraint(dealt, spec)
 
 
-def _gather(x: jax.Array, plan: Schedule, shards: int) -> jax.Array:
+def _gather(x: jax.Array, plan: CircularSchedule, shards: int) -> jax.Array:
     """The inverse of `_deal`."""
     P, M = plan.stages, plan.microbatches
     rest = x.shape[3:]
@@ -266,18 +266,18 @@ def _gather(x: jax.Array, plan: Schedule, shards: int) -> jax.Array:
     return _on_rows(dealt.reshape(-1, *rest), (*BATCH_AXES, AXIS))
 
 
-def _by_round(weights: Any, rank: jax.Array, plan: Schedule) -> Any:
-    """A device's leaves [R * layers, ...] -> [R, layers, ...] of its own stages.
+def _by_round(weights: Any, rank: jax.Array, plan: CircularSchedule) -> Any:
+    """A device's leaves [R * layers, ...] -> [R, layers, ...] of stages it computes.
 
-    In the order of the layers device d has stages R d to R d + R - 1. Each of R
-    permutations brings every device one of the stages that it is to compute.
+    Stored in the order of the layers, device d has stages R d to R d + R - 1. Each of
+    R permutations brings every device one of the stages that it computes.
     """
     P, R = plan.stages, plan.rounds
     cut = jax.tree.map(lambda a: a.reshape(R, -1, *a.shape[1:]), weights)
     if R == 1:
         return cut
     moved = jax.tree.map(jnp.zeros_like, cut)
-    for stages in moves(P, R):  # stages[d]: what device d gets
+    for stages in moves(P, R):  # stages[d] goes to device d
         sent = {stage // R: stage % R for stage in stages}
         source = jnp.array([sent[d] for d in range(P)])[rank]
         target = jnp.array([stage // P for stage in stages])[rank]
@@ -287,37 +287,37 @@ def _by_round(weights: Any, rank: jax.Array, plan: Schedule) -> Any:
 
 
 def moves(P: int, R: int) -> list[list[int]]:
-    """R permutations that take stages from where they lie to who computes them.
+    """R permutations that move stages from where they are stored to where they compute.
 
-    Each is a list of P stages, d's for device d, no two of which lie on one device
-    (stage s lies on s // R, device d computes d, P + d…). Perfect matchings exist, as
-    every device has R stages to give and R to get (König 1916).
+    Each is a list of P stages, one for each device d, no two of them stored on one
+    device (stage s is stored on s // R, device d computes d, P + d…). Perfect matchings
+    exist, as every device stores R stages and computes R (König 1916).
     """
     left = [[r * P + d for r in range(R)] for d in range(P)]
-    found = []
+    permutations = []
     for _ in range(R):
         chosen = _matching(left, R)
         for stages, stage in zip(left, chosen, strict=True):
             stages.remove(stage)
-        found.append(chosen)
-    return found
+        permutations.append(chosen)
+    return permutations
 
 
-def _matching(wanted: list[list[int]], R: int) -> list[int]:
-    """One of each device's wanted stages, no two from one device (Kuhn 1955)."""
-    gets: dict[int, int] = {}  # where the stage that d gets lies -> d
+def _matching(stages: list[list[int]], R: int) -> list[int]:
+    """One of each device's `stages`, no two stored on one device (Kuhn 1955)."""
+    receiver: dict[int, int] = {}  # device that stores a chosen stage -> d
     chosen: dict[int, int] = {}
 
     def place(d: int, tried: set[int]) -> bool:
-        for stage in wanted[d]:
+        for stage in stages[d]:
             home = stage // R
             if home not in tried:
                 tried.add(home)
-                if home not in gets or place(gets[home], tried):
-                    gets[home], chosen[d] = d, stage
+                if home not in receiver or place(receiver[home], tried):
+                    receiver[home], chosen[d] = d, stage
                     return True
         return False
 
-    for d in range(len(wanted)):
+    for d in range(len(stages)):
         assert place(d, set())
-    return [chosen[d] for d in range(len(wanted))]
+    return [chosen[d] for d in range(len(stages))]

@@ -1,4 +1,4 @@
-"""A table of what lies where: every leaf's shape, axes and bytes per device."""
+"""The sharding report: every leaf's shape, axes and bytes per device."""
 
 import dataclasses
 import math
@@ -13,9 +13,9 @@ from llmjax.parallel.axes import partition_spec, shards
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """One array of a state: bytes are those that one device holds.
+    """One array of a state, and its bytes on one device.
 
-    `memory` is "device", or another kind of memory that they lie in.
+    `memory` is "device", or the kind of host memory that holds them.
     """
 
     name: str
@@ -36,16 +36,15 @@ def sharding_report(
       shapes: arrays or ShapeDtypeStructs.
       axes: a tree of logical axes beside it.
       mesh: of the devices.
-      shardings: a tree of NamedShardings beside it, where leaves may lie otherwise
-        than the table of axes says.
+      shardings: a tree of NamedShardings that replaces those of the table of axes.
     """
 
-    def leaf(path, value, leaf_axes, *given):
+    def leaf(path, value, leaf_axes, *sharding):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        spec = given[0].spec if given else partition_spec(leaf_axes, name)
+        spec = sharding[0].spec if sharding else partition_spec(leaf_axes, name)
         count = math.prod(shards(entry, mesh) for entry in spec)
         size = math.prod(value.shape) * np.dtype(value.dtype).itemsize
-        kind = given[0].memory_kind if given else None
+        kind = sharding[0].memory_kind if sharding else None
         memory = kind if kind in ("pinned_host", "unpinned_host") else "device"
         bytes_per_device = size // count
         return Leaf(

@@ -1,8 +1,8 @@
 """Sequence parallelism: tokens over the tensor axis, between attention and MLP.
 
-Korthikanti et al. 2022, arXiv:2205.05198: what a branch adds is scattered over the
-axis as it is summed, and gathered again for the next one. As many bytes move as
-without; what lies between, with what the backward pass keeps of it, is cut.
+Korthikanti et al. 2022, arXiv:2205.05198: the output of a branch is scattered over the
+axis as it is summed, and gathered for the next branch. As many bytes move as without;
+the activations between branches, kept for the backward pass, are sharded.
 """
 
 import flax.linen as nn
@@ -14,7 +14,7 @@ from llmjax.parallel.manual import axis_size
 
 
 def check(layout: LayoutConfig, seq_len: int, mesh: Mesh) -> None:
-    """A clear error for tokens that do not divide, before anything is traced.
+    """Checks that the tokens of a row divide, before anything is traced.
 
     Raises:
       ValueError: naming the field and the remedy.
@@ -28,19 +28,22 @@ def check(layout: LayoutConfig, seq_len: int, mesh: Mesh) -> None:
         )
 
 
-def residual(x_BTD: jax.Array, layout: LayoutConfig) -> jax.Array:
-    """`x_BTD` with its tokens over `tensor` too."""
-    return _laid(x_BTD, layout, "act_T_D")
+def scattered(x_BTD: jax.Array, layout: LayoutConfig) -> jax.Array:
+    """`x_BTD` with its tokens over `tensor` too, as it lies between branches."""
+    return _constrained(x_BTD, layout, "act_T_D")
 
 
-def whole(x_BTD: jax.Array, layout: LayoutConfig) -> jax.Array:
-    """`x_BTD` as a branch reads it: on each device of `tensor` all tokens."""
-    return _laid(x_BTD, layout, "act_T")
+def gathered(x_BTD: jax.Array, layout: LayoutConfig) -> jax.Array:
+    """`x_BTD` with all tokens on each device of `tensor`, as branches read it."""
+    return _constrained(x_BTD, layout, "act_T")
 
 
-def _laid(x_BTD: jax.Array, layout: LayoutConfig, tokens: str) -> jax.Array:
-    """Unchanged where `layout` does not ask for it, or tokens do not divide: those of
-    an encoder, or new ones while decoding (`check` refuses a training row's)."""
+def _constrained(x_BTD: jax.Array, layout: LayoutConfig, tokens: str) -> jax.Array:
+    """`x_BTD` with its tokens on the mesh axes of the logical axis `tokens`.
+
+    Unchanged without sequence parallelism, or where tokens don't divide, as an
+    encoder's or one decoded token may not (`check` refuses a training row's).
+    """
     tensor = axis_size("tensor")
     divides = x_BTD.shape[1] % (axis_size("sequence") * tensor) == 0
     if not (layout.context.sequence_parallel and tensor > 1 and divides):

@@ -1,9 +1,9 @@
-"""Tables of vectors, which all tokens read and all tokens' gradients meet in.
+"""Lookups in tables of vectors (embeddings) whose gradients are summed over tokens.
 
-A table whose D lies on `fsdp` comes whole to each device, once, in the type that is
-computed with; its gradient, gathered in float32 on each device, is summed over devices
-once, in that type, and stays where its weights are updated. Left to itself XLA moves
-the vectors of tokens instead, or sums in float32.
+A table whose D lies on `fsdp` is gathered by each device once, in the compute type. Its
+gradient is summed over a device's tokens in float32, then over devices once, in the
+compute type, scattered to where its weights are updated. Left to itself XLA moves the
+tokens' vectors instead, or sums over devices in float32.
 """
 
 import dataclasses
@@ -19,32 +19,32 @@ from llmjax.parallel.manual import free_axes
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class LookupLayout:
     """How tokens [B, T] and a table [V, D] lie on the mesh.
 
     Attributes:
-      axes: those that tokens are divided over.
-      tokens: of an array of tokens over these axes.
-      table: of a table over these axes: its D on `fsdp`, or nowhere.
+      axes: mesh axes that tokens are divided over.
+      tokens: spec of an array of tokens over these axes.
+      table: spec of a table over these axes: its D on `fsdp`, or replicated.
     """
 
     axes: tuple[str, ...]
     tokens: PartitionSpec
     table: PartitionSpec
 
-    def apart(self, function: Any, in_specs: Any, out_specs: Any) -> Any:
-        """`function` on each device's part."""
+    def on_devices(self, function: Any, in_specs: Any, out_specs: Any) -> Any:
+        """`function` on each device's shards, as `jax.shard_map`."""
         return jax.shard_map(
             function,
             in_specs=in_specs,
             out_specs=out_specs,
             axis_names=set(self.axes),
-            check_vma=False,  # sums and gradients are the function's own
+            check_vma=False,  # functions sum over devices themselves
         )
 
-    def total(self, gradient_VD: jax.Array, dtype: Any) -> jax.Array:
-        """The sum over devices of what each has made for a whole table, as `table`,
-        added up in `dtype`."""
+    def sum_gradient(self, gradient_VD: jax.Array, dtype: Any) -> jax.Array:
+        """The sum over devices of their gradients of the whole table, in `dtype`,
+        sharded as `table`."""
 
         def add(gradient_VD):
             rest = self.axes
@@ -63,16 +63,16 @@ class Rows:
         )
 
 
-def divided(tokens_BT: jax.Array, width: int) -> Rows | None:
-    """Of the entered mesh and a table of this width.
+def lookup_layout(tokens_BT: jax.Array, width: int) -> LookupLayout | None:
+    """The layout of a lookup of these tokens in a table of this width.
 
-    None where all tokens are on one device, or can't be divided as a batch's are: a
-    few prompts on many devices.
+    None where one device has all tokens, or where they don't divide over the mesh as a
+    batch does (a few prompts on many devices).
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return None
-    free, cut = free_axes(), []
+    free, parts = free_axes(), []
     for size, entry in zip(
         tokens_BT.shape, partition_spec(("act_B_L", "act_T"), "tokens"), strict=True
     ):
@@ -80,35 +80,36 @@ def divided(tokens_BT: jax.Array, width: int) -> Rows | None:
         names = tuple(n for n in names if n in free and mesh.shape[n] > 1)
         if size % shards(names, mesh):
             return None
-        cut.append(names)
-    axes = tuple(name for names in cut for name in names)
+        parts.append(names)
+    axes = tuple(name for names in parts for name in names)
     if not axes:
         return None
     split = "fsdp" in axes and width % mesh.shape["fsdp"] == 0
     table = PartitionSpec(None, "fsdp") if split else PartitionSpec()
-    return Rows(axes, PartitionSpec(*(names or None for names in cut)), table)
+    return LookupLayout(axes, PartitionSpec(*(names or None for names in parts)), table)
 
 
-def take(table_VD: jax.Array, tokens_BT: jax.Array, dtype: Any) -> jax.Array:
-    """The rows [B, T, D] of a table, rounded to `dtype`, as at least float32."""
+def lookup(table_VD: jax.Array, tokens_BT: jax.Array, dtype: Any) -> jax.Array:
+    """The table's vectors of these tokens, [B, T, D], rounded to `dtype`, and widened
+    to at least float32."""
     table_VD = table_VD.astype(dtype)
-    rows = divided(tokens_BT, table_VD.shape[1])
-    if rows is None:
+    layout = lookup_layout(tokens_BT, table_VD.shape[1])
+    if layout is None:
         return _wide(table_VD)[tokens_BT]
 
     def read(tokens_BT, table_VD):
-        if rows.table:
+        if layout.table:
             table_VD = jax.lax.all_gather(table_VD, "fsdp", axis=1, tiled=True)
         return _wide(table_VD[tokens_BT])
 
     def add(tokens_BT, dx_BTD):
-        whole = jnp.zeros(table_VD.shape, dx_BTD.dtype).at[tokens_BT].add(dx_BTD)
-        return rows.total(whole, dtype)
+        own_VD = jnp.zeros(table_VD.shape, dx_BTD.dtype).at[tokens_BT].add(dx_BTD)
+        return layout.sum_gradient(own_VD, dtype)
 
     # not a custom_vjp: second-order optimizers differentiate forward too
     return linear_call(
-        rows.apart(read, (rows.tokens, rows.table), rows.tokens),
-        rows.apart(add, (rows.tokens, rows.tokens), rows.table),
+        layout.on_devices(read, (layout.tokens, layout.table), layout.tokens),
+        layout.on_devices(add, (layout.tokens, layout.tokens), layout.table),
         tokens_BT,
         table_VD,
     )

@@ -1,7 +1,7 @@
-"""Tokens folded over an axis so that each device has as much causal work.
+"""Zig-zag order of tokens over a mesh axis, which balances causal attention.
 
-Of 2n chunks, device i of n holds numbers i and 2n - 1 - i: whoever has few keys before
-one chunk has many before the other (zig-zag; cf. striped attention, arXiv:2311.09431).
+Of 2n chunks, device i of n holds i and 2n - 1 - i: a chunk with few keys before it
+goes with one that has many (cf. striped attention, arXiv:2311.09431).
 """
 
 import jax
@@ -15,7 +15,7 @@ def holder(chunk: int, n: int) -> int:
 
 
 def order(T: int, n: int) -> np.ndarray:
-    """Which tokens lie where, [T], device after device."""
+    """Indices of the tokens of device 0, then of device 1…: [T]."""
     chunks = np.arange(T).reshape(2 * n, -1)
     return np.concatenate([chunks[[i, 2 * n - 1 - i]].reshape(-1) for i in range(n)])
 
@@ -44,7 +44,7 @@ def unfold(x: jax.Array, axis: str, n: int) -> jax.Array:
 
 
 def _by_parity(first: jax.Array, second: jax.Array, axis: str) -> jax.Array:
-    """Both, one after the other, turned about on devices of odd number."""
+    """Both concatenated, `second` first on devices of odd number."""
     odd = jax.lax.axis_index(axis) % 2 == 1
     return jnp.where(
         odd,

@@ -119,28 +119,28 @@ def _scan(output, data, options, grad):
     """`_local` on the rows of each device: the table comes once, not once a block, and
     its gradient is summed over devices once."""
     x_BTD, table_VD, bias_V = output
-    rows = tables.divided(data[0], table_VD.shape[1])
-    if rows is None:
+    layout = tables.lookup_layout(data[0], table_VD.shape[1])
+    if layout is None:
         total, nll, grads = _local(output, data, options, grad)
         return total, nll, _typed(grads, output)
     none = PartitionSpec()
 
     def local(x_BTD, table_VD, bias_V, *data):
         total, nll, grads = _local((x_BTD, table_VD, bias_V), data, options, grad)
-        total, nll = jax.lax.psum((total, nll), rows.axes)
+        total, nll = jax.lax.psum((total, nll), layout.axes)
         if not grad:
             return total, nll, None
         dx_BTD, dtable_VD, dbias_V = grads
-        dtable_VD = rows.total(dtable_VD, table_VD.dtype)
+        dtable_VD = layout.sum_gradient(dtable_VD, table_VD.dtype)
         if bias_V is not None:
-            dbias_V = jax.lax.psum(dbias_V, rows.axes)
+            dbias_V = jax.lax.psum(dbias_V, layout.axes)
         return total, nll, (dx_BTD, dtable_VD, dbias_V)
 
-    tokens = rows.tokens
-    total, nll, grads = rows.apart(
+    tokens = layout.tokens
+    total, nll, grads = layout.on_devices(
         local,
         in_specs=(tokens, none, none, tokens, tokens),
-        out_specs=(none, none, (tokens, rows.table, none) if grad else none),
+        out_specs=(none, none, (tokens, layout.table, none) if grad else none),
     )(x_BTD, table_VD.astype(x_BTD.dtype), bias_V, *data)
     return total, nll, _typed(grads, output)
 

@@ -107,7 +107,7 @@ def _report_bubble(program: Program) -> None:
     stages = program.mesh.shape[pipeline.AXIS]
     if stages == 1 or not distributed.is_leader():
         return
-    plan = pipeline.schedule(program.config.layout, stages)
+    plan = pipeline.circular_schedule(program.config.layout, stages)
     share = pipeline.bubble_share(stages, plan.microbatches, plan.rounds)
     print(
         f"pipeline: {stages} stages idle {share:.1%} of their time, with "

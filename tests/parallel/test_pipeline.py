@@ -14,7 +14,7 @@ from llmjax.models.context import Context
 from llmjax.models.stages import through_stages
 from llmjax.parallel import pipeline
 from llmjax.parallel.mesh import make_mesh, use
-from llmjax.parallel.pipeline import Schedule
+from llmjax.parallel.pipeline import CircularSchedule
 from tests.parallel import pipelined
 from tests.train import toy as toy_run
 
@@ -26,7 +26,7 @@ SIZES = [(2, 2, 1), (2, 4, 2), (3, 6, 2), (4, 4, 1), (4, 8, 2), (4, 4, 3)]
 @pytest.mark.parametrize(("P", "M", "R"), SIZES)
 def test_each_stage_follows_the_one_before_it(P, M, R):
     """A stage of a microbatch starts, a device further, when the last has ended."""
-    plan = Schedule(P, M, R)
+    plan = CircularSchedule(P, M, R)
     when = {}
     for time in range(plan.times):
         for device in range(P):
@@ -41,7 +41,7 @@ def test_each_stage_follows_the_one_before_it(P, M, R):
 
 @pytest.mark.parametrize(("P", "M", "R"), SIZES)
 def test_the_bubble_is_the_idle_slots(P, M, R):
-    plan = Schedule(P, M, R)
+    plan = CircularSchedule(P, M, R)
     slots = [plan.work(d, t)[0] for d in range(P) for t in range(plan.times)]
     assert pipeline.bubble_share(P, M, R) == pytest.approx(1 - np.mean(slots))
 
@@ -75,7 +75,7 @@ def toy(P, R, M, **axes):
         return x, jax.tree.map(lambda *s: jnp.stack(s), *sums)
 
     def piped(weights, shift, x):
-        plan = Schedule(P, M, R)
+        plan = CircularSchedule(P, M, R)
         y, sums = pipeline.circulate(stage, weights, shift, x, beside, plan)
         return jnp.sum(y**2 * jnp.arange(rows)[:, None]), sums
 
@@ -157,7 +157,7 @@ def test_dropout_differs_in_every_layer_and_microbatch():
                 {},
                 jnp.zeros((B, T, L)),
                 Context(Mask(), jnp.zeros((B, T), int)),
-                Schedule(2, 4),
+                CircularSchedule(2, 4),
                 layers=2,
                 shared=False,
                 key=key,

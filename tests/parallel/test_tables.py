@@ -21,7 +21,7 @@ WEIGHTS = jax.random.normal(jax.random.key(2), (8, 12, 16))
 
 
 def weighted(table, tokens, dtype):
-    return jnp.sum(jnp.sin(tables.take(table, tokens, dtype)) * WEIGHTS)
+    return jnp.sum(jnp.sin(tables.lookup(table, tokens, dtype)) * WEIGHTS)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -29,7 +29,7 @@ def test_rows_and_gradients_are_those_of_one_device(name):
     mesh = make_mesh(LayoutConfig(**LAYOUTS[name]))
     want = jax.grad(weighted)(TABLE, TOKENS, jnp.float32)
     with use(mesh):
-        rows = jax.jit(tables.take, static_argnums=2)(TABLE, TOKENS, jnp.float32)
+        rows = jax.jit(tables.lookup, static_argnums=2)(TABLE, TOKENS, jnp.float32)
         got = jax.jit(jax.grad(weighted), static_argnums=2)(TABLE, TOKENS, jnp.float32)
     np.testing.assert_array_equal(rows, TABLE[TOKENS])
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
@@ -38,7 +38,7 @@ def test_rows_and_gradients_are_those_of_one_device(name):
 def test_a_bfloat16_table_gathers_its_gradient_in_float32():
     """A token's 19 uses and more: one rounding at the end, and one of the table."""
     with use(make_mesh(LayoutConfig(fsdp=8))):
-        rows = jax.jit(tables.take, static_argnums=2)(TABLE, TOKENS, jnp.bfloat16)
+        rows = jax.jit(tables.lookup, static_argnums=2)(TABLE, TOKENS, jnp.bfloat16)
         got = jax.jit(jax.grad(weighted), static_argnums=2)(TABLE, TOKENS, jnp.bfloat16)
     rounded = TABLE.astype(jnp.bfloat16).astype(jnp.float32)
     np.testing.assert_array_equal(rows, rounded[TOKENS])
@@ -63,6 +63,6 @@ def test_it_can_be_differentiated_twice():
 def test_rows_that_do_not_divide_are_read_all_the_same():
     tokens = TOKENS[:3]
     with use(make_mesh(LayoutConfig(data=8))):
-        assert tables.divided(tokens, 16) is None
-        rows = jax.jit(tables.take, static_argnums=2)(TABLE, tokens, jnp.float32)
+        assert tables.lookup_layout(tokens, 16) is None
+        rows = jax.jit(tables.lookup, static_argnums=2)(TABLE, tokens, jnp.float32)
     np.testing.assert_array_equal(rows, TABLE[tokens])

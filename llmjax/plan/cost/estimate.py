@@ -222,7 +222,7 @@ def bubble(layout: LayoutConfig, stages: int) -> float:
     """
     if stages == 1:
         return 0.0
-    plan = pipeline.schedule(layout, stages)
+    plan = pipeline.circular_schedule(layout, stages)
     return pipeline.bubble_share(stages, plan.microbatches, plan.rounds)
 
 
