@@ -101,6 +101,7 @@ def minilm() -> list[Row]:
 
     model, params = hub.load(f"package:{MINILM}")
     tokenizer = hub.tokenizer(f"package:{MINILM}")
+    assert tokenizer.pad_id is not None
     batch = pad_left([tokenizer.encode(t) for t in SENTENCES], pad_id=tokenizer.pad_id)
     hidden, _ = model.apply({"params": params}, batch)
     found = cosines(np.asarray(hidden), batch["segment_ids"])

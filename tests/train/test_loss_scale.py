@@ -94,6 +94,7 @@ def test_gradients_are_those_of_float32(microbatches):
     assert (got["loss_scale"], got["skipped"]) == (2.0**15, 0)
 
 
+@pytest.mark.slow
 def test_a_run_of_a_transformer_in_float16(tmp_path):
     """On four devices, in microbatches; logged, evaluated, with and without a scale."""
     layout = {
