@@ -40,7 +40,7 @@ def launch(
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.ERROR)  # orbax logs every step it takes
         with _one_line_errors():
-            if membership.wanted():
+            if membership.requested():
                 membership.join(config().train if CONFIG.value else cfg.TrainConfig())
             result = main()
         if result is not None and membership.rank() == 0:

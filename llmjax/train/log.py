@@ -77,7 +77,7 @@ class Log:
                 "lower optimizer.learning_rate or look at that batch"
             )
         self.bar.update(step - self.bar.n)
-        supervise.tell_step(step)
+        supervise.report_step(step)
         if step % self.config.train.log_every == 0:
             row["learning_rate"] = float(self.schedule(step - 1))
             row |= {name: float(value) for name, value in scalars.items()}

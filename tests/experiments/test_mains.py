@@ -9,6 +9,8 @@ import pytest
 
 from tests.experiments.forked import Mains
 
+pytestmark = pytest.mark.slow
+
 TOY = [
     "--config.data.tokenizer.vocab_size=300",
     "--config.data.seq_len=16",

@@ -22,7 +22,7 @@ from llmjax.parallel.axes import partition_spec
 from llmjax.parallel.mesh import make_mesh, use
 from tests.train import toy
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = [pytest.mark.usefixtures("quick_compile"), pytest.mark.slow]
 
 B, T, N, K, H = 4, 32, 8, 4, 8
 ONE = config.LayoutConfig(data=1)

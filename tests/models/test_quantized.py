@@ -112,6 +112,7 @@ def test_the_weights_are_those_of_the_same_model_without(tiny):
     toy.assert_same_bits(nn.unbox(wide), nn.unbox(narrow))
 
 
+@pytest.mark.slow
 def test_it_trains_on_a_mesh_under_scan_and_remat_as_on_one_device():
     layout = {"quantization": Int8(), "remat": FullRemat(), "precision": BFloat16()}
     one = toy.program(toy.change(toy.CONFIG, layout=layout))

@@ -93,6 +93,7 @@ def toy(P, R, M, **axes):
     return (value, gradients), want, sums, program.as_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("P", "R", "M", "axes"),
     [
@@ -117,6 +118,7 @@ def test_a_toy_is_the_loop_over_its_layers(P, R, M, axes):
     assert weights == ({"collective-permute"} if R > 1 else set())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "layout"),
     [

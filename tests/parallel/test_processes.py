@@ -2,7 +2,11 @@
 
 import json
 
+import pytest
+
 from tests import two_processes
+
+pytestmark = pytest.mark.slow
 
 # For every layout: the share of this process, and whether the batch that is put
 # together, at a place that tells its row and column, is the whole one.

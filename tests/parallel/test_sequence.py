@@ -10,6 +10,8 @@ from llmjax.config import FullRemat, Gather, Ring, Ulysses
 from llmjax.parallel.mesh import use
 from tests.train import toy
 
+pytestmark = pytest.mark.slow
+
 LAYERS, D = 3, 16
 MODEL = {"num_layers": LAYERS, "num_heads": 4}
 CONFIG = toy.change(toy.CONFIG, model=MODEL, layout={"remat": FullRemat()})

@@ -1,7 +1,7 @@
 """Compiling a training step ahead of time for a topology.
 
-Tests that need the TPU compiler (libtpu) are skipped where it is not installed;
-`launch/plan.sh` installs it and runs them.
+The tests marked `tpu_compiler` need libtpu: `launch/plan.sh` installs it and runs them,
+`launch/test.sh` deselects them, and elsewhere they fail without it.
 """
 
 import importlib.util
@@ -22,10 +22,18 @@ from llmjax.config import (
 )
 from llmjax.plan.compiler import buffers, compile, inputs
 
-needs_compiler = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None,
-    reason="the TPU compiler is not installed; launch/plan.sh runs this",
-)
+
+@pytest.fixture(autouse=True)
+def compiler(request):
+    """Fails a test that needs the compiler where there is none."""
+    needed = request.node.get_closest_marker("tpu_compiler")
+    if needed and importlib.util.find_spec("libtpu") is None:
+        pytest.fail(
+            "the TPU compiler (libtpu) is not installed; run `bash launch/plan.sh`, "
+            "or deselect with -m 'not tpu_compiler'"
+        )
+
+
 # Sizes that fill the chip's tiles of 8 x 128 when cut in four.
 SMALL = ModelConfig(vocab_size=512, d_model=512, d_ff=1024, num_layers=2)
 
@@ -106,26 +114,26 @@ def test_each_slice_has_a_copy_of_the_weights_unless_data_is_set(data, expected)
     assert (layout.slices, layout.data) == (2, expected)
 
 
-@needs_compiler
+@pytest.mark.tpu_compiler
 def test_an_unknown_topology_is_an_error():
     with pytest.raises(ValueError, match="v5e"):
         compile.lower_step(run(), "v5e:3x5")
 
 
-@needs_compiler
+@pytest.mark.tpu_compiler
 def test_an_impossible_layout_is_an_error_before_tracing():
     with pytest.raises(ValueError, match=r"make it\s+a multiple of 4"):
         compile.lower_step(run(batch_size=6), "v5e:2x2")
 
 
-@needs_compiler
+@pytest.mark.tpu_compiler
 def test_an_unknown_compiler_option_is_named_by_the_compiler():
     mistaken = run(compiler_options=("xla_no_such_option=1",))
     with pytest.raises(RuntimeError, match="xla_no_such_option"):
         compile.compile_step(mistaken, "v5e:2x2")
 
 
-@needs_compiler
+@pytest.mark.tpu_compiler
 def test_a_step_compiles_and_its_bytes_add_up():
     step = compile.compile_step(run(), "v5e:2x2")
     assert step.fits
@@ -142,7 +150,7 @@ def test_a_step_compiles_and_its_bytes_add_up():
     assert step.seconds.compile > 0
 
 
-@needs_compiler
+@pytest.mark.tpu_compiler
 def test_a_step_that_does_not_fit_names_its_largest_buffer():
     """Whole scores, 4 heads x 65536^2 in float32, are 64 GiB of each chip's row."""
     step = compile.compile_step(run(batch_size=4, seq_len=65536), "v5e:2x2")

@@ -62,8 +62,13 @@ CASES = {  # context, implementation, mask, packed rows
         True,
     ),
 }
-KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all")
-KINDS += ("collective-permute",)
+KINDS = (
+    "all-gather",
+    "all-reduce",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+)
 
 
 def program(case, devices):

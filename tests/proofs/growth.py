@@ -93,12 +93,12 @@ def text(results: dict[str, Any]) -> str:
     """Both tables."""
     parts = []
     if "depth" in results:
-        rows = [
+        depths = [
             (r["layers"], f"{r['trace_seconds']:.1f}", f"{r['compile_seconds']:.1f}")
             for r in results["depth"]
         ]
-        head = ("layers", "trace and lower, s", "compile, s")
-        parts.append(tables.table(head, rows))
+        columns = ("layers", "trace and lower, s", "compile, s")
+        parts.append(tables.table(columns, depths))
     if "chips" in results:
         rows = [
             (

@@ -62,7 +62,7 @@ WORDS, V = 256, 384  # V with the specials of all objectives
 LAYERS = 8
 ZERO_1 = {"optimizer_sharding": "data"}
 RING, ULYSSES = {"context": Ring()}, {"context": Ulysses()}
-SINGLE = {
+SINGLE: dict[str, dict[str, Any]] = {
     "data": {"data": 8},
     "ZeRO-1": {"data": 8, **ZERO_1},
     "fsdp": {"fsdp": 8},
@@ -73,7 +73,7 @@ SINGLE = {
     "pipeline": {"pipeline": Pipeline(8)},
     "expert": {"expert": 8},
 }
-MIXED = {
+MIXED: dict[str, dict[str, Any]] = {
     "fsdp 4 tensor 2": {"fsdp": 4, "tensor": 2},
     "data 2 fsdp 2 tensor 2": {"data": 2, "fsdp": 2, "tensor": 2},
     "data 2 fsdp 4, ZeRO-1": {"data": 2, "fsdp": 4, **ZERO_1},
@@ -160,7 +160,7 @@ def build(run: RunConfig, fields: dict[str, Any], devices: int) -> setup.Program
     """The program on a mesh of so many devices, which keeps its gradients."""
     layout = dataclasses.replace(run.layout, **{"data": 1, **fields})
     run = dataclasses.replace(run, layout=layout)
-    run = widened(run) if jax.config.jax_enable_x64 else run
+    run = widened(run) if jax.config.read("jax_enable_x64") else run
     task = make_task(run, PlainVocabulary(WORDS))
     example = batches(run).batch(0)
     axes = param_axes(task.model(run.model, run.layout), example)[1]
@@ -205,7 +205,7 @@ def train(program: setup.Program, rows: list[Any], last: Any = None) -> Run:
         params = jax.device_put(
             final if last is None else last, program.shardings.params
         )
-        state = step(state.replace(params=params), rows[0])
+        state = step(dataclasses.replace(state, params=params), rows[0])
     gradients.append(jax.device_get(state.opt_state[0]))
     return Run(initial, final, np.array(losses[:-1]), gradients)
 
@@ -225,7 +225,7 @@ def compare(run: Run, one: Run) -> tuple[int, float, float]:
 
 def meshes(model: str, only: list[str]) -> dict[str, dict[str, Any]]:
     """Those of this model: without experts no mesh of theirs."""
-    found = SINGLE | MIXED
+    found: dict[str, dict[str, Any]] = SINGLE | MIXED
     if model not in ("capacity", "dropless"):
         found = {name: fields for name, fields in found.items() if "expert" not in name}
     return {

@@ -273,7 +273,8 @@ def table(results: dict[str, dict[str, Any] | None]) -> tuple[str, bool]:
         "compute, kernels, exposed s |",
         "|---|---|---|---|---|---|---|",
     ]
-    errors, by_chip = [], {}
+    errors: list[float] = []
+    by_chip: dict[str, list[Any]] = {}
     for row in ROWS:
         topology = chips.parse(row.topology, row.slices)
         time = (results[row.name] or {}).get("time")

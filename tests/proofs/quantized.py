@@ -15,6 +15,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -57,7 +58,8 @@ def dots(run: RunConfig) -> tuple[Dots, Dots]:
     task = make_task(run, corpora[0][1].tokenizer)
     rows = run_lib.batches(run, task, corpora, run.data.train_split).batch(0)
     program = setup.build(run, task, rows)
-    lowered = program.step.lower(program.abstract, program.batch)
+    step: Any = program.step  # jitted
+    lowered = step.lower(program.abstract, program.batch)
     hlo = lowered.compiler_ir("hlo").as_hlo_text()
     return eight_bit(hlo), eight_bit(lowered.compile().as_text())
 
@@ -111,7 +113,7 @@ def main() -> None:
         for kind in KINDS:
             workdir = Path(arguments.workdir) / f"{kind}_seed{seed}"
             run = config(kind, seed, arguments.steps)
-            result = run_lib.run(run, workdir.absolute(), progress=False)
+            result = run_lib.run(run, workdir.absolute(), progress=False).result
             losses[kind].append(result["eval"]["loss"])
         row(str(seed), [losses[kind][-1] for kind in KINDS])
     means = {kind: sum(x) / len(x) for kind, x in losses.items()}

@@ -135,6 +135,7 @@ def test_an_estimator_sees_gradients_that_are_not_scaled():
     assert norms[1] == pytest.approx(norms[0], rel=0.01)
 
 
+@pytest.mark.slow
 def test_a_run_of_a_transformer_in_float16(tmp_path):
     """On four devices, in microbatches; logged, evaluated, with and without a scale."""
     layout = {

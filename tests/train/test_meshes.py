@@ -14,6 +14,8 @@ from llmjax.train import loop, writers
 from tests.float64 import float64, widened
 from tests.train import toy
 
+pytestmark = pytest.mark.slow
+
 LAYOUTS = {
     "one": (1, {}),
     "fsdp": (8, {"data": 1, "fsdp": 8}),

@@ -8,6 +8,8 @@ from llmjax.data.store.tokens import from_documents
 from llmjax.parallel import mesh as mesh_lib
 from tests.train import toy
 
+pytestmark = pytest.mark.slow
+
 LENGTHS = (15, 3, 7, 5, 9, 2, 11, 4, 8, 6)  # <bos> comes before each
 STEPS = 4
 

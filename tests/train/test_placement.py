@@ -12,6 +12,8 @@ from llmjax.parallel.mesh import make_mesh, use
 from llmjax.train import placement
 from tests.train import toy
 
+pytestmark = pytest.mark.slow
+
 MIXED = {"data": 2, "fsdp": 2, "tensor": 2}
 
 

@@ -3,10 +3,13 @@
 import sys
 
 import numpy as np
+import pytest
 
 from llmjax.parallel.processes import supervise
 from llmjax.train import writers
 from tests.train import toy, toy_main
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_lost_process_is_named_and_then_it_goes_on_as_a_single_one_does(

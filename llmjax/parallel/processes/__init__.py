@@ -1,1 +1,5 @@
-"""Several processes as one run: joining, shares of a batch, supervision."""
+"""Several processes as one run.
+
+`supervise` starts them and watches; `membership` has the flags by which each joins and
+leaves; `distributed` is the part that needs jax: joining, and shares of a batch.
+"""

@@ -1,4 +1,4 @@
-"""Several processes as one run: how they join, and which rows of a batch are whose."""
+"""What processes of one run do through jax: join, and share out a batch's rows."""
 
 import functools
 from collections import defaultdict
@@ -19,17 +19,15 @@ def join(
     process_count: int | None,
     heartbeat_timeout_seconds: int,
 ) -> None:
-    """Joins the run's other processes; before anything of jax is computed.
-
-    Without arguments as TPU pods, Slurm and Open MPI say.
+    """Joins the run's other processes, before jax computes anything.
 
     Args:
-      coordinator: host:port of process 0.
-      heartbeat_timeout_seconds: a process silent for so long is lost; jax ends the
-        others then.
+      coordinator: host:port of process 0; None: as a TPU pod, Slurm or Open MPI says.
+      heartbeat_timeout_seconds: a process silent for so long is lost, and jax ends
+        the others.
 
     Raises:
-      ValueError: a number of the process that is none, or nothing to be detected.
+      ValueError: a process_id out of range, or no processes detected.
     """
     last = None if process_count is None else process_count - 1
     if last is not None and process_id not in (None, *range(last + 1)):
@@ -57,7 +55,7 @@ def join(
 
 
 def is_leader() -> bool:
-    """Whether this is the process that writes what all of them know."""
+    """Whether this process writes for all of them."""
     return jax.process_index() == 0
 
 
@@ -81,9 +79,9 @@ def share(mesh: Mesh) -> tuple[int, int]:
 
 
 def spread(value: Any, sharding: NamedSharding) -> jax.Array:
-    """An array that every process holds whole, or that lies over all, as `sharding`."""
-    lies_over_all = isinstance(value, jax.Array) and not value.is_fully_addressable
-    if jax.process_count() == 1 or lies_over_all:
+    """`value`, whole on every process or sharded over all, laid out as `sharding`."""
+    sharded_over_all = isinstance(value, jax.Array) and not value.is_fully_addressable
+    if jax.process_count() == 1 or sharded_over_all:
         return jax.device_put(value, sharding)
-    value = np.asarray(value)  # from device to device there may be no way
+    value = np.asarray(value)  # there may be no transfer between these devices
     return jax.make_array_from_callback(value.shape, sharding, value.__getitem__)

@@ -1,4 +1,4 @@
-"""One of several processes: the flags that say so, and how it joins and leaves them."""
+"""The flags by which a process joins a run of several, and how it leaves."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from absl import flags
 
 from llmjax.config import TrainConfig
 
-BARRIER = "experimental_orbax_use_distributed_barrier"  # one that has a time-out
+BARRIER = "experimental_orbax_use_distributed_barrier"  # it has a time-out
 
 COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "host:port of process 0, of a run of several processes."
@@ -16,24 +16,24 @@ COORDINATOR = flags.DEFINE_string(
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "This process, from 0.")
 PROCESS_COUNT = flags.DEFINE_integer("process_count", None, "How many there are.")
 DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "Join the processes that a TPU pod, Slurm or Open MPI tells."
+    "distributed", False, "Join the processes that a TPU pod, Slurm or Open MPI names."
 )
 
 
-def wanted() -> bool:
+def requested() -> bool:
     """Whether the flags make this one of several processes.
 
     Raises:
       ValueError: a flag that is missing, or one too many.
     """
-    given = {f.name: f.value for f in (COORDINATOR, PROCESS_ID, PROCESS_COUNT)}
-    missing = [f"--{name}" for name, value in given.items() if value is None]
-    if DISTRIBUTED.value and len(missing) < len(given):
+    values = {f.name: f.value for f in (COORDINATOR, PROCESS_ID, PROCESS_COUNT)}
+    missing = [f"--{name}" for name, value in values.items() if value is None]
+    if DISTRIBUTED.value and len(missing) < len(values):
         raise ValueError(
             "--distributed detects what --coordinator, --process_id and "
             "--process_count say; leave it or them out"
         )
-    if DISTRIBUTED.value or len(missing) == len(given):
+    if DISTRIBUTED.value or len(missing) == len(values):
         return DISTRIBUTED.value
     if missing:
         raise ValueError(
@@ -44,7 +44,7 @@ def wanted() -> bool:
 
 
 def join(train: TrainConfig) -> None:
-    """Joins the others, before anything of jax is computed."""
+    """Joins the other processes as the flags say, before jax computes anything."""
     # imports jax, which not every main needs
     from llmjax.parallel.processes import distributed
 
@@ -59,12 +59,12 @@ def join(train: TrainConfig) -> None:
 
 
 def rank() -> int:
-    """This process's number; 0 of one that is alone, for which jax isn't started."""
+    """This process's number; 0, without starting jax, where it is alone."""
     return sys.modules["jax"].process_index() if _joined() else 0
 
 
 def leave(error: BaseException) -> None:
-    """Ends one of several processes at once, if `error` is the reason.
+    """Ends this process at once if it is one of several and `error` is a failure.
 
     jax's own exit waits for the others, which may be waiting for this one.
     """

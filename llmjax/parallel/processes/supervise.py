@@ -31,22 +31,22 @@ SAVING = 600  # seconds that a run may take to save when it is told to end
 RANKS = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "TPU_WORKER_ID")
 
 
-def tell_step(step: int) -> None:
-    """Says that `step` is done, if a supervisor of this process wants to know."""
+def report_step(step: int) -> None:
+    """Writes for the supervisor, if there is one, that `step` is done."""
     path = os.environ.get(STEP_FILE)
     if path:
         file = os.open(path, os.O_WRONLY | os.O_CREAT)
-        os.pwrite(file, f"{step:20d}".encode(), 0)  # whole, whenever it is read
+        os.pwrite(file, f"{step:20d}".encode(), 0)  # in one write
         os.close(file)
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What starts one process: its name in messages, and where its output goes."""
+    """The command line of one process, its name in messages, and its log."""
 
     name: str
     args: tuple[str, ...]
-    environment: Mapping[str, str]  # beside ours
+    environment: Mapping[str, str]  # added to the supervisor's
     log: Path | None  # None: this terminal
 
     def __str__(self) -> str:
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         lost = run.wait()
         if lost is None:
             return 0
-        if lost.code == 2 or run.told or not left:  # a user's mistake stays one
+        if lost.code == 2 or run.signals or not left:  # 2: a mistake stays one
             return lost.exit_code
         left -= 1
         say(f"starting all again from the last checkpoint; {left} restarts left")
@@ -141,7 +141,7 @@ def _at_least(least: int) -> Callable[[str], int]:
 
 
 def commands(args: argparse.Namespace, logs: Path) -> list[Command]:
-    """One per process of this host; they meet at a free port of it."""
+    """One command per process of this host, with a free port as coordinator."""
     if args.hosts:
         rank = next((os.environ[n] for n in RANKS if n in os.environ), None)
         name = f"the process on {socket.gethostname()}" + (f" ({rank})" if rank else "")
@@ -179,13 +179,13 @@ class Run:
 
     def __init__(self, planned: Sequence[Command], timeout: int):
         self.planned, self.timeout = planned, timeout
-        self.told: list[int] = []  # the signals that came for all of us
+        self.signals: list[int] = []  # those that the supervisor received
         self.processes: list[subprocess.Popen] = []
 
     def wait(self) -> Lost | None:
-        """The process that was lost first, if one was."""
+        """Waits for all, and returns the process that was lost first, if one was."""
         before = {
-            s: signal.signal(s, lambda number, _: self.told.append(number))
+            s: signal.signal(s, lambda number, _: self.signals.append(number))
             for s in (signal.SIGTERM, signal.SIGINT)
         }
         try:
@@ -204,14 +204,14 @@ class Run:
         deadline = None
         while deadline is None or time.monotonic() < deadline:
             codes = [p.poll() for p in self.processes]
-            if any(codes) and not self.told:
+            if any(codes) and not self.signals:
                 return self._end_after_loss()
             if None not in codes:
                 return self._first_lost()
-            if self.told and deadline is None:
+            if self.signals and deadline is None:
                 deadline = time.monotonic() + SAVING
                 self._signal(signal.SIGTERM)
-            elif len(self.told) > 1:
+            elif len(self.signals) > 1:
                 break  # asked again: at once
             time.sleep(0.05)
         self._signal(signal.SIGKILL)
@@ -237,12 +237,12 @@ class Run:
         return lost
 
     def _first_lost(self) -> Lost | None:
-        """Of those over by now; jax's abort of a survivor is never the cause."""
+        """The cause among processes that ended, never one that jax aborted."""
         ended = [(p.wait(), c) for p, c in self._over()]
         bad = [(code, command) for code, command in ended if code]
         if not bad:
             return None
-        code, command = min(bad, key=lambda pair: _how_late(pair[0]))
+        code, command = min(bad, key=lambda pair: _cause_order(pair[0]))
         return Lost(command.name, code, _step(command), command.log)
 
     def _over(self) -> list[tuple[subprocess.Popen, Command]]:
@@ -270,8 +270,8 @@ def _start(command: Command) -> subprocess.Popen:
         )
 
 
-def _how_late(code: int) -> int:
-    """Among losses seen at once: a signal from outside, an error, an abort."""
+def _cause_order(code: int) -> int:
+    """Sorts exit codes seen at once: a signal from outside, an error, an abort."""
     return 2 if code == -signal.SIGABRT else 0 if code < 0 else 1
 
 
