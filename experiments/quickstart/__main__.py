@@ -241,8 +241,7 @@ def finetune(config: Any, folder: epath.Path) -> dict[str, Any]:
 def tested(workdir: epath.Path) -> dict[str, Any]:
     """Accuracy, macro-F1 and confusion of a classifier on the test split."""
     program, params, batches = run.load(workdir, "test")
-    predicted, right = evaluation.predictions(program, params, batches)
-    return evaluation.classification_report(predicted, right)
+    return program.task.report(evaluation.predictions(program, params, batches))
 
 
 def continuation(pretrained: epath.Path, corpus: Corpus) -> str:

@@ -31,6 +31,7 @@ from llmjax.config.feed_forward import (
     SigmoidRouter,
     SoftmaxRouter,
 )
+from llmjax.config.loss import LossConfig
 from llmjax.config.model import (
     BlockSparse,
     Cosine,
@@ -162,6 +163,7 @@ __all__ = [
     "Lion",
     "Llama3Scaling",
     "LongRope",
+    "LossConfig",
     "LossScale",
     "MaskedLM",
     "Mixture",

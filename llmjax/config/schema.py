@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 
 from llmjax.config.checks import positive, require
 from llmjax.config.data import DataConfig
+from llmjax.config.loss import LossConfig
 from llmjax.config.model import ModelConfig
 from llmjax.config.positions import Learned
 from llmjax.config.task import CausalLM, TaskConfig
@@ -392,6 +393,7 @@ class RunConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
     init: Scratch | Checkpoint = Scratch()
+    loss: LossConfig = LossConfig()
 
     def __post_init__(self):
         B, k = self.data.batch_size, self.layout.microbatches

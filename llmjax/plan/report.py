@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 
-from llmjax.config import SequenceClassification
 from llmjax.plan import buffers, collectives, estimate, roofline
 from llmjax.plan.changes import flags
 from llmjax.plan.compile import Compiled
@@ -22,15 +21,13 @@ Result = dict[str, Any]
 
 def predict(compiled: Compiled, price: float | None = None) -> Prediction:
     """`roofline.predict` of a program that fits; dollars per chip-hour."""
-    task = compiled.config.task
-    outputs = task.num_labels if isinstance(task, SequenceClassification) else None
     return roofline.predict(
         compiled.text,
         compiled.config,
         compiled.topology,
         compiled.program.mesh,
         price,
-        outputs,
+        compiled.program.task.num_outputs,
     )
 
 

@@ -13,12 +13,12 @@ from jax.sharding import Mesh
 
 from llmjax.config import LayoutConfig, RunConfig
 from llmjax.data.batches.curriculum import Curriculum
-from llmjax.models import quantized
+from llmjax.models import forward, quantized
 from llmjax.parallel import axes as axes_lib
 from llmjax.parallel import mesh as mesh_lib
 from llmjax.parallel import pipeline, sequence
 from llmjax.parallel.processes import distributed
-from llmjax.tasks.task import Task
+from llmjax.tasks.task import Task, loss_of
 from llmjax.train import loss_scale, optimizers
 from llmjax.train import placement as placement_lib
 from llmjax.train import state as state_lib
@@ -142,7 +142,7 @@ def build(
         mesh,
     )
     on_batch = axes_lib.batch_sharding(mesh, batch)
-    loss = task.loss(model)
+    loss, predict = loss_of(task, model), task.predict(model)
     step = make_step(
         loss,
         optimizer,
@@ -175,7 +175,12 @@ def build(
             # `extra` may be none: of weights alone
             in_shardings=(weights, shardings.frozen, None, on_batch),
         ),
-        predict=jax.jit(task.predict(model), in_shardings=(weights, on_batch)),
+        predict=jax.jit(
+            lambda params, frozen, batch: predict(
+                forward.variables(params, frozen), batch
+            ),
+            in_shardings=(weights, shardings.frozen, on_batch),
+        ),
         place=functools.partial(_place, on_batch, mesh),
     )
 

@@ -97,6 +97,7 @@ OTHER = {
     "optimizer.decay": "all",
     "optimizer.clip_norm": None,
     "optimizer.ema": 0.99,
+    "loss.label_smoothing": 0.1,
     "train.eval_batches": 3,
     "train.writers": ("jsonl", "tensorboard"),
 }

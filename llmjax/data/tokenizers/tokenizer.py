@@ -181,6 +181,12 @@ class Tokenizer:
             **variables,
         )
 
+    num_specials = 2
+
+    def with_specials(self, ids: np.ndarray) -> np.ndarray:
+        """<bos> ids <eos>, int32."""
+        return np.concatenate([[self.bos_id], ids, [self.eos_id]]).astype(np.int32)
+
     def special_id(self, token: str) -> int:
         """As `Vocabulary.special_id`."""
         own = self.specials.get(token.strip("<>"), token)

@@ -27,6 +27,7 @@ class Vocabulary(Protocol):
       vocab_size: ids that text is made of, the tokenizer's own specials included.
       pad_id, bos_id, eos_id: of its specials.
       token_bytes: int [vocab_size], the UTF-8 bytes that each id stands for.
+      num_specials: tokens that `with_specials` adds to a text.
     """
 
     vocab_size: int
@@ -34,6 +35,10 @@ class Vocabulary(Protocol):
     bos_id: int
     eos_id: int
     token_bytes: np.ndarray
+    num_specials: int
+
+    def with_specials(self, ids: np.ndarray) -> np.ndarray:
+        """Int32 ids of one text with the special tokens around it."""
 
     def special_id(self, token: str) -> int:
         """Of one of `SPECIALS`, "<cls>" or "<sep>".
@@ -61,10 +66,14 @@ class PlainVocabulary:
     pad_id: int = 0
     bos_id: int = 1
     eos_id: int = 2
+    num_specials: int = 2
 
     def __post_init__(self):
         self.token_bytes: np.ndarray = np.ones(self.vocab_size, np.int32)
         self.token_bytes[:3] = 0
+
+    def with_specials(self, ids: np.ndarray) -> np.ndarray:
+        return np.concatenate([[self.bos_id], ids, [self.eos_id]]).astype(np.int32)
 
     def special_id(self, token: str) -> int:
         return special_id(token, self.vocab_size, self.bos_id, self.eos_id)
