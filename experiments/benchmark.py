@@ -18,7 +18,7 @@ import numpy as np
 from absl import flags
 
 from experiments import cli
-from llmjax.config import RunConfig, SequenceClassification
+from llmjax.config import RunConfig
 from llmjax.data.tokenizers.vocabulary import PlainVocabulary
 from llmjax.parallel import mesh as mesh_lib
 from llmjax.tasks.registry import make_task
@@ -28,22 +28,20 @@ STEPS = flags.DEFINE_integer("steps", 20, "Steps to time, after two to warm up."
 REPEATS = flags.DEFINE_integer("repeats", 20, "Matmuls per shape for the peak.")
 
 
-def random_batch(config: RunConfig) -> dict[str, np.ndarray]:
-    """Rows without padding or packing, as the task's features name them."""
-    rng = np.random.default_rng(0)
-    shape = config.data.batch_size, config.data.seq_len
-    tokens = rng.integers(0, config.model.vocab_size, shape, np.int32)
-    if isinstance(config.task, SequenceClassification):
-        labels = rng.integers(0, config.task.num_labels, shape[0], np.int32)
-        return {"tokens": tokens, "label": labels}
-    return {"tokens": tokens, "targets": np.roll(tokens, -1, axis=1)}
+def without_packing(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Rows without the features that say nothing of full rows of one segment."""
+    trivial = {"valid"} if np.all(batch.get("valid", 1)) else set()
+    for name, ids_BT in batch.items():
+        if name.endswith("segment_ids") and (ids_BT == ids_BT[:, :1]).all():
+            trivial |= {name, name.removesuffix("segment_ids") + "positions"}
+    return {name: x for name, x in batch.items() if name not in trivial}
 
 
 def measure(config: RunConfig, steps: int, repeats: int) -> dict[str, Any]:
     """What the benchmark prints."""
     before, measured = flops.matmul_peak(repeats)
     task = make_task(config, PlainVocabulary(config.model.vocab_size))
-    rows = random_batch(config)
+    rows = without_packing(task.example_batch(config.data.batch_size))
     start = time.perf_counter()
     program = setup.build(config, task, rows)
     state = program.init()
@@ -62,10 +60,7 @@ def measure(config: RunConfig, steps: int, repeats: int) -> dict[str, Any]:
     after, measured_after = flops.matmul_peak(repeats)
     peak = max(before, after)
     B, T = config.data.batch_size, config.data.seq_len
-    outputs = None
-    if isinstance(config.task, SequenceClassification):
-        outputs = config.task.num_labels
-    full, causal = flops.training_flops(config.model, B * T, T, outputs)
+    full, causal = flops.training_flops(config.model, B * T, T, task.num_outputs)
     median = statistics.median(seconds)
     devices = program.mesh.size
     return {

@@ -7,7 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from llmjax.data.store.tokens import TokenSource
-from llmjax.train.evaluation import classification_report
+from llmjax.tasks.labelled.sequence_classification import (
+    classification_report,
+    confusion,
+)
 
 Labels = Sequence[int] | np.ndarray
 
@@ -94,5 +97,6 @@ def tfidf(
 
 
 def _scores(predicted: np.ndarray, right: np.ndarray) -> dict[str, float]:
-    report = classification_report(predicted, right)
+    classes = int(max(predicted.max(), right.max())) + 1
+    report = classification_report(confusion(predicted, right, classes))
     return {name: report[name] for name in ("accuracy", "macro_f1")}

@@ -94,8 +94,7 @@ def finetune(
 def evaluate_classifier(workdir: epath.Path) -> dict[str, Any]:
     """Accuracy, macro-F1 and confusion matrix of a classifier on the test split."""
     program, params, batches = run.load(workdir, "test")
-    predicted, right = evaluation.predictions(program, params, batches)
-    return evaluation.classification_report(predicted, right)
+    return program.task.report(evaluation.predictions(program, params, batches))
 
 
 def continuation(pretrained: epath.Path, corpus: Corpus, prompt: str) -> str:

@@ -62,6 +62,7 @@ from llmjax.config.layout import (
     SplashAttention,
     Ulysses,
 )
+from llmjax.config.loss import LossConfig
 from llmjax.config.model import (
     BlockSparse,
     Cosine,
@@ -202,6 +203,7 @@ __all__ = [
     "Lion",
     "Llama3Scaling",
     "LongRope",
+    "LossConfig",
     "LossScale",
     "MaskedLM",
     "Mixture",

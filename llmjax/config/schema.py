@@ -21,6 +21,7 @@ from llmjax.config.layout import (
     Quantization,
     Remat,
 )
+from llmjax.config.loss import LossConfig
 from llmjax.config.model import ModelConfig
 from llmjax.config.optimizer import OptimizerConfig
 from llmjax.config.positions import Learned
@@ -165,6 +166,7 @@ class RunConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
     init: Scratch | Checkpoint = Scratch()
+    loss: LossConfig = LossConfig()
 
     def __post_init__(self):
         B, k = self.data.batch_size, self.layout.microbatches

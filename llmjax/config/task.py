@@ -21,8 +21,6 @@ class CausalLM:
     """Predict the next token (Radford et al. 2018)."""
 
     kind: ClassVar[str] = "causal_lm"
-    z_loss: float = 0.0
-    label_smoothing: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +34,6 @@ class PrefixLM:
     kind: ClassVar[str] = "prefix_lm"
     min_prefix: float = 0.0
     max_prefix: float = 1.0
-    z_loss: float = 0.0
-    label_smoothing: float = 0.0
 
     def __post_init__(self):
         share(self, "min_prefix", "max_prefix")
@@ -57,8 +53,6 @@ class FillInTheMiddle:
     kind: ClassVar[str] = "fill_in_the_middle"
     rate: float = 0.5
     spm_rate: float = 0.5
-    z_loss: float = 0.0
-    label_smoothing: float = 0.0
 
     def __post_init__(self):
         share(self, "rate", "spm_rate")
@@ -70,8 +64,6 @@ class MultiTokenPrediction:
 
     kind: ClassVar[str] = "multi_token_prediction"
     depth: int = 4
-    z_loss: float = 0.0
-    label_smoothing: float = 0.0
 
     def __post_init__(self):
         positive(self, "depth")
@@ -199,8 +191,6 @@ class SpanCorruption:
     kind: ClassVar[str] = "span_corruption"
     noise_density: float = 0.15
     mean_span: float = 3.0
-    z_loss: float = 0.0
-    label_smoothing: float = 0.0
 
     def __post_init__(self):
         share(self, "noise_density")
@@ -239,8 +229,6 @@ class UL2:
     kind: ClassVar[str] = "ul2"
     denoisers: tuple[Denoiser, ...] = UL2_DENOISERS
     mode_tokens: bool = True
-    z_loss: float = 0.0
-    label_smoothing: float = 0.0
 
     def __post_init__(self):
         require(len(self.denoisers) > 0, "denoisers is empty; give at least one")
@@ -262,8 +250,6 @@ class Denoising:
     deletion: float = 0.0
     permute_sentences: float = 1.0
     rotation: float = 0.0
-    z_loss: float = 0.0
-    label_smoothing: float = 0.0
 
     def __post_init__(self):
         share(self, "infilling", "deletion", "permute_sentences", "rotation")
@@ -281,7 +267,6 @@ class SequenceClassification:
     num_labels: int = 2
     pooling: Literal["mean", "first", "last"] = "mean"
     text_field: str = "text"
-    label_smoothing: float = 0.0
 
 
 # --- several -------------------------------------------------------------------------
@@ -306,8 +291,6 @@ class MultiTask:
 
     kind: ClassVar[str] = "multi_task"
     parts: tuple[TaskPart, ...] = ()
-    z_loss: float = 0.0
-    label_smoothing: float = 0.0
 
     def __post_init__(self):
         total = sum(part.weight for part in self.parts)

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 
-from llmjax.config import SequenceClassification
 from llmjax.plan.compiler import buffers
 from llmjax.plan.compiler.compile import Compiled
 from llmjax.plan.cost import estimate, roofline
@@ -24,15 +23,13 @@ Result = dict[str, Any]
 
 def predict(compiled: Compiled, price: float | None = None) -> Prediction:
     """Predicts the time of a step that fits; `price` is in dollars per chip-hour."""
-    task = compiled.config.task
-    outputs = task.num_labels if isinstance(task, SequenceClassification) else None
     return roofline.predict(
         compiled.text,
         compiled.config,
         compiled.topology,
         compiled.program.mesh,
         price,
-        outputs,
+        compiled.program.task.num_outputs,
     )
 
 

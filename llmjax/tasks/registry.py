@@ -1,5 +1,7 @@
 """From a task's config to the task."""
 
+import dataclasses
+
 from llmjax import config as cfg
 from llmjax.config import RunConfig
 from llmjax.data.tokenizers.vocabulary import Vocabulary
@@ -36,15 +38,22 @@ def make_task(config: RunConfig, vocabulary: Vocabulary) -> Objective:
     """
     task = TASKS[type(config.task)](config, vocabulary)
     kind = config.task.kind
-    for name, given, accepted in (
+    for name, value, accepted in (
         ("model.architecture", config.model.architecture, task.architectures),
         ("data.packing", config.data.packing, task.packings),
     ):
-        if given not in accepted:
+        if value not in accepted:
             raise ValueError(
                 f"task {kind!r} needs {name}={' or '.join(map(repr, accepted))}, not "
-                f"{given!r}"
+                f"{value!r}"
             )
+    if not task.reads_loss:
+        for name, number in dataclasses.asdict(config.loss).items():
+            if number:
+                raise ValueError(
+                    f"loss.{name}={number} is a term of a cross entropy over tokens or "
+                    f"classes, and the loss of task {kind!r} is another; set it to 0"
+                )
     data, architecture = config.data, config.model.architecture
     if data.encoder_seq_len is not None and architecture != "encoder_decoder":
         raise ValueError(

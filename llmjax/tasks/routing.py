@@ -1,28 +1,48 @@
-"""A forward pass of a model that may have routers, and what they add to a loss."""
+"""The losses of a model's routers beside a task's own."""
 
 from typing import Any
 
-import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 
 from llmjax.config import Mixture, ModelConfig
-from llmjax.models.experts.mixture import STATISTICS, RouterSums, router_loss
-from llmjax.tasks.task import Batch, Metrics, Params, rngs
+from llmjax.models.experts.mixture import RouterSums, router_loss
+from llmjax.models.forward import forward
+from llmjax.tasks.task import Metrics, Outputs
 
 
-def forward(
-    model: nn.Module,
-    params: Params,
-    batch: Batch,
-    rng: jax.Array | None,
-    method: str = "outputs",
-) -> tuple[Any, Any]:
-    """What `model.method(batch)` gives, and the sums of its routers (empty: none)."""
-    out, sown = model.apply(
-        {"params": params}, batch, rngs=rngs(rng), method=method, mutable=[STATISTICS]
-    )
-    return out, sown.get(STATISTICS, {})
+@flax.struct.dataclass
+class Routed:
+    """Outputs of a model's method, and its routers' loss.
+
+    Attributes:
+      head: any tree.
+      router_loss: float32 scalar, per counted item; None: the model has no routers.
+    """
+
+    head: Any
+    router_loss: jax.Array | None = None
+
+
+def routed(model: Any, method: str = "__call__") -> Outputs:
+    """`Task.outputs` as `Routed`: one method of the model, applied to the batch."""
+
+    def outputs(variables, batch, rng):
+        head, sums = forward(model, variables, batch, rng=rng, method=method)
+        return Routed(head, routing_loss(model.cfg, sums) if sums else None)
+
+    return outputs
+
+
+def with_routing(
+    outputs: Routed, total: jax.Array, count: jax.Array, metrics: Metrics
+) -> tuple[jax.Array, jax.Array, Metrics]:
+    """A score with the routers' loss, once per counted item, and its metric."""
+    if outputs.router_loss is None:
+        return total, count, metrics
+    balance = outputs.router_loss * count
+    return total + balance, count, {**metrics, "router_loss": (balance, count)}
 
 
 def routing_loss(cfg: ModelConfig, sums: Any) -> jax.Array:
@@ -35,16 +55,6 @@ def routing_loss(cfg: ModelConfig, sums: Any) -> jax.Array:
         mlp = _mixture(cfg, [str(p.key) for p in path])
         total += jnp.sum(router_loss(mlp, layer))
     return total
-
-
-def routed(
-    model: Any, router: Any, total: jax.Array, count: jax.Array, metrics: Metrics
-) -> tuple[jax.Array, Metrics]:
-    """Total and metrics with the routers' loss, where the model has routers."""
-    if not router:
-        return total, metrics
-    balance = routing_loss(model.cfg, router) * count
-    return total + balance, {**metrics, "router_loss": (balance, count)}
 
 
 def _mixture(cfg: ModelConfig, path: list[str]) -> Mixture:

@@ -1,10 +1,10 @@
-"""What a task is: features on the host, a loss and predictions on the device."""
+"""The protocol of a task: host features, outputs, score, predictions, report."""
 
 import abc
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -12,16 +12,21 @@ import numpy as np
 
 from llmjax.config import LayoutConfig, ModelConfig, RunConfig
 from llmjax.data.batches.chunks import Chunks, Clipped
-from llmjax.data.batches.pipeline import Source
-from llmjax.data.store.tokens import TokenSource
+from llmjax.data.batches.pipeline import Pipeline, Source
+from llmjax.data.batches.streams import Feature
+from llmjax.data.store.corpus import Corpus
+from llmjax.data.store.tokens import TokenSource, from_documents
 from llmjax.data.tokenizers.vocabulary import Vocabulary
-from llmjax.models.forward import variables
+from llmjax.models import forward
 from llmjax.models.heads.language import LanguageModel
 
 Batch = Mapping[str, Any]
 Params = Any
-# name -> (sum, count); what is printed is sum / count, once, at the end
+Variables = Any  # of Linen: {"params": ...}
+# name -> (sum, count); sums of parts add up, and sum / count is what is printed
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
+# (variables, batch, rng or None) -> any tree; dropout is off without an rng
+Outputs = Callable[[Variables, Batch, jax.Array | None], Any]
 # (params, frozen, extra, batch, rng or None) -> (sum, count, metrics, extra)
 Loss = Callable[
     [Params, Any, Any, Batch, jax.Array | None],
@@ -29,40 +34,112 @@ Loss = Callable[
 ]
 
 
+class Predictions(NamedTuple):
+    """What a model predicts of some examples of an evaluation, on the host.
+
+    Attributes:
+      ids: int64 [n], the examples' places in the evaluation; they do not depend on the
+        number of processes.
+      values: a tree of arrays [n, ...], from `Task.predict`.
+      labels: `Task.labels` of these examples, [n, ...] each.
+    """
+
+    ids: np.ndarray
+    values: Any
+    labels: dict[str, np.ndarray]
+
+
 @runtime_checkable
 class Task(Protocol):
-    """Pretraining objectives and fine-tuning tasks alike."""
+    """A pretraining objective or a fine-tuning task: all that is particular to it."""
 
-    def source(self, documents: TokenSource) -> Source:
-        """What examples are drawn from: the documents themselves, or made of them."""
+    @property
+    def num_outputs(self) -> int | None:
+        """Columns of the head's projection, to count FLOPs; None: the vocabulary."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Features, one value per example, that `report` compares predictions with."""
+
+    @property
+    def declared(self) -> Mapping[str, Feature]:
+        """Features whose shape or stream cannot be read off their names and arrays."""
+
+    def source(self, corpus: Corpus, split: str) -> Source:
+        """The examples of a split.
+
+        Raises:
+          ValueError: the corpus lacks what the task reads.
+        """
 
     def features(
         self, example: Mapping[str, np.ndarray], rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
-        """Of one example: arrays along the sequence, and scalars (padded rows only)."""
+        """Arrays of one example: along the sequence, or one value for all of it."""
 
     def length(self, num_tokens: int) -> int:
         """The length of the features of a text of `num_tokens` tokens."""
 
+    def example_batch(self, rows: int = 1) -> dict[str, np.ndarray]:
+        """Rows of random text, with the names, shapes and types of a run's batches."""
+
     def model(self, cfg: ModelConfig, layout: LayoutConfig) -> nn.Module:
         """A Transformer with this task's head; its input is a batch."""
 
-    def loss(self, model: nn.Module) -> Loss:
-        """The sum and count to minimise; with an rng, dropout is on."""
+    def outputs(self, model: nn.Module) -> Outputs:
+        """The forward pass of `model`: all that `score` needs of it."""
 
-    def predict(self, model: nn.Module) -> Callable[[Params, Batch], Any]:
-        """What the model says of a batch."""
+    def score(
+        self, outputs: Any, batch: Batch, training: bool = False
+    ) -> tuple[jax.Array, jax.Array, Metrics]:
+        """The sum to minimise, its count, and metrics.
+
+        Args:
+          outputs: the tree that `outputs` gave.
+          batch: its targets or labels are read.
+          training: leaves out metrics that only an evaluation prints.
+        """
+
+    def predict(self, model: nn.Module) -> Callable[[Variables, Batch], Any]:
+        """Predictions of a batch, without dropout: a tree of arrays [B, ...].
+
+        Where rows hold several labelled texts, `valid` being [B, G], [B, G, ...].
+        """
+
+    def decode(self, values: Any, corpus: Corpus) -> list[Any]:
+        """Predictions [n, ...] in words, one per example: text, or names of classes."""
+
+    def report(self, predictions: Iterable[Predictions]) -> dict[str, Any]:
+        """Metrics of a whole split that are no sums over examples; {}: none.
+
+        Args:
+          predictions: of every example once, some at a time; the same on all processes.
+        """
+
+
+def loss_of(task: Task, model: nn.Module) -> Loss:
+    """The loss of a task: its score of its outputs. With an rng, dropout is on."""
+    outputs = task.outputs(model)
+
+    def loss(params, frozen, extra, batch, rng):
+        tree = outputs(forward.variables(params, frozen), batch, rng)
+        total, count, metrics = task.score(tree, batch, training=rng is not None)
+        return total, count, metrics, extra
+
+    return loss
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Objective(abc.ABC):
-    """What the tasks of `llmjax.tasks` have in common; each overrides what it must.
+    """Base of the tasks of `llmjax.tasks`, with defaults that a subclass overrides.
 
     Attributes:
-      run: of which `task`, `data` and `model` are read.
+      run: `task`, `data`, `model`, `loss` and `layout.loss_block` are read.
       vocabulary: the tokenizer.
-      architectures, packings: that it accepts.
-      specials: tokens that it needs beside the text's.
+      architectures, packings: accepted values of `model.architecture`, `data.packing`.
+      specials: special tokens of the task beside the tokenizer's own.
+      reads_loss: whether `score` has the terms of `config.loss`.
+      num_outputs, labels, declared: see `Task`.
     """
 
     run: RunConfig
@@ -71,6 +148,13 @@ class Objective(abc.ABC):
     architectures: ClassVar[tuple[str, ...]] = ("decoder",)
     packings: ClassVar[tuple[str, ...]] = ("concat", "first_fit", "chunk", "pad")
     specials: ClassVar[tuple[str, ...]] = ()
+    reads_loss: ClassVar[bool] = True
+    labels: ClassVar[tuple[str, ...]] = ()
+    declared: ClassVar[Mapping[str, Feature]] = {}
+
+    @property
+    def num_outputs(self) -> int | None:
+        return None
 
     @property
     def config(self) -> Any:
@@ -80,20 +164,28 @@ class Objective(abc.ABC):
     @functools.cached_property
     def token_bytes(self) -> np.ndarray:
         """Int32 [model.vocab_size]; 0 for ids that stand for no text."""
-        known = self.vocabulary.token_bytes
-        extra = self.run.model.vocab_size - len(known)
-        return np.pad(known, (0, max(0, extra))).astype(np.int32)
+        num_bytes = self.vocabulary.token_bytes
+        unused = self.run.model.vocab_size - len(num_bytes)
+        return np.pad(num_bytes, (0, max(0, unused))).astype(np.int32)
 
     @property
     def text_length(self) -> int:
-        """Tokens of a text whose features fill a row: what chunks and cuts are of."""
+        """Tokens of a text whose features fill a row: the length of chunks and cuts."""
         return self.run.data.seq_len - self.length(0)
 
-    def check(self) -> None:  # noqa: B027 - most have nothing to add
+    def check(self) -> None:  # noqa: B027 - most tasks need no check of their own
         """Raises ValueError where the run does not fit the task; see `make_task`."""
 
-    def source(self, documents: TokenSource) -> Source:
-        """By packing "chunk" pieces of `text_length`, by "pad" documents cut at it."""
+    def source(self, corpus: Corpus, split: str) -> Source:
+        return self.examples(self.documents(corpus, split))
+
+    def documents(self, corpus: Corpus, split: str) -> TokenSource:
+        """The documents of a split, in the field that the task reads."""
+        return corpus.source(split)
+
+    def examples(self, documents: TokenSource) -> Source:
+        """Examples of documents: with packing "chunk" pieces of `text_length` tokens,
+        with "pad" each document's first, else whole documents."""
         packing = self.run.data.packing
         if packing == "chunk":
             return Chunks(documents, self.text_length, self.vocabulary.eos_id)
@@ -103,34 +195,45 @@ class Objective(abc.ABC):
     def features(
         self, example: Mapping[str, np.ndarray], rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
-        """As `Task.features`."""
+        """See `Task.features`."""
 
     def length(self, num_tokens: int) -> int:
         return num_tokens
+
+    def example_batch(self, rows: int = 1) -> dict[str, np.ndarray]:
+        """Full rows of random text, at the end of ramps of batch sizes and lengths."""
+        fixed: dict[str, Any] = {"batch_sizes": (), "seq_lens": (), "mixture": ()}
+        data = dataclasses.replace(self.run.data, batch_size=rows, **fixed)
+        length = (rows + 1) * max(data.seq_len, data.encoder_seq_len or 0)
+        rng = np.random.default_rng(0)
+        texts = rng.integers(3, self.vocabulary.vocab_size, (4, length))
+        labels = [i % (self.num_outputs or 1) for i in range(len(texts))]
+        documents = from_documents(texts, labels, self.vocabulary.token_bytes)
+        source = self.examples(documents)
+        pipeline = Pipeline(
+            source, self.features, data, self.length, declared=self.declared
+        )
+        return pipeline.batch(0)
 
     def model(self, cfg: ModelConfig, layout: LayoutConfig) -> nn.Module:
         return LanguageModel(cfg, layout)
 
     @abc.abstractmethod
-    def loss(self, model: nn.Module) -> Loss:
-        """As `Task.loss`."""
+    def outputs(self, model: nn.Module) -> Outputs:
+        """See `Task.outputs`."""
 
     @abc.abstractmethod
-    def predict(self, model: nn.Module) -> Callable[[Params, Batch], Any]:
-        """As `Task.predict`."""
+    def score(
+        self, outputs: Any, batch: Batch, training: bool = False
+    ) -> tuple[jax.Array, jax.Array, Metrics]:
+        """See `Task.score`."""
 
+    @abc.abstractmethod
+    def predict(self, model: nn.Module) -> Callable[[Variables, Batch], Any]:
+        """See `Task.predict`."""
 
-def loss_of(task: Task, model: nn.Module) -> Loss:
-    """The task's loss of a model whose weights are partly frozen."""
-    loss = task.loss(model)
+    def decode(self, values: Any, corpus: Corpus) -> list[Any]:
+        return list(values)
 
-    def call(params, frozen, extra, batch, rng):
-        params = variables(params, frozen)["params"]
-        return loss(params, frozen, extra, batch, rng)
-
-    return call
-
-
-def rngs(rng: jax.Array | None) -> dict[str, jax.Array]:
-    """The named streams of `apply`; none at evaluation."""
-    return {} if rng is None else {"dropout": rng}
+    def report(self, predictions: Iterable[Predictions]) -> dict[str, Any]:
+        return {}

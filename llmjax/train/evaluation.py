@@ -1,6 +1,6 @@
-"""Metrics and predictions of given weights over a split, each example once."""
+"""Metrics and predictions of a split, each example once."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -9,6 +9,7 @@ from jax.experimental import multihost_utils
 
 from llmjax.parallel import mesh as mesh_lib
 from llmjax.parallel.processes import distributed
+from llmjax.tasks.task import Predictions
 from llmjax.train.setup import Batches, HostBatch, Program
 
 
@@ -33,9 +34,9 @@ def totals(
     """(sum, count) of every metric over `batches`: all examples of the split once.
 
     Args:
-      program: what `setup.build` gave.
+      program: from `setup.build`.
       params, frozen, extra: as in a `State`.
-      batches: of which `train.eval_batches` are read (None: all).
+      batches: of a split; `train.eval_batches` are read (None: all).
     """
     frozen = {} if frozen is None else frozen
     extra = {} if extra is None else extra
@@ -48,26 +49,40 @@ def totals(
 
 def predictions(
     program: Program, params: Any, batches: Batches, frozen: Any = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Of a task with one label per row: what is predicted and what is right, int [n].
+) -> Iterator[Predictions]:
+    """The task's predictions for every example of `batches` once, a batch at a time.
 
-    The same of all processes.
+    All processes get those of all processes, in one order.
+
+    Args:
+      program: from `setup.build`.
+      params, frozen: as in a `State`.
+      batches: of a split; `train.eval_batches` are read (None: all).
     """
     frozen = {} if frozen is None else frozen
-    predicted, right = [], []
-    with mesh_lib.use(program.mesh):
-        for rows in _rows(program, batches):
+    start = 0
+    for rows in _rows(program, batches):
+        with mesh_lib.use(program.mesh):
             batch = program.place(rows)
-            out = program.predict(params, frozen, batch)
-            whole = out, batch["label"], batch["valid"]
-            out, label, valid = multihost_utils.process_allgather(whole, tiled=True)
-            predicted.append(out[valid > 0])
-            right.append(label[valid > 0])
-    return np.concatenate(predicted), np.concatenate(right)
+            values = program.predict(params, frozen, batch)
+            labels = {name: batch[name] for name in program.task.labels}
+            place = batch["valid" if "valid" in batch else "segment_ids"]
+            values, labels, place = multihost_utils.process_allgather(
+                (values, labels, place), tiled=True
+            )
+        # places that hold an example, [B] or [B, G]; without `valid`, rows
+        valid = place > 0 if "valid" in rows else (place > 0).any(axis=1)
+        ids = start + np.arange(valid.size).reshape(valid.shape)
+        start += valid.size
+        yield Predictions(
+            ids[valid],
+            jax.tree.map(lambda x, valid=valid: x[valid], values),
+            {name: x[valid] for name, x in labels.items()},
+        )
 
 
 def means(metrics: list[Any]) -> dict[str, float]:
-    """sum / count of each metric over a list of {name: (sum, count)}."""
+    """Mean of each metric, sum / count over a list of {name: (sum, count)}."""
     return {k: value / max(count, 1) for k, (value, count) in _add(metrics).items()}
 
 
@@ -83,21 +98,3 @@ def _add(metrics: list[Any]) -> dict[str, tuple[float, float]]:
 def _rows(program: Program, batches: Batches) -> Iterable[HostBatch]:
     own = distributed.share(program.mesh)
     return batches.evaluation(*own, program.config.train.eval_batches)
-
-
-def classification_report(predicted: np.ndarray, right: np.ndarray) -> dict[str, Any]:
-    """Accuracy, macro-F1 and the confusion matrix (rows: what is right).
-
-    Macro-F1 is the mean over the classes that occur in either of 2 tp / (2 tp + fp +
-    fn), as scikit-learn's.
-    """
-    classes = int(max(predicted.max(), right.max())) + 1
-    matrix = np.zeros((classes, classes), np.int64)
-    np.add.at(matrix, (right, predicted), 1)
-    hits, both = np.diag(matrix), matrix.sum(0) + matrix.sum(1)
-    f1 = 2 * hits[both > 0] / both[both > 0]
-    return {
-        "accuracy": float(hits.sum() / matrix.sum()),
-        "macro_f1": float(f1.mean()),
-        "confusion": matrix.tolist(),
-    }

@@ -9,16 +9,10 @@ import jax
 import optax
 from etils import epath
 
-from llmjax.config import (
-    LayoutConfig,
-    MixturePart,
-    RunConfig,
-    SequenceClassification,
-)
+from llmjax.config import LayoutConfig, MixturePart, RunConfig
 from llmjax.data.batches.pipeline import Part, Pipeline
 from llmjax.data.prepare import prepare
 from llmjax.data.prepare.prepare import Corpus
-from llmjax.data.store.tokens import TokenSource
 from llmjax.parallel.processes import distributed
 from llmjax.tasks.registry import make_task
 from llmjax.tasks.task import Loss, Task, loss_of
@@ -108,33 +102,16 @@ def batches(config: RunConfig, task: Task, corpora: Corpora, split: str) -> Pipe
     parts = [
         Part(
             member.source,
-            task.source(documents(config, corpus, split)),
+            task.source(corpus, split),
             task.features,
             task.length,
             member.weight,
             member.max_epochs,
-            getattr(task, "declared", {}),
+            task.declared,
         )
         for member, corpus in corpora
     ]
     return Pipeline.of(parts, config.data)
-
-
-def documents(config: RunConfig, corpus: Corpus, split: str) -> TokenSource:
-    """The documents of a split that a task learns from.
-
-    Raises:
-      ValueError: the corpus has another number of classes than the task.
-    """
-    task, names = config.task, corpus.class_names
-    if not isinstance(task, SequenceClassification):
-        return corpus.source(split)
-    if task.num_labels != len(names):
-        raise ValueError(
-            f"task.num_labels={task.num_labels}, and the corpus has {len(names)} "
-            f"classes ({', '.join(names) or 'none'}); set it to {len(names)}"
-        )
-    return corpus.source(split, task.text_field).labelled()
 
 
 def load(

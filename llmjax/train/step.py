@@ -129,6 +129,6 @@ def make_prediction(
     """(params, frozen, batch) -> predictions, with all weights of the model."""
 
     def prediction(params, frozen, batch):
-        return predict(variables(params, frozen)["params"], batch)
+        return predict(variables(params, frozen), batch)
 
     return prediction

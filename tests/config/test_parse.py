@@ -94,6 +94,7 @@ OTHER = {
     "optimizer.clip_norm": None,
     "optimizer.ema": 0.99,
     "optimizer.freeze": ("transformer/embedder/*",),
+    "loss.label_smoothing": 0.1,
     "train.eval_batches": 3,
     "train.best_mode": "max",
     "train.patience": 4,

@@ -19,10 +19,11 @@ from llmjax.config import (
     Plain,
     RelativeBias,
 )
+from llmjax.models.forward import forward
 from llmjax.models.heads.language import LanguageModel
 from llmjax.parallel import axes as axes_lib
 from llmjax.parallel.mesh import make_mesh, use
-from llmjax.tasks.routing import forward, routing_loss
+from llmjax.tasks.routing import routing_loss
 
 B, T = 16, 8
 DECODER = ModelConfig(
@@ -79,7 +80,8 @@ def batch(cfg: ModelConfig, rows: int = B) -> dict[str, np.ndarray]:
 
 def loss(model: LanguageModel, params: Any, rows: Any, key: Any = None) -> jax.Array:
     """Of every real token, and of the routers."""
-    outputs, sums = forward(model, params, rows, key)
+    variables = {"params": params}
+    outputs, sums = forward(model, variables, rows, rng=key, method="outputs")
     log_p_BTV = jax.nn.log_softmax(outputs.logits())
     log_p_BT = jnp.take_along_axis(log_p_BTV, rows["tokens"][..., None], -1)[..., 0]
     real_BT = rows["segment_ids"] > 0

@@ -13,7 +13,6 @@ from llmjax.models.forward import forward, variables
 from llmjax.models.heads.language import LanguageModel
 from llmjax.parallel.axes import param_axes
 from llmjax.parallel.mesh import use
-from llmjax.tasks.labelled.sequence_classification import SequenceClassificationTask
 from llmjax.tasks.objectives.language import token_weights
 from llmjax.tasks.task import loss_of
 from llmjax.train import loop, run
@@ -41,33 +40,19 @@ def r_drop(task, model, weight=0.5):
             return *task.score(outputs_of(weights, batch, None), batch), extra
         keys = jax.random.split(rng)
         one, other = (outputs_of(weights, batch, key) for key in keys)
-        total, count, metrics = task.score(one, batch)
-        total += task.score(other, batch)[0]
-        apart = jnp.sum(symmetric_kl(one[0], other[0]))
+        total, count, metrics = task.score(one, batch, training=True)
+        total += task.score(other, batch, training=True)[0]
+        apart = jnp.sum(symmetric_kl(one.head, other.head))
         metrics = {**metrics, "divergence": (apart, count)}
         return total / 2 + weight * apart, count, metrics, extra
 
     return loss
 
 
-class Classifier(SequenceClassificationTask):
-    """With outputs and score apart."""
-
-    def outputs(self, model):
-        return lambda variables, batch, rng: forward(model, variables, batch, rng=rng)
-
-    def score(self, outputs, batch):
-        nll_B = -jnp.take_along_axis(
-            jax.nn.log_softmax(outputs[0]), batch["label"][:, None], axis=1
-        )[:, 0]
-        count = jnp.float32(nll_B.size)
-        return jnp.sum(nll_B), count, {"loss": (jnp.sum(nll_B), count)}
-
-
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_r_drop_compares_two_passes(dropout):
     config = toy.change(toy.classifier(toy.CONFIG), model={"dropout": dropout})
-    task = Classifier(config, toy.Vocabulary())
+    task = toy.task(config)
     program = toy.program(config)
     model, params = program.model, program.init().params
     batch = program.place(toy.batches(config).batch(0))
@@ -86,7 +71,7 @@ def test_a_run_with_r_drop_learns(tmp_path):
     config = toy.change(
         toy.classifier(toy.CONFIG), model={"dropout": 0.1}, train={"steps": 3}
     )
-    batches, task = toy.batches(config), Classifier(config, toy.Vocabulary())
+    batches, task = toy.batches(config), toy.task(config)
     trained = run.run(
         config, tmp_path, task=task, source=batches, loss=r_drop, progress=False
     )
@@ -106,12 +91,12 @@ TEACHER = LanguageModel(
 
 def distilled(teacher, weight=0.5):
     def wrapper(task, model):
-        own = loss_of(task, model)
+        outputs_of = task.outputs(model)
 
         def loss(params, frozen, extra, batch, rng):
-            total, count, metrics, extra = own(params, frozen, extra, batch, rng)
-            weights = variables(params, frozen)
-            (student_BTV, _), _ = forward(model, weights, batch, rng=rng)
+            outputs = outputs_of(variables(params, frozen), batch, rng)
+            total, count, metrics = task.score(outputs, batch, training=rng is not None)
+            student_BTV = outputs.head.logits()
             (teacher_BTV, _), _ = forward(teacher, variables(frozen["teacher"]), batch)
             p, q = jax.nn.log_softmax(teacher_BTV), jax.nn.log_softmax(student_BTV)
             kl_BT = jnp.sum(jnp.exp(p) * (p - q), axis=-1)

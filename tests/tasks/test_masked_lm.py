@@ -9,11 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llmjax.config import DataConfig, LayoutConfig, MaskedLM, Mixture, RunConfig
+from llmjax.config import (
+    DataConfig,
+    LayoutConfig,
+    LossConfig,
+    MaskedLM,
+    Mixture,
+    RunConfig,
+)
 from llmjax.data.tokenizers.vocabulary import PlainVocabulary
-from llmjax.tasks.objectives.language import language_loss
+from llmjax.tasks.objectives.causal_lm import CausalLMTask
 from llmjax.tasks.objectives.masked_lm import MaskedLMTask
-from llmjax.tasks.objectives.masking import Masking, budget
+from llmjax.tasks.objectives.token_masking import TokenMasking, budget
+from llmjax.tasks.task import loss_of
 
 CLS, SEP, MASK = 1, 2, 5003  # of the vocabulary below
 
@@ -29,7 +37,7 @@ class Words(PlainVocabulary):
 
 
 def masking(**fields):
-    return Masking(MaskedLM(**fields), Words())
+    return TokenMasking(MaskedLM(**fields), Words())
 
 
 def texts(count, n, seed=0):
@@ -73,7 +81,9 @@ def test_fifteen_percent_and_of_these_eighty_ten_ten():
 
 def test_any_token_of_the_text_may_stand_in_alike():
     vocabulary = PlainVocabulary(43)
-    rule = Masking(MaskedLM(mask_share=0.0, random_share=1.0, rate=1.0), vocabulary)
+    rule = TokenMasking(
+        MaskedLM(mask_share=0.0, random_share=1.0, rate=1.0), vocabulary
+    )
     text = np.full(200_000, 7, np.int32)
     read = rule(text, np.random.default_rng(0))["tokens"]
     counts = np.bincount(read, minlength=44)
@@ -215,11 +225,14 @@ def test_the_loss_is_of_the_predicted_tokens(
 ):
     task = MaskedLMTask(run(tiny, packing, rate=0.3), PlainVocabulary(38))
     batch = packed(task, ROWS[packing], 20)
-    assert task.most_predicted(20) == (6 if packing == "chunk" else 20)
+    assert task.max_predictions(20) == (6 if packing == "chunk" else 20)
     model = task.model(task.run.model, LayoutConfig(loss_block=4))
     params = random_params(model, batch)
-    found = jax.jit(task.loss(model))(params, {}, 7, batch, None)
+    found = jax.jit(loss_of(task, model))(params, {}, 7, batch, None)
     total, count, metrics, extra = found
+    terms = dataclasses.replace(task.run, loss=LossConfig(0.1, 0.2))
+    other = jax.jit(loss_of(dataclasses.replace(task, run=terms), model))
+    smoothed, _, same, _ = other(params, {}, 7, batch, None)
     logits, _ = jax.jit(model.apply)({"params": params}, batch)
     there = np.asarray(batch["weights"]) == 1
     targets = np.asarray(batch["targets"])[there]
@@ -227,10 +240,14 @@ def test_the_loss_is_of_the_predicted_tokens(
     wanted = -log_p[np.arange(len(targets)), targets].sum()
     np.testing.assert_allclose(total, wanted, rtol=1e-5)
     np.testing.assert_allclose(metrics["loss"], (wanted, there.sum()), rtol=1e-5)
+    log_z = np.asarray(jax.nn.logsumexp(logits, axis=-1))[there]
+    minimised = 0.8 * wanted - 0.2 * log_p.mean(-1).sum() + 0.1 * (log_z**2).sum()
+    np.testing.assert_allclose(smoothed, minimised, rtol=1e-5)
+    np.testing.assert_allclose(same["loss"], metrics["loss"], rtol=1e-6)
     assert (float(count), extra) == (there.sum(), 7)
     assert set(metrics) == {"loss", "accuracy"}
     assert float(metrics["accuracy"][0]) == (log_p.argmax(-1) == targets).sum()
-    chosen = jax.jit(task.predict(model))(params, batch)
+    chosen = jax.jit(task.predict(model))({"params": params}, batch)
     np.testing.assert_array_equal(chosen, np.argmax(logits, -1))
 
 
@@ -240,12 +257,13 @@ def test_its_gradient_is_that_of_all_logits(tiny, random_params, quick_compile):
     config = run(dataclasses.replace(tiny, num_layers=1, mlp=mlp), rate=0.3)
     task = MaskedLMTask(config, PlainVocabulary(38))
     batch = packed(task, ROWS["chunk"], 20)
+    plain = CausalLMTask(config, PlainVocabulary(38))
     model = task.model(config.model, LayoutConfig(loss_block=4))
     params = random_params(model, batch)
     key = jax.random.key(0)
     found, wanted = (
         jax.jit(jax.grad(lambda p, loss=loss: loss(p, {}, {}, batch, key)[0]))(params)
-        for loss in (task.loss(model), language_loss(model))
+        for loss in (loss_of(task, model), loss_of(plain, model))
     )
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5),

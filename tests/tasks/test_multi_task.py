@@ -16,6 +16,7 @@ from llmjax.config import (
     Denoising,
     FillInTheMiddle,
     LayoutConfig,
+    LossConfig,
     MultiTask,
     PrefixLM,
     RunConfig,
@@ -24,17 +25,18 @@ from llmjax.config import (
 )
 from llmjax.data.tokenizers.vocabulary import PlainVocabulary
 from llmjax.tasks.objectives import multi_task
-from llmjax.tasks.objectives.language import language_loss
+from llmjax.tasks.objectives.causal_lm import CausalLMTask
 from llmjax.tasks.objectives.span_corruption import SENTINELS
+from llmjax.tasks.task import loss_of
 
 VOCABULARY = PlainVocabulary(38)
 PARTS = (TaskPart(CausalLM(), 1.0), TaskPart(SpanCorruption(), 3.0))
 
 
-def task(tiny, parts=PARTS, form="decoder", **fields):
+def task(tiny, parts=PARTS, form="decoder", **loss):
     model = dataclasses.replace(tiny, architecture=form, vocab_size=160)
     data = DataConfig(packing="chunk", seq_len=48, encoder_seq_len=40)
-    run = RunConfig(model, MultiTask(parts, **fields), data)
+    run = RunConfig(model, MultiTask(parts), data, loss=LossConfig(**loss))
     return multi_task.MultiTask(run, VOCABULARY)
 
 
@@ -123,10 +125,10 @@ def test_each_parts_loss_is_that_of_its_rows_alone(trained, quick_compile):
     made, model, params, batch = trained
     names = ("causal_lm_0", "span_corruption", "causal_lm_2")
     assert made.names == names
-    _, count, metrics, extra = jax.jit(made.loss(model))(params, {}, 7, batch, None)
+    _, count, metrics, extra = jax.jit(loss_of(made, model))(params, {}, 7, batch, None)
     assert extra == 7
     assert set(metrics) == {"loss", "accuracy", *(f"loss/{name}" for name in names)}
-    alone = jax.jit(language_loss(model))
+    alone = jax.jit(loss_of(CausalLMTask(made.run, VOCABULARY), model))
     rows = np.asarray(batch["task"])
     for part, name in enumerate(names):
         only = {
@@ -147,9 +149,10 @@ def test_each_parts_loss_is_that_of_its_rows_alone(trained, quick_compile):
 def test_what_is_trained_is_one_loss_over_all_parts(trained, quick_compile):
     made, model, params, batch = trained
     key = jax.random.key(0)
-    shared = language_loss(model, z_loss=0.1)
+    shared = loss_of(CausalLMTask(made.run, VOCABULARY), model)
     one, other = (
-        jax.jit(loss)(params, {}, {}, batch, key) for loss in (made.loss(model), shared)
+        jax.jit(loss)(params, {}, {}, batch, key)
+        for loss in (loss_of(made, model), shared)
     )
     jax.tree.map(np.testing.assert_array_equal, one, other)
     assert float(one[0]) > float(one[2]["loss"][0])  # the z-loss is in it
@@ -164,10 +167,9 @@ def test_what_is_trained_is_one_loss_over_all_parts(trained, quick_compile):
             r"task.parts\[1\] \('causal_lm'\) needs model.architecture='decoder', not "
             "'encoder_decoder'",
         ),
-        (CausalLM(z_loss=0.1), "decoder", "set task.z_loss or task.label_smoothing"),
         (SpanCorruption(noise_density=0.0), "decoder", "nothing to predict"),
     ],
-    ids=["architecture", "loss", "part"],
+    ids=["architecture", "part"],
 )
 def test_a_part_that_does_not_fit_is_named(part, form, message, tiny):
     good = TaskPart(SpanCorruption())

@@ -14,6 +14,7 @@ from llmjax.config import (
     Group,
     LayerSpec,
     LayoutConfig,
+    LossConfig,
     Mixture,
     MultiTokenPrediction,
     RunConfig,
@@ -25,6 +26,7 @@ from llmjax.models.heads.language import LanguageModel
 from llmjax.models.heads.multi_token import PredictionHeads, last_apart
 from llmjax.tasks.objectives.causal_lm import CausalLMTask
 from llmjax.tasks.objectives.multi_token_prediction import MultiTokenPredictionTask
+from llmjax.tasks.task import loss_of
 from tests.tasks.fit import fit
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -41,8 +43,13 @@ BATCH = {
 }
 
 
-def task(cfg, depth=3, **fields) -> MultiTokenPredictionTask:
-    run = RunConfig(cfg, MultiTokenPrediction(depth, **fields))
+def task(cfg, depth=3, block=128, **loss) -> MultiTokenPredictionTask:
+    run = RunConfig(
+        cfg,
+        MultiTokenPrediction(depth),
+        layout=LayoutConfig(loss_block=block),
+        loss=LossConfig(**loss),
+    )
     return MultiTokenPredictionTask(run, PlainVocabulary(38))
 
 
@@ -76,11 +83,11 @@ def places(ahead: int) -> list[tuple[int, int]]:
 def test_each_head_is_a_causal_model_of_its_own(training, tiny, random_params):
     """Against the plain computation: heads one by one, places one by one."""
     z_loss, smooth = 0.1, 0.2
-    bound = task(tiny, z_loss=z_loss, label_smoothing=smooth)
-    model = bound.model(tiny, LayoutConfig(loss_block=5))
+    bound = task(tiny, block=5, z_loss=z_loss, label_smoothing=smooth)
+    model = bound.model(tiny, bound.run.layout)
     params = random_params(model, BATCH)
     rng = jax.random.key(0) if training else None
-    got = jax.jit(bound.loss(model))(params, {}, 7, BATCH, rng)
+    got = jax.jit(loss_of(bound, model))(params, {}, 7, BATCH, rng)
     total, count, metrics, extra = got
     minimised = 0.0
     for k in (1, 2, 3):
@@ -109,8 +116,8 @@ def test_each_head_is_a_causal_model_of_its_own(training, tiny, random_params):
 
 
 def test_the_gradient_is_of_the_sum_of_the_heads(tiny, random_params):
-    bound = task(tiny, depth=2)
-    model = bound.model(tiny, LayoutConfig(loss_block=5))
+    bound = task(tiny, depth=2, block=5)
+    model = bound.model(tiny, bound.run.layout)
     params = random_params(model, BATCH)
 
     def plain(params):
@@ -124,7 +131,7 @@ def test_the_gradient_is_of_the_sum_of_the_heads(tiny, random_params):
         return total
 
     def ours(params):
-        return bound.loss(model)(params, {}, {}, BATCH, jax.random.key(0))[0]
+        return loss_of(bound, model)(params, {}, {}, BATCH, jax.random.key(0))[0]
 
     want, got = jax.jit(lambda p: (jax.grad(plain)(p), jax.grad(ours)(p)))(params)
     jax.tree.map(
@@ -139,8 +146,8 @@ def test_one_head_is_causal_language_modelling(tiny, random_params):
     params = random_params(one, BATCH)
     same = random_params(other, BATCH)
     jax.tree.map(np.testing.assert_array_equal, params, same)
-    got = jax.jit(bound.loss(one))(params, {}, {}, BATCH, None)
-    want = jax.jit(causal.loss(other))(params, {}, {}, BATCH, None)
+    got = jax.jit(loss_of(bound, one))(params, {}, {}, BATCH, None)
+    want = jax.jit(loss_of(causal, other))(params, {}, {}, BATCH, None)
     jax.tree.map(np.testing.assert_array_equal, got, want)
     text = {"tokens": np.int32([5, 6, 7])}
     rng = np.random.default_rng(0)
@@ -181,12 +188,12 @@ def shapes_of(jaxpr) -> set[tuple[int, ...]]:
 def test_logits_never_exist_as_a_whole(tiny):
     V, block = 53, 4
     cfg = dataclasses.replace(tiny, vocab_size=V)
-    bound = task(cfg)
-    model = bound.model(cfg, LayoutConfig(loss_block=block))
+    bound = task(cfg, block=block)
+    model = bound.model(cfg, bound.run.layout)
     params = jax.eval_shape(model.init, jax.random.key(0), BATCH)["params"]
 
     def total(params):
-        return bound.loss(model)(params, {}, {}, BATCH, jax.random.key(0))[0]
+        return loss_of(bound, model)(params, {}, {}, BATCH, jax.random.key(0))[0]
 
     shapes = shapes_of(jax.make_jaxpr(jax.grad(total))(params).jaxpr)
     logits = {s for s in shapes if V in s and s not in ((V,), (V, 16), (16, V))}
@@ -227,10 +234,10 @@ def test_heads_learn_what_lies_ahead(tiny, random_params):
     bound = task(tiny, depth=2)
     model = bound.model(tiny, LayoutConfig())
     params = random_params(model, batch, std=0.05)
-    fitted, before, after = fit(bound.loss(model), params, batch, steps=80)
+    fitted, before, after = fit(loss_of(bound, model), params, batch, steps=80)
     for name in ("loss", "loss_2"):
         first, last = (float(m[name][0] / m[name][1]) for m in (before, after))
         assert first > 3 and last < 1, name
-    predicted = jax.jit(bound.predict(model))(fitted, batch)
+    predicted = jax.jit(bound.predict(model))({"params": fitted}, batch)
     right = np.asarray(predicted) == np.asarray(batch["targets"])
     assert right.sum() == after["accuracy"][0] > 0.8 * right.size

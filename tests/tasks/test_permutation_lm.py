@@ -21,6 +21,7 @@ from llmjax.tasks.objectives.permutation_lm import (
     ordered,
     sample_spans,
 )
+from llmjax.tasks.task import loss_of
 from tests.models.test_causality import influence
 from tests.tasks.fit import fit
 
@@ -226,10 +227,12 @@ def test_a_loss_over_targets_and_their_predictions(xlnet, random_params):
     target = [int(batch["tokens"][b, t]) for b, t in at]
     nll = -sum(p[b, t, y] for (b, t), y in zip(at, target, strict=True))
     right = sum(p[b, t].argmax() == y for (b, t), y in zip(at, target, strict=True))
-    total, count, metrics, _ = jax.jit(bound.loss(model))(params, {}, {}, batch, None)
+    total, count, metrics, _ = jax.jit(loss_of(bound, model))(
+        params, {}, {}, batch, None
+    )
     np.testing.assert_allclose(total, nll, rtol=1e-5)
     assert count == len(at) and metrics["accuracy"] == (right, len(at))
-    predicted = jax.jit(bound.predict(model))(params, batch)
+    predicted = jax.jit(bound.predict(model))({"params": params}, batch)
     np.testing.assert_array_equal(predicted, p.argmax(-1))
 
 
@@ -244,7 +247,7 @@ def test_it_learns_from_what_it_sees(xlnet, random_params):
     batch["segment_ids"] = jnp.ones((8, 16), jnp.int32)
     model = bound.model(xlnet, LayoutConfig())
     params = random_params(model, batch, std=0.05)
-    _, *metrics = fit(bound.loss(model), params, batch, steps=60)
+    _, *metrics = fit(loss_of(bound, model), params, batch, steps=60)
     first, last = (m["loss"][0] / m["loss"][1] for m in metrics)
     assert first > 3 and last < 1
 

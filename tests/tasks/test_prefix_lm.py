@@ -7,6 +7,7 @@ import pytest
 from llmjax.config import BlockedAttention, LayoutConfig, PrefixLM, RunConfig
 from llmjax.data.tokenizers.vocabulary import PlainVocabulary
 from llmjax.tasks.objectives.prefix_lm import PrefixLMTask
+from llmjax.tasks.task import loss_of
 from tests.models.test_causality import influence
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -91,8 +92,8 @@ def test_what_the_prefix_shows_counts_nothing(tiny, random_params):
     batch["segment_ids"] = jnp.ones((1, 9), jnp.int32)
     model = bound.model(tiny, LayoutConfig())
     params = random_params(model, batch)
-    total, count, metrics, _ = bound.loss(model)(params, {}, {}, batch, None)
+    total, count, metrics, _ = loss_of(bound, model)(params, {}, {}, batch, None)
     other = jnp.where(batch["weights"] > 0, batch["targets"], 0)
-    again = bound.loss(model)(params, {}, {}, {**batch, "targets": other}, None)
+    again = loss_of(bound, model)(params, {}, {}, {**batch, "targets": other}, None)
     assert count == row["weights"].sum() < 9 and total == again[0] > 0
     assert metrics["bits_per_byte"][1] == (row["weights"] * row["num_bytes"]).sum()

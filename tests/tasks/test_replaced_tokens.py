@@ -20,6 +20,7 @@ from llmjax.data.tokenizers.vocabulary import PlainVocabulary
 from llmjax.models.heads.language import LanguageModel, Outputs
 from llmjax.models.heads.replaced_tokens import generator_config
 from llmjax.tasks.objectives.replaced_tokens import ReplacedTokensTask, sample
+from llmjax.tasks.task import loss_of
 
 T = 20
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -59,7 +60,7 @@ def model(task):
 
 @pytest.fixture(scope="module")
 def loss(task, model):
-    return jax.jit(task.loss(model))
+    return jax.jit(loss_of(task, model))
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,7 @@ def test_both_losses_add_up(params, model, batch, task, monkeypatch):
     monkeypatch.setattr(
         "llmjax.tasks.objectives.replaced_tokens.sample", lambda *_: written
     )
-    total, count, metrics, extra = task.loss(model)(params, {}, 7, batch, None)
+    total, count, metrics, extra = loss_of(task, model)(params, {}, 7, batch, None)
     weights, real = np.asarray(batch["weights"]), np.asarray(batch["segment_ids"]) > 0
     targets = np.asarray(batch["targets"])
     fake = targets.copy()
@@ -157,7 +158,9 @@ def test_both_losses_add_up(params, model, batch, task, monkeypatch):
     }.items():
         np.testing.assert_allclose(metrics.pop(name), value, rtol=1e-4, err_msg=name)
     assert not metrics
-    np.testing.assert_array_equal(task.predict(model)(params, batch).shape, (4, T))
+    np.testing.assert_array_equal(
+        task.predict(model)({"params": params}, batch).shape, (4, T)
+    )
 
 
 def test_a_sample_that_is_the_original_counts_as_original(params, batch, loss):
@@ -172,7 +175,7 @@ def test_a_sample_that_is_the_original_counts_as_original(params, batch, loss):
 
 
 def test_the_generator_learns_from_its_own_loss_alone(params, model, batch, task):
-    loss, key = task.loss(model), jax.random.key(1)
+    loss, key = loss_of(task, model), jax.random.key(1)
 
     def detection(params):
         return loss(params, {}, {}, batch, key)[2]["detection_loss"][0]

@@ -19,9 +19,11 @@ from llmjax.config import (
     Mixture,
 )
 from llmjax.models.experts.mixture import RouterSums, router_loss
+from llmjax.models.forward import forward
 from llmjax.models.heads.language import LanguageModel
 from llmjax.parallel.mesh import use
-from llmjax.tasks.routing import forward, routing_loss
+from llmjax.tasks.routing import routing_loss
+from llmjax.tasks.task import loss_of
 from llmjax.train.state import State
 from tests.train import toy
 
@@ -29,6 +31,11 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 
 RATE = 0.5
 BIASED = Mixture(8, 2, 16, balance=BalanceBias(RATE), z_loss=0.1)
+
+
+def sums_of(model, params, batch):
+    """The sums of a model's routers, without dropout."""
+    return forward(model, {"params": params}, batch)[1]
 
 
 def mixed(mlp, **parts):
@@ -84,7 +91,7 @@ def test_every_layer_has_the_loss_of_its_own_mixture(tiny, random_params):
     batch = {"tokens": tokens, "encoder_tokens": tokens}
     model = LanguageModel(cfg)
     params = random_params(model, batch)
-    _, sums = jax.jit(lambda p: forward(model, p, batch, None))(params)
+    sums = jax.jit(lambda p: sums_of(model, p, batch))(params)
     found = jax.tree.leaves(sums, is_leaf=lambda x: isinstance(x, RouterSums))
     by_experts = {s.load_E.shape[-1]: s for s in found}
     layers = {E: s.tokens.shape for E, s in by_experts.items()}
@@ -100,8 +107,8 @@ def test_the_routers_loss_is_the_mean_token_s(random_params):
     task = toy.task(config)
     model = task.model(config.model, LayoutConfig())
     params = random_params(model, rows)
-    total, count, metrics, _ = jax.jit(task.loss(model))(params, {}, {}, rows, None)
-    _, sums = jax.jit(lambda p: forward(model, p, rows, None))(params)
+    total, count, metrics, _ = jax.jit(loss_of(task, model))(params, {}, {}, rows, None)
+    sums = jax.jit(lambda p: sums_of(model, p, rows))(params)
     wanted = float(routing_loss(config.model, sums)) * count
     assert wanted > 4 * count  # at least the weight for each of two mixtures
     np.testing.assert_allclose(metrics["router_loss"], (wanted, count), rtol=1e-5)
@@ -139,7 +146,7 @@ def test_a_balance_bias_moves_by_its_rate_towards_fair_loads():
     model, rows = LanguageModel(config.model), batch(config)
     before, after, _ = update(config)
     loads, tokens = [], []
-    count = jax.jit(lambda p, b: forward(model, p, b, None)[1])
+    count = jax.jit(lambda p, b: sums_of(model, p, b))
     for start in (0, 1):
         half = {k: jnp.asarray(v[start::2]) for k, v in rows.items()}
         sums = mixture(count(before, half))["sums"]

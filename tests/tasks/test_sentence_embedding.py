@@ -12,6 +12,7 @@ from llmjax.data.tokenizers.vocabulary import PlainVocabulary
 from llmjax.parallel import mesh as mesh_lib
 from llmjax.parallel.axes import batch_sharding
 from llmjax.tasks.objectives.sentence_embedding import SentenceEmbeddingTask
+from llmjax.tasks.task import loss_of
 
 T, B = 12, 8
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -93,7 +94,7 @@ def test_the_loss_is_of_finding_the_other_half(tiny, random_params):
     logits = np.array([[u @ v / 0.2 for v in b] for u in a])
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     wanted = -np.log(np.diag(p)).sum()
-    run = jax.jit(task.loss(model))
+    run = jax.jit(loss_of(task, model))
     for key in (None, jax.random.key(0)):  # without dropout training is the same
         total, count, metrics, extra = run(params, {}, 7, batch, key)
         np.testing.assert_allclose(total, wanted, rtol=1e-5)
@@ -102,7 +103,7 @@ def test_the_loss_is_of_finding_the_other_half(tiny, random_params):
         np.testing.assert_allclose(metrics["accuracy"], (right, 6))
         np.testing.assert_allclose(metrics["chance"], (1, 6))
         np.testing.assert_allclose(metrics["loss"], (wanted, 6), rtol=1e-5)
-    found = jax.jit(task.predict(model))(params, batch)
+    found = jax.jit(task.predict(model))({"params": params}, batch)
     np.testing.assert_allclose(found[:6], a, rtol=1e-4, atol=1e-5)
 
 
@@ -111,7 +112,7 @@ def test_two_dropout_masks_make_two_views(tiny, random_params):
     batch = placed(batch_of(task))
     model = task.model(task.run.model, LayoutConfig())
     params = random_params(model, batch)
-    run = jax.jit(task.loss(model))
+    run = jax.jit(loss_of(task, model))
     key = jax.random.key(0)
     one = run(params, {}, {}, batch, key)
     # the other half is not read in training, in evaluation it is
@@ -120,7 +121,7 @@ def test_two_dropout_masks_make_two_views(tiny, random_params):
     seen = [float(run(params, {}, {}, x, None)[0]) for x in (batch, strange)]
     assert abs(seen[0] - seen[1]) > 1e-3
     # the views are of two masks: of one they would be one, and each text certain
-    embed = jax.jit(lambda key: task._embed(model, params, batch, key))
+    embed = jax.jit(lambda key: task._embed(model, {"params": params}, batch, key))
     a, b = (np.asarray(embed(k)) for k in jax.random.split(key))
     assert np.abs(a - b).max() > 0.05
     logits = a @ b.T / 0.05
@@ -135,10 +136,10 @@ def test_first_is_pooled_in_training_alone(tiny, random_params):
     params = random_params(model, batch)
     x_BTD = model.apply({"params": params}, batch, method="hidden")
     first = np.asarray(x_BTD[:, 0])
-    found = task.predict(model)(params, batch)
+    found = task.predict(model)({"params": params}, batch)
     wanted = first / np.linalg.norm(first, axis=1, keepdims=True)
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
-    run = jax.jit(task.loss(model))
+    run = jax.jit(loss_of(task, model))
     through, before = (
         run(params, {}, {}, batch, k)[0] for k in (jax.random.key(0), None)
     )
@@ -151,7 +152,7 @@ def test_negatives_are_those_of_all_devices(tiny, random_params):
     batch, key = batch_of(task), jax.random.key(3)
     model = task.model(task.run.model, task.run.layout)
     params = random_params(model, placed(batch))
-    loss, found = task.loss(model), []
+    loss, found = loss_of(task, model), []
     for devices in (1, 8):
         mesh = mesh_lib.make_mesh(task.run.layout, jax.devices()[:devices])
         with mesh_lib.use(mesh):

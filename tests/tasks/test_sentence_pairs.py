@@ -11,6 +11,7 @@ import pytest
 from llmjax.config import (
     DataConfig,
     LayoutConfig,
+    LossConfig,
     NextSentence,
     RunConfig,
     SentenceOrder,
@@ -20,6 +21,7 @@ from llmjax.data.tokenizers.vocabulary import PlainVocabulary
 from llmjax.tasks.objectives.next_sentence import NextSentenceTask
 from llmjax.tasks.objectives.sentence_order import SentenceOrderTask
 from llmjax.tasks.objectives.sentences import SentenceGroups, truncated
+from llmjax.tasks.task import loss_of
 
 SIZE = 1000  # ids of a document: document d's token j is 1000 * (d + 1) + j
 
@@ -104,7 +106,7 @@ def bound(cls, config, tiny, T=43):
     documents, vocabulary, _ = corpus()
     data = DataConfig(packing="pad", seq_len=T)
     task = cls(RunConfig(model, config, data), vocabulary)
-    return task, task.source(documents)
+    return task, task.examples(documents)
 
 
 def segments(made):
@@ -208,7 +210,7 @@ def test_the_losses_of_tokens_and_pairs_add_up(tiny, random_params, quick_compil
     batch["segment_ids"] = batch["segment_ids"] * batch["valid"][:, None]
     model = task.model(task.run.model, LayoutConfig(loss_block=4))
     params = random_params(model, batch)
-    loss = jax.jit(task.loss(model))
+    loss = jax.jit(loss_of(task, model))
     total, count, metrics, extra = loss(params, {}, 5, batch, None)
     tokens, pair = jax.jit(model.apply)({"params": params}, batch)
     weights = np.asarray(batch["weights"] * batch["valid"][:, None])
@@ -226,8 +228,16 @@ def test_the_losses_of_tokens_and_pairs_add_up(tiny, random_params, quick_compil
     np.testing.assert_allclose(metrics["pair_loss"], (pair_nll[:5].sum(), 5), rtol=1e-5)
     right = (np.argmax(pair, 1) == label)[:5].sum()
     np.testing.assert_allclose(metrics["pair_accuracy"], (right, 5))
-    chosen = jax.jit(task.predict(model))(params, batch)
+    chosen = jax.jit(task.predict(model))({"params": params}, batch)
     np.testing.assert_array_equal(chosen, np.argmax(pair, 1))
+    # both losses have the terms of config.loss
+    terms = dataclasses.replace(task.run, loss=LossConfig(label_smoothing=0.2))
+    other = jax.jit(loss_of(dataclasses.replace(task, run=terms), model))
+    smoothed, _, same, _ = other(params, {}, 5, batch, None)
+    uniform = -(np.asarray(jax.nn.log_softmax(tokens)).mean(-1) * weights).sum()
+    uniform -= (log_p.mean(1) * weights.sum(1)).sum()
+    np.testing.assert_allclose(smoothed, 0.8 * wanted + 0.2 * uniform, rtol=1e-5)
+    np.testing.assert_allclose(same["pair_loss"], metrics["pair_loss"], rtol=1e-6)
     # rows add up, so that microbatches are one batch
     parts = [
         loss(params, {}, 5, jax.tree.map(lambda x, k=k: x[k::2], batch), None)

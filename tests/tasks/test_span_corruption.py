@@ -17,6 +17,7 @@ from llmjax.config import DataConfig, LayoutConfig, RunConfig, SpanCorruption
 from llmjax.data.tokenizers.vocabulary import PlainVocabulary
 from llmjax.tasks.objectives import span_corruption as spans
 from llmjax.tasks.objectives.span_corruption import SpanCorruptionTask
+from llmjax.tasks.task import loss_of
 
 VOCABULARY = PlainVocabulary(38)
 SENTINELS = spans.sentinel_ids(VOCABULARY)
@@ -231,7 +232,7 @@ def test_only_targets_are_learned(form, tiny, random_params, quick_compile):
         def loss(params):
             key = jax.random.key(0)
             one = {**batch, "targets": targets}
-            return made.loss(model)(params, {}, {}, one, key)[:2]
+            return loss_of(made, model)(params, {}, {}, one, key)[:2]
 
         return jax.grad(loss, has_aux=True)(params)
 

@@ -9,15 +9,18 @@ import numpy as np
 import pytest
 
 from llmjax.config import (
-    CausalLM,
     DataConfig,
     LayoutConfig,
+    LossConfig,
     RunConfig,
+    SentenceEmbedding,
     SequenceClassification,
 )
+from llmjax.data.store.corpus import Corpus
+from llmjax.data.store.tokens import from_documents
 from llmjax.data.tokenizers.vocabulary import PlainVocabulary
 from llmjax.tasks.registry import make_task
-from llmjax.tasks.task import rngs
+from llmjax.tasks.task import loss_of
 
 
 @dataclasses.dataclass
@@ -33,9 +36,9 @@ def lm(tiny):
     return make_task(RunConfig(tiny), Vocabulary())
 
 
-def classification(tiny, **fields):
-    task = SequenceClassification(3, **fields)
-    return RunConfig(tiny, task, DataConfig(packing="pad"))
+def classification(tiny, packing="pad", **loss):
+    data = DataConfig(packing=packing)
+    return RunConfig(tiny, SequenceClassification(3), data, loss=LossConfig(**loss))
 
 
 def test_every_token_of_a_text_is_predicted_once(lm):
@@ -51,9 +54,9 @@ def test_a_text_and_its_label(tiny):
     task = make_task(classification(tiny), Vocabulary())
     text = {"tokens": np.int32([7, 8, 9]), "label": np.int32(2)}
     made = task.features(text, np.random.default_rng(0))
-    assert made["tokens"].tolist() == [1, 7, 8, 9] and len(made["tokens"]) == 4
+    assert made["tokens"].tolist() == [1, 7, 8, 9, 2]
     assert made["label"].shape == () and made["label"] == 2
-    assert task.length(3) == 4
+    assert task.length(3) == 5
 
 
 BATCH = {
@@ -73,7 +76,9 @@ def test_language_modelling_is_cross_entropy_over_real_tokens(
         del batch["num_bytes"]
     model = lm.model(tiny, LayoutConfig(loss_block=4))
     params = random_params(model, batch)
-    total, count, metrics, extra = jax.jit(lm.loss(model))(params, {}, 7, batch, None)
+    total, count, metrics, extra = jax.jit(loss_of(lm, model))(
+        params, {}, 7, batch, None
+    )
     logits, _ = jax.jit(model.apply)({"params": params}, batch)
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
     nll = -np.take_along_axis(np.asarray(log_p), batch["targets"][..., None], 2)
@@ -92,13 +97,12 @@ def test_language_modelling_is_cross_entropy_over_real_tokens(
 
 def test_what_is_minimised_may_be_smoothed_and_what_is_told_is_not(tiny, random_params):
     plain = make_task(RunConfig(tiny), Vocabulary())
-    smooth = make_task(
-        RunConfig(tiny, CausalLM(z_loss=0.1, label_smoothing=0.2)), Vocabulary()
-    )
+    loss = LossConfig(z_loss=0.1, label_smoothing=0.2)
+    smooth = make_task(RunConfig(tiny, loss=loss), Vocabulary())
     model = plain.model(tiny, LayoutConfig())
     params = random_params(model, BATCH)
-    one = jax.jit(plain.loss(model))(params, {}, {}, BATCH, None)
-    other = jax.jit(smooth.loss(model))(params, {}, {}, BATCH, None)
+    one = jax.jit(loss_of(plain, model))(params, {}, {}, BATCH, None)
+    other = jax.jit(loss_of(smooth, model))(params, {}, {}, BATCH, None)
     assert abs(float(other[0] - one[0])) > 0.1
     np.testing.assert_allclose(other[2]["loss"], one[2]["loss"], rtol=1e-6)
 
@@ -107,7 +111,7 @@ def test_predictions_are_the_likeliest(lm, tiny, random_params):
     model = lm.model(tiny, LayoutConfig())
     params = random_params(model, BATCH)
     logits, _ = jax.jit(model.apply)({"params": params}, BATCH)
-    found = jax.jit(lm.predict(model))(params, BATCH)
+    found = jax.jit(lm.predict(model))({"params": params}, BATCH)
     np.testing.assert_array_equal(found, np.argmax(logits, axis=-1))
 
 
@@ -121,7 +125,7 @@ def test_rows_that_only_fill_up_do_not_count(tiny, random_params):
         "label": jnp.int32([2, 0]),
     }
     params = random_params(model, batch)
-    loss = jax.jit(task.loss(model))
+    loss = jax.jit(loss_of(task, model))
     first = jax.tree.map(lambda x: x[:1], batch)
     alone = loss(params, {}, {}, first, None)
     filled = loss(params, {}, {}, {**batch, "valid": jnp.int32([1, 0])}, None)
@@ -130,14 +134,46 @@ def test_rows_that_only_fill_up_do_not_count(tiny, random_params):
     )
     both = loss(params, {}, {}, batch, None)
     assert float(both[1]) == 2 and float(both[2]["accuracy"][1]) == 2
-    chosen = jax.jit(task.predict(model))(params, batch)
+    chosen = jax.jit(task.predict(model))({"params": params}, batch)
     right = (np.asarray(chosen) == np.asarray(batch["label"])).sum()
     assert float(both[2]["accuracy"][0]) == right
 
 
-def test_rngs_are_named_streams():
-    key = jax.random.key(0)
-    assert rngs(None) == {} and rngs(key) == {"dropout": key}
+class Labelled(Corpus):
+    """A corpus in memory: three texts, one of them without a label."""
+
+    def __init__(self, *class_names: str):
+        object.__setattr__(self, "class_names", class_names)
+
+    def source(self, split: str, field: str = "text"):
+        assert (split, field) == ("train", "masked_text")
+        return from_documents([[3, 4, 5], [6], [7, 8]], [2, -1, 0])
+
+
+@pytest.mark.parametrize("packing", ["pad", "first_fit"])
+def test_labelled_texts_of_a_split_are_cut_to_a_row(packing, tiny):
+    config = classification(tiny, packing)
+    task = dataclasses.replace(config.task, text_field="masked_text")
+    data = dataclasses.replace(config.data, seq_len=4)
+    bound = make_task(dataclasses.replace(config, task=task, data=data), Vocabulary())
+    source = bound.source(Labelled("a", "b", "c"), "train")
+    examples = [source[i] for i in range(len(source))]
+    assert [x["tokens"].tolist() for x in examples] == [[3, 4], [7, 8]]
+    assert [int(x["label"]) for x in examples] == [2, 0]
+    assert bound.decode(np.array([2, 0]), Labelled("a", "b", "c")) == ["c", "a"]
+    with pytest.raises(
+        ValueError, match=r"num_labels=3, and the corpus has 2 classes \(a, b\)"
+    ):
+        bound.source(Labelled("a", "b"), "train")
+
+
+def test_an_example_batch_is_full_rows_of_the_pipeline(lm, tiny):
+    rows = lm.example_batch(3)
+    assert set(rows) == {"tokens", "targets", "num_bytes", "segment_ids", "positions"}
+    assert rows["tokens"].shape == (3, lm.run.data.seq_len)
+    assert (rows["segment_ids"] == 1).all()
+    labelled = make_task(classification(tiny), Vocabulary()).example_batch(4)
+    assert sorted(labelled["label"]) == [0, 0, 1, 2] and labelled["valid"].all()
 
 
 def test_tokens_of_a_padded_vocabulary_have_no_bytes(tiny):
@@ -161,11 +197,21 @@ def test_tokens_of_a_padded_vocabulary_have_no_bytes(tiny):
             "'causal_lm' needs model.architecture='decoder', not 'encoder'",
         ),
         (
+            lambda c: dataclasses.replace(
+                c,
+                task=SentenceEmbedding(),
+                data=DataConfig(packing="pad"),
+                loss=LossConfig(label_smoothing=0.1),
+            ),
+            "loss.label_smoothing=0.1 is a term of a cross entropy over .* task "
+            "'sentence_embedding' is another; set it to 0",
+        ),
+        (
             lambda c: dataclasses.replace(c, task=SequenceClassification()),
-            "'sequence_classification' needs data.packing='pad', not 'concat'",
+            "'sequence_classification' needs data.packing='pad' or 'first_fit', not",
         ),
     ],
-    ids=["vocabulary", "architecture", "packing"],
+    ids=["vocabulary", "architecture", "loss", "packing"],
 )
 def test_what_does_not_fit_a_task_is_named(change, message, tiny):
     with pytest.raises(ValueError, match=message):

@@ -6,7 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from llmjax.train.evaluation import classification_report, evaluate, means, predictions
+from llmjax.tasks.labelled.sequence_classification import (
+    classification_report,
+    confusion,
+)
+from llmjax.tasks.task import loss_of
+from llmjax.train.evaluation import evaluate, means, predictions
 from tests.train import toy
 
 
@@ -21,7 +26,7 @@ def test_every_example_counts_once(classifying):
     """Eleven texts in batches of eight, against each text's own loss."""
     program, params = classifying
     texts = toy.batches(program.config, documents=11, seed=5)
-    loss = jax.jit(program.task.loss(program.model))
+    loss = jax.jit(loss_of(program.task, program.model))
     singles, right = [], []
     for rows in texts.evaluation():
         for i in np.flatnonzero(rows["valid"]):
@@ -33,9 +38,41 @@ def test_every_example_counts_once(classifying):
     found = evaluate(program, params, texts)
     assert found["loss"] == pytest.approx(np.mean(singles), rel=1e-5)
     assert found["accuracy"] == pytest.approx(np.mean(right))
-    predicted, labels = predictions(program, params, texts)
-    assert len(predicted) == 11
-    assert np.mean(predicted == labels) == pytest.approx(np.mean(right))
+    parts = list(predictions(program, params, texts))
+    assert [part.ids.tolist() for part in parts] == [[*range(8)], [8, 9, 10]]
+    hits = [part.values == part.labels["label"] for part in parts]
+    assert np.concatenate(hits).tolist() == [bool(r) for r in right]
+    report = program.task.report(iter(parts))
+    assert report["accuracy"] == pytest.approx(np.mean(right))
+    assert np.shape(report["confusion"]) == (toy.LABELS, toy.LABELS)
+
+
+class PackedTexts:
+    """One batch of eight rows with two places each, of which some hold a text."""
+
+    def __init__(self, rows):
+        half = np.int32(np.arange(16) >= 8)[None].repeat(8, 0)
+        self.valid = np.int32([[1, 1], [1, 0]] * 3 + [[0, 0]] * 2)
+        self.rows = rows | {
+            "segment_ids": (half + 1) * np.take_along_axis(self.valid, half, 1),
+            "label": np.int32(np.arange(16).reshape(8, 2) % toy.LABELS),
+            "valid": self.valid,
+        }
+
+    def evaluation(self, *process):
+        yield self.rows
+
+
+def test_each_text_of_a_packed_row_has_a_prediction(classifying):
+    program, params = classifying
+    texts = PackedTexts(toy.batches(program.config).batch(0))
+    (part,) = predictions(program, params, toy.Interrupted(texts, None, None))
+    places = np.flatnonzero(texts.valid)
+    assert part.ids.tolist() == places.tolist() and len(places) == 9
+    assert part.labels["label"].tolist() == (places % toy.LABELS).tolist()
+    metrics = program.evaluate(params, {}, {}, program.place(texts.rows))
+    hits = part.values == part.labels["label"]
+    assert tuple(map(float, metrics["accuracy"])) == (hits.sum(), 9)
 
 
 def test_so_many_batches_as_the_config_says(classifying):
@@ -65,7 +102,7 @@ def test_the_report_of_a_classification_is_scikit_learns():
     rng = np.random.default_rng(0)
     right, predicted = rng.integers(0, 5, (2, 60))
     right[right == 3] = 2  # a class that is only predicted
-    report = classification_report(predicted, right)
+    report = classification_report(confusion(predicted, right, 5))
     assert report["accuracy"] == metrics.accuracy_score(right, predicted)
     wanted = metrics.f1_score(right, predicted, average="macro")
     assert report["macro_f1"] == pytest.approx(wanted)

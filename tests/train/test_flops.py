@@ -223,7 +223,7 @@ def test_every_config_builds_and_its_step_keeps_the_shapes(name):
     task = make_task(config, PlainVocabulary(tokens))
     rng = np.random.default_rng(0)
     texts = rng.integers(3, 99, (3, 4 * config.data.seq_len))
-    source = task.source(from_documents(texts, [0] * len(texts)))
+    source = task.examples(from_documents(texts, [0] * len(texts)))
     batches = Pipeline(source, task.features, config.data, task.length)
     mesh = make_mesh(config.layout, jax.devices()[:1])
     program = setup.build(config, task, batches.batch(0), mesh=mesh)

@@ -1,27 +1,37 @@
-"""A Transformer whose pooled states are told into classes."""
+"""A Transformer whose pooled hidden states are projected to classes."""
+
+from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from llmjax.config import LayoutConfig, ModelConfig, SequenceClassification
+from llmjax.config import LayoutConfig, ModelConfig
 from llmjax.models.layers import Projection, compute_dtype
 from llmjax.models.transformer import Batch, Transformer
 
+Pooling = Literal["mean", "first", "last"]
+
 
 class SequenceClassifier(nn.Module):
-    """A Transformer, its hidden states pooled per row, and a projection to classes."""
+    """A Transformer, its hidden states pooled per text, and a projection to classes.
+
+    Attributes:
+      classes: columns of the projection.
+      pooling: the vector of a text; see `pool`.
+    """
 
     cfg: ModelConfig
-    task: SequenceClassification
+    classes: int
+    pooling: Pooling = "mean"
     layout: LayoutConfig = LayoutConfig()
 
     def setup(self):
         cfg = self.cfg
         self.transformer = Transformer(cfg, self.layout)
         self.classifier = Projection(
-            "BD,DC->BC",
-            (cfg.d_model, self.task.num_labels),
+            "BGD,DC->BGC",
+            (cfg.d_model, self.classes),
             ("D", "C"),
             cfg.init_std,
             bias=1,
@@ -29,22 +39,52 @@ class SequenceClassifier(nn.Module):
         )
 
     def __call__(self, batch: Batch) -> jax.Array:
-        """Float32 logits [B, C]; rows are padded on the right."""
+        """Float32 logits: [B, C] of rows; with `valid` [B, G], [B, G, C] of segments.
+
+        Place g of a row's G is its segment g + 1.
+        """
         x_BTD, _ = self.transformer(batch)
-        segments_BT = batch.get("segment_ids")
-        if segments_BT is None:
-            segments_BT = jnp.ones(x_BTD.shape[:2], jnp.int32)
-        pooled_BD = pool(x_BTD, segments_BT > 0, self.task.pooling)
-        return self.classifier(pooled_BD).astype(jnp.float32)
+        pooled_BGD = pool(x_BTD, texts(batch), self.pooling)
+        logits_BGC = self.classifier(pooled_BGD).astype(jnp.float32)
+        return logits_BGC if has_segments(batch) else logits_BGC[:, 0]
 
 
-def pool(x_BTD: jax.Array, real_BT: jax.Array, how: str) -> jax.Array:
-    """One vector per row, [B, D], from its real tokens: their mean, first or last."""
-    if how == "first":
-        return x_BTD[:, 0]
-    if how == "last":
-        last_B = jnp.maximum(jnp.sum(real_BT, axis=1) - 1, 0)
-        return jnp.take_along_axis(x_BTD, last_B[:, None, None], axis=1)[:, 0]
-    weight_BT = real_BT / jnp.maximum(jnp.sum(real_BT, axis=1, keepdims=True), 1)
-    mean_BD = jnp.einsum("BTD,BT->BD", x_BTD, weight_BT.astype(x_BTD.dtype))
-    return mean_BD
+def has_segments(batch: Batch) -> bool:
+    """Whether a row has values of its own for each of its segments."""
+    return "valid" in batch and batch["valid"].ndim > 1
+
+
+def texts(batch: Batch) -> jax.Array:
+    """The real tokens of each text of a batch, bool [B, G, T].
+
+    G is 1, the row, where `valid` is [B] or absent; else that of `valid` [B, G].
+    Without `segment_ids` there is no padding.
+    """
+    segments_BT = batch.get("segment_ids")
+    if segments_BT is None:
+        segments_BT = jnp.ones(batch["tokens"].shape, jnp.int32)
+    if not has_segments(batch):
+        return (segments_BT > 0)[:, None]
+    ids_G1 = 1 + jnp.arange(batch["valid"].shape[1])[:, None]
+    return segments_BT[:, None] == ids_G1
+
+
+def pool(x_BTD: jax.Array, member_BGT: jax.Array, pooling: Pooling) -> jax.Array:
+    """The mean, first or last hidden state of each group of tokens, [B, G, D].
+
+    Args:
+      x_BTD: hidden states.
+      member_BGT: bool, the tokens of each group. A group without tokens has a mean of
+        0, and the row's first or last state: its place must not count.
+      pooling: which of the three.
+    """
+    if pooling == "mean":
+        count_BG1 = jnp.sum(member_BGT, axis=-1, keepdims=True)
+        weight_BGT = member_BGT / jnp.maximum(count_BG1, 1)
+        return jnp.einsum("BTD,BGT->BGD", x_BTD, weight_BGT.astype(x_BTD.dtype))
+    if pooling == "first":
+        place_BG = jnp.argmax(member_BGT, axis=-1)
+    else:
+        T = member_BGT.shape[-1]
+        place_BG = T - 1 - jnp.argmax(member_BGT[..., ::-1], axis=-1)
+    return jnp.take_along_axis(x_BTD, place_BG[..., None], axis=1)

@@ -1,70 +1,140 @@
 """Sequence classification: one label per text."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from llmjax.config import LayoutConfig, ModelConfig
+from llmjax.data.batches.chunks import Clipped
+from llmjax.data.batches.pipeline import Source
+from llmjax.data.store.corpus import Corpus
+from llmjax.data.store.tokens import TokenSource
+from llmjax.models.forward import forward
 from llmjax.models.heads.classifier import SequenceClassifier
 from llmjax.tasks.losses import cross_entropy
-from llmjax.tasks.routing import forward, routed
-from llmjax.tasks.task import Batch, Loss, Objective, Params
+from llmjax.tasks.routing import Routed, routed, with_routing
+from llmjax.tasks.task import (
+    Batch,
+    Metrics,
+    Objective,
+    Outputs,
+    Predictions,
+    Variables,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SequenceClassificationTask(Objective):
-    """Needs `data.packing = "pad"`: one text per row, cut at `seq_len`."""
+    """A class for each text, which is cut at `data.seq_len`.
+
+    With packing "pad" a text has a row, and labels are [B]; with "first_fit" whole
+    texts share a row, and labels are [B, G].
+    """
 
     architectures = ("decoder", "encoder")
-    packings = ("pad",)
+    packings = ("pad", "first_fit")
+    labels = ("label",)
+
+    @property
+    def num_outputs(self) -> int:
+        return self.config.num_labels
+
+    def documents(self, corpus: Corpus, split: str) -> TokenSource:
+        """The documents that have a label.
+
+        Raises:
+          ValueError: the corpus has another number of classes than the task.
+        """
+        num_labels, names = self.config.num_labels, corpus.class_names
+        if num_labels != len(names):
+            raise ValueError(
+                f"task.num_labels={num_labels}, and the corpus has {len(names)} "
+                f"classes ({', '.join(names) or 'none'}); set it to {len(names)}"
+            )
+        return corpus.source(split, self.config.text_field).labelled()
+
+    def examples(self, documents: TokenSource) -> Source:
+        return Clipped(documents, self.text_length)
 
     def features(
         self, example: Mapping[str, np.ndarray], rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
-        """`tokens` from <bos> on, and the scalar `label`."""
+        """`tokens` with the tokenizer's specials around, and the scalar `label`."""
         text = example["tokens"].astype(np.int32)
         return {
-            "tokens": np.concatenate([[np.int32(self.vocabulary.bos_id)], text]),
+            "tokens": self.vocabulary.with_specials(text),
             "label": np.asarray(example["label"], np.int32),
         }
 
     def length(self, num_tokens: int) -> int:
-        return num_tokens + 1
+        return num_tokens + self.vocabulary.num_specials
 
     def model(self, cfg: ModelConfig, layout: LayoutConfig) -> nn.Module:
-        return SequenceClassifier(cfg, self.config, layout)
+        config = self.config
+        return SequenceClassifier(cfg, config.num_labels, config.pooling, layout)
 
-    def loss(self, model: nn.Module) -> Loss:
+    def outputs(self, model: nn.Module) -> Outputs:
+        return routed(model)
+
+    def score(
+        self, outputs: Routed, batch: Batch, training: bool = False
+    ) -> tuple[jax.Array, jax.Array, Metrics]:
         """Metrics: `loss` in nats and `accuracy`, both per text."""
+        logits, label, loss = outputs.head, batch["label"], self.run.loss
+        minimised, nll = cross_entropy(logits, label, loss.z_loss, loss.label_smoothing)
+        valid = batch.get("valid", jnp.ones_like(label)).astype(jnp.float32)
+        count = jnp.sum(valid)
+        right = jnp.argmax(logits, axis=-1) == label
+        metrics = {
+            "loss": (jnp.sum(nll * valid), count),
+            "accuracy": (jnp.sum(right * valid), count),
+        }
+        return with_routing(outputs, jnp.sum(minimised * valid), count, metrics)
 
-        def loss(params, frozen, extra, batch, rng):
-            logits_BC, router = forward(model, params, batch, rng, "__call__")
-            label_B = batch["label"]
-            loss_B, nll_B = cross_entropy(
-                logits_BC, label_B, label_smoothing=self.config.label_smoothing
-            )
-            valid_B = batch.get("valid", jnp.ones_like(label_B)).astype(jnp.float32)
-            count = jnp.sum(valid_B)
-            right_B = jnp.argmax(logits_BC, axis=-1) == label_B
-            metrics = {
-                "loss": (jnp.sum(nll_B * valid_B), count),
-                "accuracy": (jnp.sum(right_B * valid_B), count),
-            }
-            total = jnp.sum(loss_B * valid_B)
-            total, metrics = routed(model, router, total, count, metrics)
-            return total, count, metrics, extra
+    def predict(self, model: nn.Module) -> Callable[[Variables, Batch], Any]:
+        """The likeliest class of each text, int [B] or [B, G]."""
 
-        return loss
-
-    def predict(self, model: nn.Module) -> Callable[[Params, Batch], Any]:
-        """The likeliest class of each row, int [B]."""
-
-        def predict(params, batch):
-            logits_BC: Any = model.apply({"params": params}, batch)
-            return jnp.argmax(logits_BC, axis=-1)
+        def predict(variables, batch):
+            logits, _ = forward(model, variables, batch)
+            return jnp.argmax(logits, axis=-1)
 
         return predict
+
+    def decode(self, values: Any, corpus: Corpus) -> list[Any]:
+        return [corpus.class_names[k] for k in values]
+
+    def report(self, predictions: Iterable[Predictions]) -> dict[str, Any]:
+        """Accuracy, macro-F1 and the confusion matrix; see `classification_report`."""
+        C = self.config.num_labels
+        counts_CC = sum(
+            (confusion(p.values, p.labels["label"], C) for p in predictions),
+            np.zeros((C, C), np.int64),
+        )
+        return classification_report(counts_CC)
+
+
+def confusion(predicted: np.ndarray, right: np.ndarray, classes: int) -> np.ndarray:
+    """Examples of each right class (rows) and predicted class, int64 [C, C]."""
+    counts_CC = np.zeros((classes, classes), np.int64)
+    np.add.at(counts_CC, (right, predicted), 1)
+    return counts_CC
+
+
+def classification_report(counts_CC: np.ndarray) -> dict[str, Any]:
+    """Accuracy, macro-F1 and the confusion matrix, from its counts.
+
+    Macro-F1 is scikit-learn's: the mean of 2 tp / (2 tp + fp + fn) over the classes
+    that are right or predicted somewhere.
+    """
+    hits, both = np.diag(counts_CC), counts_CC.sum(0) + counts_CC.sum(1)
+    f1 = 2 * hits[both > 0] / both[both > 0]
+    return {
+        "accuracy": float(hits.sum() / counts_CC.sum()),
+        "macro_f1": float(f1.mean()),
+        "confusion": counts_CC.tolist(),
+    }

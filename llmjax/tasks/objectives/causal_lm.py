@@ -1,19 +1,16 @@
 """Causal language modelling: predict each token from those before it."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
-import flax.linen as nn
 import numpy as np
 
-from llmjax.tasks.objectives.language import language_loss, likeliest
-from llmjax.tasks.task import Batch, Loss, Objective, Params
+from llmjax.tasks.objectives.language import LanguageObjective
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class CausalLMTask(Objective):
-    """Radford et al. 2018; of <bos> text <eos> every token is predicted once."""
+class CausalLMTask(LanguageObjective):
+    """Radford et al. 2018; every token of text <eos> is predicted once, after <bos>."""
 
     def features(
         self, example: Mapping[str, np.ndarray], rng: np.random.Generator
@@ -30,10 +27,3 @@ class CausalLMTask(Objective):
 
     def length(self, num_tokens: int) -> int:
         return num_tokens + 1
-
-    def loss(self, model: nn.Module) -> Loss:
-        return language_loss(model, self.config.z_loss, self.config.label_smoothing)
-
-    def predict(self, model: nn.Module) -> Callable[[Params, Batch], Any]:
-        """The likeliest next token at every position, int [B, T]."""
-        return likeliest(model)

@@ -12,7 +12,7 @@ PREFIX, MIDDLE, SUFFIX = "<fim_prefix>", "<fim_middle>", "<fim_suffix>"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FillInTheMiddleTask(CausalLMTask):
-    """Bavarian et al. 2022, arXiv:2207.14255, 3.2: after the text is cut into contexts.
+    """Bavarian et al. 2022, arXiv:2207.14255, 3.2: after the text is cut into rows.
 
     A row is split at its <eos>; each document in it, or what the cut left of one, is
     moved with probability `rate`, and the row is trimmed to its length. Every token is
@@ -30,25 +30,26 @@ class FillInTheMiddleTask(CausalLMTask):
         """`tokens` and, one step ahead, `targets` with their `num_bytes`."""
         bos, eos = self.vocabulary.bos_id, self.vocabulary.eos_id
         text = example["tokens"].astype(np.int32)
-        row = [one(bos)]
+        pieces = [one(bos)]
         for piece in np.split(text, np.flatnonzero(text == eos)):
             end, document = np.split(piece, [int(piece[:1].tolist() == [eos])])
             if len(document) and rng.random() < self.config.rate:
                 document = self.moved(document, rng)
-            row += [end, document]
-        whole = np.concatenate([*row, one(eos)])[: self.run.data.seq_len + 1]
-        targets = whole[1:]
+            pieces += [end, document]
+        row = np.concatenate([*pieces, one(eos)])[: self.run.data.seq_len + 1]
+        targets = row[1:]
         return {
-            "tokens": whole[:-1],
+            "tokens": row[:-1],
             "targets": targets,
             "num_bytes": self.token_bytes[targets],
         }
 
     def moved(self, text: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Prefix, suffix, middle (PSM), or of `spm_rate` suffix, prefix, middle (SPM).
+        """The text as prefix, suffix, middle (PSM); a share `spm_rate` suffix first.
 
-        SPM's second variant (appendix D), for joint training: it reads as PSM with an
-        empty prefix, so that what is learned of one serves the other.
+        Suffix, prefix, middle (SPM) is the second variant of appendix D, for joint
+        training: it reads as PSM with an empty prefix, so that the two share what they
+        learn.
         """
         pre, mid, suf = (
             one(self.vocabulary.special_id(s)) for s in (PREFIX, MIDDLE, SUFFIX)
@@ -60,7 +61,7 @@ class FillInTheMiddleTask(CausalLMTask):
         return np.concatenate([pre, prefix, suf, suffix, mid, middle])
 
     def length(self, num_tokens: int) -> int:
-        """At most; of one document."""
+        """The most that a text of one document becomes."""
         return num_tokens + 1 + len(self.specials)
 
 

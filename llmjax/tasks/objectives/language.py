@@ -1,5 +1,6 @@
-"""The loss of every task that predicts tokens, and its predictions."""
+"""Tasks that predict tokens: their score over blocked logits, and predictions."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -8,16 +9,57 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from llmjax.models.heads.language import Outputs
+from llmjax.config import LossConfig
+from llmjax.data.store.corpus import Corpus
+from llmjax.models.forward import forward
+from llmjax.models.heads import language
 from llmjax.tasks.losses import blocked_cross_entropy, blocked_evaluation
-from llmjax.tasks.routing import forward, routed
-from llmjax.tasks.task import Batch, Loss, Metrics, Params
+from llmjax.tasks.routing import Routed, routed, with_routing
+from llmjax.tasks.task import Batch, Metrics, Objective, Outputs, Variables
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LanguageObjective(Objective):
+    """The score of all `targets` [B, T] of a batch; see `token_loss`."""
+
+    def outputs(self, model: nn.Module) -> Outputs:
+        return routed(model, "outputs")
+
+    def score(
+        self, outputs: Routed, batch: Batch, training: bool = False
+    ) -> tuple[jax.Array, jax.Array, Metrics]:
+        weights_BT = token_weights(batch)
+        total, metrics = self.token_loss(outputs.head, batch, weights_BT, training)
+        return with_routing(outputs, total, jnp.sum(weights_BT), metrics)
+
+    def token_loss(
+        self,
+        outputs: language.Outputs,
+        batch: Batch,
+        weights_BT: jax.Array,
+        training: bool,
+    ) -> tuple[jax.Array, Metrics]:
+        """The run's `token_loss`: its `layout.loss_block` and `loss`."""
+        block, loss = self.run.layout.loss_block, self.run.loss
+        return token_loss(outputs, batch, weights_BT, block, training, loss)
+
+    def predict(self, model: nn.Module) -> Callable[[Variables, Batch], Any]:
+        """The likeliest token at every position, int [B, T]."""
+
+        def predict(variables, batch):
+            (logits_BTV, _), _ = forward(model, variables, batch)
+            return jnp.argmax(logits_BTV, axis=-1)
+
+        return predict
+
+    def decode(self, values: Any, corpus: Corpus) -> list[Any]:
+        return [corpus.tokenizer.decode(row) for row in values]
 
 
 def token_weights(batch: Batch) -> jax.Array:
-    """Float32 [B, T]: what the prediction at each place counts.
+    """The weight of the prediction at each position, float32 [B, T].
 
-    The batch's `weights` where a task gives them, else 1; 0 where padding stands.
+    The batch's `weights` where a task has them, else 1; 0 at padding.
     """
     weights_BT = batch.get("weights")
     if weights_BT is None:
@@ -29,15 +71,14 @@ def token_weights(batch: Batch) -> jax.Array:
 
 
 def token_loss(
-    outputs: Outputs,
+    outputs: language.Outputs,
     batch: Batch,
     weights_BT: jax.Array,
     block: int,
     training: bool,
-    z_loss: float = 0.0,
-    label_smoothing: float = 0.0,
+    loss: LossConfig,
 ) -> tuple[jax.Array, Metrics]:
-    """What to minimise, a sum over the `targets` [B, T] of a batch, and its metrics.
+    """The sum to minimise over the `targets` [B, T] of a batch, and its metrics.
 
     Metrics: `loss` in nats per token; `bits_per_byte` where the batch has `num_bytes`;
     when not training also `accuracy`.
@@ -50,11 +91,11 @@ def token_loss(
         targets_BT,
         weights_BT,
         block,
-        z_loss,
-        label_smoothing,
+        loss.z_loss,
+        loss.label_smoothing,
         outputs.softcap,
     )
-    if not training:  # where only metrics are read, what is above is never computed
+    if not training:  # an evaluation reads metrics alone: XLA drops the sum above
         nll_B, right_B = blocked_evaluation(
             *output, targets_BT, weights_BT, block, outputs.softcap
         )
@@ -65,33 +106,3 @@ def token_loss(
         num_bytes = jnp.sum(batch["num_bytes"] * weights_BT)
         metrics["bits_per_byte"] = (nll / math.log(2), num_bytes)
     return total, metrics
-
-
-def language_loss(
-    model: Any, z_loss: float = 0.0, label_smoothing: float = 0.0
-) -> Loss:
-    """Of a model with `outputs`; see `token_loss`, and the routers' losses beside."""
-    block = model.layout.loss_block
-
-    def loss(params, frozen, extra, batch, rng):
-        outputs, router = forward(model, params, batch, rng)
-        weights_BT = token_weights(batch)
-        count = jnp.sum(weights_BT)
-        training = rng is not None
-        total, metrics = token_loss(
-            outputs, batch, weights_BT, block, training, z_loss, label_smoothing
-        )
-        total, metrics = routed(model, router, total, count, metrics)
-        return total, count, metrics, extra
-
-    return loss
-
-
-def likeliest(model: nn.Module) -> Callable[[Params, Batch], Any]:
-    """The likeliest token at every place, int [B, T]."""
-
-    def predict(params, batch):
-        logits_BTV, _ = model.apply({"params": params}, batch)
-        return jnp.argmax(logits_BTV, axis=-1)
-
-    return predict

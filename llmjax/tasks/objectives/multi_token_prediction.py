@@ -1,7 +1,6 @@
 """Multi-token prediction: several heads, each for another token ahead."""
 
 import dataclasses
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -10,9 +9,9 @@ import jax.numpy as jnp
 from llmjax.config import LayoutConfig, Mixture, ModelConfig
 from llmjax.models.heads.multi_token import PredictionHeads, last_apart
 from llmjax.tasks.objectives.causal_lm import CausalLMTask
-from llmjax.tasks.objectives.language import token_loss, token_weights
-from llmjax.tasks.routing import forward, routed
-from llmjax.tasks.task import Batch, Loss, Metrics
+from llmjax.tasks.objectives.language import token_weights
+from llmjax.tasks.routing import Routed, routed, with_routing
+from llmjax.tasks.task import Batch, Metrics, Outputs
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,42 +41,32 @@ class MultiTokenPredictionTask(CausalLMTask):
         depth = self.config.depth
         return PredictionHeads(cfg if depth == 1 else last_apart(cfg), layout, depth)
 
-    def loss(self, model: Any) -> Loss:
-        """Metrics of the next token as causal LM's; `loss_2`… of those further on.
+    def outputs(self, model: nn.Module) -> Outputs:
+        return routed(model, "heads")
 
-        Per next token: a head's sum is not divided by its own number of targets.
+    def score(
+        self, outputs: Routed, batch: Batch, training: bool = False
+    ) -> tuple[jax.Array, jax.Array, Metrics]:
+        """Metrics of the next token as causal LM's; `loss_2`… of tokens further on.
+
+        The count is that of next tokens: a head's sum is not divided by its own number
+        of targets.
         """
-        block, config = model.layout.loss_block, self.config
-
-        def loss(params, frozen, extra, batch, rng):
-            heads, router = forward(model, params, batch, rng, "heads")
-            count = jnp.sum(token_weights(batch))
-            total, metrics = jnp.zeros((), jnp.float32), Metrics()
-            for k, outputs in enumerate(heads, 1):
-                view, weights_BT = ahead(batch, k - 1)
-                one, found = token_loss(
-                    outputs,
-                    view,
-                    weights_BT,
-                    block,
-                    rng is not None,
-                    config.z_loss,
-                    config.label_smoothing,
-                )
-                total += one
-                suffix = "" if k == 1 else f"_{k}"
-                metrics |= {f"{name}{suffix}": m for name, m in found.items()}
-            total, metrics = routed(model, router, total, count, metrics)
-            return total, count, metrics, extra
-
-        return loss
+        count = jnp.sum(token_weights(batch))
+        total, metrics = jnp.zeros((), jnp.float32), Metrics()
+        for k, head in enumerate(outputs.head, 1):
+            shifted, weights_BT = ahead(batch, k - 1)
+            head_total, own = self.token_loss(head, shifted, weights_BT, training)
+            total += head_total
+            suffix = "" if k == 1 else f"_{k}"
+            metrics |= {f"{name}{suffix}": m for name, m in own.items()}
+        return with_routing(outputs, total, count, metrics)
 
 
 def ahead(batch: Batch, k: int) -> tuple[Batch, jax.Array]:
-    """The batch with each place's targets those of k places on, and their weights.
+    """The batch's targets moved k positions ahead, as `token_loss` reads them.
 
-    Of what `token_loss` reads. The weight is 0 where that place is of another segment
-    or beyond the row.
+    Their weights are 0 where the target lies in another segment or beyond the row.
     """
     T = batch["targets"].shape[1]
 

@@ -6,18 +6,21 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from llmjax.config import LayoutConfig, ModelConfig
 from llmjax.data.batches.pipeline import Source
+from llmjax.data.store.corpus import Corpus
 from llmjax.data.store.tokens import TokenSource
+from llmjax.models.forward import forward
 from llmjax.models.heads.pairs import PairModel
 from llmjax.tasks.losses import cross_entropy
-from llmjax.tasks.objectives.masked_lm import MaskedLMTask, masked_loss
+from llmjax.tasks.objectives.masked_lm import MaskedLMTask
 from llmjax.tasks.objectives.sentences import SentenceGroups, first_sentences, truncated
-from llmjax.tasks.routing import forward, routed
-from llmjax.tasks.task import Batch, Loss, Params
+from llmjax.tasks.routing import Routed, routed, with_routing
+from llmjax.tasks.task import Batch, Metrics, Outputs, Variables
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,16 +33,17 @@ class SentencePairTask(MaskedLMTask):
     """
 
     packings = ("pad",)
+    labels = ("label",)
 
     @abc.abstractmethod
     def segments(
         self, example: Mapping[str, Any], goal: int, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray, bool]:
-        """A, B and whether B follows A, of the first `goal` tokens of a group."""
+        """Segments A and B of a group's first `goal` tokens; whether B follows A."""
 
     @property
     def text_length(self) -> int:
-        """Tokens of A and B that fit."""
+        """The most tokens of A and B together."""
         return self.run.data.seq_len - 3
 
     def length(self, num_tokens: int) -> int:
@@ -59,7 +63,7 @@ class SentencePairTask(MaskedLMTask):
                 f"pair and its 3 special tokens, not {T}"
             )
 
-    def source(self, documents: TokenSource) -> Source:
+    def examples(self, documents: TokenSource) -> Source:
         return SentenceGroups(documents, self.vocabulary, self.text_length)
 
     def features(
@@ -83,48 +87,46 @@ class SentencePairTask(MaskedLMTask):
     def model(self, cfg: ModelConfig, layout: LayoutConfig) -> nn.Module:
         return PairModel(cfg, layout)
 
-    def loss(self, model: Any) -> Loss:
-        """The mean loss of tokens and that of pairs, summed as they are.
+    def outputs(self, model: nn.Module) -> Outputs:
+        return routed(model, "pair_outputs")
+
+    def score(
+        self, outputs: Routed, batch: Batch, training: bool = False
+    ) -> tuple[jax.Array, jax.Array, Metrics]:
+        """The mean loss of tokens and that of pairs, added with equal weight.
 
         So that microbatches add up, a pair counts as often as tokens of its row are
-        predicted. Metrics: a masked LM's, `pair_loss` in nats, `pair_accuracy`,
-        and `pair_share`, how many are as they were written.
+        predicted. Metrics: a masked LM's, `pair_loss` in nats, `pair_accuracy`, and
+        `pair_share`, the share of pairs in which B follows A.
         """
-        block = model.layout.loss_block
+        tokens, pair_BC = outputs.head
+        total, count_B, metrics = self.masked_loss(tokens, batch, training)
+        label_B, loss = batch["label"], self.run.loss
+        loss_B, nll_B = cross_entropy(
+            pair_BC, label_B, loss.z_loss, loss.label_smoothing
+        )
+        valid_B = batch.get("valid", jnp.ones_like(label_B)).astype(jnp.float32)
+        right_B = jnp.argmax(pair_BC, axis=-1) == label_B
+        pairs = jnp.sum(valid_B)
+        metrics |= {
+            "pair_loss": (jnp.sum(nll_B * valid_B), pairs),
+            "pair_accuracy": (jnp.sum(right_B * valid_B), pairs),
+            "pair_share": (jnp.sum(label_B * valid_B), pairs),
+        }
+        total += jnp.sum(loss_B * valid_B * count_B)
+        return with_routing(outputs, total, jnp.sum(count_B), metrics)
 
-        def loss(params, frozen, extra, batch, rng):
-            (outputs, pair_BC), router = forward(
-                model, params, batch, rng, "pair_outputs"
-            )
-            most = self.most_predicted(batch["tokens"].shape[1])
-            total, count_B, metrics = masked_loss(
-                outputs, batch, most, block, rng is not None
-            )
-            label_B = batch["label"]
-            pair_B, _ = cross_entropy(pair_BC, label_B)
-            valid_B = batch.get("valid", jnp.ones_like(label_B)).astype(jnp.float32)
-            right_B = jnp.argmax(pair_BC, axis=-1) == label_B
-            pairs = jnp.sum(valid_B)
-            metrics |= {
-                "pair_loss": (jnp.sum(pair_B * valid_B), pairs),
-                "pair_accuracy": (jnp.sum(right_B * valid_B), pairs),
-                "pair_share": (jnp.sum(label_B * valid_B), pairs),
-            }
-            count = jnp.sum(count_B)
-            total += jnp.sum(pair_B * valid_B * count_B)
-            total, metrics = routed(model, router, total, count, metrics)
-            return total, count, metrics, extra
-
-        return loss
-
-    def predict(self, model: nn.Module) -> Callable[[Params, Batch], Any]:
+    def predict(self, model: nn.Module) -> Callable[[Variables, Batch], Any]:
         """Whether B follows A, int [B]."""
 
-        def predict(params, batch):
-            made: Any = model.apply({"params": params}, batch)
-            return jnp.argmax(made[1], axis=-1)
+        def predict(variables, batch):
+            (_, pair_BC), _ = forward(model, variables, batch)
+            return jnp.argmax(pair_BC, axis=-1)
 
         return predict
+
+    def decode(self, values: Any, corpus: Corpus) -> list[Any]:
+        return [bool(follows) for follows in values]
 
 
 class NextSentenceTask(SentencePairTask):
@@ -132,14 +134,15 @@ class NextSentenceTask(SentencePairTask):
 
     A is the first sentences of a group, cut at random; B the rest, or for a share
     `random_next` sentences of another document from a random one on. Differs from
-    google-research/bert's create_pretraining_data.py in what pairs alike in all but
-    their truth need: a group has two sentences, where theirs draws B elsewhere for
-    lack of a second; and B from elsewhere is as long as the rest was, where theirs
-    fills a row up, so that at a document's end the length gives B away.
+    google-research/bert's create_pretraining_data.py in two points, so that only the
+    text tells true pairs from false ones: a group has at least two sentences, where
+    theirs draws B elsewhere for lack of a second; and B from elsewhere is as long as
+    the rest was, where theirs fills a row up, so that at a document's end the length
+    gives B away.
     """
 
     def length(self, num_tokens: int) -> int:
-        """A row: B of another document may be longer than what followed A."""
+        """A whole row: B of another document may be longer than what followed A."""
         return self.run.data.seq_len
 
     def segments(
@@ -150,5 +153,5 @@ class NextSentenceTask(SentencePairTask):
         a, b = tokens[:cut], tokens[cut:]
         if rng.random() >= self.config.random_next:
             return a, b, True
-        wanted = max(1, min(len(b), goal - len(a)))
-        return a, example["groups"].elsewhere(example["document"], wanted, rng), False
+        size = max(1, min(len(b), goal - len(a)))
+        return a, example["groups"].elsewhere(example["document"], size, rng), False

@@ -8,20 +8,20 @@ import flax.linen as nn
 import numpy as np
 
 from llmjax.config import TransformerXL
-from llmjax.tasks.objectives.language import language_loss, likeliest
-from llmjax.tasks.task import Batch, Loss, Objective, Params
+from llmjax.tasks.objectives.language import LanguageObjective
+from llmjax.tasks.task import Batch, Outputs, Variables
 
 CLASSIFIER_TYPE = 2  # XLNet's token type of <cls>; that of text is 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class PermutationLMTask(Objective):
-    """XLNet (Yang et al. 2019, arXiv:1906.08237), as data_utils.py of zihangdai/xlnet.
+class PermutationLMTask(LanguageObjective):
+    """XLNet (Yang et al. 2019, arXiv:1906.08237); data_utils.py of zihangdai/xlnet.
 
-    A row is one text, <sep>, <cls>. One token in `partial` is a target, in spans as
-    `_sample_mask` draws them; the order of factorisation is `_local_perm`'s with
-    `perm_size` the whole row. Left out: the memory of the row before, which needs rows
-    in the text's order, and the second text of a row.
+    A row is one text, <sep>, <cls>. One token in `partial` is a target, in spans drawn
+    by `_sample_mask`; the order of factorisation is `_local_perm`'s with `perm_size`
+    the whole row. Left out: the memory of the row before, which needs rows in the
+    text's order, and the second text of a row.
     """
 
     architectures = ("encoder",)
@@ -40,10 +40,10 @@ class PermutationLMTask(Objective):
     def features(
         self, example: Mapping[str, np.ndarray], rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
-        """`tokens`, which are the `targets` too; 1 in `weights` for those predicted.
+        """`tokens`, the same as `targets`, and `weights`, 1 where predicted.
 
-        `order` is each token's place in the factorisation, -1 for what is given from
-        the start; `token_types` tell <cls> from the rest.
+        `order` is each token's place in the factorisation, -1 for tokens that are
+        visible from the start; `token_types` tell <cls> from the rest.
         """
         text = example["tokens"]
         frame = np.array([self.vocabulary.special_id(s) for s in self.specials])
@@ -69,20 +69,16 @@ class PermutationLMTask(Objective):
     def length(self, num_tokens: int) -> int:
         return num_tokens + len(self.specials)
 
-    def loss(self, model: nn.Module) -> Loss:
-        """Of the query stream; metrics are per target."""
-        inner = language_loss(model)
+    def outputs(self, model: nn.Module) -> Outputs:
+        """Outputs of the query stream."""
+        inner = super().outputs(model)
+        return lambda variables, batch, rng: inner(variables, ordered(batch), rng)
 
-        def loss(params, frozen, extra, batch, rng):
-            return inner(params, frozen, extra, ordered(batch), rng)
-
-        return loss
-
-    def predict(self, model: nn.Module) -> Callable[[Params, Batch], Any]:
-        """The likeliest token at every place, int [B, T], from those before it in
+    def predict(self, model: nn.Module) -> Callable[[Variables, Batch], Any]:
+        """The likeliest token at every position, int [B, T], from those before it in
         `order`; see `weights`."""
-        inner = likeliest(model)
-        return lambda params, batch: inner(params, ordered(batch))
+        inner = super().predict(model)
+        return lambda variables, batch: inner(variables, ordered(batch))
 
 
 def sample_spans(
@@ -92,17 +88,17 @@ def sample_spans(
     max_span: int,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Bool [n], True for `goal` tokens to predict (2.3 and `_sample_mask`).
+    """`goal` tokens to predict, bool [n] (2.3 and `_sample_mask`).
 
-    Left to right: a length up to `max_span` with a probability as its inverse, and
-    somewhere in a context of `partial` times as many tokens a span of that many, from
-    where a word starts. What is then missing to `goal` is drawn one by one.
+    Left to right: a length up to `max_span`, with a probability proportional to its
+    inverse, and in a window of `partial` times as many tokens a span of that length,
+    from the start of a word. The tokens still missing to `goal` are drawn one by one.
 
     Args:
-      starts: bool [n], where words start.
-      goal: how many; at most n.
-      partial, max_span: as of `PermutationLM`.
-      rng: drawn from.
+      starts: bool [n], the first tokens of words.
+      goal: at most n.
+      partial, max_span: of `PermutationLM`.
+      rng: source of all draws.
     """
     n = len(starts)
     chosen = np.zeros(n, bool)
@@ -111,15 +107,15 @@ def sample_spans(
     while place < n and missing:
         drawn = np.searchsorted(likely, rng.random() * likely[-1], side="right")
         span = min(int(drawn) + 1, missing)
-        context = span * partial
-        left = int(rng.integers(context))
+        window = span * partial
+        left = int(rng.integers(window))
         ahead = starts[place + left :]
         begin = place + left + int(ahead.argmax()) if ahead.any() else n
-        if begin + span >= n:  # as theirs, none ends with the row
+        if begin + span >= n:  # like theirs, no span ends with the row
             break
         chosen[begin : begin + span] = True
         missing -= span
-        place = begin + span + context - left
+        place = begin + span + window - left
     chosen[rng.choice(np.flatnonzero(~chosen), missing, replace=False)] = True
     return chosen
 
@@ -127,8 +123,9 @@ def sample_spans(
 def ordered(batch: Batch) -> Batch:
     """The batch with `hidden_mask` [B, T, T] from `order` and `weights` [B, T].
 
-    A token sees what is given from the start and what stands before it in the order; a
-    functional token sees itself too, a target does not. What is given sees the given.
+    A token sees those that are visible from the start and those before it in the
+    order; a functional token sees itself too, a target does not. Tokens that are
+    visible from the start see only each other.
     """
     order_BT = batch["order"]
     own_BT = order_BT + 1 - batch["weights"].astype(order_BT.dtype)

@@ -13,25 +13,25 @@ from llmjax.tasks.objectives.causal_lm import CausalLMTask
 class PrefixLMTask(CausalLMTask):
     """Raffel et al. 2020, arXiv:1910.10683, 3.2.1 and 3.2.4.
 
-    The prefix ends where `random_prefix_noise_mask` of t5's preprocessors.py ends it:
-    after a uniform number of tokens, at least one and not all; `min_prefix` and
-    `max_prefix` narrow it. <bos> belongs to it. All of a text sees its prefix, and
-    only what follows the prefix is predicted.
+    As in `random_prefix_noise_mask` of t5's preprocessors.py, the prefix is a uniform
+    number of tokens, at least one and not all; `min_prefix` and `max_prefix` narrow
+    it. <bos> belongs to it. Every token of a text sees its prefix, and only tokens
+    after it are predicted.
     """
 
     def features(
         self, example: Mapping[str, np.ndarray], rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
-        """As causal language modelling's, and bool `prefix`, and `weights` after it."""
+        """Those of causal language modelling, bool `prefix`, and `weights` after it."""
         length = self.prefix_length(len(example["tokens"]), rng)
-        made = super().features(example, rng)
-        place = np.arange(len(made["tokens"]))
+        causal = super().features(example, rng)
+        place = np.arange(len(causal["tokens"]))
         # the prefix's last token sees nothing of what it predicts
         weights = (place >= length).astype(np.int32)
-        return {**made, "prefix": place <= length, "weights": weights}
+        return {**causal, "prefix": place <= length, "weights": weights}
 
     def prefix_length(self, num_tokens: int, rng: np.random.Generator) -> int:
-        """How many of a text's tokens are its prefix; one at least is left."""
+        """Tokens of a text's prefix; at least one token is left."""
         most = max(num_tokens - 1, 0)
         low = min(max(math.ceil(self.config.min_prefix * num_tokens), 1), most)
         high = min(math.floor(self.config.max_prefix * num_tokens), most)

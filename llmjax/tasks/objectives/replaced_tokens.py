@@ -1,22 +1,40 @@
-"""Replaced token detection: a discriminator of what a small generator wrote."""
+"""Replaced token detection: a discriminator of a small generator's samples."""
 
 import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 
 from llmjax.config import LayoutConfig, Mixture, ModelConfig
-from llmjax.models.heads.language import Outputs
+from llmjax.data.store.corpus import Corpus
+from llmjax.models.forward import forward
+from llmjax.models.heads import language
 from llmjax.models.heads.replaced_tokens import (
     ReplacedTokenDetector,
     generator_config,
 )
-from llmjax.tasks.objectives.language import token_loss
 from llmjax.tasks.objectives.masked_lm import MaskedLMTask, at, predicted_places
-from llmjax.tasks.task import Batch, Loss, Params, rngs
+from llmjax.tasks.routing import Routed
+from llmjax.tasks.task import Batch, Metrics, Outputs, Variables
+
+
+@flax.struct.dataclass
+class Detection:
+    """The outputs of both models for a batch.
+
+    Attributes:
+      generator: its outputs at the hidden places.
+      tokens_BT: the text with the generator's samples.
+      logits_BT: the discriminator's, of that text.
+    """
+
+    generator: language.Outputs
+    tokens_BT: jax.Array
+    logits_BT: jax.Array
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,6 +47,7 @@ class ReplacedTokensTask(MaskedLMTask):
     """
 
     packings = ("chunk", "pad")
+    reads_loss = False  # the discriminator's loss is no cross entropy over classes
 
     def check(self) -> None:
         """Raises ValueError for a model that has no small copy."""
@@ -44,94 +63,106 @@ class ReplacedTokensTask(MaskedLMTask):
     def model(self, cfg: ModelConfig, layout: LayoutConfig) -> nn.Module:
         return ReplacedTokenDetector(cfg, layout, self.config.generator_size)
 
-    def loss(self, model: Any) -> Loss:
+    def outputs(self, model: nn.Module) -> Outputs:
+        """In evaluation a row's samples are a function of the row."""
+        block, temperature = self.run.layout.loss_block, self.config.temperature
+
+        def outputs(variables, batch, rng):
+            places_BP, weights_BP = self._places(batch)
+            keys = _keys(batch, rng)
+            generator, _ = forward(
+                model, variables, batch, places_BP, rng=keys[0], method="generate"
+            )
+            samples_BP = sample(generator, keys[2], temperature, block)
+            fake = written(batch, places_BP, weights_BP, samples_BP)
+            logits_BT, _ = forward(model, variables, fake, rng=keys[1])
+            return Routed(Detection(generator, fake["tokens"], logits_BT))
+
+        return outputs
+
+    def score(
+        self, outputs: Routed, batch: Batch, training: bool = False
+    ) -> tuple[jax.Array, jax.Array, Metrics]:
         """The generator's mean loss, and `loss_weight` times the discriminator's.
 
         So that microbatches add up, the discriminator's mean over a row counts as often
-        as tokens of that row are predicted. In evaluation a row's samples are a
-        function of the row.
+        as tokens of that row are predicted.
 
         Metrics, per predicted token: `loss`, that sum; `generator_loss` in nats and,
         evaluating, the generator's `accuracy`. Per token: `detection_loss`,
-        `detection_accuracy`, and `replaced`, how many are.
+        `detection_accuracy`, and `replaced`, the share of replaced tokens.
         """
-        block, config = model.layout.loss_block, self.config
+        detected: Detection = outputs.head
+        places_BP, weights_BP = self._places(batch)
+        targets = {"targets": at(batch["targets"], places_BP)}
+        total, metrics = self.token_loss(
+            detected.generator, targets, weights_BP, training
+        )
+        metrics["generator_loss"] = metrics["loss"]
+        detection_B, real_B, own = detection(
+            detected.logits_BT, detected.tokens_BT, batch
+        )
+        count_B = jnp.sum(weights_BP, axis=1)
+        share_B = count_B / jnp.maximum(real_B, 1)
+        total += self.config.loss_weight * jnp.sum(detection_B * share_B)
+        count = jnp.sum(count_B)
+        return total, count, {**metrics, **own, "loss": (total, count)}
 
-        def loss(params, frozen, extra, batch, rng):
-            most = self.most_predicted(batch["tokens"].shape[1])
-            places_BP, weights_BP = predicted_places(batch, most)
-            keys = _keys(batch, rng)
-            outputs = model.apply(
-                {"params": params},
-                batch,
-                places_BP,
-                rngs=rngs(keys[0]),
-                method="generate",
-            )
-            targets = {"targets": at(batch["targets"], places_BP)}
-            total, metrics = token_loss(
-                outputs, targets, weights_BP, block, rng is not None
-            )
-            metrics["generator_loss"] = metrics["loss"]
-            samples_BP = sample(outputs, keys[2], config.temperature, block)
-            fake = written(batch, places_BP, weights_BP, samples_BP)
-            logits_BT = model.apply({"params": params}, fake, rngs=rngs(keys[1]))
-            detection_B, real_B, found = detection(logits_BT, fake, batch)
-            count_B = jnp.sum(weights_BP, axis=1)
-            share_B = count_B / jnp.maximum(real_B, 1)
-            total += config.loss_weight * jnp.sum(detection_B * share_B)
-            count = jnp.sum(count_B)
-            metrics = {**metrics, **found, "loss": (total, count)}
-            return total, count, metrics, extra
-
-        return loss
-
-    def predict(self, model: nn.Module) -> Callable[[Params, Batch], Any]:
+    def predict(self, model: nn.Module) -> Callable[[Variables, Batch], Any]:
         """Which `tokens` look replaced, bool [B, T]."""
 
-        def predict(params, batch):
-            logits_BT: Any = model.apply({"params": params}, batch)
+        def predict(variables, batch):
+            logits_BT, _ = forward(model, variables, batch)
             return logits_BT > 0
 
         return predict
+
+    def decode(self, values: Any, corpus: Corpus) -> list[Any]:
+        return [row.tolist() for row in values]
+
+    def _places(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """The hidden places and their weights, [B, P] each."""
+        most = self.max_predictions(batch["tokens"].shape[1])
+        return predicted_places(batch, most)
 
 
 def _keys(
     batch: Batch, rng: jax.Array | None
 ) -> tuple[jax.Array | None, jax.Array | None, jax.Array]:
-    """For dropout in the generator and in the discriminator, and a row's sample [B]."""
+    """Keys of the generator's dropout, the discriminator's, and each row's sample."""
     B, T = batch["targets"].shape
     if rng is not None:
         generator, discriminator, rows = jax.random.split(rng, 3)
         return generator, discriminator, jax.random.split(rows, B)
-    # wraps round: any number that hangs on the text will do
+    # may wrap round: any number that depends on the text will do
     texts_B = jnp.sum(batch["targets"] * (2 * jnp.arange(T) + 1), axis=1)
     key = jax.random.key(0)
     return None, None, jax.vmap(lambda i: jax.random.fold_in(key, i))(texts_B)
 
 
 def sample(
-    outputs: Outputs, keys_B: jax.Array, temperature: float, block: int
+    outputs: language.Outputs, keys_B: jax.Array, temperature: float, block: int
 ) -> jax.Array:
     """Tokens of softmax(logits / temperature), int [B, P], without gradient.
 
-    By Gumbel noise (`jax.random.categorical`), for `block` places a row at a time.
+    By Gumbel noise (`jax.random.categorical`), for `block` places of each row at a
+    time.
     """
     x_BPM = jax.lax.stop_gradient(outputs.x_BTM)
     P = x_BPM.shape[1]
-    found = []
+    samples = []
     for i, start in enumerate(range(0, P, block)):
         part = dataclasses.replace(outputs, x_BTM=x_BPM[:, start : start + block])
         logits_BPV = jax.lax.stop_gradient(part.logits()) / temperature
         keys = jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys_B)
-        found.append(jax.vmap(jax.random.categorical)(keys, logits_BPV))
-    return jnp.concatenate(found, axis=1)
+        samples.append(jax.vmap(jax.random.categorical)(keys, logits_BPV))
+    return jnp.concatenate(samples, axis=1)
 
 
 def written(
     batch: Batch, places_BP: jax.Array, weights_BP: jax.Array, samples_BP: jax.Array
 ) -> dict[str, Any]:
-    """The batch whose `tokens` are the original but for samples where predicted."""
+    """The batch with the original `tokens`, replaced by samples where predicted."""
     targets_BT = batch["targets"]
     new_BP = jnp.where(weights_BP > 0, samples_BP, at(targets_BT, places_BP))
     rows_B1 = jnp.arange(targets_BT.shape[0])[:, None]
@@ -140,10 +171,10 @@ def written(
 
 
 def detection(
-    logits_BT: jax.Array, fake: Batch, batch: Batch
-) -> tuple[jax.Array, jax.Array, dict[str, tuple[jax.Array, jax.Array]]]:
+    logits_BT: jax.Array, tokens_BT: jax.Array, batch: Batch
+) -> tuple[jax.Array, jax.Array, Metrics]:
     """The discriminator's summed loss and the real tokens of each row [B]; metrics."""
-    replaced_BT = fake["tokens"] != batch["targets"]
+    replaced_BT = tokens_BT != batch["targets"]
     segments_BT = batch.get("segment_ids", jnp.ones_like(batch["targets"]))
     real_BT = (segments_BT > 0).astype(jnp.float32)
     nll_BT = jax.nn.softplus(logits_BT) - logits_BT * replaced_BT

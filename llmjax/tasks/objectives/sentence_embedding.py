@@ -10,23 +10,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmjax.config import LayoutConfig, ModelConfig
-from llmjax.models.heads.classifier import pool
+from llmjax.data.store.corpus import Corpus
+from llmjax.models.forward import forward
+from llmjax.models.heads.classifier import pool, texts
 from llmjax.models.heads.encoder import Encoder
 from llmjax.tasks.losses import cross_entropy
-from llmjax.tasks.task import Batch, Loss, Objective, Params, rngs
+from llmjax.tasks.task import Batch, Metrics, Objective, Outputs, Variables
 
-OTHER = "other_"  # before the names of the second text's stream
+OTHER = "other_"  # prefix of the second text's features
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SentenceEmbeddingTask(Objective):
     """SimCSE (Gao et al. 2021, arXiv:2104.08821); princeton-nlp/SimCSE.
 
-    A text is cut into two halves; each time at random one is `tokens` and one the
-    stream `other_tokens`. With `views` "halves" the two are the views; with "dropout"
-    `tokens` alone are, read twice under two dropout masks. The loss is that of finding
+    A text is cut into two halves, one of them at random `tokens`, the other
+    `other_tokens`. With `views` "halves" the two are the views; with "dropout" the
+    views are `tokens` alone, read under two dropout masks. The loss is that of finding
     the second view among those of the global batch by the cosine over `temperature`, in
-    that direction alone, as SimCSE's; its evaluation finds the other half.
+    that direction alone, like SimCSE's; an evaluation finds the other half.
 
     With pooling "first" a model with a pooler is trained through it and gives the
     hidden state before it, as unsupervised SimCSE does.
@@ -34,10 +36,15 @@ class SentenceEmbeddingTask(Objective):
 
     architectures = ("encoder", "decoder")
     packings = ("chunk", "pad")
+    reads_loss = False  # its classes are the texts of a batch
+
+    @property
+    def num_outputs(self) -> int:
+        return 0
 
     @property
     def text_length(self) -> int:
-        """Two rows' of text."""
+        """Tokens of two rows, less their special tokens."""
         return 2 * (self.run.data.seq_len - 2)
 
     def length(self, num_tokens: int) -> int:
@@ -77,52 +84,68 @@ class SentenceEmbeddingTask(Objective):
     def model(self, cfg: ModelConfig, layout: LayoutConfig) -> nn.Module:
         return Encoder(cfg, layout)
 
-    def loss(self, model: Any) -> Loss:
-        """Metrics per text: `loss` in nats, `accuracy` of what is nearest, and
-        `chance`, the accuracy of a guess."""
+    def outputs(self, model: nn.Module) -> Outputs:
+        """The embeddings of both views, float32 [B, D] each, of length 1."""
         halves = self.config.views == "halves"
 
-        def loss(params, frozen, extra, batch, rng):
-            training = rng is not None
-            keys = jax.random.split(rng) if training else (None, None)
-            second = other(batch) if halves or not training else batch
-            a_BD = self._embed(model, params, batch, keys[0])
-            b_BD = self._embed(model, params, second, keys[1])
-            B = a_BD.shape[0]
-            valid_B = batch.get("valid", jnp.ones(B, jnp.int32)) > 0
-            logits_BB = a_BD @ b_BD.T / self.config.temperature
-            logits_BB = jnp.where(valid_B, logits_BB, -jnp.inf)
-            # a row that only fills up has no positive; any other text will do
-            own_B = jnp.where(valid_B, jnp.arange(B), jnp.argmax(valid_B))
-            _, nll_B = cross_entropy(logits_BB, own_B)
-            right_B = jnp.argmax(logits_BB, axis=-1) == own_B
-            count = jnp.sum(valid_B).astype(jnp.float32)
-            total = jnp.sum(jnp.where(valid_B, nll_B, 0))
-            metrics = {
-                "loss": (total, count),
-                "accuracy": (jnp.sum(right_B & valid_B), count),
-                "chance": (jnp.minimum(count, 1), count),
-            }
-            return total, count, metrics, extra
+        def outputs(variables, batch, rng):
+            keys = (None, None) if rng is None else jax.random.split(rng)
+            second = other(batch) if halves or rng is None else batch
+            return (
+                self._embed(model, variables, batch, keys[0]),
+                self._embed(model, variables, second, keys[1]),
+            )
 
-        return loss
+        return outputs
 
-    def predict(self, model: nn.Module) -> Callable[[Params, Batch], Any]:
+    def score(
+        self,
+        outputs: tuple[jax.Array, jax.Array],
+        batch: Batch,
+        training: bool = False,
+    ) -> tuple[jax.Array, jax.Array, Metrics]:
+        """Metrics per text: `loss` in nats, `accuracy` of the nearest, and `chance`,
+        the accuracy of a guess."""
+        a_BD, b_BD = outputs
+        B = a_BD.shape[0]
+        valid_B = batch.get("valid", jnp.ones(B, jnp.int32)) > 0
+        logits_BB = a_BD @ b_BD.T / self.config.temperature
+        logits_BB = jnp.where(valid_B, logits_BB, -jnp.inf)
+        # a row that only fills up has no positive; any other text will do
+        own_B = jnp.where(valid_B, jnp.arange(B), jnp.argmax(valid_B))
+        _, nll_B = cross_entropy(logits_BB, own_B)
+        right_B = jnp.argmax(logits_BB, axis=-1) == own_B
+        count = jnp.sum(valid_B).astype(jnp.float32)
+        total = jnp.sum(jnp.where(valid_B, nll_B, 0))
+        metrics = {
+            "loss": (total, count),
+            "accuracy": (jnp.sum(right_B & valid_B), count),
+            "chance": (jnp.minimum(count, 1), count),
+        }
+        return total, count, metrics
+
+    def predict(self, model: nn.Module) -> Callable[[Variables, Batch], Any]:
         """The embedding of `tokens`, float32 [B, D] of length 1."""
-        return lambda params, batch: self._embed(model, params, batch, None)
+        return lambda variables, batch: self._embed(model, variables, batch, None)
+
+    def decode(self, values: Any, corpus: Corpus) -> list[Any]:
+        return [vector.tolist() for vector in values]
 
     def _embed(
-        self, model: Any, params: Params, batch: Batch, rng: jax.Array | None
+        self,
+        model: nn.Module,
+        variables: Variables,
+        batch: Batch,
+        rng: jax.Array | None,
     ) -> jax.Array:
-        x_BTD, pooled_BD = model.apply({"params": params}, batch, rngs=rngs(rng))
-        segments_BT = batch.get("segment_ids", jnp.ones(x_BTD.shape[:2], jnp.int32))
+        (x_BTD, pooled_BD), _ = forward(model, variables, batch, rng=rng)
         if self.config.pooling != "first" or rng is None or pooled_BD is None:
-            pooled_BD = pool(x_BTD, segments_BT > 0, self.config.pooling)
+            pooled_BD = pool(x_BTD, texts(batch), self.config.pooling)[:, 0]
         return unit(pooled_BD.astype(jnp.float32))
 
 
 def other(batch: Batch) -> dict[str, Any]:
-    """The second text's stream under the first one's names."""
+    """The second text's features under the first one's names."""
     return {k.removeprefix(OTHER): v for k, v in batch.items() if k.startswith(OTHER)}
 
 

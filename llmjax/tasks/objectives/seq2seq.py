@@ -1,24 +1,22 @@
-"""What tasks share that turn a text into inputs and targets, both of them text."""
+"""Text to text: a text becomes inputs and targets, in two streams or in one."""
 
 import abc
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
-import flax.linen as nn
 import numpy as np
 
-from llmjax.tasks.objectives.language import language_loss, likeliest
-from llmjax.tasks.task import Batch, Loss, Objective, Params
+from llmjax.tasks.objectives.language import LanguageObjective
 
 
 class Lengths(NamedTuple):
-    """The most tokens that texts of some lengths may become, without any <eos>.
+    """The most tokens of the inputs and targets of n texts, without any <eos>.
 
     Attributes:
       inputs, targets: int [n] each.
-      both: of inputs and targets together, int [n].
+      both: inputs and targets together, int [n].
     """
 
     inputs: np.ndarray
@@ -27,15 +25,15 @@ class Lengths(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class TextToText(Objective):
-    """(inputs, targets) as features; a text a row.
+class TextToText(LanguageObjective):
+    """Inputs and targets of one text in each row.
 
     For an encoder-decoder (Raffel et al. 2020, 2.1) the encoder reads inputs <eos>; the
     decoder reads <bos> targets and predicts targets <eos>. A decoder reads both as one
-    text, <bos> inputs <eos> targets, whose beginning up to the first <eos> is a prefix
-    that sees itself (as seqio's PrefixLMFeatureConverter lays it out); it predicts
-    targets <eos>. There is no `num_bytes`: targets are not text alone, so bits per byte
-    would compare with no other objective's.
+    text, <bos> inputs <eos> targets, and predicts targets <eos>; up to the first <eos>
+    the text is a prefix that sees itself, the layout of seqio's
+    PrefixLMFeatureConverter. There is no `num_bytes`: targets are not text alone, so
+    bits per byte would compare with no other objective's.
     """
 
     architectures = ("encoder_decoder", "decoder")
@@ -49,7 +47,7 @@ class TextToText(Objective):
 
     @abc.abstractmethod
     def lengths(self, num_tokens: np.ndarray) -> Lengths:
-        """How long the pairs of texts of `num_tokens` int [n] may become."""
+        """The lengths of the pairs of texts of `num_tokens` int [n]."""
 
     @functools.cached_property
     def text_length(self) -> int:
@@ -99,18 +97,11 @@ class TextToText(Objective):
         }
 
     def length(self, num_tokens: int) -> int:
-        """The most that the longer stream has, of a text of `num_tokens`."""
-        made = self.lengths(np.array([num_tokens]))
+        """The most tokens of the longer stream, for a text of `num_tokens`."""
+        lengths = self.lengths(np.array([num_tokens]))
         if self._two_streams:
-            return int(max(made.inputs[0], made.targets[0])) + 1
-        return int(made.both[0]) + 2
-
-    def loss(self, model: nn.Module) -> Loss:
-        return language_loss(model, self.config.z_loss, self.config.label_smoothing)
-
-    def predict(self, model: nn.Module) -> Callable[[Params, Batch], Any]:
-        """The likeliest next token at every place of the decoder, int [B, T]."""
-        return likeliest(model)
+            return int(max(lengths.inputs[0], lengths.targets[0])) + 1
+        return int(lengths.both[0]) + 2
 
     @property
     def _two_streams(self) -> bool:

@@ -17,16 +17,16 @@ class SpanCorruptionTask(TextToText):
 
     "Thank you for inviting me to your party last week." becomes the inputs "Thank you
     <X> me to your party <Y> week." and the targets "<X> for inviting <Y> last <Z>".
-    How many tokens and spans are hidden is a function of the text's length; which is
-    random. A text begins with what stays and, as in their code, ends with a span, so
-    that its targets need no last <Z>.
+    The number of hidden tokens and of spans is a function of the text's length; their
+    places are random. A text begins with tokens that stay and, as in their code, ends
+    with a span, so that its targets need no last <Z>.
     """
 
     specials = SENTINELS
 
     @functools.cached_property
     def sentinels(self) -> np.ndarray:
-        """Their ids in order of appearance, int32 [100]."""
+        """Ids of the sentinels in order of appearance, int32 [100]."""
         return sentinel_ids(self.vocabulary)
 
     def check(self) -> None:
@@ -47,16 +47,16 @@ class SpanCorruptionTask(TextToText):
 
 
 def sentinel_ids(vocabulary: Vocabulary) -> np.ndarray:
-    """Of <extra_id_0>, <extra_id_1>, .., int32 [100]."""
+    """Ids of <extra_id_0>, <extra_id_1>, .., int32 [100]."""
     return np.array([vocabulary.special_id(token) for token in SENTINELS], np.int32)
 
 
 def counts(
     num_tokens: np.ndarray, noise_density: float, mean_span: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How many tokens of texts of `num_tokens` int [n] are hidden, in how many spans.
+    """Hidden tokens and spans, int [n] each, of texts of `num_tokens` int [n].
 
-    Rounded as the reference does, in float32 and halves to even, with at least one of
+    Rounded like the reference, in float32 and halves to even, with at least one of
     each and a token that stays between two spans. (The reference fails where there are
     more spans than tokens that stay; here spans are fewer.)
     """
@@ -70,7 +70,7 @@ def counts(
 def corrupted(
     num_tokens: np.ndarray, noise_density: float, mean_span: float
 ) -> Lengths:
-    """The lengths, int [n] each, of what texts of `num_tokens` int [n] become."""
+    """The lengths of inputs and targets of texts of `num_tokens` int [n]."""
     noise, spans = counts(num_tokens, noise_density, mean_span)
     kept = np.maximum(num_tokens, 2) - noise
     return Lengths(kept + spans, noise + spans, kept + noise + 2 * spans)
@@ -79,9 +79,9 @@ def corrupted(
 def noise_mask(
     length: int, noise_density: float, mean_span: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Bool [length], True where a token is hidden; all masks of `counts` as likely."""
-    made = counts(np.array([length]), noise_density, mean_span)
-    noise, spans = (int(k[0]) for k in made)
+    """Hidden tokens, bool [length]; all masks of `counts` are equally likely."""
+    numbers = counts(np.array([length]), noise_density, mean_span)
+    noise, spans = (int(k[0]) for k in numbers)
     runs = np.empty(2 * spans, np.int64)
     runs[0::2] = _partition(max(length, 2) - noise, spans, rng)
     runs[1::2] = _partition(noise, spans, rng)
@@ -91,7 +91,7 @@ def noise_mask(
 def corrupt(
     text: np.ndarray, noise: np.ndarray, sentinels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and targets: a sentinel for each run of hidden, or of other tokens.
+    """Inputs, with a sentinel for each hidden run; targets, one for each other run.
 
     Args:
       text: int [n].
@@ -106,11 +106,11 @@ def check_spans(
 ) -> None:
     """Raises ValueError where texts of `num_tokens` have more spans than sentinels.
 
-    `path` is what the two fields stand under.
+    `path` is the config key of the two fields.
     """
     if noise_density <= 0:
         raise ValueError(
-            f"{path}.noise_density is {noise_density}: nothing to predict; give more"
+            f"{path}.noise_density is {noise_density}: nothing to predict; raise it"
         )
     _, (spans,) = counts(np.array([num_tokens]), noise_density, mean_span)
     if spans > len(SENTINELS):
@@ -123,13 +123,13 @@ def check_spans(
 
 
 def _partition(items: int, parts: int, rng: np.random.Generator) -> np.ndarray:
-    """The sizes of `parts` runs of at least one of `items`, all as likely."""
+    """Sizes of `parts` runs of `items`, at least one each, all equally likely."""
     cuts = np.sort(rng.choice(items - 1, parts - 1, replace=False)) + 1
     return np.diff(cuts, prepend=0, append=items)
 
 
 def _replace(text: np.ndarray, hidden: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """`text` with the k-th run of hidden tokens as `ids[k]`."""
+    """`text` with `ids[k]` for the k-th run of hidden tokens."""
     starts = hidden.copy()
     starts[1:] &= ~hidden[:-1]
     which = np.cumsum(starts) - 1

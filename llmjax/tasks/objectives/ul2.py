@@ -1,4 +1,4 @@
-"""UL2: a mixture of denoisers, each told to the model by a token."""
+"""UL2: several denoisers, each announced to the model by a token."""
 
 import dataclasses
 import functools
@@ -25,12 +25,12 @@ class UL2Task(TextToText):
 
     @functools.cached_property
     def sentinels(self) -> np.ndarray:
-        """Their ids in order of appearance, int32 [100]."""
+        """Ids of the sentinels in order of appearance, int32 [100]."""
         return spans.sentinel_ids(self.vocabulary)
 
     @functools.cached_property
     def _until(self) -> np.ndarray:
-        """Where each denoiser's share of [0, 1) ends."""
+        """The end of each denoiser's share of [0, 1)."""
         weights = np.array([d.weight for d in self.config.denoisers])
         return np.cumsum(weights / weights.sum())
 
@@ -43,7 +43,7 @@ class UL2Task(TextToText):
                 spans.check_spans(self.text_length, density, denoiser.mean_span, path)
             elif not 0 < density <= 0.5:
                 raise ValueError(
-                    f"{path}.noise_density is {density}; of one span at the end (no "
+                    f"{path}.noise_density is {density}; for one span at the end (no "
                     "mean_span) it must be in (0, 0.5]"
                 )
 
@@ -74,7 +74,7 @@ class UL2Task(TextToText):
 def prefixes(
     num_tokens: np.ndarray, noise_density: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The least and the most tokens of a prefix of texts of `num_tokens` int [n]."""
+    """The fewest and the most tokens of a prefix, for texts of `num_tokens` int [n]."""
     most = np.maximum(num_tokens - 1, 0)
     least = np.rint(np.float32(1 - 2 * noise_density) * np.float32(most))
     return np.minimum(most, np.maximum(1, least.astype(np.int64))), most

@@ -1,4 +1,4 @@
-"""Which tokens of a text are predicted, and what the model reads in their place."""
+"""The choice of predicted tokens, and what the model reads in their place."""
 
 import numpy as np
 
@@ -7,19 +7,19 @@ from llmjax.data.tokenizers.vocabulary import Vocabulary
 
 
 def budget(rate: float, num_tokens: int) -> int:
-    """How many tokens of so many, specials included, are predicted: at least one."""
+    """Predicted tokens of a text of `num_tokens`, specials included; at least one."""
     return max(1, round(rate * num_tokens))
 
 
-class Masking:
-    """The rules of a `MaskedLM` for a vocabulary.
+class TokenMasking:
+    """Masking of a text by the rules of a `MaskedLM`.
 
     "token" and "whole_word" are those of google-research/bert's
     create_pretraining_data.py (Devlin et al. 2018, arXiv:1810.04805), "span" that of
     facebookresearch/SpanBERT's PairWithSpanMaskingScheme (Joshi et al. 2020,
-    arXiv:1907.10529), with BERT's budget. As RoBERTa's (Liu et al. 2019,
-    arXiv:1907.11692, 4.1) the choice is made anew each time a text is seen. Specials
-    are never chosen, nor put in a token's place but for <mask>.
+    arXiv:1907.10529), with BERT's budget. The choice is made anew each time a text is
+    seen, as by RoBERTa (Liu et al. 2019, arXiv:1907.11692, 4.1). Special tokens are
+    never chosen; of them only <mask> replaces a token.
     """
 
     def __init__(self, config: MaskedLM, vocabulary: Vocabulary):
@@ -28,8 +28,8 @@ class Masking:
         frame = [vocabulary.special_id(token) for token in ("<cls>", "<sep>")]
         own = [vocabulary.pad_id, vocabulary.bos_id, vocabulary.eos_id]
         self._specials = np.array([*own, *frame, self._mask])
-        spoken = np.flatnonzero(vocabulary.token_bytes[: vocabulary.vocab_size] > 0)
-        self._any = np.setdiff1d(spoken, self._specials).astype(np.int32)
+        of_text = np.flatnonzero(vocabulary.token_bytes[: vocabulary.vocab_size] > 0)
+        self._replacements = np.setdiff1d(of_text, self._specials).astype(np.int32)
         lengths = np.arange(1, config.max_span + 1)
         p = (1 - config.span_p) ** (lengths - 1.0)
         self._span_cdf = np.cumsum(p / p.sum())
@@ -37,30 +37,30 @@ class Masking:
     def __call__(
         self, tokens: np.ndarray, rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
-        """`tokens` as they are read, `targets` and int32 `weights` (1: predicted).
+        """Masked `tokens`, the originals `targets`, int32 `weights` (1: predicted).
 
-        Of what is predicted `mask_share` is masked and `random_share` any token of
-        the vocabulary, drawn per token, or with "span" per run of predicted tokens
-        (SpanBERT, 3.1); the rest stays.
+        Of the predicted tokens a share `mask_share` becomes <mask> and `random_share`
+        any token of the vocabulary; the rest stays. The draw is per token, or with
+        "span" per run of predicted tokens (SpanBERT, 3.1).
 
         Args:
           tokens: int32 [n], specials included.
         """
         chosen = np.sort(self.choose(tokens, rng))
-        read, weights = tokens.copy(), np.zeros(len(tokens), np.int32)
+        masked, weights = tokens.copy(), np.zeros(len(tokens), np.int32)
         weights[chosen] = 1
         unit = np.arange(len(chosen))
         if self._config.masking == "span" and len(chosen):
             unit = np.cumsum(np.diff(chosen, prepend=chosen[0]) > 1)
         draw = rng.random(len(chosen))[unit]
-        masked = draw < self._config.mask_share
-        other = draw < self._config.mask_share + self._config.random_share
-        read[chosen[other]] = rng.choice(self._any, int(other.sum()))
-        read[chosen[masked]] = self._mask
-        return {"tokens": read, "targets": tokens, "weights": weights}
+        hidden = draw < self._config.mask_share
+        changed = draw < self._config.mask_share + self._config.random_share
+        masked[chosen[changed]] = rng.choice(self._replacements, int(changed.sum()))
+        masked[chosen[hidden]] = self._mask
+        return {"tokens": masked, "targets": tokens, "weights": weights}
 
     def choose(self, tokens: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The places that are predicted, int [at most the budget], each once.
+        """The places of the predicted tokens, int [n], n at most the budget.
 
         Single tokens fill the budget; whole words that would overflow it are passed
         over; the last span is cut at it.
@@ -82,23 +82,24 @@ class Masking:
 
 
 def _whole_words(places, word, begins, count, rng):
-    """Words in random order, those passed over that no longer fit."""
-    found: list[np.ndarray] = []
+    """Places of words in random order, passing over those that no longer fit."""
+    chosen: list[np.ndarray] = []
     left = count
     for w in rng.permutation(np.unique(word[places])):
         size = begins[w + 1] - begins[w]
         if size <= left:
-            found.append(np.arange(begins[w], begins[w + 1]))
+            chosen.append(np.arange(begins[w], begins[w + 1]))
             left -= size
         if not left:
             break
-    return np.concatenate([np.zeros(0, np.int64), *found])
+    return np.concatenate([np.zeros(0, np.int64), *chosen])
 
 
 def _spans(places, eligible, word, begins, cdf, count, rng):
-    """Spans of so many words from that of a random token not yet chosen.
+    """Places of spans, each from the word of a random token not yet chosen.
 
-    A span ends before a special.
+    Lengths in words are drawn from the distribution `cdf`; a span ends before a
+    special token.
     """
     chosen = np.zeros(len(word), bool)
     left = count
