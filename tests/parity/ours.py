@@ -14,7 +14,8 @@ from llmjax.hub import families
 from llmjax.hub.save import to_hub
 from llmjax.infer.generate import generate
 from llmjax.infer.sampling import Sampling
-from llmjax.models.heads import language
+from llmjax.models.heads.encoder import Encoder
+from llmjax.models.heads.replaced_tokens import Discriminator
 from tests.parity import draws
 from tests.parity.compare import Outputs, blank
 from tests.parity.draws import NEW_TOKENS, Inputs
@@ -68,9 +69,9 @@ def forward(model: Any, params: Any, batch: Any) -> tuple[Any, Any, Any]:
         mutable=["intermediates"],
     )
     hidden = kept["intermediates"]["transformer"]["__call__"][0][0]
-    if isinstance(model, language.Encoder):
+    if isinstance(model, Encoder):
         return None, hidden, output[1]
-    if isinstance(model, language.Discriminator):
+    if isinstance(model, Discriminator):
         return output, hidden, None
     return output[0], hidden, None
 
@@ -97,7 +98,7 @@ def named(folder: Path, model: Any, tree: Any) -> dict[str, np.ndarray]:
     """A tree like the parameters, by the names in the folder."""
     config = json.loads((folder / "config.json").read_text())
     family = families.family(config["model_type"])
-    found = to_hub(family, model.cfg, tree, bare=isinstance(model, language.Encoder))
+    found = to_hub(family, model.cfg, tree, bare=isinstance(model, Encoder))
     with safe_open(folder / "model.safetensors", framework="numpy") as file:
         older = {name: name for name in file.keys()}  # noqa: SIM118
     for name in list(older):
