@@ -1,7 +1,7 @@
 """The key/value cache: an explicit argument and result, carried through the scan."""
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import flax.struct
 import jax
@@ -13,8 +13,8 @@ from llmjax.models.attention.mask import Mask
 
 
 @flax.struct.dataclass
-class Layers:
-    """Keys and values of one place in a group's pattern, stacked over its repeats.
+class KeyValues:
+    """Keys and values of one layer of a group's pattern, stacked over its repeats.
 
     Latent attention keeps one vector a token, in `k`, as of one key head; `v` is None.
     """
@@ -24,7 +24,7 @@ class Layers:
 
     def extend(
         self, layer: jax.Array, slot: jax.Array, k: jax.Array, v: Any, mask: Mask
-    ) -> tuple["Layers", jax.Array, Any, Mask]:
+    ) -> tuple["KeyValues", jax.Array, Any, Mask]:
         """Adds T tokens at `slot`; returns all keys and values, and their mask."""
         new = self.write(layer, slot, k, v)
         return new, *new.read(layer), mask
@@ -52,20 +52,20 @@ class Layers:
 
 
 @flax.struct.dataclass
-class Ring(Layers):
-    """The last W tokens only, token n at place n % W: for a window of W."""
+class WindowKeyValues(KeyValues):
+    """The last W tokens only, token n at n % W, for a window of W."""
 
     def extend(
         self, layer: jax.Array, slot: jax.Array, k: jax.Array, v: Any, mask: Mask
-    ) -> tuple["Layers", jax.Array, Any, Mask]:
+    ) -> tuple["KeyValues", jax.Array, Any, Mask]:
         W, T = self.k_LBSKH.shape[2], k.shape[1]
-        places_W = jnp.arange(W)
+        index_W = jnp.arange(W)
         if T == 1:  # the token that leaves is the first that the window hides
             new = self.write(layer, slot % W, k, v)
-            held_W = slot - (slot - places_W) % W
-            return new, *new.read(layer), _held(mask, held_W)
+            slots_W = slot - (slot - index_W) % W
+            return new, *new.read(layer), _in_slots(mask, slots_W)
         last = slot - 1
-        held = jnp.concatenate([last - (last - places_W) % W, slot + jnp.arange(T)])
+        slots = jnp.concatenate([last - (last - index_W) % W, slot + jnp.arange(T)])
         old = self.read(layer)
         k_all, v_all = jax.tree.map(
             lambda a, b: jnp.concatenate([a, b.astype(a.dtype)], 1), old, (k, v)
@@ -79,10 +79,10 @@ class Ring(Layers):
             )
 
         rings = jax.tree.map(put, (self.k_LBSKH, self.v_LBSKH), (k, v))
-        return Ring(*rings), k_all, v_all, _held(mask, held)
+        return WindowKeyValues(*rings), k_all, v_all, _in_slots(mask, slots)
 
 
-def _held(mask: Mask, slots_W: jax.Array) -> Mask:
+def _in_slots(mask: Mask, slots_W: jax.Array) -> Mask:
     """The mask against the tokens of these slots; negative ones were never filled."""
     index = jnp.maximum(slots_W, 0)
     segments = jnp.where(slots_W >= 0, mask.k_segments_BS[:, index], 0)
@@ -92,11 +92,11 @@ def _held(mask: Mask, slots_W: jax.Array) -> Mask:
 
 
 @flax.struct.dataclass
-class Place:
-    """What one layer of a pattern keeps: of its own stack, and of the encoder."""
+class LayerCache:
+    """Keys and values of one layer of a pattern: its own, and the encoder's."""
 
-    own: Layers
-    cross: Layers | None = None
+    own: KeyValues
+    cross: KeyValues | None = None
 
 
 @flax.struct.dataclass
@@ -104,30 +104,38 @@ class Cache:
     """What a decoder remembers of the tokens so far.
 
     Attributes:
-      layers: per group, per place in its pattern: the keys and values.
+      layers: for each group, for each layer of its pattern.
       slot: int scalar, where the next token goes; one for all rows, so prompts of
         different lengths are padded on the left.
       positions_BS, segments_BS: of the tokens in the slots; segment 0 is empty.
     """
 
-    layers: tuple[tuple[Place, ...], ...]
+    layers: tuple[tuple[LayerCache, ...], ...]
     slot: Any
     positions_BS: Any
     segments_BS: Any
 
-    def extend(self, positions_BT: jax.Array, segments_BT: jax.Array) -> "Cache":
-        """Notes T new tokens' positions and segments (`slot` moves in `advance`)."""
+    def mask(self, mask: Mask) -> Mask:
+        """The mask of T new tokens, with all tokens so far as its keys."""
         at = (0, self.slot)
-        return dataclasses.replace(
-            self,
-            positions_BS=lax.dynamic_update_slice(self.positions_BS, positions_BT, at),
-            segments_BS=lax.dynamic_update_slice(self.segments_BS, segments_BT, at),
+        positions_BT, segments_BT = mask.q_positions_BT, mask.q_segments_BT
+        return mask.with_(
+            k_positions_BS=lax.dynamic_update_slice(
+                self.positions_BS, positions_BT, at
+            ),
+            k_segments_BS=lax.dynamic_update_slice(self.segments_BS, segments_BT, at),
         )
 
-    def advance(self, layers: tuple[tuple[Place, ...] | None, ...], T: int) -> "Cache":
-        """The cache after a forward of T tokens filled `layers`."""
-        filled: Any = layers
-        return dataclasses.replace(self, layers=filled, slot=self.slot + T)
+    def advance(
+        self, layers: tuple[tuple[LayerCache, ...] | None, ...], mask: Mask, T: int
+    ) -> "Cache":
+        """The cache after T new tokens, seen through `mask`, filled `layers`."""
+        return Cache(
+            layers=cast(Any, layers),
+            slot=self.slot + T,
+            positions_BS=mask.k_positions_BS,
+            segments_BS=mask.k_segments_BS,
+        )
 
 
 def empty_cache(
@@ -145,16 +153,20 @@ def empty_cache(
         shape = (repeat, B, length, cfg.K, cfg.H)
         return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
-    def place(group: Group, spec: LayerSpec) -> Place:
+    def layer_cache(group: Group, spec: LayerSpec) -> LayerCache:
         pattern = spec.pattern
         window = pattern.window if isinstance(pattern, SlidingWindow) else S
-        own = pair(Ring if window < S else Layers, group.repeat, min(window, S))
+        own = pair(
+            WindowKeyValues if window < S else KeyValues, group.repeat, min(window, S)
+        )
         if cfg.architecture != "encoder_decoder":
-            return Place(own)
-        return Place(own, pair(Layers, group.repeat, encoder_length))
+            return LayerCache(own)
+        return LayerCache(own, pair(KeyValues, group.repeat, encoder_length))
 
     def numbers() -> jax.Array:  # two buffers: a donated one cannot be shared
         return jnp.zeros((B, S), jnp.int32)
 
-    groups = tuple(tuple(place(g, spec) for spec in g.pattern) for g in cfg.layers)
+    groups = tuple(
+        tuple(layer_cache(g, spec) for spec in g.pattern) for g in cfg.layers
+    )
     return Cache(groups, jnp.zeros((), jnp.int32), numbers(), numbers())

@@ -1,4 +1,4 @@
-"""What every layer of a stack is told besides its input."""
+"""What every layer of a stack reads besides its input."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ class Context:
       encoded_BSD: the encoder's states; None where there are none, or where the cache
         holds their keys and values.
       cross_mask: of the decoder's queries against the encoder's keys.
-      relative: what the layers' relative positions share; see `Stack`.
+      shared_positions: what the layers' position schemes share; see `Scheme.shared`.
       token_types_BT: for scores that depend on them (XLNet).
       streams: 2 where the queries are two streams, content before query, of T tokens
         each, and only the content gives keys and values (XLNet).
@@ -27,6 +27,6 @@ class Context:
     positions_BT: Any
     encoded_BSD: Any = None
     cross_mask: Mask | None = None
-    relative: Any = None
+    shared_positions: Any = None
     token_types_BT: Any = None
     streams: int = flax.struct.field(pytree_node=False, default=1)

@@ -1,22 +1,23 @@
 """Tokens, their types and absolute positions as vectors."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from llmjax.config import LayoutConfig, Learned, ModelConfig, Sinusoidal
+from llmjax.config import LayoutConfig, ModelConfig
 from llmjax.models.layers import Norm, Projection, compute_dtype, table
-from llmjax.models.positions.rotary import sinusoidal
+from llmjax.models.positions.registry import scheme
 from llmjax.parallel import tables
 
 
 class Embedder(nn.Module):
-    """Tokens to vectors and, when tied, back; adds absolute positions and types.
+    """Embeddings of tokens, to which it adds absolute positions and token types.
 
-    Without a `table` of its own (an encoder's, which shares the decoder's) it is given
-    the vectors of the tokens.
+    M is the size of the embeddings, D the model's. An encoder's embedder has no `table`
+    of tokens, because it shares the decoder's.
     """
 
     cfg: ModelConfig
@@ -29,14 +30,13 @@ class Embedder(nn.Module):
         M = cfg.embedding_size or cfg.d_model
 
         def vectors(name, count, axis):
-            shape, axes = (count, M), (axis, "D")
-            return table(self, name, "BTV,VM->BTM", shape, axes, cfg.init_std)
+            shape, axes, std = (count, M), (axis, "D"), cfg.init_std
+            return table(self, name, "BTV,VM->BTM", shape, axes, std)
 
         if self.own_table:
             self.table: Any = vectors("table", cfg.vocab_size, "V")
-        if isinstance(cfg.positions, Learned):
-            count = cfg.positions.max_length + cfg.positions.offset
-            self.positions: Any = vectors("positions", count, "T")
+        self.scheme = scheme(cfg)
+        self.positions: Any = self.scheme.table(self, M)
         if cfg.token_types:
             self.token_types: Any = vectors("token_types", cfg.token_types, None)
         if cfg.embedding_norm:
@@ -48,10 +48,35 @@ class Embedder(nn.Module):
                 "BTM,MD->BTD", shape, axes, cfg.init_std, 1, dtype
             )
 
-    def lookup(self, tokens_BT: jax.Array) -> jax.Array:
-        """The vectors of tokens, scaled."""
-        scale = self.cfg.embedding_scale
-        x_BTM = tables.lookup(self.table, tokens_BT, compute_dtype(self.layout))
+    def embeddings(self, batch: Mapping[str, Any], prefix: str = "") -> jax.Array:
+        """The batch's `embeddings` [B, T, M], or those of its `tokens`; scaled.
+
+        Args:
+          batch: as `Transformer`'s.
+          prefix: of the names in the batch: "encoder_".
+
+        Raises:
+          ValueError: neither is there, or they are of another size.
+        """
+        cfg, dtype = self.cfg, compute_dtype(self.layout)
+        x_BTM = batch.get(f"{prefix}embeddings")
+        if x_BTM is not None:
+            M = cfg.embedding_size or cfg.d_model
+            if x_BTM.ndim != 3 or x_BTM.shape[-1] != M:
+                raise ValueError(
+                    f"the batch's {prefix}embeddings have shape {x_BTM.shape}; the "
+                    f"model reads [B, T, {M}]: project them to that size"
+                )
+            wide = jnp.promote_types(dtype, jnp.float32)  # as `tables.lookup`
+            x_BTM = x_BTM.astype(dtype).astype(wide)
+        elif f"{prefix}tokens" in batch:
+            x_BTM = tables.lookup(self.table, batch[f"{prefix}tokens"], dtype)
+        else:
+            raise ValueError(
+                f"the batch has neither {prefix}tokens nor {prefix}embeddings, but "
+                f"{', '.join(sorted(batch))}; give one of them"
+            )
+        scale = cfg.embedding_scale
         return x_BTM if scale == 1.0 else x_BTM * scale
 
     def __call__(
@@ -60,27 +85,9 @@ class Embedder(nn.Module):
         positions_BT: jax.Array,
         token_types_BT: jax.Array | None = None,
     ) -> jax.Array:
-        """What the stack takes: `vectors`, projected where their size is another."""
-        x_BTM = self.vectors(x_BTM, positions_BT, token_types_BT)
-        projected = self.cfg.embedding_size is not None
-        x_BTD = self.projection(x_BTM) if projected else x_BTM
-        return nn.with_logical_constraint(x_BTD, ("act_B_L", "act_T", "act_D"))
-
-    def vectors(
-        self,
-        x_BTM: jax.Array,
-        positions_BT: jax.Array,
-        token_types_BT: jax.Array | None = None,
-    ) -> jax.Array:
-        """The vectors of tokens with positions and types, normed and dropped out."""
+        """[B, T, M]: embeddings with positions and types, normed and dropped out."""
         cfg, dtype = self.cfg, compute_dtype(self.layout)
-        if isinstance(cfg.positions, Learned):
-            places_BT = positions_BT + cfg.positions.offset
-            x_BTM = x_BTM + tables.lookup(self.positions, places_BT, dtype)
-        elif isinstance(cfg.positions, Sinusoidal):
-            wavelength, order = cfg.positions.max_wavelength, cfg.positions.order
-            size = x_BTM.shape[-1]
-            x_BTM = x_BTM + sinusoidal(positions_BT, size, wavelength, order)
+        x_BTM = self.scheme.embed(x_BTM, positions_BT, self.positions, dtype)
         if cfg.token_types:
             types = jnp.zeros_like(positions_BT)
             types = types if token_types_BT is None else token_types_BT
@@ -91,3 +98,9 @@ class Embedder(nn.Module):
         if cfg.dropout and self.has_rng("dropout"):
             x_BTM = self.drop(x_BTM)
         return x_BTM
+
+    def project(self, x_BTM: jax.Array) -> jax.Array:
+        """[B, T, D]: the stack's input, projected where M is not D."""
+        projected = self.cfg.embedding_size is not None
+        x_BTD = self.projection(x_BTM) if projected else x_BTM
+        return nn.with_logical_constraint(x_BTD, ("act_B_L", "act_T", "act_D"))

@@ -17,9 +17,10 @@ from llmjax.config import (
     Plain,
     Quantization,
     RMSNorm,
+    ScaledDot,
 )
 from llmjax.models import quantized
-from llmjax.models.remat import named, settled
+from llmjax.models.remat import differentiated_once, named
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": lambda x: nn.gelu(x, approximate=False),
@@ -191,10 +192,10 @@ class FeedForward(nn.Module):
             projection = Projection(
                 "BTD,DF->BTF", shape, axes, cfg.init_std, bias, dtype, how, name=name
             )
-            return named(settled(projection(x_BTD)), name)
+            return named(differentiated_once(projection(x_BTD)), name)
 
         h_BTF = hidden(self.mlp, into)
-        h_BTF = jax.lax.optimization_barrier(h_BTF)  # as `settled`: it is read twice
+        h_BTF = jax.lax.optimization_barrier(h_BTF)  # as above: it is read twice
         h_BTF = nn.with_logical_constraint(h_BTF, ("act_B", "act_T", "act_F"))
         down = Projection(
             "BTF,FD->BTD",
@@ -212,3 +213,10 @@ class FeedForward(nn.Module):
 def residual_std(cfg: ModelConfig) -> float:
     """Init of what is added to the residual: std / sqrt(2 L) (Radford et al. 2019)."""
     return cfg.init_std / (2 * cfg.L) ** 0.5
+
+
+def score_scale(cfg: ModelConfig, size: int) -> float:
+    """The factor of q.k for heads of `size`; 1 where scores are not scaled."""
+    if not isinstance(cfg.scores, ScaledDot):
+        return 1.0
+    return size**-0.5 if cfg.scores.scale is None else cfg.scores.scale

@@ -16,7 +16,7 @@ def named(x: jax.Array, name: str) -> jax.Array:
 
 
 @jax.custom_vjp
-def settled(x: jax.Array) -> jax.Array:
+def differentiated_once(x: jax.Array) -> jax.Array:
     """`x`, whose gradient is computed once, not again in each matmul that reads it.
 
     XLA for TPU fuses what is element-wise into the matmuls after it: two backward ones
@@ -25,11 +25,11 @@ def settled(x: jax.Array) -> jax.Array:
     return x
 
 
-def _settle(_: None, gradient: jax.Array) -> tuple[jax.Array]:
+def _barrier(_: None, gradient: jax.Array) -> tuple[jax.Array]:
     return (jax.lax.optimization_barrier(gradient),)
 
 
-settled.defvjp(lambda x: (x, None), _settle)
+differentiated_once.defvjp(lambda x: (x, None), _barrier)
 
 
 def row_major(x: jax.Array) -> jax.Array:

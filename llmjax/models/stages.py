@@ -39,8 +39,8 @@ def through_stages(
     Returns:
       [B, T, D], and what the routers sowed: their sums over the microbatches.
     """
-    beside, rebuild = _distinct(dataclasses.replace(context, relative=None))
-    common = {"relative": context.relative, "key": key}
+    beside, rebuild = _distinct(dataclasses.replace(context, shared_positions=None))
+    common = {"positions": context.shared_positions, "key": key}
     if shared:
         common["weights"], weights = weights, {}
 
@@ -53,7 +53,7 @@ def through_stages(
             {"params": common.get("weights", weights)},
             (x_BTD, None),
             jnp.arange(layers),
-            rebuild(beside).replace(relative=common["relative"]),
+            rebuild(beside).replace(shared_positions=common["positions"]),
             None,
             rngs=rngs,
             mutable=[STATISTICS],

@@ -16,8 +16,8 @@ from llmjax.models import remat
 from llmjax.models.attention.context_parallel import KINDS, REFUSED
 from llmjax.models.attention.implementations import CAPABILITIES, attend
 from llmjax.models.attention.mask import Mask
+from llmjax.models.attention.modifiers import ScoreModifiers
 from llmjax.models.attention.ring import Ring
-from llmjax.models.attention.terms import Terms
 from llmjax.parallel.axes import partition_spec
 from llmjax.parallel.mesh import make_mesh, use
 from tests.train import toy
@@ -68,11 +68,11 @@ def packed(T):
     return jnp.array(positions), jnp.array(segments)
 
 
-def case(features, T=T, S=None) -> tuple[Mask, Terms]:
+def case(features, T=T, S=None) -> tuple[Mask, ScoreModifiers]:
     positions, segments = packed(T)
     asked = features.split()
     mask = Mask(causal="causal" in asked)
-    terms = Terms()
+    modifiers = ScoreModifiers()
     if "packed" in asked:
         mask = mask.with_(
             q_positions_BT=positions,
@@ -93,16 +93,16 @@ def case(features, T=T, S=None) -> tuple[Mask, Terms]:
     if "cross" in asked:
         mask = mask.with_(k_segments_BS=segments[:, : S or T])
     if "softcap" in asked:
-        terms = Terms(softcap=0.7)
+        modifiers = ScoreModifiers(softcap=0.7)
     if "content" in asked:
         content = normal(B, N, T, T, seed=5)
-        terms = Terms(bias=lambda q, k: content, content=True)
-    return mask, terms
+        modifiers = ScoreModifiers(bias=lambda q, k: content, reads_content=True)
+    return mask, modifiers
 
 
 def run(layout, features, T=T, S=None, K=K, W=H):
     """(Gradients of a weighted sum over real queries, values there), and the HLO."""
-    mask, terms = case(features, T, S)
+    mask, modifiers = case(features, T, S)
     asked = features.split()
     qkv = {
         "q": normal(B, T, N, H),
@@ -119,7 +119,7 @@ def run(layout, features, T=T, S=None, K=K, W=H):
         weights *= (mask.q_segments_BT > 0)[:, :, None, None]
 
     def loss(given, mask):
-        here = dataclasses.replace(terms, sinks_N=given.get("sinks"))
+        here = dataclasses.replace(modifiers, sinks_N=given.get("sinks"))
         if "slopes" in given:
             bias = functools.partial(slopes, slopes_N=given["slopes"])
             here = dataclasses.replace(here, bias=bias)
@@ -291,7 +291,7 @@ def test_a_windows_keys_come_no_further_than_they_are_seen():
 
 
 def test_remat_that_keeps_a_rings_result_sends_nothing_twice():
-    mask, terms = case("causal")
+    mask, modifiers = case("causal")
     q, k = (jax.ShapeDtypeStruct((B, T, n, H), jnp.float32) for n in (N, K))
 
     def sends(saved):
@@ -301,7 +301,7 @@ def test_remat_that_keeps_a_rings_result_sends_nothing_twice():
 
         @functools.partial(jax.checkpoint, policy=remat.policy(here))
         def loss(q, k, v):
-            return jnp.sum(attend(here, q, k, v, mask, terms) ** 2)
+            return jnp.sum(attend(here, q, k, v, mask, modifiers) ** 2)
 
         with use(make_mesh(here, jax.devices()[:4])):
             gradient = jax.make_jaxpr(jax.grad(loss, (0, 1, 2)))(q, k, k)
@@ -325,12 +325,12 @@ def test_what_cannot_be_is_said_before_there_is_a_mesh(
     context, kind, features, T, K, says
 ):
     """While shapes are inferred, as `param_axes` does; on one device all is well."""
-    mask, terms = case(features, T)
+    mask, modifiers = case(features, T)
     q, k = (jax.ShapeDtypeStruct((B, T, n, H), jnp.float32) for n in (N, K))
     here = layout(context, "sequence", kind)
 
     def shapes(layout):
-        jax.eval_shape(lambda q, k: attend(layout, q, k, k, mask, terms), q, k)
+        jax.eval_shape(lambda q, k: attend(layout, q, k, k, mask, modifiers), q, k)
 
     with pytest.raises(ValueError, match=says):
         shapes(here)

@@ -17,7 +17,7 @@ from llmjax.models.attention.implementations import (
     einsum_attention,
 )
 from llmjax.models.attention.mask import Mask
-from llmjax.models.attention.terms import Terms
+from llmjax.models.attention.modifiers import ScoreModifiers
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -43,10 +43,10 @@ def rows(T=T):
     return jnp.array(positions), jnp.array(segments)
 
 
-def case(feature, T=T) -> tuple[Mask, Terms]:
-    """A mask and terms that ask for this feature and hardly more."""
+def case(feature, T=T) -> tuple[Mask, ScoreModifiers]:
+    """A mask and modifiers that ask for this feature and hardly more."""
     positions, segments = rows(T)
-    mask, terms = Mask(causal=feature != "bidirectional"), Terms()
+    mask, modifiers = Mask(causal=feature != "bidirectional"), ScoreModifiers()
     slopes_N = jnp.linspace(0.1, 1.0, N)
 
     def bias(q_BT, k_BS):
@@ -66,17 +66,17 @@ def case(feature, T=T) -> tuple[Mask, Terms]:
         mask = mask.with_(hidden_BTS=hidden & (jnp.arange(T) > 3)[:, None])
         mask = mask.with_(hidden_BTS=mask.hidden_BTS.at[:, 5].set(True))  # sees none
     elif feature == "position bias":
-        terms = Terms(bias=bias)
+        modifiers = ScoreModifiers(bias=bias)
     elif feature == "content bias":
         content = normal(B, N, T, T, seed=5)
-        terms = Terms(bias=lambda q, k: content, content=True)
+        modifiers = ScoreModifiers(bias=lambda q, k: content, reads_content=True)
     elif feature == "softcap":
-        terms = Terms(softcap=0.7)
+        modifiers = ScoreModifiers(softcap=0.7)
     elif feature == "sinks":
-        terms = Terms(sinks_N=normal(N))
+        modifiers = ScoreModifiers(sinks_N=normal(N))
     elif feature == "dropout":
-        terms = Terms(dropout=nn.Dropout(0.5, deterministic=False))
-    return mask, terms
+        modifiers = ScoreModifiers(dropout=nn.Dropout(0.5, deterministic=False))
+    return mask, modifiers
 
 
 FEATURES = sorted(set.union(*CAPABILITIES.values()))
@@ -84,7 +84,7 @@ FEATURES = sorted(set.union(*CAPABILITIES.values()))
 
 def run(kind, feature, T=T, S=None, K=K):
     """Value and gradients by q, k and v of a weighted sum over real queries."""
-    mask, terms = case(feature, T)
+    mask, modifiers = case(feature, T)
     layout = config.LayoutConfig(attention=LAYOUTS[kind])
     q = normal(B, T, N, H)
     k, v = (normal(B, S or T, K, H, seed=i) for i in (1, 2))
@@ -95,7 +95,7 @@ def run(kind, feature, T=T, S=None, K=K):
         weights *= (mask.q_segments_BT > 0)[:, :, None, None]
 
     def loss(q, k, v):
-        out = attend(layout, q, k, v, mask, terms)
+        out = attend(layout, q, k, v, mask, modifiers)
         return jnp.sum(out * weights), out * (weights != 0)
 
     return jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(q, k, v)
@@ -163,8 +163,8 @@ def test_dropout_is_honoured_or_refused(kind):
     class Drops(nn.Module):
         @nn.compact
         def __call__(self, q, k, v):
-            terms = Terms(dropout=nn.Dropout(0.5, deterministic=False))
-            return attend(layout, q, k, v, mask, terms)
+            modifiers = ScoreModifiers(dropout=nn.Dropout(0.5, deterministic=False))
+            return attend(layout, q, k, v, mask, modifiers)
 
     q = jnp.zeros((64, size, N, H))
     k, v = jnp.zeros((64, size, N, H)), jnp.ones((64, size, N, H))
@@ -216,23 +216,23 @@ def test_what_a_gpu_is_asked_for_is_what_einsum_does(feature, own, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("why", "dtype", "H", "T", "capability", "terms", "shards"),
+    ("why", "dtype", "H", "T", "capability", "modifiers", "shards"),
     [
-        ("it can", jnp.bfloat16, 8, 16, 8.0, Terms(), 1),
-        ("no GPU", jnp.bfloat16, 8, 16, 0.0, Terms(), 1),
-        ("32 bits", jnp.float32, 8, 16, 9.0, Terms(), 1),
-        ("head size", jnp.bfloat16, 12, 16, 9.0, Terms(), 1),
-        ("odd length", jnp.bfloat16, 8, 15, 9.0, Terms(), 1),
-        ("a bias", jnp.bfloat16, 8, 16, 9.0, Terms(bias=lambda q, k: 0), 1),
-        ("cut rows", jnp.bfloat16, 8, 16, 9.0, Terms(), 2),
+        ("it can", jnp.bfloat16, 8, 16, 8.0, ScoreModifiers(), 1),
+        ("no GPU", jnp.bfloat16, 8, 16, 0.0, ScoreModifiers(), 1),
+        ("32 bits", jnp.float32, 8, 16, 9.0, ScoreModifiers(), 1),
+        ("head size", jnp.bfloat16, 12, 16, 9.0, ScoreModifiers(), 1),
+        ("odd length", jnp.bfloat16, 8, 15, 9.0, ScoreModifiers(), 1),
+        ("a bias", jnp.bfloat16, 8, 16, 9.0, ScoreModifiers(bias=lambda q, k: 0), 1),
+        ("cut rows", jnp.bfloat16, 8, 16, 9.0, ScoreModifiers(), 2),
     ],
 )
 def test_what_cudnn_cannot_is_xlas(
-    why, dtype, H, T, capability, terms, shards, monkeypatch
+    why, dtype, H, T, capability, modifiers, shards, monkeypatch
 ):
     monkeypatch.setattr(dot_product, "_compute_capability", lambda: capability)
     q = jnp.zeros((1, T, 2, H), dtype)
-    assert dot_product.fused(q, q, terms, shards) == (why == "it can")
+    assert dot_product.fused(q, q, modifiers, shards) == (why == "it can")
 
 
 def test_chunks_keep_nothing_of_the_size_of_all_scores():

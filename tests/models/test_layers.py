@@ -9,7 +9,8 @@ import pytest
 from llmjax import config
 from llmjax.models.heads.classifier import SequenceClassifier, pool
 from llmjax.models.layers import ACTIVATIONS, Norm
-from llmjax.models.positions.rotary import rotary, sinusoidal
+from llmjax.models.positions.rotary import rotary
+from llmjax.models.positions.sinusoidal import sinusoidal
 from tests.models import reference
 
 

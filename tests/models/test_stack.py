@@ -14,7 +14,7 @@ from llmjax.models.attention.mask import Mask
 from llmjax.models.context import Context
 from llmjax.models.heads.language import LanguageModel
 from llmjax.models.layers import Norm
-from llmjax.models.transformer import Block
+from llmjax.models.stack import Block
 
 LAYERS = 3
 REMATS = (config.NoRemat(), config.DotsRemat(), config.FullRemat())

@@ -44,7 +44,7 @@ def check(
 
     Args:
       layout: without a mesh around, its sizes count.
-      asked: features of mask and terms, in the words of the capability table.
+      asked: features of mask and modifiers, in the words of the capability table.
       q_shape, k_shape: [B, T, N, H] and [B, S, K, H].
 
     Raises:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from llmjax.models.attention.mask import Mask
-from llmjax.models.attention.terms import PLAIN, Terms
+from llmjax.models.attention.modifiers import UNMODIFIED, ScoreModifiers
 
 AMPERE = 8.0  # the first compute capability that cuDNN's kernel works on
 
@@ -17,7 +17,7 @@ def dot_product_attention(
     k_BSKH: Float[Array, "B S K H"],
     v_BSKH: Float[Array, "B S K H"],
     mask: Mask,
-    terms: Terms = PLAIN,
+    modifiers: ScoreModifiers = UNMODIFIED,
     shards: int = 1,
 ) -> Float[Array, "B T N H"]:
     """softmax(q.k + bias) v, the scale in q already.
@@ -28,14 +28,14 @@ def dot_product_attention(
     the same maths.
 
     Args:
-      q_BTNH, k_BSKH, v_BSKH, mask, terms: as in `implementations`.
+      q_BTNH, k_BSKH, v_BSKH, mask, modifiers: as in `implementations`.
       shards: into which a mesh cuts T.
     """
     T, S = q_BTNH.shape[1], k_BSKH.shape[1]
-    kernel = fused(q_BTNH, k_BSKH, terms, shards)
+    kernel = fused(q_BTNH, k_BSKH, modifiers, shards)
     bias, settings = None, dict[str, Any]()
-    if terms.bias is not None:
-        bias = terms.bias(*mask.positions(T, S)).astype(q_BTNH.dtype)
+    if modifiers.bias is not None:
+        bias = modifiers.bias(*mask.positions(T, S)).astype(q_BTNH.dtype)
     visible = None
     if _by_index(mask, T, S, kernel):
         settings["is_causal"] = mask.causal
@@ -59,7 +59,9 @@ def dot_product_attention(
     return o_BTNH
 
 
-def fused(q_BTNH: jax.Array, k_BSKH: jax.Array, terms: Terms, shards: int = 1) -> bool:
+def fused(
+    q_BTNH: jax.Array, k_BSKH: jax.Array, modifiers: ScoreModifiers, shards: int = 1
+) -> bool:
     """Whether cuDNN's kernel takes these on this device.
 
     It wants 16 bits, heads of a multiple of 8 up to 128, even lengths for a mask's
@@ -73,7 +75,7 @@ def fused(q_BTNH: jax.Array, k_BSKH: jax.Array, terms: Terms, shards: int = 1) -
         and H <= 128
         and q_BTNH.shape[1] % 2 == k_BSKH.shape[1] % 2 == 0
         and shards == 1
-        and terms.bias is None
+        and modifiers.bias is None
     )
 
 

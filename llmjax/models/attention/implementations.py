@@ -1,4 +1,4 @@
-"""Attention as pure functions of queries, keys, values, a mask and score terms.
+"""Attention as pure functions of queries, keys, values, a mask and modifiers.
 
 `attend` is the one entry; `CAPABILITIES` says what each implementation can honour.
 """
@@ -14,8 +14,8 @@ from llmjax.config import Gather, LayoutConfig, Ring
 from llmjax.models.attention import context_parallel
 from llmjax.models.attention.dot_product import dot_product_attention
 from llmjax.models.attention.mask import Mask
+from llmjax.models.attention.modifiers import UNMODIFIED, ScoreModifiers
 from llmjax.models.attention.ring import ring_attention
-from llmjax.models.attention.terms import PLAIN, Terms
 from llmjax.models.remat import named
 from llmjax.parallel.manual import axis_size
 
@@ -42,16 +42,16 @@ def attend(
     k_BSKH: jax.Array,
     v_BSKH: jax.Array,
     mask: Mask,
-    terms: Terms = PLAIN,
+    modifiers: ScoreModifiers = UNMODIFIED,
 ) -> jax.Array:
-    """softmax(q.k + terms) v by the layout's implementation, [B, T, N, H].
+    """softmax(modified q.k) v by the layout's implementation, [B, T, N, H].
 
     Raises:
       ValueError: something that the implementation cannot honour; it names those
         that can.
     """
     kind = layout.attention.kind
-    asked = mask.features() | terms.features()
+    asked = mask.features() | modifiers.features()
     if q_BTNH.shape[1] != k_BSKH.shape[1]:
         asked |= {"cross"}
     if q_BTNH.shape[-1] != v_BSKH.shape[-1]:
@@ -69,7 +69,7 @@ def attend(
     k_BSKH, v_BSKH = named(k_BSKH, "key"), named(v_BSKH, "value")
     if n > 1 and isinstance(layout.context, Ring):
         tile = block or k_BSKH.shape[1]
-        o_BTNH = ring_attention(q_BTNH, k_BSKH, v_BSKH, mask, terms, tile)
+        o_BTNH = ring_attention(q_BTNH, k_BSKH, v_BSKH, mask, modifiers, tile)
         return named(o_BTNH, "context")
     cut = n if isinstance(layout.context, Gather) else 1  # of the queries
     implementation: Any = {
@@ -84,7 +84,7 @@ def attend(
     operands = q_BTNH, k_BSKH, v_BSKH, mask
     if n > 1:
         operands = context_parallel.spread(layout, *operands)
-    o_BTNH = implementation(*operands, terms)
+    o_BTNH = implementation(*operands, modifiers)
     if n > 1:
         o_BTNH = context_parallel.collect(layout, o_BTNH)
     return named(o_BTNH, "context")
@@ -95,7 +95,7 @@ def einsum_attention(
     k_BSKH: Float[Array, "B S K H"],
     v_BSKW: Float[Array, "B S K W"],
     mask: Mask,
-    terms: Terms = PLAIN,
+    modifiers: ScoreModifiers = UNMODIFIED,
 ) -> Float[Array, "B T N W"]:
     """The reference: all scores at once; each key head serves G = N / K queries.
 
@@ -108,26 +108,26 @@ def einsum_attention(
     if T == 1:  # keys first: a cache is read as it lies, not transposed
         operands = ("BSKH,BTKGH->BKGTS", k_BSKH, q_BTKGH)
     s_BKGTS = jnp.einsum(*operands, preferred_element_type=jnp.float32)
-    if terms.bias is not None:
-        bias = terms.bias(*mask.positions(T, S))
+    if modifiers.bias is not None:
+        bias = modifiers.bias(*mask.positions(T, S))
         s_BKGTS = s_BKGTS + bias.reshape(bias.shape[0], K, N // K, T, S)
-    if terms.softcap is not None:
-        s_BKGTS = terms.softcap * jnp.tanh(s_BKGTS / terms.softcap)
+    if modifiers.softcap is not None:
+        s_BKGTS = modifiers.softcap * jnp.tanh(s_BKGTS / modifiers.softcap)
     visible = mask.dense(T, S)
     if visible is not None:
         s_BKGTS = jnp.where(visible[:, None, None], s_BKGTS, HIDDEN)
-    if terms.sinks_N is None:
+    if modifiers.sinks_N is None:
         p_BKGTS = jax.nn.softmax(s_BKGTS, axis=-1)
     else:
-        sinks = terms.sinks_N.astype(jnp.float32).reshape(K, N // K, 1, 1)
+        sinks = modifiers.sinks_N.astype(jnp.float32).reshape(K, N // K, 1, 1)
         sinks = jnp.broadcast_to(sinks, (*s_BKGTS.shape[:-1], 1))
         s_BKGTS = jnp.concatenate([s_BKGTS, sinks], axis=-1)
         p_BKGTS = jax.nn.softmax(s_BKGTS, axis=-1)[..., :-1]
     if mask.hidden_BTS is not None and visible is not None:  # some may see nothing
         p_BKGTS = p_BKGTS * jnp.any(visible, axis=-1)[:, None, None, :, None]
     p_BKGTS = p_BKGTS.astype(v_BSKW.dtype)
-    if terms.dropout is not None:
-        p_BKGTS = terms.dropout(p_BKGTS)
+    if modifiers.dropout is not None:
+        p_BKGTS = modifiers.dropout(p_BKGTS)
     o_BTKGW = jnp.einsum("BKGTS,BSKW->BTKGW", p_BKGTS, v_BSKW)
     return o_BTKGW.reshape(B, T, N, -1)
 
@@ -137,7 +137,7 @@ def blocked_attention(
     k_BSKH: Float[Array, "B S K H"],
     v_BSKW: Float[Array, "B S K W"],
     mask: Mask,
-    terms: Terms = PLAIN,
+    modifiers: ScoreModifiers = UNMODIFIED,
     block: int = 128,
 ) -> Float[Array, "B T N W"]:
     """`einsum_attention` in blocks of queries, without the keys none of them sees.
@@ -147,7 +147,7 @@ def blocked_attention(
     """
     T, S = q_BTNH.shape[1], k_BSKH.shape[1]
     if T != S or block >= T:
-        return einsum_attention(q_BTNH, k_BSKH, v_BSKW, mask, terms)
+        return einsum_attention(q_BTNH, k_BSKH, v_BSKW, mask, modifiers)
     q_positions_BT, k_positions_BS = mask.positions(T, S)
     mask = mask.with_(q_positions_BT=q_positions_BT, k_positions_BS=k_positions_BS)
     out = []
@@ -162,7 +162,7 @@ def blocked_attention(
         k = slice(first, last)
         out.append(
             einsum_attention(
-                q_BTNH[:, q], k_BSKH[:, k], v_BSKW[:, k], mask.block(q, k), terms
+                q_BTNH[:, q], k_BSKH[:, k], v_BSKW[:, k], mask.block(q, k), modifiers
             )
         )
     return jnp.concatenate(out, axis=1)
@@ -173,7 +173,7 @@ def chunked_attention(
     k_BSKH: Float[Array, "B S K H"],
     v_BSKW: Float[Array, "B S K W"],
     mask: Mask,
-    terms: Terms = PLAIN,
+    modifiers: ScoreModifiers = UNMODIFIED,
     block: int = 512,
     shards: int = 1,
 ) -> Float[Array, "B T N W"]:
@@ -214,7 +214,7 @@ def chunked_attention(
             q_segments_BT=segments,
             hidden_BTS=hidden,
         )
-        return None, einsum_attention(q, k_BSKH, v_BSKW, here, terms)
+        return None, einsum_attention(q, k_BSKH, v_BSKW, here, modifiers)
 
     _, out = jax.lax.scan(one, None, queries)
     out = out.reshape(*out.shape[:2], shards, block, *out.shape[3:])

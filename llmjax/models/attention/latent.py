@@ -4,20 +4,19 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from llmjax.config import Latent, LayerSpec, LayoutConfig, ModelConfig, Rotary
+from llmjax.config import Latent, LayerSpec, LayoutConfig, ModelConfig
 from llmjax.models.attention.implementations import attend, einsum_attention
 from llmjax.models.attention.multihead import (
     Cached,
-    layer_positions,
-    output,
-    patterned,
-    pinned,
-    score_scale,
+    layer_mask,
+    on_mesh,
+    output_projection,
 )
-from llmjax.models.cache import Layers
+from llmjax.models.cache import KeyValues
 from llmjax.models.context import Context
-from llmjax.models.layers import Norm, Projection, compute_dtype
-from llmjax.models.positions.rotary import rotary
+from llmjax.models.layers import Norm, Projection, compute_dtype, score_scale
+from llmjax.models.positions.registry import scheme
+from llmjax.models.positions.scheme import Scheme
 from llmjax.models.remat import named
 
 
@@ -36,12 +35,13 @@ class LatentAttention(nn.Module):
     @nn.compact
     def __call__(
         self, x_BTD: jax.Array, context: Context, cached: Cached | None = None
-    ) -> tuple[jax.Array, Layers | None]:
+    ) -> tuple[jax.Array, KeyValues | None]:
         """Returns [B, T, D] and the cache, as `Attention` does."""
         cfg, heads = self.cfg, self.cfg.heads
         assert isinstance(heads, Latent)
         H, R = cfg.H, heads.rank
-        q_BTNH = self._queries(x_BTD, context)
+        positions = scheme(cfg, self.spec)
+        q_BTNH = self._queries(x_BTD, positions, context.positions_BT)
         down_BTR = self._project(
             "latent_down",
             "BTD,DR->BTR",
@@ -49,33 +49,37 @@ class LatentAttention(nn.Module):
             ("D", "R"),
         )(x_BTD)
         c_BTR = Norm(cfg.norm, ("R",), name="latent_norm")(down_BTR[..., :R])
-        k_rope_BT1H = self._turn(down_BTR[:, :, None, R:], context)
+        k_rope_BT1H = positions.rotate(down_BTR[:, :, None, R:], context.positions_BT)
         up = self._project(
             "key_value",
             "BSR,RNH->BSNH",
             (R, cfg.num_heads, H + heads.value_dim),
             ("R", "N", "H"),
         )
-        mask = patterned(context.mask, self.spec)
+        mask = layer_mask(context.mask, self.spec)
         if cached is None:
-            kv_BSNH = pinned(up(c_BTR), "N")
+            kv_BSNH = on_mesh(up(c_BTR), "N")
             k_BSNH, v_BSNH = kv_BSNH[..., :H], kv_BSNH[..., H:]
             rope = jnp.broadcast_to(k_rope_BT1H, (*k_BSNH.shape[:-1], heads.rotary_dim))
             k_BSNH = jnp.concatenate([k_BSNH, rope], axis=-1)
             o_BTNH = attend(self.layout, q_BTNH, k_BSNH, v_BSNH, mask)
             return self._out(o_BTNH), None
-        layers, layer, slot = cached
+        key_values, layer, slot = cached
         entry_BT1R = jnp.concatenate([c_BTR[:, :, None], k_rope_BT1H], axis=-1)
-        layers, k_BS1R, _, mask = layers.extend(layer, slot, entry_BT1R, None, mask)
+        key_values, k_BS1R, _, mask = key_values.extend(
+            layer, slot, entry_BT1R, None, mask
+        )
         kernel_RNH = up()
         q_BTNR = jnp.einsum("BTNH,RNH->BTNR", q_BTNH[..., :H], kernel_RNH[..., :H])
         q_BTNR = jnp.concatenate([q_BTNR, q_BTNH[..., H:]], axis=-1)
         # cutting the output copies less than cutting the cache
         o_BTNR = einsum_attention(q_BTNR, k_BS1R, k_BS1R, mask)[..., :R]
         o_BTNH = jnp.einsum("BTNR,RNH->BTNH", o_BTNR, kernel_RNH[..., H:])
-        return self._out(o_BTNH), layers
+        return self._out(o_BTNH), key_values
 
-    def _queries(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+    def _queries(
+        self, x_BTD: jax.Array, positions: Scheme, positions_BT: jax.Array
+    ) -> jax.Array:
         """[B, T, N, H + rotary_dim], scaled, the last part turned."""
         cfg, heads = self.cfg, self.cfg.heads
         assert isinstance(heads, Latent)
@@ -89,15 +93,9 @@ class LatentAttention(nn.Module):
         first = "R" if heads.query_rank is not None else "D"
         shape = (x_BTD.shape[-1], cfg.num_heads, size)
         up = self._project("query", "BTR,RNH->BTNH", shape, (first, "N", "H"))
-        q_BTNH = pinned(up(x_BTD), "N") * score_scale(cfg, size)
-        turned = self._turn(q_BTNH[..., cfg.H :], context)
+        q_BTNH = on_mesh(up(x_BTD), "N") * score_scale(cfg, size)
+        turned = positions.rotate(q_BTNH[..., cfg.H :], positions_BT)
         return jnp.concatenate([q_BTNH[..., : cfg.H], turned], axis=-1)
-
-    def _turn(self, x_BTNH: jax.Array, context: Context) -> jax.Array:
-        config = layer_positions(self.cfg, self.spec)
-        if not isinstance(config, Rotary):
-            return x_BTNH
-        return rotary(x_BTNH, context.positions_BT, config, x_BTNH.shape[-1])
 
     def _project(
         self, name: str, equation: str, shape: tuple[int, ...], axes: tuple[str, ...]
@@ -107,5 +105,5 @@ class LatentAttention(nn.Module):
         return Projection(equation, shape, axes, std, 0, dtype, how, name=name)
 
     def _out(self, o_BTNH: jax.Array) -> jax.Array:
-        out = output(self.cfg, self.layout, o_BTNH.shape[-1])
+        out = output_projection(self.cfg, self.layout, o_BTNH.shape[-1])
         return named(out(o_BTNH), "out")

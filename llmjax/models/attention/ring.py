@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from llmjax.models.attention import tiles
 from llmjax.models.attention.mask import Mask
-from llmjax.models.attention.terms import PLAIN, Terms
+from llmjax.models.attention.modifiers import UNMODIFIED, ScoreModifiers
 from llmjax.models.attention.tiles import Backward, Keys, Queries, Scoring, Softmax
 from llmjax.parallel import zigzag
 from llmjax.parallel.axes import BATCH_AXES, partition_spec
@@ -131,7 +131,7 @@ def ring_attention(
     k_BSKH: Float[Array, "B S K H"],
     v_BSKW: Float[Array, "B S K W"],
     mask: Mask,
-    terms: Terms = PLAIN,
+    modifiers: ScoreModifiers = UNMODIFIED,
     tile: int = 512,
 ) -> Float[Array, "B T N W"]:
     """softmax(q.k) v, by rings of the devices along `sequence` of the entered mesh.
@@ -149,9 +149,9 @@ def ring_attention(
     rules = Mask(causal=mask.causal, window=mask.window, blocks=mask.blocks)
     prefix = mask.k_prefix_BS is not None
     ring = Ring(axis_size(AXIS), T if T == S else 0, rules, prefix)
-    bias, constants = _bias(terms, q_BTNH.shape[2], k_BSKH.shape[2])
-    scoring = Scoring(rules, terms.softcap, bias, tile)
-    weights = Weights(q_BTNH, k_BSKH, v_BSKW, terms.sinks_N, constants)
+    bias, constants = _bias(modifiers, q_BTNH.shape[2], k_BSKH.shape[2])
+    scoring = Scoring(rules, modifiers.softcap, bias, tile)
+    weights = Weights(q_BTNH, k_BSKH, v_BSKW, modifiers.sinks_N, constants)
     specs = _specs(weights, rows)
     lse = partition_spec(("act_B", "act_K", None, "act_T"), "statistics")
 
@@ -198,16 +198,16 @@ def _specs(weights: Weights, rows: Rows) -> tuple[Weights, Rows]:
 
 
 def _bias(
-    terms: Terms, N: int, K: int
+    modifiers: ScoreModifiers, N: int, K: int
 ) -> tuple[Callable[..., jax.Array] | None, dict[str, jax.Array]]:
     """A position bias on this device's heads, and the arrays that it is bound to.
 
     Only what `functools.partial` binds by name has a gradient; anything else that a
     bias closes over must be constant.
     """
-    if terms.bias is None:
+    if modifiers.bias is None:
         return None, {}
-    n, function = axis_size(HEADS), functools.partial(terms.bias)
+    n, function = axis_size(HEADS), functools.partial(modifiers.bias)
     arrays = {
         name: x
         for name, x in function.keywords.items()

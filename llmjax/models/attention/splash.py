@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from llmjax.config import ContextParallelism, Gather, SplashAttention, Ulysses
 from llmjax.models.attention.mask import Mask
-from llmjax.models.attention.terms import PLAIN, Terms
+from llmjax.models.attention.modifiers import UNMODIFIED, ScoreModifiers
 from llmjax.parallel import zigzag
 from llmjax.parallel.axes import partition_spec
 from llmjax.parallel.manual import axis_size, on_devices
@@ -30,7 +30,7 @@ def splash_attention(
     k_BSKH: Float[Array, "B S K H"],
     v_BSKH: Float[Array, "B S K H"],
     mask: Mask,
-    terms: Terms = PLAIN,
+    modifiers: ScoreModifiers = UNMODIFIED,
     config: SplashAttention = BLOCKS,
     context: ContextParallelism = GATHER,
 ) -> Float[Array, "B T N H"]:
@@ -58,14 +58,14 @@ def splash_attention(
     causal = mask.causal and mask.window is None
     folded = n > 1 and causal and T % (256 * n) == 0
     heads = axis_size(HEADS) * sequence // n
-    splash = _kernel(T, N // heads, n, folded, mask, terms, config)
+    splash = _kernel(T, N // heads, n, folded, mask, modifiers, config)
 
     local = functools.partial(_on_one, n, folded)
     segments_BS = mask.k_segments_BS
     q_segments_BT = (
         mask.q_segments_BT if mask.q_segments_BT is not None else segments_BS
     )
-    operands = (q_BTNH, k_BSKH, v_BSKH, q_segments_BT, segments_BS, terms.sinks_N)
+    operands = (q_BTNH, k_BSKH, v_BSKH, q_segments_BT, segments_BS, modifiers.sinks_N)
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return local(splash, *operands)
@@ -131,7 +131,7 @@ def _kernel(
     n: int,
     folded: bool,
     mask: Mask,
-    terms: Terms,
+    modifiers: ScoreModifiers,
     config: SplashAttention,
 ) -> Any:
     """The kernel of one row and N heads, its T queries cut over n devices."""
@@ -162,7 +162,7 @@ def _kernel(
         ),
         head_shards=1,
         q_seq_shards=n,
-        attn_logits_soft_cap=terms.softcap,
+        attn_logits_soft_cap=modifiers.softcap,
         residual_checkpoint_name="context",  # kept with the attention's result
         interpret=_platform() != "tpu",
     )

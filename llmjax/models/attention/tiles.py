@@ -57,7 +57,7 @@ class Scoring:
 
     Attributes:
       mask: its rules; without arrays, which come with queries and keys.
-      softcap: as in `Terms`.
+      softcap: as in `ScoreModifiers`.
       bias: (constants, q_positions_BT, k_positions_BS) -> [B or 1, K, G, T, S].
       tile: keys at a time; the largest divisor of their number up to it is taken.
     """
@@ -79,7 +79,7 @@ class Scoring:
         visible = mask.dense(queries.q_BTKGH.shape[1], keys.k_BSKH.shape[1])
         return None if visible is None else visible[:, None, None]
 
-    def terms(
+    def modified(
         self, constants: Any, s_BKGTS: jax.Array, queries: Queries, keys: Keys
     ) -> jax.Array:
         """q.k with its bias, capped."""
@@ -115,7 +115,7 @@ def attend(
 
     def one(so_far: Softmax, keys: Keys):
         s_BKGTS = _dot(queries, keys)
-        s_BKGTS = scoring.terms(constants, s_BKGTS, queries, keys)
+        s_BKGTS = scoring.modified(constants, s_BKGTS, queries, keys)
         visible = scoring.visible(queries, keys)
         if visible is not None:
             s_BKGTS = jnp.where(visible, s_BKGTS, LOWEST)
@@ -167,7 +167,7 @@ def attend_back(
     def one(carry, keys: Keys):
         dq_BTKGH, dconstants = carry
         s_BKGTS, pull = jax.vjp(
-            lambda constants, s: scoring.terms(constants, s, queries, keys),
+            lambda constants, s: scoring.modified(constants, s, queries, keys),
             constants,
             _dot(queries, keys),
         )

@@ -1,6 +1,7 @@
 """A language model with further heads, each predicting another token ahead."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -10,7 +11,8 @@ from llmjax.config import Group, ModelConfig
 from llmjax.models.cache import Cache
 from llmjax.models.embedder import Embedder
 from llmjax.models.heads.language import LanguageModel, Outputs
-from llmjax.models.transformer import Batch, Stack, Transformer
+from llmjax.models.stack import Stack
+from llmjax.models.transformer import Batch, Transformer
 
 
 def last_apart(cfg: ModelConfig) -> ModelConfig:
@@ -33,7 +35,7 @@ def last_apart(cfg: ModelConfig) -> ModelConfig:
     return dataclasses.replace(cfg, groups=groups)
 
 
-class ManyLast(Stack):
+class HeadedStack(Stack):
     """A stack whose last group stands `depth` times, each on what the trunk gives.
 
     Its states are [B, T, X, D], X = `depth`, all through the one last norm; where a
@@ -42,33 +44,26 @@ class ManyLast(Stack):
 
     depth: int = 1
 
-    def _scan(self, group: Group, name: str) -> Any:
-        first: Any = super()._scan(group, name)
-        if name != f"group_{len(self.groups) - 1}":
-            return first
-        others: list[Any] = [
-            super(ManyLast, self)._scan(group, f"head_{k}")
-            for k in range(2, self.depth + 1)
-        ]
-
-        def heads(carry, *arguments):
-            (x_BTD, caches), ys = first(carry, *arguments)
-            further = others if caches is None else []
-            states = [x_BTD, *(f(carry, *arguments)[0][0] for f in further)]
-            return (jnp.stack(states, axis=2), caches), ys
-
-        return heads
+    def group(self, index, name, x_BTD, caches, context, slot):
+        """As `Stack.group`; the last group's states are stacked over the heads."""
+        run = functools.partial(super().group, index)
+        first_BTD, written = run(name, x_BTD, caches, context, slot)
+        if index < len(self.groups) - 1:
+            return first_BTD, written
+        further = range(2, self.depth + 1) if caches is None else ()
+        others = [run(f"head_{k}", x_BTD, None, context, slot)[0] for k in further]
+        return jnp.stack([first_BTD, *others], axis=2), written
 
 
 class ManyHeaded(Transformer):
-    """A decoder over `ManyLast`; itself it gives the first head's states."""
+    """A decoder over `HeadedStack`; itself it gives the first head's states."""
 
     depth: int = 1
 
     def setup(self):
         cfg = self.cfg
         self.embedder = Embedder(cfg, self.layout)
-        self.stack = ManyLast(cfg, self.layout, cfg.layers, depth=self.depth)
+        self.stack = HeadedStack(cfg, self.layout, cfg.layers, depth=self.depth)
 
     def __call__(
         self,
@@ -80,7 +75,7 @@ class ManyHeaded(Transformer):
         return x_BTXD[:, :, 0], cache
 
     def states(self, batch: Batch) -> jax.Array:
-        """Those of all heads, [B, T, X, D]."""
+        """The states of all heads, [B, T, X, D]."""
         return super().__call__(batch)[0]
 
 

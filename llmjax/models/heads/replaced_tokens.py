@@ -13,12 +13,12 @@ from llmjax.config import (
     ModelConfig,
     Transformed,
 )
-from llmjax.models.attention.mask import Mask
 from llmjax.models.context import Context
 from llmjax.models.heads.encoder import square
 from llmjax.models.heads.language import Outputs, OutputTransform
 from llmjax.models.layers import ACTIVATIONS, Projection, compute_dtype
-from llmjax.models.transformer import Batch, Stack, Transformer
+from llmjax.models.stack import Stack
+from llmjax.models.transformer import Batch, Transformer
 
 
 class Discriminator(nn.Module):
@@ -154,16 +154,7 @@ class ReplacedTokenDetector(Discriminator):
 
     def generate(self, batch: Batch, places_BP: jax.Array) -> Outputs:
         """What the generator says of `places_BP`, logits yet to be made."""
-        tokens_BT = batch["tokens"]
-        segments_BT, positions_BT = batch.get("segment_ids"), batch.get("positions")
-        mask = Mask(positions_BT, positions_BT, segments_BT, segments_BT)
-        if positions_BT is None:
-            positions_BT = jnp.broadcast_to(
-                jnp.arange(tokens_BT.shape[1]), tokens_BT.shape
-            )
-        types_BT = batch.get("token_types")
-        embedder = self.transformer.embedder
-        x_BTM = embedder.vectors(embedder.lookup(tokens_BT), positions_BT, types_BT)
-        context = Context(mask, positions_BT, token_types_BT=types_BT)
-        x_BPM, bias_V = self.generator(x_BTM, context, places_BP)
-        return Outputs(x_BPM, embedder.table, bias_V, self.cfg.output_softcap)
+        transformer = self.transformer
+        x_BPM, bias_V = self.generator(*transformer.inputs(batch), places_BP)
+        table_VM = transformer.embedder.table
+        return Outputs(x_BPM, table_VM, bias_V, self.cfg.output_softcap)

@@ -1,4 +1,4 @@
-"""Absolute and rotary positions as pure functions of integer positions."""
+"""Rotary positions: pairs of a head's sizes turned by position."""
 
 import math
 
@@ -15,6 +15,15 @@ from llmjax.config import (
     Rotary,
     YaRN,
 )
+from llmjax.models.positions.scheme import Scheme
+
+
+class RotaryScheme(Scheme):
+    """Su et al. 2021, arXiv:2104.09864."""
+
+    def rotate(self, x_BTNH: jax.Array, positions_BT: jax.Array) -> jax.Array:
+        size = self.cfg.rotary_dim(self.config)
+        return rotary(x_BTNH, positions_BT, self.config, size)
 
 
 def rotary(
@@ -124,18 +133,3 @@ def _mscale(scaling: YaRN) -> float:
     if scaling.mscale and scaling.mscale_all_dim:
         return grown(scaling.mscale) / grown(scaling.mscale_all_dim)
     return grown(1.0)
-
-
-def sinusoidal(
-    positions_BT: jax.Array, size: int, max_wavelength: float, order: str
-) -> jax.Array:
-    """[..., size] sines and cosines (Vaswani et al. 2017, 3.5).
-
-    "interleaved": sines in even and cosines in odd places; "halves": all sines first.
-    """
-    rate = max_wavelength ** (-jnp.arange(0, size, 2, dtype=jnp.float32) / size)
-    angle = positions_BT[..., None].astype(jnp.float32) * rate
-    if order == "halves":
-        return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)[..., :size]
-    pairs = jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1)
-    return pairs.reshape(*positions_BT.shape, -1)[..., :size]
