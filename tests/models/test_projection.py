@@ -9,7 +9,7 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from llmjax import config
-from llmjax.config import LayoutConfig, ModelConfig
+from llmjax.config import FullRemat, LayoutConfig, ModelConfig, NoRemat
 from llmjax.models.cache import empty_cache
 from llmjax.models.forward import forward, variables
 from llmjax.models.heads.language import LanguageModel
@@ -162,7 +162,7 @@ def low_rank(call, args, kwargs, context):
     return y + LowRank(module, name="low_rank")(*args)
 
 
-@pytest.mark.parametrize("remat", ["none", "full"])
+@pytest.mark.parametrize("remat", [NoRemat(), FullRemat()])
 def test_an_interceptor_creates_parameters_in_the_scan(remat, random_params):
     cfg = ModelConfig(**SIZES)
     plain = LanguageModel(cfg, LayoutConfig(remat=remat))

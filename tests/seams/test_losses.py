@@ -62,7 +62,7 @@ def test_r_drop_compares_two_passes(dropout):
         plain = r_drop(task, model)(params, {}, {}, batch, None)[0]
     apart = metrics["divergence"][0]
     assert count == 8
-    assert (apart > 1e-3) if dropout else (apart < 1e-6)
+    assert (apart > 1e-4) if dropout else (apart < 1e-6)
     if not dropout:
         np.testing.assert_allclose(total, plain, rtol=1e-5)
 
