@@ -38,7 +38,7 @@ def without_packing(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def measure(config: RunConfig, steps: int, repeats: int) -> dict[str, Any]:
-    """What the benchmark prints."""
+    """The benchmark's result: speed, FLOPs, memory and versions."""
     before, measured = flops.matmul_peak(repeats)
     task = make_task(config, PlainVocabulary(config.model.vocab_size))
     rows = without_packing(task.example_batch(config.data.batch_size))

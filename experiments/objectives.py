@@ -1,4 +1,4 @@
-"""Pretrains by every objective, and says what each has learned.
+"""Pretrains by every objective, and tabulates what each has learned.
 
     python -m experiments.objectives --workdir=runs/objectives \
         [--only=ul2,masked_lm] [--quick]
@@ -33,7 +33,7 @@ ONLY = flags.DEFINE_list("only", None, "Names of configs/objectives/; default: a
 QUICK = flags.DEFINE_bool("quick", False, "A toy size, for tests.")
 DIRECTORY = flags.DEFINE_string("directory", None, "Cache of corpora.")
 
-# What is beside the likeliest token: metric -> the metric that its baseline is made of.
+# Accuracies of answers, not of tokens: metric -> the metric that gives the baseline.
 ANSWERS = {"pair_accuracy": "pair_share", "detection_accuracy": "replaced"}
 
 
@@ -70,13 +70,13 @@ def names() -> list[str]:
       ValueError: --only names another.
     """
     folder = pathlib.Path(__file__).parents[1] / "configs" / "objectives"
-    known = sorted(m.name for m in pkgutil.iter_modules([str(folder)]))
-    unknown = set(ONLY.value or ()) - set(known)
+    files = sorted(m.name for m in pkgutil.iter_modules([str(folder)]))
+    unknown = set(ONLY.value or ()) - set(files)
     if unknown:
         raise ValueError(
-            f"--only names {', '.join(sorted(unknown))}; accepted: {', '.join(known)}"
+            f"--only names {', '.join(sorted(unknown))}; accepted: {', '.join(files)}"
         )
-    return [name for name in known if not ONLY.value or name in ONLY.value]
+    return [name for name in files if not ONLY.value or name in ONLY.value]
 
 
 def config(name: str) -> cfg.RunConfig:
@@ -147,13 +147,13 @@ def most_frequent(batches: Batches) -> float | None:
             return None
         real = batch.get("segment_ids", np.ones_like(batch["targets"])) > 0
         counted = batch["targets"][real & (batch.get("weights", real) > 0)]
-        ids, found = np.unique(counted, return_counts=True)
-        counts.update(dict(zip(ids.tolist(), found.tolist(), strict=True)))
+        ids, times = np.unique(counted, return_counts=True)
+        counts.update(dict(zip(ids.tolist(), times.tolist(), strict=True)))
     return max(counts.values()) / sum(counts.values())
 
 
 def table(rows: list[Row]) -> str:
-    """In Markdown."""
+    """The rows as a Markdown table."""
     lines = [
         "| objective | loss, start | end | accuracy | of | baseline | margin "
         "| tokens/s |",

@@ -28,7 +28,7 @@ def default() -> ml_collections.ConfigDict:
 
 
 def parse(config: Mapping[str, Any] | ml_collections.ConfigDict) -> RunConfig:
-    """The `RunConfig` of a ConfigDict, or of a dict made by `to_dict`.
+    """The `RunConfig` of a ConfigDict, or of a dict from `to_dict`.
 
     Raises:
       ValueError: an unknown key, a wrong type, a value that is not accepted, or a
@@ -192,26 +192,26 @@ def _parse(hint: Any, value: Any, path: str) -> Any:
 def _parse_variant(variants: dict[str, type], value: Any, path: str) -> Any:
     parameters = [key for cls in variants.values() for key in _hints(cls)]
     _require_mapping(value, path, dict.fromkeys(["kind", *parameters]))
-    given = _filled(value)
-    kind = given.pop("kind", None)
+    fields = _filled(value)
+    kind = fields.pop("kind", None)
     if kind not in variants:
         raise ValueError(
             f"config key '{path}.kind' is {kind!r}; {_accepted(tuple(variants))}"
         )
     cls = variants[kind]
-    for key in list(given):
+    for key in list(fields):
         if key not in _hints(cls):
             readers = [k for k, v in variants.items() if key in _hints(v)]
             if not readers:
                 raise ValueError(_unknown(f"{path}.{key}", cls))
-            if given[key] in ((), []):  # a flag can empty a tuple, not remove it
-                del given[key]
+            if fields[key] in ((), []):  # a flag can empty a tuple, not remove it
+                del fields[key]
                 continue
             raise ValueError(
                 f"config key '{path}.{key}' is not read by kind {kind!r}, only by "
                 f"{', '.join(map(repr, readers))}; remove it or change '{path}.kind'"
             )
-    return _build(cls, given, path)
+    return _build(cls, fields, path)
 
 
 def _empty(value: Any) -> bool:
@@ -222,7 +222,7 @@ def _empty(value: Any) -> bool:
 
 
 def _filled(value: Any) -> dict[str, Any]:
-    """What a person gave of a variant, and of the dataclasses inside."""
+    """The values that are set, of a variant and of the dataclasses inside it."""
     return {
         k: _filled(v) if isinstance(v, (Mapping, ml_collections.ConfigDict)) else v
         for k, v in dict(value).items()
@@ -230,13 +230,13 @@ def _filled(value: Any) -> dict[str, Any]:
     }
 
 
-def _build(cls: type, given: dict[str, Any], path: str) -> Any:
+def _build(cls: type, fields: dict[str, Any], path: str) -> Any:
     hints = _hints(cls)
     prefix = f"{path}." if path else ""
-    for key in given:
+    for key in fields:
         if key not in hints:
             raise ValueError(_unknown(prefix + key, cls))
-    values = {k: _parse(hints[k], v, prefix + k) for k, v in given.items()}
+    values = {k: _parse(hints[k], v, prefix + k) for k, v in fields.items()}
     for f in dataclasses.fields(cls):
         missing = f.default is dataclasses.MISSING
         if missing and f.name not in values:
@@ -265,10 +265,10 @@ def _a_dict(keys: Iterable[str]) -> str:
     return f"a dict; set {', '.join(keys)}"
 
 
-def _wrong_type(path: str, value: Any, wanted: str) -> ValueError:
+def _wrong_type(path: str, value: Any, accepted: str) -> ValueError:
     return ValueError(
         f"config key '{path}' is {value!r} of type {type(value).__name__}; "
-        f"accepted: {wanted}"
+        f"accepted: {accepted}"
     )
 
 
@@ -283,10 +283,10 @@ def _unknown(path: str, cls: type) -> str:
     """
     *parents, key = path.split(".")
     suffixes: dict[str, str] = {}
-    for known in _paths(cls):
-        parts = known.split(".")
+    for candidate in _paths(cls):
+        parts = candidate.split(".")
         for i in range(len(parts)):
-            suffixes.setdefault(".".join(parts[i:]), known)
+            suffixes.setdefault(".".join(parts[i:]), candidate)
     near = difflib.get_close_matches(key, suffixes, n=1, cutoff=0.5)
     if near:
         meant = ".".join([*parents, suffixes[near[0]]])

@@ -1,4 +1,4 @@
-"""What is learned: a self-supervised objective, several of them, or a task."""
+"""Config of the task: a self-supervised objective, several of them, or a label."""
 
 import dataclasses
 from typing import ClassVar, Literal
@@ -146,7 +146,7 @@ class SentenceOrder(MaskedLM):
 
 @dataclasses.dataclass(frozen=True)
 class ReplacedTokens(MaskedLM):
-    """Which tokens did a small generator replace? (ELECTRA, Clark et al. 2020).
+    """Find the tokens that a small generator replaced (ELECTRA, Clark et al. 2020).
 
     The generator is a masked LM with `generator_size` of the model's widths, which
     shares its embeddings; its loss and `loss_weight` times the discriminator's add up.
@@ -224,7 +224,7 @@ UL2_DENOISERS = (
 
 @dataclasses.dataclass(frozen=True)
 class UL2:
-    """A mixture of denoisers (Tay et al. 2022, 2205.05131, 3.1), told by a token."""
+    """A mixture of denoisers, each with a token (Tay et al. 2022, 2205.05131, 3.1)."""
 
     kind: ClassVar[str] = "ul2"
     denoisers: tuple[Denoiser, ...] = UL2_DENOISERS

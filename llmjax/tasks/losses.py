@@ -17,7 +17,7 @@ def cross_entropy(
     z_loss: float = 0.0,
     label_smoothing: float = 0.0,
 ) -> tuple[Float[Array, "*rows"], Float[Array, "*rows"]]:
-    """Per target: what is minimised, and the plain negative log-likelihood in nats.
+    """Per target: the loss to minimise, and the plain negative log-likelihood in nats.
 
     Smoothing spreads `label_smoothing` evenly over all classes (Szegedy et al. 2016);
     `z_loss` * log(Z)**2 keeps the normaliser near 1 (Chowdhery et al. 2022, 5).
@@ -73,8 +73,8 @@ def blocked_evaluation(
     block: int,
     softcap: float | None = None,
 ) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
-    """Of each row: the negative log-likelihood in nats, and how many targets are the
-    likeliest token; weighted sums, made as `blocked_cross_entropy` makes its."""
+    """Per row: the negative log-likelihood in nats, and the targets that are the
+    likeliest token; weighted sums, in blocks like those of `blocked_cross_entropy`."""
 
     def body(carry, inputs):
         x, targets, weights = inputs
@@ -91,7 +91,7 @@ def blocked_evaluation(
 
 
 def _blocks(arrays, block):
-    """[B, T, ..] each as [blocks, B, t, ..], filled up with what weighs nothing."""
+    """[B, T, ..] each as [blocks, B, t, ..], filled up with places of weight 0."""
     T = arrays[0].shape[1]
     count = -(-T // block)
     block = -(-T // count)
@@ -199,8 +199,8 @@ def _dlogits(logits, targets, weights, z_loss, smoothing):
     if z_loss:
         p = p * (1 + 2 * z_loss * log_z)
     chosen = jnp.arange(logits.shape[-1]) == targets[..., None]
-    want = chosen * (1 - smoothing) + smoothing / logits.shape[-1]
-    return (p - want) * weights[..., None]
+    goal = chosen * (1 - smoothing) + smoothing / logits.shape[-1]
+    return (p - goal) * weights[..., None]
 
 
 def _forward(x_BTD, table_VD, bias_V, targets_BT, weights_BT, *options):

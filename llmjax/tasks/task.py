@@ -35,7 +35,7 @@ Loss = Callable[
 
 
 class Predictions(NamedTuple):
-    """What a model predicts of some examples of an evaluation, on the host.
+    """A model's predictions for some examples of an evaluation, on the host.
 
     Attributes:
       ids: int64 [n], the examples' places in the evaluation; they do not depend on the

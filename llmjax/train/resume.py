@@ -126,7 +126,7 @@ def load_initial(
 def _report(
     path: str, fresh: Set[str], source: Set[str], grown: Collection[str]
 ) -> list[str]:
-    """Which weights were loaded, grown by new rows, created and left over."""
+    """The lines that list the weights loaded, grown by rows, created and left over."""
     kinds = {
         "loaded": (fresh & source) - set(grown),
         "loaded, with new rows": grown,

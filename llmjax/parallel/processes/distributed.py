@@ -1,4 +1,4 @@
-"""What processes of one run do through jax: join, and share out a batch's rows."""
+"""Processes of one run through jax: joining, and sharing out a batch's rows."""
 
 import functools
 from collections import defaultdict

@@ -154,9 +154,9 @@ def commands(args: argparse.Namespace, logs: Path) -> list[Command]:
         environment = {STEP_FILE: str(logs / f"{k}.step")}
         if args.devices:
             flag = f"--xla_force_host_platform_device_count={args.devices}"
-            given = os.environ.get("XLA_FLAGS", "")
+            inherited = os.environ.get("XLA_FLAGS", "")
             environment["JAX_PLATFORMS"] = "cpu"
-            environment["XLA_FLAGS"] = f"{given} {flag}".strip()
+            environment["XLA_FLAGS"] = f"{inherited} {flag}".strip()
         if args.gpus:
             own = range(k * args.gpus, (k + 1) * args.gpus)
             environment["JAX_LOCAL_DEVICE_IDS"] = ",".join(map(str, own))

@@ -22,7 +22,7 @@ class PrefixLMTask(CausalLMTask):
     def features(
         self, example: Mapping[str, np.ndarray], rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
-        """Those of causal language modelling, bool `prefix`, and `weights` after it."""
+        """Features of causal language modelling, with `prefix` (bool) and `weights`."""
         length = self.prefix_length(len(example["tokens"]), rng)
         causal = super().features(example, rng)
         place = np.arange(len(causal["tokens"]))

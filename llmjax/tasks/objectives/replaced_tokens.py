@@ -109,7 +109,7 @@ class ReplacedTokensTask(MaskedLMTask):
         return total, count, {**metrics, **own, "loss": (total, count)}
 
     def predict(self, model: nn.Module) -> Callable[[Variables, Batch], Any]:
-        """Which `tokens` look replaced, bool [B, T]."""
+        """Whether each of `tokens` looks replaced, bool [B, T]."""
 
         def predict(variables, batch):
             logits_BT, _ = forward(model, variables, batch)

@@ -1,4 +1,4 @@
-"""Groups of consecutive sentences: what pairs of segments are made of."""
+"""Groups of consecutive sentences, from which pairs of segments are cut."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 from llmjax.data.batches.pipeline import Source
 from llmjax.data.tokenizers.vocabulary import Vocabulary
 
-_BLOCK = 1 << 20  # tokens whose sentences are found at a time
+_BLOCK = 1 << 20  # tokens that are split into sentences at a time
 
 
 class SentenceGroups:
@@ -51,7 +51,7 @@ class SentenceGroups:
         return len(self._begins)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Of group `index`.
+        """Group `index` as an example.
 
         Returns:
           `tokens` int32 [n]; `sentences`, their lengths; `document`, its index; and
@@ -83,7 +83,7 @@ class SentenceGroups:
         own = int(np.searchsorted(self._spoken, document))
         if len(self._spoken) < 2:
             raise ValueError(
-                "a sentence of another document was asked for, and the source has one "
+                "a sentence of another document is needed, and the source has one "
                 "document; use another data.source, or task.kind 'sentence_order'"
             )
         best = 0, 0, 0, 0
@@ -94,9 +94,9 @@ class SentenceGroups:
             begin = int(rng.integers(first, last))
             goal = self._starts[begin] + num_tokens
             end = min(max(int(np.searchsorted(self._starts, goal)), begin + 1), last)
-            found = int(self._starts[end] - self._starts[begin])
-            best = max(best, (found, other, begin, end))
-            if found >= num_tokens:
+            size = int(self._starts[end] - self._starts[begin])
+            best = max(best, (size, other, begin, end))
+            if size >= num_tokens:
                 break
         return self._read(*best[1:])
 
@@ -125,8 +125,8 @@ def _sentences(
         is_end[last_of_text[last_of_text > 0] - 1] = True
         places = np.flatnonzero(is_end) + 1
         sizes.append(np.diff(places, prepend=0))
-        known = np.searchsorted(places, last_of_text, "right")
-        counts[first:last] = np.diff(known, prepend=0)
+        ends_before = np.searchsorted(places, last_of_text, "right")
+        counts[first:last] = np.diff(ends_before, prepend=0)
         first = last
     return np.concatenate([np.zeros(0, np.int64), *sizes]), counts
 
