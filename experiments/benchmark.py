@@ -2,9 +2,9 @@
 
     python -m experiments.benchmark --config=configs/benchmark/llama_4l.py
 
-`mfu` divides the FLOPs of `llmjax.train.flops.training_flops` (the full attention
-square) by the median step and the matmul peak measured in this process, before and
-after; `mfu_causal` counts half of the square for a causal model.
+`mfu` divides the FLOPs of `llmjax.train.metrics.flops.training_flops` (the full
+attention square) by the median step and the matmul peak measured in this process,
+before and after; `mfu_causal` counts half of the square for a causal model.
 """
 
 import json
@@ -22,7 +22,8 @@ from llmjax.config import RunConfig
 from llmjax.data.tokenizers.vocabulary import PlainVocabulary
 from llmjax.parallel import mesh as mesh_lib
 from llmjax.tasks.registry import make_task
-from llmjax.train import flops, setup
+from llmjax.train import setup
+from llmjax.train.metrics import flops
 
 STEPS = flags.DEFINE_integer("steps", 20, "Steps to time, after two to warm up.")
 REPEATS = flags.DEFINE_integer("repeats", 20, "Matmuls per shape for the peak.")

@@ -25,7 +25,7 @@ from llmjax.hub import packages
 from llmjax.hub.load import abstract, check, read_params
 from llmjax.hub.stored_model import open_model
 from llmjax.models.heads.language import LanguageModel
-from llmjax.train.checkpoints import FOLDER, Checkpoints, load_params
+from llmjax.train.checkpoints.checkpoints import FOLDER, Checkpoints, load_params
 from llmjax.train.state import State
 
 SOURCE = flags.DEFINE_string(

@@ -11,7 +11,8 @@ from typing import Any
 from absl import flags
 
 from experiments import cli
-from llmjax.train import evaluation, run
+from llmjax.train import run
+from llmjax.train.metrics import evaluation
 
 RUN = flags.DEFINE_string("run", None, "Workdir of the run to evaluate.")
 SPLIT = flags.DEFINE_string("split", None, "Default: the run's evaluation split.")

@@ -19,7 +19,7 @@ from llmjax.infer.generate import generate
 from llmjax.infer.sampling import Sampling
 from llmjax.infer.weights import TYPES, quantize_weights
 from llmjax.models.heads.language import LanguageModel
-from llmjax.train.checkpoints import load_params
+from llmjax.train.checkpoints.checkpoints import load_params
 
 RUN = flags.DEFINE_string("run", None, "workdir of a pretraining run")
 STEP = flags.DEFINE_integer("step", None, "of the checkpoint; the best when absent")

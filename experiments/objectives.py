@@ -26,7 +26,8 @@ from etils import epath
 from experiments import cli
 from llmjax import config as cfg
 from llmjax.data.prepare import prepare
-from llmjax.train import evaluation, run, writers
+from llmjax.train import run
+from llmjax.train.metrics import evaluation, writers
 from llmjax.train.setup import Batches
 
 ONLY = flags.DEFINE_list("only", None, "Names of configs/objectives/; default: all.")

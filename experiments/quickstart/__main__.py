@@ -26,7 +26,8 @@ from experiments.quickstart.configs import configs
 from llmjax import config as cfg
 from llmjax.data.prepare import prepare
 from llmjax.data.prepare.prepare import Corpus
-from llmjax.train import flops, run, writers
+from llmjax.train import run
+from llmjax.train.metrics import flops, writers
 
 QUICK = flags.DEFINE_bool("quick", False, "Toy sizes, for tests.")
 DIRECTORY = flags.DEFINE_string("directory", None, "Cache of corpora.")

@@ -12,8 +12,9 @@ from llmjax.data.prepare.prepare import Corpus
 from llmjax.infer.generate import generate
 from llmjax.infer.sampling import Sampling
 from llmjax.models.heads.language import LanguageModel
-from llmjax.train import evaluation, run
-from llmjax.train.log import NotFiniteError
+from llmjax.train import run
+from llmjax.train.metrics import evaluation
+from llmjax.train.metrics.log import NotFiniteError
 
 SCRATCH_RATES = (3e-4, 1e-3, 3e-3)
 

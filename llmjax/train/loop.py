@@ -16,11 +16,13 @@ from llmjax.config import Checkpoint, RunConfig
 from llmjax.parallel import mesh as mesh_lib
 from llmjax.parallel import pipeline
 from llmjax.parallel.processes import distributed
-from llmjax.train import flops, optimizers, resume
-from llmjax.train.best import Best
-from llmjax.train.checkpoints import Checkpoints
-from llmjax.train.evaluation import evaluate
-from llmjax.train.log import Log, NotFiniteError
+from llmjax.train.checkpoints import resume
+from llmjax.train.checkpoints.best import Best
+from llmjax.train.checkpoints.checkpoints import Checkpoints
+from llmjax.train.metrics import flops
+from llmjax.train.metrics.evaluation import evaluate
+from llmjax.train.metrics.log import Log, NotFiniteError
+from llmjax.train.optimizers import optimizers
 from llmjax.train.setup import Batches, Program
 from llmjax.train.state import State
 

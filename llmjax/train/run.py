@@ -17,7 +17,7 @@ from llmjax.parallel.processes import distributed
 from llmjax.tasks.registry import make_task
 from llmjax.tasks.task import Loss, Task, loss_of
 from llmjax.train import loop, setup
-from llmjax.train.checkpoints import load_params
+from llmjax.train.checkpoints.checkpoints import load_params
 from llmjax.train.gradient import GradientEstimator, value_and_grad
 from llmjax.train.setup import Batches, Program
 from llmjax.train.state import State, WithAxes

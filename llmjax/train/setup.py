@@ -20,11 +20,12 @@ from llmjax.parallel import mesh as mesh_lib
 from llmjax.parallel import pipeline, sequence
 from llmjax.parallel.processes import distributed
 from llmjax.tasks.task import Loss, Task, loss_of
-from llmjax.train import frozen as frozen_lib
-from llmjax.train import loss_scale, optimizers
+from llmjax.train import loss_scale
 from llmjax.train import placement as placement_lib
 from llmjax.train import state as state_lib
+from llmjax.train.checkpoints import frozen as frozen_lib
 from llmjax.train.gradient import GradientEstimator, value_and_grad
+from llmjax.train.optimizers import optimizers
 from llmjax.train.state import State, WithAxes
 from llmjax.train.step import make_evaluation, make_prediction, make_step
 

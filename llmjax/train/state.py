@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding
 
 from llmjax.parallel.axes import Axes
 from llmjax.parallel.processes import distributed
-from llmjax.train import frozen as frozen_lib
+from llmjax.train.checkpoints import frozen as frozen_lib
 
 
 @flax.struct.dataclass

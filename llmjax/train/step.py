@@ -14,8 +14,8 @@ from llmjax.tasks.task import Batch, Loss, Metrics
 from llmjax.train.gradient import GradientEstimator, value_and_grad
 from llmjax.train.loss_scale import Accept, accept_all
 from llmjax.train.microbatches import accumulate, mean_loss
+from llmjax.train.optimizers.rounding import round_tree
 from llmjax.train.placement import Placement
-from llmjax.train.rounding import round_tree
 from llmjax.train.state import State, float32
 
 Scalars = dict[str, jax.Array]

@@ -8,7 +8,7 @@ from safetensors.numpy import load_file
 
 from llmjax import hub
 from llmjax.hub import families
-from llmjax.train.checkpoints import load_params
+from llmjax.train.checkpoints.checkpoints import load_params
 from tests.experiments.forked import Mains
 
 

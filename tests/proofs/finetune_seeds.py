@@ -24,7 +24,7 @@ from experiments.quickstart import stages
 from experiments.quickstart.configs import configs
 from llmjax import config as cfg
 from llmjax.train import run
-from llmjax.train.checkpoints import load_params
+from llmjax.train.checkpoints.checkpoints import load_params
 
 SEEDS = (0, 1, 2)
 METRICS = ("accuracy", "macro_f1")

@@ -54,7 +54,8 @@ from llmjax.data.tokenizers.vocabulary import PlainVocabulary
 from llmjax.parallel.axes import param_axes
 from llmjax.parallel.mesh import make_mesh, use
 from llmjax.tasks.registry import make_task
-from llmjax.train import optimizers, setup
+from llmjax.train import setup
+from llmjax.train.optimizers import optimizers
 from tests.float64 import float64, widened
 
 TOLERANCE = 1e-5

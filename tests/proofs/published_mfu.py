@@ -12,8 +12,8 @@ the TPU compiler (`pip install -e '.[tpu]'`) and no TPU.
 Published: AI-Hypercomputer/maxtext, docs/reference/models/tiering.md, and the recipes
 that it links, from which each row's batch, remat and layout are (`Row.source`). Its MFU
 counts the full attention square: of Llama 3.1 8B 417.4 TFLOP/s at 7207 tokens/s are
-57.9e9 FLOPs a token, as `llmjax.train.flops` has with it. What differs here on purpose
-stands in `Row.differs`. No constant of the prediction was chosen by these rows.
+57.9e9 FLOPs a token, as `llmjax.train.metrics.flops` has with it. What differs here on
+purpose stands in `Row.differs`. No constant of the prediction was chosen by these rows.
 """
 
 import dataclasses

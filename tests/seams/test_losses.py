@@ -16,10 +16,10 @@ from llmjax.parallel.mesh import use
 from llmjax.tasks.objectives.language import token_weights
 from llmjax.tasks.task import loss_of
 from llmjax.train import loop, run
-from llmjax.train.checkpoints import Checkpoints
+from llmjax.train.checkpoints.checkpoints import Checkpoints
 from llmjax.train.gradient import value_and_grad
+from llmjax.train.metrics.writers import read
 from llmjax.train.state import WithAxes
-from llmjax.train.writers import read
 from tests.train import toy
 
 # --- R-Drop (Liang et al. 2021, arXiv:2106.14448) -------------------------------------

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from llmjax.config import to_dict
-from llmjax.train import optimizers
-from llmjax.train.checkpoints import Checkpoints, load_params
+from llmjax.train.checkpoints.checkpoints import Checkpoints, load_params
+from llmjax.train.optimizers import optimizers
 from tests.train import toy
 
 

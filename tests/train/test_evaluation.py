@@ -11,7 +11,7 @@ from llmjax.tasks.labelled.sequence_classification import (
     confusion,
 )
 from llmjax.tasks.task import loss_of
-from llmjax.train.evaluation import evaluate, means, predictions
+from llmjax.train.metrics.evaluation import evaluate, means, predictions
 from tests.train import toy
 
 

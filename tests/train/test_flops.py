@@ -15,7 +15,8 @@ from llmjax.models.heads.language import LanguageModel
 from llmjax.parallel.axes import param_axes
 from llmjax.parallel.mesh import make_mesh, use
 from llmjax.tasks.registry import make_task
-from llmjax.train import flops, setup
+from llmjax.train import setup
+from llmjax.train.metrics import flops
 from tests.train import toy
 
 ROOT = Path(__file__).parents[2]

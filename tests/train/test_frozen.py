@@ -13,8 +13,9 @@ from flax.traverse_util import flatten_dict
 from llmjax.models.forward import variables
 from llmjax.parallel.mesh import use
 from llmjax.tasks.task import loss_of
-from llmjax.train import frozen, loop
-from llmjax.train.checkpoints import Checkpoints, load_params
+from llmjax.train import loop
+from llmjax.train.checkpoints import frozen
+from llmjax.train.checkpoints.checkpoints import Checkpoints, load_params
 from llmjax.train.state import WithAxes
 from tests.train import toy
 

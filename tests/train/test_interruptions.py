@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llmjax.train import loop, writers
-from llmjax.train.checkpoints import Checkpoints
+from llmjax.train import loop
+from llmjax.train.checkpoints.checkpoints import Checkpoints
+from llmjax.train.metrics import writers
 from tests.train import toy
 
 

@@ -9,10 +9,12 @@ import signal
 import jax
 import pytest
 
-from llmjax.train import loop, optimizers, writers
-from llmjax.train.best import Best
-from llmjax.train.checkpoints import Checkpoints
-from llmjax.train.evaluation import evaluate
+from llmjax.train import loop
+from llmjax.train.checkpoints.best import Best
+from llmjax.train.checkpoints.checkpoints import Checkpoints
+from llmjax.train.metrics import writers
+from llmjax.train.metrics.evaluation import evaluate
+from llmjax.train.optimizers import optimizers
 from tests.train import toy
 
 

@@ -10,8 +10,9 @@ import pytest
 
 from llmjax.config import Float16, LayoutConfig, LossScale
 from llmjax.parallel.mesh import use
-from llmjax.train import loop, loss_scale, writers
+from llmjax.train import loop, loss_scale
 from llmjax.train.gradient import value_and_grad
+from llmjax.train.metrics import writers
 from llmjax.train.step import make_step
 from tests.train import tiny, toy
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from llmjax.config import Dropless, Gather, Mixture, Pipeline, Ring
-from llmjax.train import loop, writers
+from llmjax.train import loop
+from llmjax.train.metrics import writers
 from tests.float64 import float64, widened
 from tests.train import toy
 

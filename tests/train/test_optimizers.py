@@ -32,7 +32,7 @@ from llmjax.config import (
 )
 from llmjax.models.heads.language import LanguageModel
 from llmjax.parallel.axes import param_axes
-from llmjax.train import algorithms, optimizers
+from llmjax.train.optimizers import algorithms, optimizers
 from tests.train import toy
 
 AXES = {

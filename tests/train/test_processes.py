@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from llmjax.parallel.processes import supervise
-from llmjax.train import writers
+from llmjax.train.metrics import writers
 from tests.train import toy, toy_main
 
 pytestmark = pytest.mark.slow

@@ -1,7 +1,8 @@
 """Batches that grow and rows that lengthen, trained through and resumed."""
 
 from llmjax.config import Stage
-from llmjax.train import loop, writers
+from llmjax.train import loop
+from llmjax.train.metrics import writers
 from tests.train import toy
 
 RAMPS = {

@@ -12,7 +12,7 @@ from etils import epath
 from llmjax import hub
 from llmjax.config import Checkpoint, FullRemat, RMSNorm, Rotary, to_dict
 from llmjax.models.heads.language import LanguageModel
-from llmjax.train import resume
+from llmjax.train.checkpoints import resume
 from tests.train import toy
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 
 from llmjax.config import BFloat16, LayoutConfig
-from llmjax.train import rounding
+from llmjax.train.optimizers import rounding
 from llmjax.train.step import make_step
 from tests.train import tiny, toy
 

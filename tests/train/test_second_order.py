@@ -22,7 +22,7 @@ from llmjax.config import (
     WarmupCosine,
 )
 from llmjax.parallel.mesh import use
-from llmjax.train import averages, optimizers
+from llmjax.train.optimizers import averages, optimizers
 from llmjax.train.step import make_step
 from tests.train import tiny, toy
 

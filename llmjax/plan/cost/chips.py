@@ -17,7 +17,7 @@ import math
 import re
 
 from llmjax.config import Fp8, Int8, Quantization
-from llmjax.train.flops import PUBLISHED_PEAKS
+from llmjax.train.metrics.flops import PUBLISHED_PEAKS
 
 GIB = 2**30
 # Latency of one hop over a link, in seconds [B, part 3].

@@ -31,7 +31,7 @@ from llmjax.config import (
 )
 from llmjax.parallel import pipeline
 from llmjax.plan.cost.chips import Topology
-from llmjax.train import flops
+from llmjax.train.metrics import flops
 from llmjax.train.setup import Program
 
 NAMES = ("input", "query", "key", "value", "context", "out", "gate", "up", "down")

@@ -15,7 +15,7 @@ from llmjax.plan.hlo.collectives import Collective, Devices, collectives
 from llmjax.plan.hlo.execution import walk
 from llmjax.plan.hlo.module import HloModule, parse
 from llmjax.plan.hlo.summary import Summary, custom_call, is_pallas, summarize
-from llmjax.train import flops
+from llmjax.train.metrics import flops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Prediction:
       waits: exposed seconds by (kind, axis, network).
       uncounted: kernels without a cost model; they count as no time.
       mfu, mfu_causal: share of the chips' bfloat16 peak, with the FLOPs of
-        `llmjax.train.flops`.
+        `llmjax.train.metrics.flops`.
       dollars_per_billion_tokens: at the price of a chip-hour.
     """
 
@@ -93,7 +93,7 @@ def predict(
       topology: the topology that the step was compiled for.
       mesh: the mesh that it was compiled for.
       dollars_per_chip_hour: None: the chip's usual price.
-      outputs: see `llmjax.train.flops.training_flops`.
+      outputs: see `llmjax.train.metrics.flops.training_flops`.
     """
     module = parse(text)
     transfers = collectives(module, mesh)

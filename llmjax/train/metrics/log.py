@@ -11,8 +11,9 @@ from etils import epath
 from llmjax.config import RunConfig
 from llmjax.data.batches.curriculum import Curriculum
 from llmjax.parallel.processes import distributed, supervise
-from llmjax.train import optimizers, writers
-from llmjax.train.evaluation import means
+from llmjax.train.metrics import writers
+from llmjax.train.metrics.evaluation import means
+from llmjax.train.optimizers import optimizers
 
 
 class NotFiniteError(ValueError):

@@ -17,7 +17,7 @@ from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.experimental import multihost_utils
 
-from llmjax.train.damage import reading
+from llmjax.train.checkpoints.damage import reading
 
 FOLDER = "frozen"
 REMEDY = "copy that folder back from where it is whole"

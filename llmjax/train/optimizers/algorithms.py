@@ -10,7 +10,7 @@ import optax.contrib
 
 from llmjax.config import SGD, Adafactor, AdamW, Lamb, Lion, Muon, ScheduleFree
 from llmjax.parallel.axes import Axes
-from llmjax.train import roles
+from llmjax.train.optimizers import roles
 
 
 def mark(test: Callable[[Axes], bool], axes: Any) -> Callable[[Any], Any]:

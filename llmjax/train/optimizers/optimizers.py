@@ -20,9 +20,9 @@ from llmjax.config import (
     SplashAttention,
     WarmupCosine,
 )
-from llmjax.train import algorithms, roles
-from llmjax.train.averages import average_weights
-from llmjax.train.averages import averaged as averaged
+from llmjax.train.optimizers import algorithms, roles
+from llmjax.train.optimizers.averages import average_weights
+from llmjax.train.optimizers.averages import averaged as averaged
 
 BALANCE = "balance"  # the part of the weights that moves by its gradient alone
 

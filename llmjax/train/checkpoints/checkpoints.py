@@ -2,8 +2,9 @@
 
 `<workdir>/checkpoints/<step>/{state, run}`. The latest and the best ones are kept;
 writing is asynchronous and a checkpoint that was not finished does not count. Frozen
-weights are written once, beside the checkpoints (`llmjax.train.frozen`); `run` holds
-their hashes, the format's version, the config and the path of the averaged weights.
+weights are written once, beside the checkpoints (`llmjax.train.checkpoints.frozen`);
+`run` holds their hashes, the format's version, the config and the path of the averaged
+weights.
 """
 
 import contextlib
@@ -18,10 +19,10 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
 from llmjax.config import RunConfig, TrainConfig, parse, to_dict
-from llmjax.train import averages
-from llmjax.train import frozen as frozen_lib
-from llmjax.train.best import Best, order
-from llmjax.train.damage import DamagedError, reading
+from llmjax.train.checkpoints import frozen as frozen_lib
+from llmjax.train.checkpoints.best import Best, order
+from llmjax.train.checkpoints.damage import DamagedError, reading
+from llmjax.train.optimizers import averages
 from llmjax.train.state import State
 
 FORMAT = 2

@@ -15,9 +15,9 @@ from llmjax import hub
 from llmjax.config import Checkpoint, ModelConfig, RunConfig, to_dict
 from llmjax.models.forward import variables
 from llmjax.parallel.processes import distributed
-from llmjax.train.checkpoints import load_params
-from llmjax.train.frozen import PARAMS, split
-from llmjax.train.roles import may_grow
+from llmjax.train.checkpoints.checkpoints import load_params
+from llmjax.train.checkpoints.frozen import PARAMS, split
+from llmjax.train.optimizers.roles import may_grow
 from llmjax.train.state import State
 
 CONFIG_FILE = "config.json"

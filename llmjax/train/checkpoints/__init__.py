@@ -1,0 +1,1 @@
+"""Saved state: what is written, kept and read back."""

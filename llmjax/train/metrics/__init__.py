@@ -1,0 +1,1 @@
+"""Metrics: evaluated, logged, written; FLOPs and peaks."""

@@ -1,0 +1,1 @@
+"""The optimizer: one optax chain, right for stacked layers."""
