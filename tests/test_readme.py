@@ -91,7 +91,7 @@ def test_code(workdir, monkeypatch):
     scope = {"__name__": "readme"}
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), scope)
-    assert (workdir / "runs/late_lm/metrics.jsonl").exists()
+    assert (workdir / "runs/tuned/metrics.jsonl").exists()
 
 
 def test_every_main_is_shown():
