@@ -4,8 +4,9 @@
     python -m experiments.convert --source=model.gguf --target=out --to=hub
     python -m experiments.convert --source=runs/quickstart/pretrain --target=out
 
-The source is a folder of the hub, a .gguf file, package:NAME or the workdir of a
-language model's run, of which the best checkpoint is taken, or `--step`. The target is
+The source is a folder of the hub, a .gguf file, package:NAME or the workdir of a run,
+of which the best checkpoint is taken, or `--step`; of several prediction heads the
+first, which is a causal language model, is converted alone. The target is
 a new folder: of a run the hub's format, otherwise a checkpoint that `init` reads, with
 weights and the model's config alone. Prints every leaf and the hub's name for it.
 """
@@ -21,10 +22,12 @@ from flax import traverse_util
 from experiments import cli
 from llmjax import hub
 from llmjax.config import DataConfig, Learned, RunConfig
-from llmjax.hub import packages
+from llmjax.hub import families, packages
 from llmjax.hub.load import abstract, check, read_params
 from llmjax.hub.stored_model import open_model
 from llmjax.models.heads.language import LanguageModel
+from llmjax.models.heads.multi_token import PredictionHeads, first_head
+from llmjax.tasks.registry import make_model
 from llmjax.train.checkpoints.checkpoints import FOLDER, Checkpoints, load_params
 from llmjax.train.state import State
 
@@ -77,11 +80,30 @@ Loaded = tuple[Any, Any, dict[str, str], list[Path]]
 
 
 def from_run() -> Loaded:
-    """The language model of a run."""
+    """The model of a run, in the form that the hub has for it.
+
+    Raises:
+      ValueError: the hub has no form of the task's model.
+    """
     config, params = load_params(SOURCE.value, step=STEP.value)
+    model: Any = make_model(config)
+    if isinstance(model, PredictionHeads):
+        params = first_head(config.model, params, model.depth)
+        model = LanguageModel(config.model, config.layout)
+    heads = {
+        head
+        for model_type in families.MODULES
+        for head in families.family(model_type).architectures.values()
+    }
+    if type(model).__name__ not in heads:
+        raise ValueError(
+            f"--source={SOURCE.value} has task.kind={config.task.kind!r}, whose "
+            f"{type(model).__name__} no format of the hub holds; they hold "
+            f"{', '.join(sorted(heads))}"
+        )
     if DTYPE.value is not None:
         params = jax.tree.map(lambda x: x.astype(DTYPE.value), params)
-    return LanguageModel(config.model), params, {}, []
+    return model, params, {}, []
 
 
 def from_hub() -> Loaded:
@@ -104,7 +126,7 @@ def write_checkpoint(model: Any, params: Any, target: Path) -> None:
     Raises:
       ValueError: the model is no language model, or the target has checkpoints.
     """
-    if not isinstance(model, LanguageModel):
+    if type(model) is not LanguageModel:
         raise ValueError(
             f"{SOURCE.value} is a {type(model).__name__}; a checkpoint is of a "
             "LanguageModel. Give the folder itself to init, which takes what fits"

@@ -15,10 +15,10 @@ from absl import flags
 
 from experiments import cli
 from llmjax.data.prepare.prepare import open_corpus
-from llmjax.infer.generate import generate
+from llmjax.infer.generate import generate, generates
 from llmjax.infer.sampling import Sampling
 from llmjax.infer.weights import TYPES, quantize_weights
-from llmjax.models.heads.language import LanguageModel
+from llmjax.tasks.registry import make_model
 from llmjax.train.checkpoints.checkpoints import load_params
 
 RUN = flags.DEFINE_string("run", None, "workdir of a pretraining run")
@@ -39,9 +39,15 @@ GROUP = flags.DEFINE_integer("group", 0, "weights that share a scale; 0: an outp
 def main() -> dict[str, Any]:
     sampling = Sampling(TEMPERATURE.value, TOP_K.value, TOP_P.value, MIN_P.value)
     config, params = load_params(RUN.value, step=STEP.value)
+    model = make_model(config)
+    if not generates(model):
+        raise ValueError(
+            f"--run={RUN.value} has task.kind={config.task.kind!r}, whose model "
+            f"({type(model).__name__}, {config.model.architecture}) predicts no next "
+            "tokens; give the run of a language model"
+        )
     tokenizer = open_corpus(config.data).tokenizer
     start = np.int32(tokenizer.bos_id)
-    model = LanguageModel(config.model, config.layout)
     if BITS.value is not None:
         batch = {"tokens": np.zeros((1, 1), np.int32)}
         params = quantize_weights(

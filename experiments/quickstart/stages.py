@@ -1,7 +1,7 @@
 """The stages of the quickstart that train or test a model, each with its results."""
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 from etils import epath
 
@@ -9,9 +9,8 @@ from experiments.quickstart import baselines
 from experiments.quickstart.configs import finetuning_rate
 from llmjax import config as cfg
 from llmjax.data.prepare.prepare import Corpus
-from llmjax.infer.generate import generate
+from llmjax.infer.generate import generate, generates
 from llmjax.infer.sampling import Sampling
-from llmjax.models.heads.language import LanguageModel
 from llmjax.train import run
 from llmjax.train.metrics import evaluation
 from llmjax.train.metrics.log import NotFiniteError
@@ -101,10 +100,11 @@ def evaluate_classifier(workdir: epath.Path) -> dict[str, Any]:
 def continuation(pretrained: epath.Path, corpus: Corpus, prompt: str) -> str:
     """Text that the pretrained model samples after a prompt."""
     program, params, _ = run.load(pretrained)
-    tokenizer = corpus.tokenizer
+    model, tokenizer = program.model, corpus.tokenizer
+    assert generates(model)
     tokens = [tokenizer.bos_id, *tokenizer.encode(prompt)]
     (sampled,) = generate(
-        cast(LanguageModel, program.model),
+        model,
         params,
         [tokens],
         max_new_tokens=96,

@@ -7,27 +7,54 @@ cache at one slot.
 """
 
 import functools
+import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmjax.config import Learned, ModelConfig
+from llmjax.config import LayoutConfig, Learned, ModelConfig
 from llmjax.infer.sampling import DEFAULT, Sampling, sample
 from llmjax.models.cache import Cache, empty_cache
-from llmjax.models.heads.language import LanguageModel
+from llmjax.models.forward import Applicable, forward, variables
 from llmjax.models.layers import compute_dtype
 
 Params = Any
 Prompt = np.ndarray | list[int]
 
 
+@runtime_checkable
+class Generator(Applicable, Protocol):
+    """A model that generates, such as `LanguageModel`; hashable.
+
+    An encoder-decoder also has a method `encode` of a batch, whose states it takes as
+    a third argument when it fills the cache.
+    """
+
+    @property
+    def cfg(self) -> ModelConfig:
+        """Vocabulary, positions and the cache's shape are read off it."""
+
+    @property
+    def layout(self) -> LayoutConfig:
+        """Its precision is the cache's."""
+
+    def __call__(self, batch: Any, cache: Cache, /) -> tuple[jax.Array, Any]:
+        """Float32 logits [B, T, V], and the cache with the batch's T tokens."""
+
+
+def generates(model: Any) -> TypeGuard[Generator]:
+    """Whether a model predicts next tokens from a cache."""
+    parameters = inspect.signature(type(model).__call__).parameters
+    return "cache" in parameters and model.cfg.architecture != "encoder"
+
+
 @flax.struct.dataclass
 class Encoded:
-    """What the decoder of an encoder-decoder reads, computed once.
+    """An encoder's states for the decoder, computed once.
 
     Attributes:
       states_BSD: the encoder's last hidden states.
@@ -39,7 +66,7 @@ class Encoded:
 
 
 def generate(
-    model: LanguageModel,
+    model: Generator,
     params: Params,
     prompts: Sequence[Prompt],
     *,
@@ -106,7 +133,7 @@ def generate(
 
 @functools.partial(jax.jit, static_argnames=("model", "cache_length"))
 def prefill(
-    model: LanguageModel,
+    model: Generator,
     params: Params,
     batch: Mapping[str, jax.Array | np.ndarray],
     encoded: Encoded | None = None,
@@ -121,8 +148,8 @@ def prefill(
     source = 0 if encoded is None else encoded.segments_BS.shape[1]
     dtype = compute_dtype(model.layout)
     cache = empty_cache(model.cfg, B, cache_length, dtype, source)
-    states = None if encoded is None else encoded.states_BSD
-    return _forward(model, params, batch, cache, encoded, states)[1]
+    states = () if encoded is None else (encoded.states_BSD,)
+    return _apply(model, params, batch, cache, encoded, *states)[1]
 
 
 @functools.partial(
@@ -131,7 +158,7 @@ def prefill(
     donate_argnames=("cache",),
 )
 def decode(
-    model: LanguageModel,
+    model: Generator,
     params: Params,
     cache: Cache,
     tokens_B: jax.Array | np.ndarray,
@@ -175,7 +202,7 @@ def decode(
             "segment_ids": jnp.ones((B, 1), jnp.int32),
             "positions": (positions_B + step)[:, None],
         }
-        logits_BTV, cache = _forward(model, params, batch, cache, encoded)
+        logits_BTV, cache = _apply(model, params, batch, cache, encoded)
         step_keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, step)
         next_B = sample(logits_BTV[:, -1], step_keys_B, sampling)
         done_B = done_B | jnp.isin(next_B, stops)
@@ -197,11 +224,11 @@ def decode(
 
 @functools.partial(jax.jit, static_argnames=("model",))
 def encode(
-    model: LanguageModel, params: Params, batch: Mapping[str, jax.Array | np.ndarray]
+    model: Generator, params: Params, batch: Mapping[str, jax.Array | np.ndarray]
 ) -> Encoded:
     """Runs the encoder of an encoder-decoder over a batch as of `pad_left`."""
-    named = {f"encoder_{k}": v for k, v in batch.items()}
-    states_BSD: Any = model.apply({"params": params}, named, method="encode")
+    renamed = {f"encoder_{k}": v for k, v in batch.items()}
+    states_BSD, _ = forward(model, variables(params), renamed, method="encode")
     return Encoded(states_BSD, jnp.asarray(batch["segment_ids"]))
 
 
@@ -231,15 +258,15 @@ def pad_left(rows: Sequence[np.ndarray], pad_id: int) -> dict[str, np.ndarray]:
     }
 
 
-def _forward(model, params, batch, cache, encoded, states_BSD=None):
+def _apply(model, params, batch, cache, encoded, *states_BSD):
     """Logits [B, T, V] and the cache, which holds the encoder's keys after prefill."""
     if encoded is not None:
         batch = {**batch, "encoder_segment_ids": encoded.segments_BS}
-    return model.apply({"params": params}, batch, cache, states_BSD)
+    return forward(model, variables(params), batch, cache, *states_BSD)[0]
 
 
 def _encode(
-    model: LanguageModel,
+    model: Generator,
     params: Params,
     count: int,
     encoder_tokens: Sequence[Prompt] | None,

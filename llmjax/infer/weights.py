@@ -14,7 +14,7 @@ TYPES = {8: jnp.int8, 4: jnp.int4}
 
 
 def quantize_weights(
-    model: nn.Module, params: Any, batch: Any, *, bits: int = 8, group: int = 0
+    model: Any, params: Any, batch: Any, *, bits: int = 8, group: int = 0
 ) -> Any:
     """A trained model's parameters with its projections' kernels rounded by qwix.
 
@@ -60,7 +60,7 @@ def quantize_weights(
     return flax.traverse_util.unflatten_dict(flat)
 
 
-def _contracted(model: nn.Module, batch: Any) -> dict[tuple[str, ...], tuple[int, ...]]:
+def _contracted(model: Any, batch: Any) -> dict[tuple[str, ...], tuple[int, ...]]:
     """Path of a kernel -> its axes that are summed over, counted from the end."""
     axes = {}
 

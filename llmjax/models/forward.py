@@ -1,12 +1,19 @@
 """The one way to apply a model: its variables, a batch, and what it sows."""
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-import flax.linen as nn
 import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from llmjax.models.experts.mixture import STATISTICS
+
+
+@runtime_checkable
+class Applicable(Protocol):
+    """A Linen module, or a wrapper with the same `apply`."""
+
+    def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
+        """See `flax.linen.Module.apply`."""
 
 
 def variables(params: Any, frozen: Any = None) -> dict[str, Any]:
@@ -24,7 +31,7 @@ def variables(params: Any, frozen: Any = None) -> dict[str, Any]:
 
 
 def forward(
-    model: nn.Module,
+    model: Applicable,
     variables: Any,
     *arguments: Any,
     rng: jax.Array | None = None,
@@ -33,14 +40,14 @@ def forward(
     """Applies `model.method` to a batch, and whatever else it takes.
 
     Args:
-      model: any Linen module of `llmjax.models`.
+      model: of `llmjax.models`, or like it.
       variables: as `variables` gives them.
       arguments: of the method, the batch first.
       rng: of dropout, which is off without one.
       method: of the model.
 
     Returns:
-      What the method gives, and the sums of the model's routers ({}: it has none).
+      The method's result, and the sums of the model's routers ({}: it has none).
     """
     rngs = {} if rng is None else {"dropout": rng}
     out, sown = model.apply(

@@ -2,9 +2,11 @@
 
 import dataclasses
 
+import flax.linen as nn
+
 from llmjax import config as cfg
 from llmjax.config import RunConfig
-from llmjax.data.tokenizers.vocabulary import Vocabulary
+from llmjax.data.tokenizers.vocabulary import PlainVocabulary, Vocabulary
 from llmjax.tasks.labelled.sequence_classification import SequenceClassificationTask
 from llmjax.tasks.objectives.masked_lm import MaskedLMTask
 from llmjax.tasks.objectives.multi_task import GENERATIVE, MultiTask
@@ -70,3 +72,13 @@ def make_task(config: RunConfig, vocabulary: Vocabulary) -> Objective:
         )
     task.check()
     return task
+
+
+def make_model(config: RunConfig) -> nn.Module:
+    """The model whose weights a run of this config holds: its task's, unchecked.
+
+    It needs no corpus, because a task's model does not depend on the vocabulary.
+    """
+    vocabulary = PlainVocabulary(config.model.vocab_size)
+    task = TASKS[type(config.task)](config, vocabulary)
+    return task.model(config.model, config.layout)

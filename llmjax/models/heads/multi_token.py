@@ -35,6 +35,35 @@ def last_apart(cfg: ModelConfig) -> ModelConfig:
     return dataclasses.replace(cfg, groups=groups)
 
 
+def first_head(cfg: ModelConfig, params: Any, depth: int) -> Any:
+    """The first head of `PredictionHeads`, as parameters of `LanguageModel(cfg)`.
+
+    Args:
+      cfg: of the run, where the last layer is not yet in a group of its own.
+      params: of `PredictionHeads(last_apart(cfg))`, or of one of a single head.
+      depth: heads.
+    """
+    if depth == 1:
+        return params
+    transformer = params["transformer"]
+    stack, (*_, last) = dict(transformer["stack"]), cfg.layers
+    for k in range(2, depth + 1):
+        del stack[f"head_{k}"]
+    index = len(cfg.layers) - 1
+    apart = [stack.pop(f"group_{i}") for i in range(index, len(last_apart(cfg).layers))]
+    stacked = dict[str, Any]()
+    for i in range(len(last.pattern)):
+        name = f"layer_{i}"
+        pieces = [piece[name] for piece in apart[:-1] if name in piece]
+        if i == len(last.pattern) - 1:
+            pieces.append(apart[-1]["layer_0"])
+        stacked[name] = jax.tree.map(lambda *xs: jnp.concatenate(xs), *pieces)
+    if last.shared:  # once, and with a first axis L of 1 where it stood apart
+        stacked = jax.tree.map(lambda x: x[0], stacked)
+    stack[f"group_{index}"] = stacked
+    return {**params, "transformer": {**transformer, "stack": stack}}
+
+
 class HeadedStack(Stack):
     """A stack whose last group stands `depth` times, each on what the trunk gives.
 
