@@ -538,6 +538,15 @@ def test_mistakes_are_named() -> None:
         Pipeline(source_of([3]), features, config, length=lambda n: n + 1)
 
 
+def test_an_empty_document_with_a_value_of_its_own_is_named() -> None:
+    """First-fit has no place for it: an evaluation would leave it out."""
+    config = data(batch_size=2, packing="first_fit")
+    with pytest.raises(ValueError, match=r"document 1 of data\.source has no tokens"):
+        Pipeline(source_of([3, 0, 2]), with_label, config)
+    padded = Pipeline(source_of([3, 0, 2]), with_label, data(packing="pad"))
+    assert joined([*padded.evaluation()])["valid"].sum() == 3
+
+
 def test_features_that_do_not_fit_are_named() -> None:
     def made(change: Any, packing: str = "pad", sizes: Any = (3, 4)) -> Pipeline:
         config = data(batch_size=2, seq_len=4, packing=packing)

@@ -33,8 +33,11 @@ from llmjax.config import (
     parse,
 )
 from llmjax.data.batches.pipeline import Pipeline
+from llmjax.data.files import typed_values
+from llmjax.data.files.slices import Row
 from llmjax.data.prepare import prepare
 from llmjax.data.store.corpus import Corpus
+from llmjax.data.store.records import RecordSchema
 
 FIELDS = (
     RecordField("context"),
@@ -364,6 +367,27 @@ def test_wrong_values_name_their_place(
     with pytest.raises(ValueError, match=rf"a\.jsonl.*{message}"):
         prepare.prepare(data(str(path), tmp_path))
     assert not [*(tmp_path / "cache").rglob("*.arrow")]
+
+
+@pytest.mark.parametrize(
+    ("own", "names"), [((), ["1", "2", None]), (("1", "2"), ["2", "1", None])]
+)
+def test_a_number_is_a_class_by_its_place_where_the_data_names_them(
+    own: tuple[str, ...], names: list[str | None]
+) -> None:
+    """Classes called "1" and "2", as TFDS's yelp_polarity_reviews has them."""
+    fields = (
+        RecordField("text"),
+        RecordField("label", type=Label(own)),
+        RecordField("spans", type=Spans("text", own)),
+    )
+    named = {"label": ("1", "2"), "spans": ("1", "2")}
+    schema = RecordSchema.of(fields).with_classes(named)
+    values = [0, 1, -1] if not own else [2, 1, -1]
+    for value, name in zip(values, names, strict=True):
+        row = Row({"text": "a", "label": value, "spans": [[0, 1, value]]}, str)
+        record = typed_values.record(row, fields, schema)
+        assert (record["label"], record["spans"][0][2]) == (name, name)
 
 
 def test_wrong_fields_name_what_there_is(tmp_path: pathlib.Path) -> None:

@@ -167,12 +167,21 @@ def _packing(
 def _require_whole(
     name: str, lengths: packing.Lengths, seq_len: int, features: tuple[str, ...]
 ) -> None:
-    """Raises ValueError where a document is longer than a row.
+    """Raises ValueError where a document is longer than a row, or empty.
 
-    Its pieces would lie in several rows, and its one value with a part of its text.
+    The pieces of a long one would lie in several rows, and its one value with a part
+    of its text; an empty one has no place in a row, and its value would be left out.
     """
     start = 0
     for block in lengths.blocks():
+        k = int(block.argmin())
+        if not block[k]:
+            raise ValueError(
+                f"document {start + k} of {name} has no tokens, so it has no segment "
+                f"of a packed row, but the features {', '.join(features)} are one "
+                "value of a whole document; remove it from the source, or set "
+                "data.packing='pad'"
+            )
         k = int(block.argmax())
         if block[k] > seq_len:
             raise ValueError(

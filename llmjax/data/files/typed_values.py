@@ -38,7 +38,8 @@ def record(row: Row, fields: Sequence[RecordField], schema: RecordSchema) -> Rec
     for field in sorted(fields, key=lambda f: isinstance(f.type, Tags | Spans)):
         kind, column = schema.fields[field.name], field.column or field.name
         try:
-            values[field.name] = _value(kind, row.values[column], values)
+            numbered = not getattr(field.type, "classes", ())
+            values[field.name] = _value(kind, row.values[column], values, numbered)
         except ValueError as e:
             raise ValueError(
                 f"{row.where()}: the column {column!r} is {e}; mend it, or change "
@@ -48,8 +49,14 @@ def record(row: Row, fields: Sequence[RecordField], schema: RecordSchema) -> Rec
     return values
 
 
-def _value(kind: FieldType, value: Any, others: Record) -> Any:
+def _value(kind: FieldType, value: Any, others: Record, numbered: bool) -> Any:
     """A value of a type.
+
+    Args:
+      kind: the type.
+      value: of the column.
+      others: values of the fields before.
+      numbered: whether the data names the classes, so that an int is a class's number.
 
     Raises:
       ValueError: says what it is instead; "the column is …".
@@ -64,17 +71,18 @@ def _value(kind: FieldType, value: Any, others: Record) -> Any:
     if isinstance(kind, Number):
         return _number(value)
     if isinstance(kind, Label):
-        return _class(kind.classes, value)
+        return _class(kind.classes, value, numbered)
     if isinstance(kind, Tags):
         items = value.split() if isinstance(value, str) else value
-        tags = _list(items, lambda v: _class(kind.classes, v), "tags")
+        tags = _list(items, lambda v: _class(kind.classes, v, numbered), "tags")
         words = others[kind.words]
         if len(tags) != len(words):
             raise ValueError(
                 f"{len(tags)} tags for {len(words)} words of {kind.words!r}"
             )
         return tags
-    return [_span(kind, s, others[kind.text]) for s in _span_list(_from_json(value))]
+    text = others[kind.text]
+    return [_span(kind, s, text, numbered) for s in _span_list(_from_json(value))]
 
 
 def _text(value: Any) -> str:
@@ -98,12 +106,17 @@ def _number(value: Any) -> float:
         raise ValueError(f"{_described(value)} and no number") from None
 
 
-def _class(classes: tuple[str, ...], value: Any) -> str | None:
-    """The name of a class, by its name or number; None for none."""
+def _class(classes: tuple[str, ...], value: Any, numbered: bool) -> str | None:
+    """The name of a class, by its name or number; None for none.
+
+    Where the data names the classes (`numbered`), an int is a number, whatever the
+    names: of the classes "1" and "2", 1 is the second.
+    """
     if isinstance(value, list | dict | float):
         raise ValueError(f"{_described(value)} and no class")
     name = label_name(value)
-    if name is None or not classes or name in classes:
+    number_alone = numbered and isinstance(value, int)
+    if name is None or not classes or (name in classes and not number_alone):
         return name
     if name.isdecimal() and int(name) < len(classes):
         return classes[int(name)]
@@ -127,7 +140,9 @@ def _span_list(value: Any) -> list[Any]:
     return value
 
 
-def _span(kind: Spans, value: Any, text: str) -> tuple[int, int, str | None]:
+def _span(
+    kind: Spans, value: Any, text: str, numbered: bool
+) -> tuple[int, int, str | None]:
     """Start, stop and class of a span, of the text's characters."""
     label = None
     if isinstance(value, Mapping) and "answer_start" in value:  # SQuAD's
@@ -155,7 +170,7 @@ def _span(kind: Spans, value: Any, text: str) -> tuple[int, int, str | None]:
             f"a span [{start}, {stop}) that is not in the {len(text)} characters of "
             f"{kind.text!r}"
         )
-    return start, stop, _class(kind.classes, label)
+    return start, stop, _class(kind.classes, label, numbered)
 
 
 def _from_json(value: Any) -> Any:

@@ -26,7 +26,7 @@ from llmjax.data.store import manifest, records
 from llmjax.data.store.records import RecordSchema
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 
-FORMAT = 1  # raise it when the same files become different records
+FORMAT = 2  # raise it when the same files become different records
 _BATCH = 1024  # records that are written together
 
 SplitRows = Iterator[tuple[str, Row]]  # the row's own split, "" for none
