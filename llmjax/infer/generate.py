@@ -181,11 +181,11 @@ def decode(
       tokens_B, positions_B: each row's last token, not in the cache, and its position.
       key, rows_B: row b's draw at step s uses the key folded with rows_B[b], then s.
       encoded: of an encoder-decoder.
-      max_new_tokens, sampling, stop_tokens, pad_id: as of `generate`.
+      max_new_tokens, sampling, stop_tokens, pad_id: see `generate`.
 
     Returns:
       Tokens [B, M], `pad_id` after each row's end; how many are the row's own [B]; and
-      the cache, in the memory of the one given.
+      the cache, in the memory of the argument.
     """
     B = cache.positions_BS.shape[0]
     keys_B = jax.vmap(functools.partial(jax.random.fold_in, key))(rows_B)

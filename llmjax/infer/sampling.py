@@ -122,7 +122,7 @@ def _keep_largest(
 ) -> jax.Array:
     """Keeps `count` logits of each row, of which `least` is the smallest.
 
-    Of those equal to it the first ones stay; a comparison and a running count do it,
+    Of several equal to it the first ones stay; a comparison and a running count do it,
     with no scatter back from sorted order.
     """
     above_BV, equal_BV = logits_BV > least_B1, logits_BV == least_B1

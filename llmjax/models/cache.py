@@ -101,7 +101,7 @@ class LayerCache:
 
 @flax.struct.dataclass
 class Cache:
-    """What a decoder remembers of the tokens so far.
+    """A decoder's keys and values of the tokens so far.
 
     Attributes:
       layers: for each group, for each layer of its pattern.

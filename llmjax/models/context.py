@@ -1,4 +1,4 @@
-"""What every layer of a stack reads besides its input."""
+"""Inputs of every layer of a stack besides the hidden states."""
 
 from typing import Any
 

@@ -159,10 +159,10 @@ def layer_norm(
     return (y32 if bias_D is None else y32 + bias_D).astype(x.dtype)
 
 
-def hidden(
+def activated(
     mlp: Plain | Gated | ClampedGated, into: Callable[[str], jax.Array]
 ) -> jax.Array:
-    """What `down` gets: `into` projects the input by the name of a kernel."""
+    """The input of `down`; `into` projects the MLP's input by the name of a kernel."""
     if isinstance(mlp, ClampedGated):
         gate = jnp.minimum(into("gate"), mlp.limit)
         up = jnp.clip(into("up"), -mlp.limit, mlp.limit)
@@ -194,7 +194,7 @@ class FeedForward(nn.Module):
             )
             return named(differentiated_once(projection(x_BTD)), name)
 
-        h_BTF = hidden(self.mlp, into)
+        h_BTF = activated(self.mlp, into)
         h_BTF = jax.lax.optimization_barrier(h_BTF)  # as above: it is read twice
         h_BTF = nn.with_logical_constraint(h_BTF, ("act_B", "act_T", "act_F"))
         down = Projection(

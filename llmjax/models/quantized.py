@@ -29,7 +29,7 @@ GRADIENT = {"int8": jnp.int8, "fp8": jnp.float8_e5m2}
 
 
 def library(reader: str) -> Any:
-    """The module qwix; `reader` is what needs it.
+    """The module qwix; `reader` names who needs it.
 
     Raises:
       ModuleNotFoundError: it is not installed.
@@ -186,7 +186,7 @@ def _dot_config(how: Int8 | Fp8) -> Any:
 def _varying_alike(*arrays: jax.Array) -> list[jax.Array]:
     """The arrays, varying over the same axes of a shard_map.
 
-    What is implicit in a plain matmul has to be said before a custom gradient.
+    A plain matmul does this implicitly; a custom gradient needs it explicit.
     """
     varying = set().union(*(jax.typeof(a).mat.varying for a in arrays))
 

@@ -1,4 +1,4 @@
-"""What the backward pass finds kept, brought to the host, or computes again."""
+"""Activations for the backward pass: kept, moved to the host, or computed again."""
 
 from typing import Any
 

@@ -134,7 +134,7 @@ class Repeat(nn.Module):
 
 
 class SharedPositions(nn.Module):
-    """What the position schemes of a stack's layers share, if anything."""
+    """Values that the position schemes of a stack's layers share, if any."""
 
     cfg: ModelConfig
 

@@ -22,7 +22,7 @@ def through_stages(
     shared: bool,
     key: jax.Array | None,
 ) -> tuple[jax.Array, Any]:
-    """What a group gives, computed by `pipeline.circulate`.
+    """A group's output, computed by `pipeline.circulate`.
 
     Dropout draws from a key of its own per stage and microbatch (and layer, by the
     module), so its bits are not those of the group without a pipeline.

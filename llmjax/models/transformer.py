@@ -30,7 +30,7 @@ class Transformer(nn.Module):
     `hidden_mask` [B, T, T], true where a token may not see another, makes a model with
     a query stream (XLNet) give that stream's states. An encoder-decoder reads its
     encoder's from the same names after `encoder_`. Dropout is on when an rng named
-    "dropout" is given.
+    "dropout" is passed.
     """
 
     cfg: ModelConfig
@@ -55,12 +55,12 @@ class Transformer(nn.Module):
         cache: Cache | None = None,
         encoded_BSD: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache | None]:
-        """Hidden states [B, T, D], and the cache when one is given.
+        """Hidden states [B, T, D], and the cache when one is passed.
 
         Args:
           batch: as above; with a cache, `tokens` are the T new ones.
           cache: of the tokens before.
-          encoded_BSD: what `encode(batch)` gave, to not compute it again; not needed
+          encoded_BSD: the result of `encode(batch)`, to compute it once; not needed
             once it is in the cache.
         """
         x_BTM, context = self.inputs(batch, cache)

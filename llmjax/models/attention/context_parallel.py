@@ -36,7 +36,7 @@ KINDS: dict[str, set[str]] = {
 
 def check(
     layout: LayoutConfig,
-    asked: set[str],
+    features: set[str],
     q_shape: tuple[int, ...],
     k_shape: tuple[int, ...],
 ) -> None:
@@ -44,7 +44,7 @@ def check(
 
     Args:
       layout: without a mesh around, its sizes count.
-      asked: features of mask and modifiers, in the words of the capability table.
+      features: of mask and modifiers, as the capability table names them.
       q_shape, k_shape: [B, T, N, H] and [B, S, K, H].
 
     Raises:
@@ -54,8 +54,8 @@ def check(
     kind = layout.attention.kind
     if n == 1:
         return
-    if missing := asked & REFUSED[context]:
-        able = [name for name, cannot in REFUSED.items() if not asked & cannot]
+    if missing := features & REFUSED[context]:
+        able = [name for name, cannot in REFUSED.items() if not features & cannot]
         raise ValueError(
             f"layout.context.kind={context!r} cannot honour "
             f"{', '.join(sorted(missing))}, which this model or batch asks for; "
@@ -67,7 +67,7 @@ def check(
             f"use layout.attention.kind={kind!r}; make it one of "
             f"{', '.join(sorted(KINDS[context]))}, or layout.context.kind 'ulysses'"
         )
-    folded = "causal" in asked and not asked & {"window", "prefix", "cross"}
+    folded = "causal" in features and not features & {"window", "prefix", "cross"}
     unit = 2 * n if context == "ring" and folded else n
     if context == "gather" and kind == "splash":
         unit = 128 * n  # its blocks
@@ -100,13 +100,13 @@ def spread(
     v_BSKW: jax.Array,
     mask: Mask,
 ) -> tuple[jax.Array, jax.Array, jax.Array, Mask]:
-    """The operands as an implementation finds them, in "gather" or "ulysses"."""
-    keys = _whole(mask, "k_positions_BS", "k_segments_BS", "k_prefix_BS")
+    """The operands as an implementation gets them, in "gather" or "ulysses"."""
+    keys = _gather_rows(mask, "k_positions_BS", "k_segments_BS", "k_prefix_BS")
     if isinstance(layout.context, Gather):
         if layout.attention.kind == "splash":  # gathers them itself
             return q_BTNH, k_BSKH, v_BSKW, mask
         return _place(q_BTNH, _own()), _gathered(k_BSKH), _gathered(v_BSKW), keys
-    everything = _whole(keys, "q_positions_BT", "q_segments_BT", "hidden_BTS")
+    everything = _gather_rows(keys, "q_positions_BT", "q_segments_BT", "hidden_BTS")
     return _to_heads(q_BTNH), _to_heads(k_BSKH), _to_heads(v_BSKW), everything
 
 
@@ -118,17 +118,17 @@ def collect(layout: LayoutConfig, o_BTNW: jax.Array) -> jax.Array:
 
 
 def _own() -> PartitionSpec:
-    """Of each device some tokens of some heads; of keys' heads too."""
+    """Each device has some tokens of some heads, of keys' heads too."""
     return partition_spec(("act_B", "act_T", "act_N", None), "attention")
 
 
 def _whole_rows() -> PartitionSpec:
-    """Of each device all tokens of fewer heads."""
+    """Each device has all tokens of fewer heads."""
     return PartitionSpec(_own()[0], None, (HEADS, AXIS))
 
 
 def _to_heads(x_BTNH: jax.Array) -> jax.Array:
-    """All-to-all, and back for gradients: both ends are said, or XLA finds others."""
+    """All-to-all, and back for gradients: both ends are pinned, or XLA moves them."""
     return _place(_place(x_BTNH, _own()), _whole_rows())
 
 
@@ -144,7 +144,7 @@ _gathered.defvjp(
 )
 
 
-def _whole(mask: Mask, *names: str) -> Mask:
+def _gather_rows(mask: Mask, *names: str) -> Mask:
     """The mask with these arrays of whole rows on each device."""
 
     def place(x):

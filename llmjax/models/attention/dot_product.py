@@ -87,7 +87,7 @@ def _by_index(mask: Mask, T: int, S: int, kernel: bool) -> bool:
 
 
 def _compute_capability() -> float:
-    """Of the NVIDIA GPUs here; 0 where there are none."""
+    """The compute capability of the NVIDIA GPUs here; 0 where there are none."""
     device = jax.local_devices()[0]
     if "NVIDIA" not in device.device_kind:
         return 0.0

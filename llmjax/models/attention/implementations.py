@@ -51,18 +51,18 @@ def attend(
         that can.
     """
     kind = layout.attention.kind
-    asked = mask.features() | modifiers.features()
+    features = mask.features() | modifiers.features()
     if q_BTNH.shape[1] != k_BSKH.shape[1]:
-        asked |= {"cross"}
+        features |= {"cross"}
     if q_BTNH.shape[-1] != v_BSKH.shape[-1]:
-        asked |= {"value size"}
-    if missing := asked - CAPABILITIES[kind]:
-        able = [name for name, can in CAPABILITIES.items() if asked <= can]
+        features |= {"value size"}
+    if missing := features - CAPABILITIES[kind]:
+        able = [name for name, can in CAPABILITIES.items() if features <= can]
         raise ValueError(
             f"layout.attention.kind={kind!r} cannot honour {', '.join(sorted(missing))}"
             f", which this model or batch asks for; {', '.join(able)} can"
         )
-    context_parallel.check(layout, asked, q_BTNH.shape, k_BSKH.shape)
+    context_parallel.check(layout, features, q_BTNH.shape, k_BSKH.shape)
     n = axis_size("sequence")
     block = getattr(layout.attention, "block", 0)
     q_BTNH = named(q_BTNH, "query")
@@ -207,12 +207,12 @@ def chunked_attention(
 
     @jax.checkpoint
     def one(_, block_of):
-        q, positions, segments, hidden = block_of
+        q, positions, segments, hidden_BTS = block_of
         here = mask.with_(
             q_positions_BT=positions,
             k_positions_BS=k_positions_BS,
             q_segments_BT=segments,
-            hidden_BTS=hidden,
+            hidden_BTS=hidden_BTS,
         )
         return None, einsum_attention(q, k_BSKH, v_BSKW, here, modifiers)
 
@@ -224,7 +224,7 @@ def chunked_attention(
 
 
 def splash_attention(*operands: Any, **settings: Any) -> jax.Array:
-    """`splash.splash_attention`; Pallas is imported only where it is asked for."""
+    """`splash.splash_attention`; Pallas is imported only where it is needed."""
     from llmjax.models.attention import splash
 
     return splash.splash_attention(*operands, **settings)

@@ -25,7 +25,7 @@ class LatentAttention(nn.Module):
 
     The cache holds the normed latent and the rotated key part of each token; then the
     up-projections move to the queries and outputs ("absorbed"), so that nothing of the
-    size of all keys is made.
+    size of all keys exists.
     """
 
     cfg: ModelConfig

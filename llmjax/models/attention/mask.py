@@ -1,4 +1,4 @@
-"""Who may attend to whom, said once: causality, windows, padding, packing, blocks."""
+"""Who may attend to whom: causality, windows, padding, packing, blocks."""
 
 import dataclasses
 from typing import Any
@@ -12,7 +12,7 @@ from llmjax.config import BlockSparse
 
 @flax.struct.dataclass
 class Mask:
-    """What a mask is a function of; `dense` makes it.
+    """The fields that a mask is computed from; `dense` computes it.
 
     `segments` of None say that no row is packed or padded, `positions` of None that
     both sides count 0, 1, 2…; then nothing need be computed per row.
@@ -42,13 +42,13 @@ class Mask:
         return dataclasses.replace(self, **changes)
 
     def positions(self, T: int, S: int) -> tuple[jax.Array, jax.Array]:
-        """Those of queries and keys, [B or 1, T] and [B or 1, S], given or counted."""
+        """Positions of queries [B or 1, T] and keys [B or 1, S]; counted where None."""
         q, k = self.q_positions_BT, self.k_positions_BS
         q = jnp.arange(T)[None] if q is None else q
         return q, jnp.arange(S)[None] if k is None else k
 
     def block(self, q: slice, k: slice) -> "Mask":
-        """The mask of these queries against these keys (positions must be given)."""
+        """The mask of these queries against these keys (positions must not be None)."""
 
         def cut(x, *slices):
             return None if x is None else x[(slice(None), *slices)]
@@ -68,8 +68,8 @@ class Mask:
         return make_mask(self, T, S)
 
     def features(self) -> set[str]:
-        """What an implementation must honour, in the words of the capability table."""
-        asked = {
+        """Features that an implementation must honour, by `CAPABILITIES`' names."""
+        present = {
             "causal": self.causal,
             "bidirectional": not self.causal,
             "window": self.window is not None,
@@ -78,7 +78,7 @@ class Mask:
             "prefix": self.k_prefix_BS is not None,
             "pairs": self.hidden_BTS is not None,
         }
-        return {name for name, wanted in asked.items() if wanted}
+        return {name for name, value in present.items() if value}
 
 
 def make_mask(mask: Mask, T: int, S: int) -> jax.Array | None:

@@ -1,4 +1,4 @@
-"""What happens to attention's scores besides the mask."""
+"""Changes of attention's scores besides the mask."""
 
 import dataclasses
 from collections.abc import Callable
@@ -27,7 +27,7 @@ class ScoreModifiers:
     dropout: nn.Dropout | None = None
 
     def features(self) -> set[str]:
-        """What an implementation must honour, in the words of the capability table."""
+        """Features that an implementation must honour, by `CAPABILITIES`' names."""
         present = {
             "position bias": self.bias is not None and not self.reads_content,
             "content bias": self.bias is not None and self.reads_content,

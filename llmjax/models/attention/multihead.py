@@ -54,7 +54,8 @@ class Attention(nn.Module):
         """Returns [B, T, D] and the cache.
 
         With a cache, self-attention writes its keys at `slot` and sees all slots;
-        cross-attention writes the encoder's once, and reads them where none are given.
+        cross-attention writes the encoder's once, and reads them where the context has
+        no `encoded_BSD`.
         """
         cfg = self.cfg
         positions = Scheme(cfg, None) if self.cross else scheme(cfg, self.spec)

@@ -28,7 +28,7 @@ AXIS, HEADS = "sequence", "tensor"
 
 
 class Weights(NamedTuple):
-    """What has a gradient; `constants` are those of a position bias."""
+    """Operands that have a gradient; `constants` are those of a position bias."""
 
     q_BTNH: Any
     k_BSKH: Any
@@ -38,7 +38,7 @@ class Weights(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What masks queries and keys; rows of one for all, or None, where that does."""
+    """Arrays that mask queries and keys; None, or one row for all, where that does."""
 
     q_positions_BT: Any
     k_positions_BS: Any
@@ -75,12 +75,12 @@ class Ring:
 
     @property
     def chunks(self) -> int:
-        """Of each device."""
+        """Chunks of tokens on each device."""
         return 2 if self.folded else 1
 
     @property
     def steps(self) -> int:
-        """After which the keys that come are seen by nobody."""
+        """Steps, after which the keys that come are seen by nobody."""
         if self.causal and self.mask.window is not None:
             return min(self.n, 1 + -(-(self.mask.window - 1) // (self.T // self.n)))
         return self.n
@@ -288,7 +288,7 @@ def _backward(
     lse_BKGT: jax.Array,
     do_BTNW: jax.Array,
 ) -> Weights:
-    """On one device: the gradients of what is its own."""
+    """On one device: the gradients of its own operands."""
     queries, keys, heads = _sides(ring, weights, rows)
     i = jax.lax.axis_index(AXIS)
     shape = (*do_BTNW.shape[:2], *heads, do_BTNW.shape[-1])
@@ -300,9 +300,9 @@ def _backward(
 
     def see(a: int, b: int, keys: Keys, *sums):
         lse, delta = (jnp.split(x, ring.chunks, -1)[a] for x in (lse_BKGT, delta_BKGT))
-        known = Backward(lse, delta, ring.part(do_BTKGW, a))
+        statistics = Backward(lse, delta, ring.part(do_BTKGW, a))
         parts = ring.part(queries, a), ring.part(keys, b)
-        more = tiles.attend_back(scoring, weights.constants, *parts, known)
+        more = tiles.attend_back(scoring, weights.constants, *parts, statistics)
         return jax.tree.map(jnp.add, sums, more)
 
     def visit(sums, keys: Keys, dkeys, step):
@@ -353,5 +353,5 @@ def _sinks_back(sinks_N: Any, lse_BKGT: jax.Array, delta_BKGT: jax.Array) -> Any
 
 
 def _where(meets: Any, yes: Callable, no: Callable, *operands: Any) -> Any:
-    """`jax.lax.cond`, where it isn't known at once."""
+    """`jax.lax.cond`, unless `meets` is True while tracing."""
     return yes(*operands) if meets is True else jax.lax.cond(meets, yes, no, *operands)

@@ -90,7 +90,7 @@ def _on_one(
     segments_BS: Any,
     sinks_N: Any,
 ) -> jax.Array:
-    """Of one device: its queries, against keys that n devices hold parts of."""
+    """One device's result: its queries, against keys that n devices hold parts of."""
     if n > 1:  # here, so that their gradients are scattered as they are summed
         k_BSKH, v_BSKH, segments_BS = jax.tree.map(
             lambda x: jax.lax.all_gather(x, AXIS, axis=1, tiled=True),
@@ -110,7 +110,7 @@ def _on_one(
 
 
 def _specs(context: ContextParallelism) -> tuple[PartitionSpec, ...]:
-    """Of queries, keys, values, both sides' segments, and sinks."""
+    """Specs of queries, keys, values, both sides' segments, and sinks."""
     rows, tokens = partition_spec(("act_B", "act_T"), "queries")
     heads: Any = HEADS
     if isinstance(context, Ulysses):
@@ -174,6 +174,6 @@ def _block(T: int, largest: int) -> int:
 
 
 def _platform() -> str:
-    """Of the devices that the program is compiled for."""
+    """The platform of the devices that the program is compiled for."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else device.platform

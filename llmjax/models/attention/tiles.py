@@ -36,7 +36,7 @@ class Keys(NamedTuple):
 
 
 class Softmax(NamedTuple):
-    """Of the keys seen so far: maximum, sum of exponentials, weighted sum of values."""
+    """Over the keys so far: maximum, sum of exponentials, weighted sum of values."""
 
     m_BKGT: jax.Array
     l_BKGT: jax.Array
@@ -44,7 +44,7 @@ class Softmax(NamedTuple):
 
 
 class Backward(NamedTuple):
-    """What the backward pass knows of queries: see `attend_back`."""
+    """Statistics of queries for the backward pass; see `attend_back`."""
 
     lse_BKGT: jax.Array
     delta_BKGT: jax.Array
@@ -155,13 +155,14 @@ def finish(so_far: Softmax, sinks_KG: Any = None) -> tuple[jax.Array, jax.Array]
 
 
 def attend_back(
-    scoring: Scoring, constants: Any, queries: Queries, keys: Keys, known: Backward
+    scoring: Scoring, constants: Any, queries: Queries, keys: Keys, statistics: Backward
 ) -> tuple[jax.Array, jax.Array, jax.Array, Any]:
-    """What these keys give to d(q), d(k), d(v) and d(constants), in float32.
+    """Contributions of these keys to d(q), d(k), d(v) and d(constants), in float32.
 
     Args:
       scoring, constants, queries, keys: as forward.
-      known: log(sum(exp(scores))) over all keys, sum(d(o) o) of each query, and d(o).
+      statistics: log(sum(exp(scores))) over all keys, sum(d(o) o) of each query, and
+        d(o).
     """
 
     def one(carry, keys: Keys):
@@ -171,14 +172,15 @@ def attend_back(
             constants,
             _dot(queries, keys),
         )
-        p_BKGTS = jnp.exp(s_BKGTS - known.lse_BKGT[..., None])
+        p_BKGTS = jnp.exp(s_BKGTS - statistics.lse_BKGT[..., None])
         visible = scoring.visible(queries, keys)
         if visible is not None:
             p_BKGTS = jnp.where(visible, p_BKGTS, 0)
         dtype = keys.v_BSKW.dtype
-        dv_BSKW = _einsum("BKGTS,BTKGW->BSKW", p_BKGTS.astype(dtype), known.do_BTKGW)
-        dp_BKGTS = _einsum("BTKGW,BSKW->BKGTS", known.do_BTKGW, keys.v_BSKW)
-        ds_BKGTS = p_BKGTS * (dp_BKGTS - known.delta_BKGT[..., None])
+        do_BTKGW = statistics.do_BTKGW
+        dv_BSKW = _einsum("BKGTS,BTKGW->BSKW", p_BKGTS.astype(dtype), do_BTKGW)
+        dp_BKGTS = _einsum("BTKGW,BSKW->BKGTS", do_BTKGW, keys.v_BSKW)
+        ds_BKGTS = p_BKGTS * (dp_BKGTS - statistics.delta_BKGT[..., None])
         more, ds_BKGTS = pull(ds_BKGTS)
         ds_BKGTS = ds_BKGTS.astype(queries.q_BTKGH.dtype)
         dq_BTKGH += _einsum("BKGTS,BSKH->BTKGH", ds_BKGTS, keys.k_BSKH)

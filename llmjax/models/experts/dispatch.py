@@ -26,7 +26,7 @@ from llmjax.config import (
     Quantization,
 )
 from llmjax.models import quantized
-from llmjax.models.layers import Projection, compute_dtype, hidden, residual_std
+from llmjax.models.layers import Projection, activated, compute_dtype, residual_std
 from llmjax.models.remat import named
 from llmjax.parallel.axes import partition_spec, shards
 from llmjax.parallel.exchange import pick, send, send_back, take
@@ -107,7 +107,7 @@ class ExpertKernels(nn.Module):
 
 
 def bias_axes(axes: tuple[str, ...]) -> tuple[str, ...]:
-    """Of the bias of a kernel with these three."""
+    """Logical axes of a bias, from the three of its kernel."""
     return (axes[0], "D_vector" if axes[2] == "D" else axes[2])
 
 
@@ -146,7 +146,7 @@ def with_capacity(
     x_BECD = nn.with_logical_constraint(x_BPD.reshape(B, E, C, D), ROWS_HERE)
     x_BECD = nn.with_logical_constraint(x_BECD, EXPERTS_HERE)
     inside = (*EXPERTS_HERE[:3], "act_F")
-    h_BECF = hidden(mlp.expert, lambda name: project(name, x_BECD, inside))
+    h_BECF = activated(mlp.expert, lambda name: project(name, x_BECD, inside))
     y_BECD = nn.with_logical_constraint(project("down", h_BECF), ROWS_HERE)
     y_BXD = picked(y_BECD.reshape(B, E * C, D), place_BX, choice_BP)
     return jnp.einsum("BTkD,BTk->BTD", y_BXD.reshape(B, T, k, D), weight_BTk)
@@ -155,7 +155,7 @@ def with_capacity(
 def places(
     chosen_BTk: jax.Array, real_BT: jax.Array, num_experts: int, capacity: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Which place each choice takes, and the other way round.
+    """The place that each choice takes, and the choice in each place.
 
     First choices come before second ones, earlier tokens before later ones. Choice
     t * k + j is token t's j-th, place e * C + c expert e's c-th.
@@ -263,8 +263,8 @@ def _dropless(
     index = (order_X, _inverse(order_X))
     sizes_E = jnp.bincount(chosen_X, length=mlp.num_experts)
     x_XD = take(x_BTD.reshape(-1, D), index, k)
-    whole = _whole(kernels, manual)
-    apply = functools.partial(_experts, mlp, how, whole, manual)
+    kernels = _gather_model_axis(kernels, manual)
+    apply = functools.partial(_experts, mlp, how, kernels, manual)
     if manual.experts:
         (axis,) = manual.experts
         y_XD = _sent(apply, x_XD, sizes_E, x_BTD.size // D, k, axis)
@@ -322,22 +322,22 @@ def _experts(
             y_RO += bias_EO[expert_R]
         return named(jnp.where(real_R1, y_RO, 0) if manual.experts else y_RO, name)
 
-    return project("down", hidden(mlp.expert, lambda name: project(name, x_RD)))
+    return project("down", activated(mlp.expert, lambda name: project(name, x_RD)))
 
 
-def _whole(kernels: Kernels, manual: Manual) -> Kernels:
+def _gather_model_axis(kernels: Kernels, manual: Manual) -> Kernels:
     """Kernels with all of D; their gradient is reduced and scattered."""
     if not manual.model:
         return kernels
 
-    def whole(name, kernel, bias):
+    def gathered(name, kernel, bias):
         axis = 2 if name == "down" else 1
         return jax.lax.all_gather(kernel, manual.model, axis=axis, tiled=True), bias
 
-    return {name: whole(name, *kernel) for name, kernel in kernels.items()}
+    return {name: gathered(name, *kernel) for name, kernel in kernels.items()}
 
 
 def _inverse(order_X: jax.Array) -> jax.Array:
-    """Of a permutation: where each row has gone."""
+    """The inverse of a permutation: the place to which each row moved."""
     at_X = jnp.arange(len(order_X), dtype=order_X.dtype)
     return jnp.zeros_like(order_X).at[order_X].set(at_X, unique_indices=True)

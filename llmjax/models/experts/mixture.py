@@ -1,4 +1,4 @@
-"""Mixtures of experts: the router, what it counts, and what training adds for it."""
+"""Mixtures of experts: the router, its statistics, and its auxiliary loss."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ STATISTICS = "router"  # the collection of `RouterSums` that a forward may give
 
 @flax.struct.dataclass
 class RouterSums:
-    """Of one layer over all real tokens; sums, so that they add up over batches.
+    """A layer's router statistics over all real tokens: sums, to add up over batches.
 
     Attributes:
       load_E: how many choices each expert got.
@@ -71,7 +71,7 @@ class MixtureOfExperts(nn.Module):
     def _route(
         self, x_BTD: jax.Array, real_BT: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Which experts each token goes to, and with what weights, [B, T, top_k]."""
+        """The experts of each token and their weights, both [B, T, top_k]."""
         mlp, cfg = self.mlp, self.cfg
         router = Router(
             "BTD,DE->BTE",
@@ -137,7 +137,7 @@ def choose(
 
 
 def router_loss(mlp: Mixture, sums: RouterSums) -> jax.Array:
-    """What training adds for one layer's router; leaves may have leading axes.
+    """The auxiliary loss of one layer's router; leaves may have leading axes.
 
     E * sum(share of choices * mean probability) and the z loss, weighted; a balance
     bias gives 0 whose gradient is -rate * sign(its load's lack), for plain descent.

@@ -19,10 +19,10 @@ from llmjax.models.transformer import Batch, Transformer
 
 @flax.struct.dataclass
 class Outputs:
-    """What a loss needs instead of logits: softcap(x . table + bias).
+    """Factors of the logits, for a loss in blocks: softcap(x . table + bias).
 
     Attributes:
-      x_BTM: what meets the table.
+      x_BTM: vectors that meet the table.
       table_VM: of the embeddings, or its own.
       bias_V: None for none.
       softcap: None for none.
@@ -70,7 +70,7 @@ class LanguageModel(nn.Module):
             self.output_bias: Any = self.param("output_bias", zeros, (cfg.vocab_size,))
 
     def body(self) -> Any:
-        """What gives the hidden states; called once, by `setup`."""
+        """The module of the hidden states; called once, by `setup`."""
         return Transformer(self.cfg, self.layout)
 
     def __call__(
@@ -88,7 +88,7 @@ class LanguageModel(nn.Module):
         return self.transformer(batch)[0]
 
     def outputs(self, batch: Batch) -> Outputs:
-        """Logits yet to be made, for a blocked loss."""
+        """The factors of the logits, for a blocked loss."""
         return self._outputs(self.transformer(batch)[0])
 
     def encode(self, batch: Batch) -> jax.Array:

@@ -65,16 +65,16 @@ def first_head(cfg: ModelConfig, params: Any, depth: int) -> Any:
 
 
 class HeadedStack(Stack):
-    """A stack whose last group stands `depth` times, each on what the trunk gives.
+    """A stack whose last group stands `depth` times, each on the trunk's output.
 
     Its states are [B, T, X, D], X = `depth`, all through the one last norm; where a
-    cache is given only the first's, X = 1.
+    cache is passed only the first's, X = 1.
     """
 
     depth: int = 1
 
     def group(self, index, name, x_BTD, caches, context, slot):
-        """As `Stack.group`; the last group's states are stacked over the heads."""
+        """`Stack.group`, with the last group's states stacked over the heads."""
         run = functools.partial(super().group, index)
         first_BTD, written = run(name, x_BTD, caches, context, slot)
         if index < len(self.groups) - 1:
@@ -113,7 +113,7 @@ class PredictionHeads(LanguageModel):
 
     All layers but the last are the trunk. The last is the first head, and `depth` - 1
     more layers like it are the others; they share the last norm and the table. Used as
-    a `LanguageModel` it is its first head: what else there is, nobody computes.
+    a `LanguageModel` it is its first head; the others are not computed.
 
     Attributes:
       depth: heads; the k-th predicts the k-th token ahead.
@@ -125,6 +125,6 @@ class PredictionHeads(LanguageModel):
         return ManyHeaded(self.cfg, self.layout, depth=self.depth)
 
     def heads(self, batch: Batch) -> list[Outputs]:
-        """Of each head, logits yet to be made, for a blocked loss."""
+        """Each head's `Outputs`, for a blocked loss."""
         x_BTXD = self.transformer.states(batch)
         return [self._outputs(x_BTXD[:, :, k]) for k in range(self.depth)]

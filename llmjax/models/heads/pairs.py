@@ -1,4 +1,4 @@
-"""A language model that also tells classes of pairs of texts."""
+"""A language model that also classifies pairs of texts."""
 
 from typing import Any
 
@@ -38,7 +38,7 @@ class PairModel(LanguageModel):
         return outputs.logits(), pair_BC
 
     def pair_outputs(self, batch: Batch) -> tuple[Outputs, jax.Array]:
-        """Logits of tokens yet to be made, and those of pairs, float32 [B, 2]."""
+        """`Outputs` of tokens, and logits of pairs, float32 [B, 2]."""
         x_BTD = self.hidden(batch)
         pooled_BD = jnp.tanh(self.pooler(x_BTD[:, 0]))
         return self._outputs(x_BTD), self.pair(pooled_BD).astype(jnp.float32)

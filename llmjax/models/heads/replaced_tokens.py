@@ -98,7 +98,7 @@ def generator_config(cfg: ModelConfig, size: float) -> ModelConfig:
 
 
 class Generator(nn.Module):
-    """What stands on embeddings that are another model's: layers and an output.
+    """Layers and an output on top of another model's embeddings.
 
     Attributes:
       cfg: `embedding_size` is that of the embeddings.
@@ -124,14 +124,14 @@ class Generator(nn.Module):
     def __call__(
         self, x_BTM: jax.Array, context: Context, places_BP: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """What meets the embeddings' table at `places_BP`, [B, P, M], and its bias."""
+        """Vectors [B, P, M] at `places_BP`, to meet the table, and its bias."""
         x_BTD, _ = self.stack(self.projection(x_BTM), context)
         x_BPD = jnp.take_along_axis(x_BTD, places_BP[..., None], axis=1)
         return self.head(x_BPD), self.output_bias
 
 
 class ReplacedTokenDetector(Discriminator):
-    """ELECTRA's discriminator and, as `generator`, what makes its input.
+    """ELECTRA's discriminator and, as `generator`, the model that makes its input.
 
     Clark et al. 2020, arXiv:2003.10555, 3.1: the generator shares the embeddings of
     tokens, types and positions, and their norm.
@@ -153,7 +153,7 @@ class ReplacedTokenDetector(Discriminator):
         return super().__call__(batch)
 
     def generate(self, batch: Batch, places_BP: jax.Array) -> Outputs:
-        """What the generator says of `places_BP`, logits yet to be made."""
+        """The generator's `Outputs` at `places_BP`."""
         transformer = self.transformer
         x_BPM, bias_V = self.generator(*transformer.inputs(batch), places_BP)
         table_VM = transformer.embedder.table

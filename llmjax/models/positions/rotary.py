@@ -121,7 +121,7 @@ def _yarn(rate_H: np.ndarray, theta: float, size: int, scaling: YaRN) -> np.ndar
 
 
 def _mscale(scaling: YaRN) -> float:
-    """What sin and cos are multiplied by, so that longer contexts stay as sharp."""
+    """Factor on sin and cos, so that attention over longer contexts stays as sharp."""
     if scaling.attention_factor is not None:
         return scaling.attention_factor
 

@@ -17,7 +17,7 @@ Bias = Callable[[jax.Array, jax.Array], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """What a layer's attention scores are made of, as a scheme reads them.
+    """The parts of a layer's attention scores, for a scheme to read.
 
     Attributes:
       attention: the layer's module; its parameters may be created there.
@@ -48,8 +48,8 @@ class Scheme:
     Attributes:
       cfg: the model's config.
       config: the scheme's own.
-      reads_content: its bias is a function of queries and keys too, and holds for them
-        as a whole, not for a part.
+      reads_content: its bias is a function of queries and keys too, and holds for all
+        of them together, not for a part.
     """
 
     cfg: ModelConfig
@@ -72,7 +72,7 @@ class Scheme:
         return x_BTM
 
     def shared(self, owner: nn.Module) -> Any:
-        """What all layers of a stack read, of parameters of `owner`."""
+        """Values that all layers of a stack read, from parameters of `owner`."""
         return None
 
     def rotate(self, x_BTNH: jax.Array, positions_BT: jax.Array) -> jax.Array:
