@@ -88,7 +88,7 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", [config.Float32(), config.BFloat16()])
 @pytest.mark.parametrize("name", MODELS)
 def test_the_tables_vectors_are_the_tokens(name, precision, random_params):
     model = LanguageModel(MODELS[name], LayoutConfig(precision=precision))
