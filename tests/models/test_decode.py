@@ -28,6 +28,9 @@ MODELS = {
     "encoder_decoder": {"architecture": "encoder_decoder"},
     "alibi": {"positions": config.Alibi(), "num_layers": 1},
     "relative bias": {"positions": config.RelativeBias(8, 6), "num_layers": 1},
+    "relative bias of each layer": {
+        "positions": config.RelativeBias(8, 6, per_layer=True),
+    },
     "transformer xl": {"positions": config.TransformerXL(), "num_layers": 1},
     "disentangled": {
         "positions": config.Disentangled(3, 6),
