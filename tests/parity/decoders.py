@@ -142,7 +142,12 @@ def llamas(s: Shapes) -> Iterator[Variant]:
 
 
 def later_decoders(s: Shapes) -> Iterator[Variant]:
-    """Gemma 2 and 3, OLMo 2 and Phi-3."""
+    """Gemma 1 to 3, OLMo 2 and Phi-3."""
+    yield Variant(
+        "gemma/tied",
+        "GemmaForCausalLM",
+        grouped(s, hidden_size=s.D_free, head_dim=s.H + 2),
+    )
     gemma = grouped(
         s,
         hidden_size=s.D_free,
