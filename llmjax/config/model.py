@@ -12,11 +12,12 @@ from llmjax.config.positions import NoPositions, Positions, Rotary
 
 @dataclasses.dataclass(frozen=True)
 class LayerNorm:
-    """Ba et al. 2016, arXiv:1607.06450, with a scale and, by default, a bias."""
+    """Ba et al. 2016, arXiv:1607.06450, with or without its scale and its bias."""
 
     kind: ClassVar[str] = "layer_norm"
     epsilon: float = 1e-5
     bias: bool = True
+    scale: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

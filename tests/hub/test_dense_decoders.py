@@ -137,6 +137,11 @@ LLAMA3 = {
                 "layer_types": ["sliding_attention", "full_attention"] * 2,
             },
         ),
+        (
+            "smollm3",
+            {"no_rope_layer_interval": 2},
+            {"no_rope_layers": [1, 0, 1, 0]},
+        ),
         ("qwen3_moe", {"decoder_sparse_step": 2}, {"mlp_only_layers": [0, 2]}),
         ("qwen3_moe", {"num_local_experts": 16}, {"num_experts": 16}),
         ("gemma", {"hidden_act": "gelu"}, {"hidden_act": "gelu_pytorch_tanh"}),

@@ -6,7 +6,7 @@ from tests.parity.shapes import Shapes, Variant
 
 
 def classic_decoders(s: Shapes) -> Iterator[Variant]:
-    """GPT-2, GPT-NeoX and BLOOM (whose ALiBi has no other family here)."""
+    """GPT-2, OPT, GPT-NeoX and BLOOM (whose ALiBi has no other family here)."""
     gpt2 = dict(
         vocab_size=s.V,
         n_embd=3 * s.H,
@@ -21,6 +21,27 @@ def classic_decoders(s: Shapes) -> Iterator[Variant]:
         "gpt2/untied",
         "GPT2LMHeadModel",
         gpt2 | dict(n_inner=s.F, tie_word_embeddings=False, activation_function="relu"),
+    )
+    opt = dict(
+        vocab_size=s.V,
+        hidden_size=3 * s.H,
+        num_attention_heads=3,
+        num_hidden_layers=2,
+        ffn_dim=s.F,
+        max_position_embeddings=s.T + 9,
+        pad_token_id=1,
+    )
+    yield Variant("opt/tied", "OPTForCausalLM", opt)
+    yield Variant(
+        "opt/post",
+        "OPTForCausalLM",
+        opt
+        | dict(
+            do_layer_norm_before=False,
+            layer_norm_elementwise_affine=False,
+            enable_bias=False,
+            tie_word_embeddings=False,
+        ),
     )
     neox = dict(
         vocab_size=s.V,
@@ -142,7 +163,7 @@ def llamas(s: Shapes) -> Iterator[Variant]:
 
 
 def later_decoders(s: Shapes) -> Iterator[Variant]:
-    """Gemma 1 to 3, OLMo 2 and Phi-3."""
+    """Gemma 1 to 3, SmolLM3, OLMo 1 and 2, and Phi-3."""
     yield Variant(
         "gemma/tied",
         "GemmaForCausalLM",
@@ -185,6 +206,13 @@ def later_decoders(s: Shapes) -> Iterator[Variant]:
             },
         ),
     )
+    local_nope = dict(use_sliding_window=True, sliding_window=4)
+    yield Variant(
+        "smollm3/window",
+        "SmolLM3ForCausalLM",
+        grouped(s, no_rope_layer_interval=2, **local_nope),
+    )
+    yield Variant("olmo/plain", "OlmoForCausalLM", grouped(s))
     yield Variant("olmo2/plain", "Olmo2ForCausalLM", grouped(s))
     yield Variant(
         "olmo2/tied",

@@ -32,6 +32,7 @@ LIVE_ONLY = {
     "deberta-v2/v3-head",
     "modernbert/plain",
     "gpt2/untied",
+    "opt/post",
     "gpt_neox/tied",
     "bloom/untied",
     "llama/biases",
