@@ -198,7 +198,8 @@ class ModelConfig:
     mlp: MLP = Gated()
     norm: LayerNorm | RMSNorm = RMSNorm()
     norm_position: Literal["pre", "post", "both", "output"] = "pre"
-    residual: Literal["sequential", "parallel"] = "sequential"
+    # parallel: attention and mlp of the same input (GPT-J), by two norms or by one
+    residual: Literal["sequential", "parallel", "parallel_one_norm"] = "sequential"
     biases: Literal["none", "all", "qkv", "attention", "mlp"] = "none"
 
     output: Direct | Transformed = Direct()

@@ -138,6 +138,12 @@ LLAMA3 = {
             },
         ),
         (
+            "phi",
+            {"partial_rotary_factor": 0.5},
+            {"rope_parameters": rope("default", 1e4, partial_rotary_factor=0.5)},
+        ),
+        ("phi", {}, {"partial_rotary_factor": 0.5}),
+        (
             "smollm3",
             {"no_rope_layer_interval": 2},
             {"no_rope_layers": [1, 0, 1, 0]},

@@ -58,7 +58,7 @@ MODELS = {
     },
     "shared, parallel": {
         "groups": (config.Group(3, shared=True),),
-        "residual": "parallel",
+        "residual": "parallel_one_norm",
         "norm": config.LayerNorm(bias=False),
     },
     "olmo": {"norm_position": "output", "qk_norm": "all", "num_layers": 1},

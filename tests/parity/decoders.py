@@ -6,7 +6,7 @@ from tests.parity.shapes import Shapes, Variant
 
 
 def classic_decoders(s: Shapes) -> Iterator[Variant]:
-    """GPT-2, OPT, GPT-NeoX and BLOOM (whose ALiBi has no other family here)."""
+    """GPT-2, OPT, GPT-J, GPT-NeoX and BLOOM (whose ALiBi has no other family here)."""
     gpt2 = dict(
         vocab_size=s.V,
         n_embd=3 * s.H,
@@ -43,6 +43,8 @@ def classic_decoders(s: Shapes) -> Iterator[Variant]:
             tie_word_embeddings=False,
         ),
     )
+    gptj = dict(vocab_size=s.V, n_embd=3 * 8, n_head=3, n_layer=2, rotary_dim=6)
+    yield Variant("gptj/partial", "GPTJForCausalLM", gptj | dict(n_positions=s.T + 9))
     neox = dict(
         vocab_size=s.V,
         hidden_size=3 * 8,
@@ -163,7 +165,7 @@ def llamas(s: Shapes) -> Iterator[Variant]:
 
 
 def later_decoders(s: Shapes) -> Iterator[Variant]:
-    """Gemma 1 to 3, SmolLM3, OLMo 1 and 2, and Phi-3."""
+    """Gemma 1 to 3, SmolLM3, OLMo 1 and 2, Falcon, Phi-1 to 3."""
     yield Variant(
         "gemma/tied",
         "GemmaForCausalLM",
@@ -219,6 +221,38 @@ def later_decoders(s: Shapes) -> Iterator[Variant]:
         "Olmo2ForCausalLM",
         grouped(s, attention_bias=True, tie_word_embeddings=True),
     )
+    falcon = dict(
+        vocab_size=s.V,
+        hidden_size=s.D,
+        num_attention_heads=s.N,
+        num_hidden_layers=2,
+        ffn_hidden_size=s.F,
+    )
+    yield Variant("falcon/one-key", "FalconForCausalLM", falcon)
+    yield Variant(
+        "falcon/grouped",
+        "FalconForCausalLM",
+        falcon | dict(new_decoder_architecture=True, num_kv_heads=s.K, bias=True),
+    )
+    yield Variant(
+        "falcon/one-norm",
+        "FalconForCausalLM",
+        falcon
+        | dict(
+            new_decoder_architecture=True,
+            num_kv_heads=s.K,
+            num_ln_in_parallel_attn=1,
+            tie_word_embeddings=False,
+        ),
+    )
+    yield Variant(
+        "falcon/sequential",
+        "FalconForCausalLM",
+        falcon | dict(parallel_attn=False, multi_query=False, bias=True),
+    )
+    phi = grouped(s, hidden_size=s.N * 8)
+    yield Variant("phi/grouped", "PhiForCausalLM", phi)
+    yield Variant("phi/normed", "PhiForCausalLM", phi | dict(qk_layernorm=True))
     phi3 = grouped(s)
     yield Variant(
         "phi3/default",
