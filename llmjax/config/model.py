@@ -12,11 +12,12 @@ from llmjax.config.positions import NoPositions, Positions, Rotary
 
 @dataclasses.dataclass(frozen=True)
 class LayerNorm:
-    """Ba et al. 2016, arXiv:1607.06450, with a scale and, by default, a bias."""
+    """Ba et al. 2016, arXiv:1607.06450, with or without its scale and its bias."""
 
     kind: ClassVar[str] = "layer_norm"
     epsilon: float = 1e-5
     bias: bool = True
+    scale: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,7 +198,8 @@ class ModelConfig:
     mlp: MLP = Gated()
     norm: LayerNorm | RMSNorm = RMSNorm()
     norm_position: Literal["pre", "post", "both", "output"] = "pre"
-    residual: Literal["sequential", "parallel"] = "sequential"
+    # parallel: attention and mlp of the same input (GPT-J), by two norms or by one
+    residual: Literal["sequential", "parallel", "parallel_one_norm"] = "sequential"
     biases: Literal["none", "all", "qkv", "attention", "mlp"] = "none"
 
     output: Direct | Transformed = Direct()

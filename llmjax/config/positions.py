@@ -139,11 +139,15 @@ class Alibi:
 
 @dataclasses.dataclass(frozen=True)
 class RelativeBias:
-    """A trained bias per head and bucket of distances (T5, arXiv:1910.10683, 2.1)."""
+    """A trained bias per head and bucket of distances (T5, arXiv:1910.10683, 2.1).
+
+    One table for all layers, or with `per_layer` one for each (umT5, 2304.09151).
+    """
 
     kind: ClassVar[str] = "relative_bias"
     buckets: int = 32
     max_distance: int = 128
+    per_layer: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -134,6 +134,8 @@ def forward(variant: Variant, model: torch.nn.Module, inputs: Inputs):
     core = model.base_model
     if core is model and variant.kind == "encoder-decoder":
         core = model.decoder  # T5's
+    elif variant.kind == "decoder":
+        core = getattr(core, "decoder", core)  # OPT's
     captured = []
     hook = core.register_forward_hook(lambda *call: captured.append(call[-1]))
     output = model(**tensors)
