@@ -213,13 +213,17 @@ def _tensors(
     """Every tensor of the model, its values not yet on the host."""
     table = family.table(cfg)
     prefix = table.base if bare else ""
+    repeats = {name: repeat for repeat, name in table.repeats}
     for entry in bind(table, {k: tuple(v.shape) for k, v in leaves.items()}):
         fused = [leaves[path] for path in entry.paths]
         dtype = np.result_type(*(jnp.dtype(leaf.dtype) for leaf in fused))
         for index in entry.indices():
             name = entry.tensor(index).removeprefix(prefix)
             compute = functools.partial(_values, entry, fused, index)
-            yield NewTensor(name, entry.shape, dtype, compute)
+            tensor = NewTensor(name, entry.shape, dtype, compute)
+            yield tensor
+            if name in repeats:
+                yield dataclasses.replace(tensor, name=repeats[name])
 
 
 def _values(entry: Bound, leaves: Sequence[Any], index: tuple[int, ...]) -> np.ndarray:

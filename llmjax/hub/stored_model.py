@@ -13,6 +13,7 @@ from llmjax import config as config_lib
 from llmjax.config import ModelConfig
 from llmjax.hub import families, files, gguf, packages
 from llmjax.hub.files import StoredTensor
+from llmjax.hub.shared import settle
 from llmjax.hub.table import Family, Table
 from llmjax.models.heads.encoder import Encoder
 from llmjax.models.heads.language import LanguageModel
@@ -73,8 +74,8 @@ def open_model(path: str | Path) -> StoredModel:
     cfg = naming(config, lambda: family.to_config(_bounded(hf)))
     tensors: Mapping[str, StoredTensor] = files.open_folder(path)
     cfg = naming(config, lambda: _plausible(cfg, tensors))
-    table = naming(config, lambda: family.table(cfg))
-    tensors = _renamed(tensors, table)
+    tensors = _renamed(tensors, naming(config, lambda: family.table(cfg)))
+    cfg, table, tensors = naming(path, lambda: settle(cfg, family.table, tensors))
     return StoredModel(path, family, heads[architectures[0]], cfg, table, tensors)
 
 

@@ -34,11 +34,9 @@ BIASES: dict[tuple[bool, bool], Literal["none", "attention", "mlp", "all"]] = {
 
 
 def table(cfg: ModelConfig, block: tuple[Entry, ...] = BLOCK) -> Table:
-    ignored = [r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"]
-    if cfg.tie_embeddings:
-        ignored.append(r"lm_head\.weight")
+    buffers = r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"
     stack = LayerTable("transformer/stack", cfg.layers, block)
-    return Table(ENDS, (stack,), tuple(ignored), base="model.")
+    return Table(ENDS, (stack,), (buffers,), base="model.")
 
 
 def to_config(hf: dict[str, Any]) -> ModelConfig:

@@ -68,9 +68,8 @@ BIASES: dict[
 
 
 def table(cfg: ModelConfig) -> Table:
-    ignored = (r"decoder\.weight",) if cfg.tie_embeddings else ()
     stack = LayerTable("transformer/stack", cfg.layers, BLOCK)
-    return Table(ENDS, (stack,), ignored, base="model.")
+    return Table(ENDS, (stack,), base="model.")
 
 
 def to_config(hf: dict[str, Any]) -> ModelConfig:
