@@ -176,6 +176,6 @@ def test_saving_leaves_no_names_of_another(tmp_path: pathlib.Path) -> None:
     t = tokenizer.train(TEXTS, 270)
     t.save(tmp_path / "tokenizer.json")
     again = tokenizer.load(tmp_path)
-    assert (again.fingerprint, again.chat_template) == (t.fingerprint, None)
+    assert (again.fingerprint, again.chat_templates) == (t.fingerprint, {})
     with pytest.raises(ValueError, match="no chat template"):
         again.apply_chat_template([])

@@ -7,7 +7,7 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-from llmjax.data.tokenizers.formats import NAMES, Conventions
+from llmjax.data.tokenizers.conventions import NAMES, Conventions
 
 CONTROL, USER_DEFINED = 3, 4  # kinds of tokens
 KEYS = {"pad": "padding", "unk": "unknown", "sep": "seperator"}  # the others as ours
@@ -70,8 +70,8 @@ def convert(
         if isinstance(flag, bool):
             adds[name] = flag
     template = metadata.get("tokenizer.chat_template")
-    template = template if isinstance(template, str) else None
-    return inner, Conventions(specials, template, adds)
+    templates = {"default": template} if isinstance(template, str) else {}
+    return inner, Conventions(specials, templates, adds)
 
 
 def _byte_level(
