@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 
-from llmjax.data.tokenizers import chat, rendering
+from llmjax.data.tokenizers.chats import conversation, rendering
 
 USER = [{"role": "user", "content": "Größe?"}]
 
 
 def render(template: str, messages: Any = USER, **options: Any) -> str:
-    return chat.render({"default": template}, {"eos": "</s>"}, messages, **options)
+    return conversation.render(
+        {"default": template}, {"eos": "</s>"}, messages, **options
+    )
 
 
 def test_tools_and_documents_are_none_when_there_are_none() -> None:
@@ -29,7 +31,7 @@ def test_the_template_that_is_taken() -> None:
     templates = {"default": "plain", "tool_use": "tools", "rag": "documents"}
 
     def taken(**options: Any) -> str:
-        return chat.render(templates, {}, USER, **options)
+        return conversation.render(templates, {}, USER, **options)
 
     assert taken() == "plain"
     assert taken(tools=[]) == taken(tools=[{}]) == "tools"
@@ -37,9 +39,9 @@ def test_the_template_that_is_taken() -> None:
     with pytest.raises(ValueError, match="no chat template 'x'; .* 'tool_use', 'rag'"):
         taken(template="x")
     with pytest.raises(ValueError, match="no chat template 'default'"):
-        chat.render({"rag": ""}, {}, USER)
+        conversation.render({"rag": ""}, {}, USER)
     with pytest.raises(ValueError, match="has no chat template; write"):
-        chat.render({}, {}, USER)
+        conversation.render({}, {}, USER)
 
 
 def test_json_is_written_as_templates_ask_for_it() -> None:
@@ -172,7 +174,7 @@ def test_the_process_is_used_again_and_stays_in_its_memory() -> None:
 
 FORK = """
 import os
-from llmjax.data.tokenizers.rendering import render
+from llmjax.data.tokenizers.chats.rendering import render
 
 print(render("{{ x }}", {"x": 1}), flush=True)
 child = os.fork()

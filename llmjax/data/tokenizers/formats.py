@@ -2,10 +2,9 @@
 tiktoken's. All are data; nothing in a file is executed."""
 
 import collections
-import contextlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tokenizers
@@ -13,6 +12,7 @@ from etils import epath
 
 from llmjax.data.tokenizers import conventions, sentencepiece_model, tiktoken_ranks
 from llmjax.data.tokenizers.conventions import Conventions
+from llmjax.data.tokenizers.library import library_errors
 
 _IN_FOLDERS = ("tokenizer.json", "*.model", "*.tiktoken")
 _RANKS = re.compile(rb"[A-Za-z0-9+/]+=* \d+\s")
@@ -67,20 +67,6 @@ def write(path: epath.Path, text: str, beside: Conventions) -> None:
     """Writes what `read` reads: `text` whole or not at all, its config before it."""
     conventions.write(path.parent / conventions.CONFIGS[-1], beside)
     conventions.replace(path, text)
-
-
-@contextlib.contextmanager
-def library_errors(problem: str) -> Iterator[None]:
-    """Turns every error of the library `tokenizers` into a ValueError that begins with
-    `problem`; it has no type of its own, and where it panics not even an Exception."""
-    try:
-        yield
-    except ValueError:
-        raise
-    except BaseException as e:
-        if not isinstance(e, Exception) and type(e).__name__ != "PanicException":
-            raise
-        raise ValueError(f"{problem}: {str(e)[:200]}") from e
 
 
 def _json(path: epath.Path, data: bytes) -> tuple[str, tokenizers.Tokenizer]:

@@ -17,7 +17,7 @@ from etils import epath
 from tokenizers import pre_tokenizers
 
 from llmjax.config import data as config
-from llmjax.data.tokenizers import chat, formats, frame, offsets, training
+from llmjax.data.tokenizers import formats, frame, offsets, training
 from llmjax.data.tokenizers.byte_level import (
     are_words,
     begins_with_space,
@@ -25,7 +25,9 @@ from llmjax.data.tokenizers.byte_level import (
     spell,
     unknown,
 )
+from llmjax.data.tokenizers.chats import conversation
 from llmjax.data.tokenizers.conventions import Conventions
+from llmjax.data.tokenizers.library import library_errors
 from llmjax.data.tokenizers.vocabulary import SPECIALS, special_id
 
 # usual special tokens, for a tokenizer whose files don't name its own
@@ -41,6 +43,7 @@ _NAMES = {
     "fim_suffix": ("<fim_suffix>", "<|fim_suffix|>"),
 }
 _SENTENCE_ENDS = (b".", b"!", b"?")
+_DAMAGED = "the tokenizer can't encode a text, and its file may be damaged"
 
 
 def _in_word(byte: bytes) -> bool:
@@ -153,12 +156,17 @@ class Tokenizer:
             means it, or five characters. Only for text that no stranger wrote.
         """
         inner = self._parsing if parse_specials else self._inner
-        ids = np.array(inner.encode(text, add_special_tokens=False).ids, np.int32)
+        with library_errors(_DAMAGED):
+            encoding = inner.encode(text, add_special_tokens=False)
+        ids = np.array(encoding.ids, np.int32)
         return self.with_specials(ids) if special_tokens else ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """`encode` of each text, in parallel."""
-        encodings = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
+        with library_errors(_DAMAGED):
+            encodings = self._inner.encode_batch_fast(
+                list(texts), add_special_tokens=False
+            )
         return [np.array(e.ids, np.int32) for e in encodings]
 
     def encode_with_offsets(self, text: str) -> tuple[np.ndarray, np.ndarray]:
@@ -168,7 +176,8 @@ class Tokenizer:
         A space before a word is its token's; tokens of one character's bytes share the
         character; a token for a space that the text has not is empty.
         """
-        encoding = self._inner.encode(text, add_special_tokens=False)
+        with library_errors(_DAMAGED):
+            encoding = self._inner.encode(text, add_special_tokens=False)
         ids = np.array(encoding.ids, np.int32)
         library = np.array(encoding.offsets, np.int64).reshape(-1, 2)
         sizes, spaces = self.token_bytes[ids], self._space[ids]
@@ -219,14 +228,14 @@ class Tokenizer:
     def apply_chat_template(
         self, messages: Sequence[Mapping[str, Any]], **options: Any
     ) -> str:
-        """The text of a conversation, by `chat.render`, which has the options.
+        """The text of a conversation, by `conversation.render`, which has the options.
 
         Its template writes the special tokens: encode it with `parse_specials=True`,
         and without `special_tokens`. It sees the specials that the files name, or all
         where they name none.
         """
         specials = self._conventions.specials or self.specials
-        return chat.render(self.chat_templates, specials, messages, **options)
+        return conversation.render(self.chat_templates, specials, messages, **options)
 
     def special_id(self, token: str) -> int:
         """Id of a special token by its usual name; see `Vocabulary.special_id`."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmjax.data.tokenizers import rendering
+from llmjax.data.tokenizers.chats import rendering
 
 # names of a message's reasoning; templates read the first, gpt-oss's the second
 REASONING = ("reasoning_content", "thinking", "reasoning")

@@ -3,7 +3,7 @@
 A template comes with a stranger's model. Jinja's sandbox keeps it from files and code,
 but not from `'%0999999999d' % 1`, nested loops, deep macros or filters that grow a
 text, of which there are too many to count one by one inside an interpreter. So the
-kernel counts: `chat_worker` runs under a limit of memory and a timer, started once and
+kernel counts: `worker` runs under a limit of memory and a timer, started once and
 used again (about 0.1 ms a conversation), and the caller sees a text or a ValueError.
 """
 
@@ -25,7 +25,7 @@ MEGABYTES = 400
 CHARACTERS = 1 << 24  # a text of a hundred books
 PATIENCE = 60.0  # seconds of waiting, on a machine that does much else
 
-_SCRIPT = Path(__file__).with_name("chat_worker.py")
+_SCRIPT = Path(__file__).with_name("worker.py")
 
 
 def render(template: str, variables: Mapping[str, Any]) -> str:
