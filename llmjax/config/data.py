@@ -149,6 +149,20 @@ class RecordField:
 
 # --- preparing -----------------------------------------------------------------------
 
+CleaningStep = Literal[
+    "mojibake",
+    "windows_1252",
+    "ligatures",
+    "width",
+    "quotes",
+    "line_breaks",
+    "escapes",
+    "controls",
+    "nfc",
+    "spaces",
+    "blank_lines",
+]
+
 
 @dataclasses.dataclass(frozen=True)
 class PrepareConfig:
@@ -158,6 +172,19 @@ class PrepareConfig:
       fields: records instead of documents, local or of TFDS, taken as they are: of the
         others below only `validation` and `test` are read.
       text, label: the fields that hold them; label "" for none.
+      cleaning: what is changed in a text, in the order of this list; (): nothing. The
+        default mends wrong encoding and keeps all else. Prompts are never cleaned: with
+        the default, both agree; where more steps are named, pass prompts through
+        `llmjax.data.cleaning.steps.clean` as well.
+        "mojibake": UTF-8 that was read as another encoding ("schÃ¶n") is read again.
+        "windows_1252": U+0080 to U+009F become the characters that Windows has there.
+        "ligatures": "fi" for U+FB01 and its like. "width": usual letters, digits and
+        punctuation for wide ones (U+FF01…). "quotes": straight for curly ones.
+        "line_breaks": U+000A for CR LF, CR, U+0085, U+2028 and U+2029.
+        "escapes": no colours of terminals. "controls": no control characters besides
+        tabs and line breaks. "nfc": Unicode's composed form.
+        "spaces": plain for no-break ones, and none at the ends of lines.
+        "blank_lines": one at most at a place, and none at the ends of a text.
       min_characters: shorter documents are dropped.
       language: keep only documents in it (ISO 639-1, "en"); None: all.
       quality: "gopher": the rules of Rae et al. 2021, A1.1.
@@ -170,6 +197,7 @@ class PrepareConfig:
     fields: tuple[RecordField, ...] = ()
     text: str = "text"
     label: str = ""
+    cleaning: tuple[CleaningStep, ...] = ("mojibake",)
     min_characters: int = 80
     language: str | None = None
     quality: Literal["none", "gopher"] = "none"

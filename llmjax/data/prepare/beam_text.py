@@ -26,7 +26,7 @@ from apache_beam.metrics import Metrics, MetricsFilter
 from etils import epath
 
 from llmjax.config import PrepareConfig
-from llmjax.data.cleaning import choice, cleaner, duplicates, filters
+from llmjax.data.cleaning import choice, duplicates, filters, steps
 from llmjax.data.corpora import dataset_info
 from llmjax.data.files import readers
 
@@ -220,7 +220,7 @@ def clean_and_split(
 
 def _clean(document: Document, prepare: PrepareConfig) -> Iterator[Document]:
     _count("collected")
-    text = cleaner.clean(document.text)
+    text = steps.clean(document.text, prepare.cleaning)
     if len(text) < prepare.min_characters or not text:
         _count("dropped_short")
         return

@@ -22,7 +22,7 @@ from etils import epath
 from tqdm import tqdm
 
 from llmjax.config import DataConfig, PrepareConfig
-from llmjax.data.cleaning import choice, cleaner, duplicates, filters
+from llmjax.data.cleaning import choice, duplicates, filters, steps
 from llmjax.data.files import readers
 from llmjax.data.files.slices import FileSlice
 from llmjax.data.prepare import workers
@@ -93,7 +93,7 @@ def prepare(source: str, data: DataConfig, timed: Timed) -> FileDocuments:
 
 def _rules(prepare: PrepareConfig) -> dict[str, Any]:
     """The rules that, with the files, decide what the documents are."""
-    others = {"shards", "workers"} | (set() if prepare.fields else {"fields"})
+    others = {"shards", "workers", "cleaning" if prepare.fields else "fields"}
     return {k: v for k, v in dataclasses.asdict(prepare).items() if k not in others}
 
 
@@ -176,7 +176,7 @@ def _blocks(
     rules, p = filters.rules(job.prepare), job.prepare
     for raw, name in readers.read(job.file_slice, p.text, p.label):
         counts["collected"] += 1
-        text = cleaner.clean(raw)
+        text = steps.clean(raw, p.cleaning)
         if len(text) < job.prepare.min_characters or not text:
             counts["dropped_short"] += 1
             continue
