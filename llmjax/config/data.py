@@ -117,7 +117,11 @@ class Texts:
 
 @dataclasses.dataclass(frozen=True)
 class Label:
-    """A class; -1 or nothing for none. `classes`: see `Tags`."""
+    """A class, by its name or number; nothing (null, "") for none.
+
+    -1 is none where the classes have names and it is not one of them. `classes`: see
+    `Tags`.
+    """
 
     kind: ClassVar[str] = "label"
     classes: tuple[str, ...] = ()
@@ -171,7 +175,8 @@ class PrepareConfig:
     Attributes:
       fields: records instead of documents, local or of TFDS, taken as they are: of the
         others below only `validation` and `test` are read.
-      text, label: the fields that hold them; label "" for none.
+      text, label: the fields that hold them; label "" for none. The values of a label
+        are the classes; of a dataset that names its classes, their numbers or -1.
       cleaning: what is changed in a text, in the order of this list; (): nothing. The
         default mends wrong encoding and keeps all else. Prompts are never cleaned: with
         the default, both agree; where more steps are named, pass prompts through
@@ -209,6 +214,12 @@ class PrepareConfig:
 
     def __post_init__(self):
         positive(self, "shards", "workers")
+        for name, most in (("shards", 99_999), ("workers", 4096)):
+            number = getattr(self, name)
+            require(
+                number is None or number <= most,
+                f"{name} is {number}; it must be at most {most}",
+            )
         for name in ("validation", "test"):
             value = getattr(self, name)
             require(0 <= value < 1, f"{name} is {value}; it must be in [0, 1)")

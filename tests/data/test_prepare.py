@@ -131,6 +131,28 @@ def test_labels_are_classes_by_name(
     assert counts["collected"] == counts["kept"] == 150
 
 
+def test_the_values_of_a_label_are_the_classes(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "a.jsonl"
+    kinds = [-1, 0, 1, 2.0, 10, None] * 4
+    rows = [{"text": f"text {k}", "label": kind} for k, kind in enumerate(kinds)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = DataConfig(
+        source=str(path),
+        directory=str(tmp_path / "cache"),
+        tokenizer=Bytes(),
+        prepare=PrepareConfig(
+            label="label",
+            min_characters=0,
+            near_duplicates=False,
+            validation=0.0,
+            test=0.0,
+        ),
+    )
+    corpus = prepare.prepare(data)
+    assert corpus.class_names == ("-1", "0", "1", "2", "10")
+    assert corpus.source("train").labels.tolist() == [0, 1, 2, 3, 4, -1] * 4
+
+
 def test_another_label_is_another_content(lines: DataConfig) -> None:
     def content_sha256() -> str:
         corpus = prepare.prepare(dataclasses.replace(lines, tokenizer=Bytes()))
@@ -370,6 +392,12 @@ def test_names_of_format_1_and_2_stay(tmp_path: pathlib.Path) -> None:
     assert key[:32] == "813bf6232cf2c93586e6b52b39c9b5b8"
 
 
+@pytest.mark.parametrize("name", ["shards", "workers"])
+def test_numbers_of_files_and_processes_have_a_bound(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} is 1000.*must be at most \d"):
+        PrepareConfig(**{name: 10**20})  # type: ignore[arg-type]
+
+
 # --- tokenizers and mixtures ---------------------------------------------------------
 
 
@@ -497,6 +525,11 @@ def test_existing_splits_stay_and_held_out_copies_win(tmp_path: pathlib.Path) ->
     assert list(corpus.texts("train")) == [*texts[:3], *texts[4:15]]
     assert corpus.class_names == ("good", "bad")
     assert set(corpus.source("dev").labels.tolist()) == {1}
+    table = pa.Table.from_pylist([{"text": "a" * 90, "label": 2}])
+    with pa.ipc.new_stream(str(folder / "dev" / "a.arrow"), table.schema) as out:
+        out.write_table(table)
+    with pytest.raises(ValueError, match=r"label '2' .*good, bad\); accepted: .* 0 to"):
+        prepare.prepare(data)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from etils import epath
 from llmjax.config import PrepareConfig
 from llmjax.data.cleaning import choice, duplicates, filters, steps
 from llmjax.data.corpora import dataset_info
-from llmjax.data.files import readers
+from llmjax.data.files import finding, readers
 
 ACCOUNT = "account.json"  # in the dataset's folder while it is being written
 _COUNTERS = "llmjax"
@@ -174,7 +174,7 @@ def read(file: tuple[int, str], prepare: PrepareConfig) -> Iterator[Document]:
     number, path = file
     with _here(path) as local:
         i = 0
-        for file_slice in readers.find(local).slices:
+        for file_slice in finding.find(local).slices:
             for text, _ in readers.read(file_slice, prepare.text, ""):
                 i += 1
                 yield Document((number, i), f"{path}:{i}", text)
