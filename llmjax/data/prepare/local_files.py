@@ -67,7 +67,8 @@ def prepare(source: str, data: DataConfig, timed: Timed) -> FileDocuments:
     `timed` measures each stage.
 
     Raises:
-      ValueError: a file is not what its name says, or nothing is left of them.
+      ValueError: a file is not what its name says or is changed meanwhile, or nothing
+        is left of them.
       ModuleNotFoundError: a filter or a format needs a library that is not installed.
     """
     folder = _directory(data) / "files" / name(source, data)
@@ -84,11 +85,22 @@ def prepare(source: str, data: DataConfig, timed: Timed) -> FileDocuments:
             workers.run(_clean, jobs, "cleaning", data.prepare.workers)
         with timed("comparing"):
             account = _choose(source, folder, listing, data.prepare)
-            manifest.write_json(folder / "metadata.json", account)
+        if name(source, data) != folder.name:
+            folder.rmtree()
+            raise changed(source)
+        manifest.write_json(folder / "metadata.json", account)
     for pattern in ("*.npz", ".*.partial"):  # signatures, and what a killed job left
         for file in folder.glob(pattern):
             file.unlink()
     return FileDocuments(folder, account)
+
+
+def changed(source: str) -> ValueError:
+    """The error for files that are others after they were read."""
+    return ValueError(
+        f"data.source={source!r} was changed while it was read; run "
+        f"{manifest.PREPARE} again when nothing writes there"
+    )
 
 
 def _rules(prepare: PrepareConfig) -> dict[str, Any]:

@@ -183,6 +183,8 @@ def _prepare(data: DataConfig, source: str, first: Corpus | None) -> None:
         documents = _records(data, source, name, timed)
     else:
         documents = _documents(data, source, timed)
+    if _is_local(source) and documents.folder.name != name:
+        raise local_files.changed(source)
     folder = _folder(data, name, first)
     folder.mkdir(parents=True, exist_ok=True)
     with timed("tokenizer"):
@@ -226,7 +228,14 @@ def _records(
             builder = _builder(data, source)
             builder.download_and_prepare()
             return record_files.tfds_input(builder, fields)
-        return record_files.local_input(source, fields)
+        local = record_files.local_input(source, fields)
+
+        def rows() -> record_files.SplitRows:
+            yield from local.rows()
+            if _name(data, source) != name:
+                raise local_files.changed(source)
+
+        return dataclasses.replace(local, rows=rows)
 
     return record_files.prepare(name, data, make_input, timed)
 
