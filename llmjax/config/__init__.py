@@ -7,6 +7,7 @@ to it; `parse` turns it into a `RunConfig`. Imports no jax.
 from llmjax.config.data import (
     BPE,
     Bytes,
+    CleaningStep,
     DataConfig,
     Explicit,
     FieldType,
@@ -165,6 +166,7 @@ __all__ = [
     "Checkpoint",
     "ChunkedAttention",
     "ClampedGated",
+    "CleaningStep",
     "Constant",
     "ContextParallelism",
     "Cosine",

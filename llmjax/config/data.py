@@ -117,7 +117,11 @@ class Texts:
 
 @dataclasses.dataclass(frozen=True)
 class Label:
-    """A class; -1 or nothing for none. `classes`: see `Tags`."""
+    """A class, by its name or number; nothing (null, "") for none.
+
+    -1 is none where the classes have names and it is not one of them. `classes`: see
+    `Tags`.
+    """
 
     kind: ClassVar[str] = "label"
     classes: tuple[str, ...] = ()
@@ -149,6 +153,20 @@ class RecordField:
 
 # --- preparing -----------------------------------------------------------------------
 
+CleaningStep = Literal[
+    "mojibake",
+    "windows_1252",
+    "ligatures",
+    "width",
+    "quotes",
+    "line_breaks",
+    "escapes",
+    "controls",
+    "nfc",
+    "spaces",
+    "blank_lines",
+]
+
 
 @dataclasses.dataclass(frozen=True)
 class PrepareConfig:
@@ -157,7 +175,21 @@ class PrepareConfig:
     Attributes:
       fields: records instead of documents, local or of TFDS, taken as they are: of the
         others below only `validation` and `test` are read.
-      text, label: the fields that hold them; label "" for none.
+      text, label: the fields that hold them; label "" for none. The values of a label
+        are the classes; of a dataset that names its classes, their numbers or -1.
+      cleaning: what is changed in a text, in the order of this list; (): nothing. The
+        default mends wrong encoding and keeps all else. Prompts are never cleaned: with
+        the default, both agree; where more steps are named, pass prompts through
+        `llmjax.data.cleaning.steps.clean` as well.
+        "mojibake": UTF-8 that was read as another encoding ("schÃ¶n") is read again.
+        "windows_1252": U+0080 to U+009F become the characters that Windows has there.
+        "ligatures": "fi" for U+FB01 and its like. "width": usual letters, digits and
+        punctuation for wide ones (U+FF01…). "quotes": straight for curly ones.
+        "line_breaks": U+000A for CR LF, CR, U+0085, U+2028 and U+2029.
+        "escapes": no colours of terminals. "controls": no control characters besides
+        tabs and line breaks. "nfc": Unicode's composed form.
+        "spaces": plain for no-break ones, and none at the ends of lines.
+        "blank_lines": one at most at a place, and none at the ends of a text.
       min_characters: shorter documents are dropped.
       language: keep only documents in it (ISO 639-1, "en"); None: all.
       quality: "gopher": the rules of Rae et al. 2021, A1.1.
@@ -170,6 +202,7 @@ class PrepareConfig:
     fields: tuple[RecordField, ...] = ()
     text: str = "text"
     label: str = ""
+    cleaning: tuple[CleaningStep, ...] = ("mojibake",)
     min_characters: int = 80
     language: str | None = None
     quality: Literal["none", "gopher"] = "none"
@@ -181,6 +214,12 @@ class PrepareConfig:
 
     def __post_init__(self):
         positive(self, "shards", "workers")
+        for name, most in (("shards", 99_999), ("workers", 4096)):
+            number = getattr(self, name)
+            require(
+                number is None or number <= most,
+                f"{name} is {number}; it must be at most {most}",
+            )
         for name in ("validation", "test"):
             value = getattr(self, name)
             require(0 <= value < 1, f"{name} is {value}; it must be in [0, 1)")
