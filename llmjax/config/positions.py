@@ -54,10 +54,11 @@ class LinearScaling:
 
 @dataclasses.dataclass(frozen=True)
 class DynamicScaling:
-    """NTK-aware theta that grows with a sequence past `original_length`.
+    """NTK-aware theta that grows with a text past `original_length`.
 
-    Theta follows the longest position so far. Cached keys keep the angles that they
-    were cached with, so past `original_length` decoding differs from one forward pass.
+    Theta follows the length of each text, whatever lies beside it; `generate` takes the
+    length of a prompt and all its new tokens. In transformers theta follows the longest
+    row so far, and cached keys keep the angles that they were cached with.
     """
 
     kind: ClassVar[str] = "dynamic"
@@ -97,7 +98,11 @@ class Llama3Scaling:
 
 @dataclasses.dataclass(frozen=True)
 class LongRope:
-    """A divisor per frequency, by sequence length (Ding et al. 2024, 2402.13753)."""
+    """A divisor per frequency, of two sets (Ding et al. 2024, arXiv:2402.13753).
+
+    A text longer than `original_length` takes `long`, whatever lies beside it; in
+    transformers the longest row chooses for the batch.
+    """
 
     kind: ClassVar[str] = "longrope"
     short: tuple[float, ...] = ()
