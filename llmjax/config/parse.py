@@ -13,6 +13,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_dict
 
+from llmjax.config.checks import FLOAT_MAX, shown
 from llmjax.config.schema import RunConfig
 
 
@@ -183,6 +184,11 @@ def _parse(hint: Any, value: Any, path: str) -> Any:
             raise _wrong_type(path, value, "a tuple")
         return tuple(_parse(args[0], v, f"{path}[{i}]") for i, v in enumerate(value))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) > FLOAT_MAX:
+            raise ValueError(
+                f"config key '{path}' is {shown(value)}; accepted: a float of up to "
+                f"{FLOAT_MAX}"
+            )
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise _wrong_type(path, value, hint.__name__)
