@@ -87,7 +87,7 @@ class MaskedLM:
     """
 
     kind: ClassVar[str] = "masked_lm"
-    rate: SomeShare = 0.15
+    rate: Share = 0.15
     mask_share: Share = 0.8
     random_share: Share = 0.1
     masking: Literal["token", "whole_word", "span"] = "token"
@@ -162,7 +162,7 @@ class SpanCorruption:
     """Write out what sentinels stand for (T5, Raffel et al. 2020, 3.1.4)."""
 
     kind: ClassVar[str] = "span_corruption"
-    noise_density: SomeShare = 0.15
+    noise_density: Share = 0.15
     mean_span: Positive = 3.0
 
 
@@ -171,7 +171,7 @@ class Denoiser:
     """One of UL2's; `mean_span` None: one span, at the end."""
 
     mode: Literal["R", "S", "X"] = "R"
-    noise_density: SomeShare = 0.15
+    noise_density: Share = 0.15
     mean_span: Positive | None = 3.0
     weight: Positive = 1.0
 
