@@ -13,6 +13,7 @@ from ml_collections import config_flags
 from llmjax import config as cfg
 from llmjax.parallel.processes import membership
 
+cfg.accept_none()
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A file in configs/; --config.a.b=c sets a field."
 )
