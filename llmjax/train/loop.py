@@ -65,6 +65,8 @@ def fit(
     directory = epath.Path(workdir).expanduser()
     directory.mkdir(parents=True, exist_ok=True)
     with contextlib.closing(Checkpoints(directory, config)) as checkpoints:
+        if config.train.damaged == "set_aside":
+            checkpoints.set_aside_damaged()
         resumed = checkpoints.latest_step is not None
         best = checkpoints.best() if resumed else Best()
         resume.save_or_check_config(config, directory, resumed)

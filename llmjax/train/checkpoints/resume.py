@@ -34,6 +34,7 @@ FREE = (
     "train.patience",
     "train.writers",
     "train.heartbeat_timeout_seconds",
+    "train.damaged",
 )
 
 
