@@ -11,7 +11,7 @@ all files are compared before any of them is believed.
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -22,10 +22,10 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from llmjax.config import RunConfig, TrainConfig, to_dict
 from llmjax.parallel.processes import distributed
-from llmjax.train.checkpoints import checksums
+from llmjax.train.checkpoints import checksums, leaves
 from llmjax.train.checkpoints import frozen as frozen_lib
 from llmjax.train.checkpoints.best import Best, LatestAndBest, best_first
-from llmjax.train.checkpoints.damage import DamagedError, reading
+from llmjax.train.checkpoints.damage import DamagedError, reading, writing
 from llmjax.train.checkpoints.folder import FORMAT
 from llmjax.train.checkpoints.folder import Folder as CheckpointFolder
 from llmjax.train.optimizers import averages
@@ -46,6 +46,7 @@ class Checkpoints:
         self.directory = epath.Path(workdir).expanduser().absolute() / FOLDER
         self.config = config
         self.references: frozen_lib.References | None = None
+        self._failed = False  # to write
         self._metrics: dict[int, dict[str, float] | None] = {}  # of steps saved here
         self._folders: dict[int, CheckpointFolder] = {}
         if config is None and not self.directory.is_dir():
@@ -77,6 +78,7 @@ class Checkpoints:
         state: State,
         metrics: dict[str, float] | None = None,
         best: Best = UNKNOWN,
+        metrics_file: dict[str, Any] | None = None,
     ) -> None:
         """Starts writing `state`.
 
@@ -84,30 +86,32 @@ class Checkpoints:
           state: to be saved.
           metrics: of an evaluation at its step.
           best: the best evaluation up to its step.
+          metrics_file: size and sha256 of the rows up to its step.
 
         Frozen weights are written first, and not again by the same object.
+
+        Raises:
+          OSError: the disk is full or can't be written, now or for the one before.
         """
         assert self.config is not None
         if self.references is None:
-            self.references = frozen_lib.save(self.directory.parent, state.frozen)
+            with self._writing():
+                self.references = frozen_lib.save(self.directory.parent, state.frozen)
         run = {
             "format": FORMAT,
             "config": to_dict(self.config),
             "frozen": self.references,
             "metrics": metrics,
+            "metrics_file": metrics_file,
             "best": dataclasses.asdict(best),
             "average": dataclasses.asdict(averages.place(state)),
         }
         state = dataclasses.replace(state, frozen={})
         step = int(state.step)
         self._metrics[step] = metrics
-        self.manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=checksums.SaveState(state), run=ocp.args.JsonSave(run)
-            ),
-            force=True,
-        )
+        items = {"state": checksums.SaveState(state), "run": ocp.args.JsonSave(run)}
+        with self._writing():
+            self.manager.save(step, args=ocp.args.Composite(**items), force=True)
 
     @property
     def steps(self) -> list[int]:
@@ -214,7 +218,7 @@ class Checkpoints:
         references = self._folder(step).run["frozen"]
         trees = self._frozen(step, references, abstract.frozen, frozen or {})
         rest = dataclasses.replace(abstract, frozen={})
-        self._check(_shapes(rest), self._saved(step), step)
+        leaves.check(rest, self._saved(step), self.directory / str(step))
         args = ocp.args.Composite(state=_restore(rest))
         with self._reading(step):
             state = self.manager.restore(step, args=args)["state"]
@@ -239,7 +243,7 @@ class Checkpoints:
         trees = {}
         for name, reference in references.items():
             saved = frozen_lib.shapes(self.directory.parent, name, reference)
-            self._check(_shapes({name: abstract[name]}), {name: saved}, step)
+            leaves.check({name: abstract[name]}, {name: saved}, where)
             trees[name] = frozen_lib.restore(
                 self.directory.parent, name, reference, abstract[name]
             )
@@ -251,9 +255,13 @@ class Checkpoints:
         """The config that a checkpoint was saved with; raises as `restore`."""
         return self._folder(self._existing(step)).config
 
+    def run(self, step: int | None = None) -> dict[str, Any]:
+        """What was saved beside a state; raises as `restore`."""
+        return self._folder(self._existing(step)).run
+
     def best(self, step: int | None = None) -> Best:
         """The best evaluation up to a checkpoint; raises as `restore`."""
-        return Best(**self._folder(self._existing(step)).run["best"])
+        return Best(**self.run(step)["best"])
 
     def metrics(self, step: int) -> dict[str, float] | None:
         """Of the evaluation at a saved step, if there was one; raises as `restore`."""
@@ -299,9 +307,25 @@ class Checkpoints:
         return frozen_lib.merge(params, rest)
 
     def close(self) -> None:
-        """Waits until everything is written."""
-        self.manager.wait_until_finished()
-        self.manager.close()
+        """Waits until everything is written; raises as `save`, of one error once."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._close)
+            if not self._failed:
+                with self._writing():
+                    self.manager.wait_until_finished()
+
+    def _close(self) -> None:
+        with contextlib.suppress(*([Exception] if self._failed else [])):
+            self.manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            with writing(self.directory):
+                yield
+        except BaseException:
+            self._failed = True
+            raise
 
     def _existing(self, step: int | None) -> int:
         step = self.latest_step if step is None else step
@@ -327,23 +351,6 @@ class Checkpoints:
         if not (self.directory / str(step) / item).is_dir():
             raise DamagedError(f"it has no folder {item!r}")
 
-    def _check(self, expected: dict[str, Any], tree: Any, step: int) -> None:
-        """Raises ValueError where a saved tree has other leaves or shapes."""
-        saved = _shapes(tree)
-        for name in sorted(expected.keys() | saved.keys()):
-            if name not in saved:
-                problem = f"lacks {name} {expected[name]}"
-            elif name not in expected:
-                problem = f"has {name} {saved[name]}, which this run does not"
-            elif expected[name] != saved[name]:
-                problem = f"has {name} {saved[name]}; this run has {expected[name]}"
-            else:
-                continue
-            raise ValueError(
-                f"{self.directory / str(step)} {problem}; use the config that it was "
-                "saved with, or another workdir"
-            )
-
     def _reading(self, step: int) -> contextlib.AbstractContextManager[None]:
         return reading(self.directory / str(step), self._folder(step).remedy)
 
@@ -359,14 +366,6 @@ def _restore(abstract: Any) -> Any:
         item=abstract,
         restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
     )
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(p, simple=True, separator="/"): tuple(leaf.shape)
-        for p, leaf in leaves
-    }
 
 
 def load_params(
