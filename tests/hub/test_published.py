@@ -48,7 +48,6 @@ def published_config(model_type):
         ("deepseek_v3", "scoring_func", "softmax"),
         ("deepseek_v3", "moe_layer_freq", 2),
         ("deepseek_v3", "rms_norm_eps", 1e-5),
-        ("deepseek_v3", "partial_rotary_factor", 0.5),
         ("t5", "feed_forward_proj", "gated-tanh"),
         ("t5", "is_encoder_decoder", False),
         ("bart", "encoder_attention_heads", 8),

@@ -102,8 +102,8 @@ def llamas(s: Shapes) -> Iterator[Variant]:
 
     def llama(name, **config):
         config = grouped(s, hidden_size=s.D_free, head_dim=s.H) | config
-        decode = config.pop("decode", True)
-        return Variant(f"llama/{name}", "LlamaForCausalLM", config, decode=decode)
+        options = {k: config.pop(k) for k in ("decode", "alone") if k in config}
+        return Variant(f"llama/{name}", "LlamaForCausalLM", config, **options)
 
     yield llama("default")
     yield llama("biases", attention_bias=True, mlp_bias=True, tie_word_embeddings=True)
@@ -115,6 +115,7 @@ def llamas(s: Shapes) -> Iterator[Variant]:
         # transformers leaves the cached keys turned by the frequencies of the length
         # they were computed at, so that its cached decoding isn't its full forward.
         decode=False,
+        alone=True,
     )
     # Long enough originals that the ramp lies inside the few frequencies of a head.
     long = dict(head_dim=8, max_position_embeddings=256)
@@ -284,9 +285,7 @@ def later_decoders(s: Shapes) -> Iterator[Variant]:
                     long_factor=[2.0 + 1.7 * i for i in range(half)],
                 ),
             ),
-            # Past the original length all frequencies change: the cached keys of
-            # transformers keep the old ones.
-            decode=name == "short",
+            alone=True,
         )
     yield Variant(
         "phi3/partial",

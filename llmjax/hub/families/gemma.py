@@ -63,9 +63,9 @@ def _to_config(hf: dict[str, Any], local: LayerSpec) -> ModelConfig:
       local: a layer with a window.
     """
     accept.only(hf, use_bidirectional_attention=False)
-    count, every = hf["num_hidden_layers"], hf["sliding_window_pattern"]
-    types = hf.get("layer_types")
+    count, types = hf["num_hidden_layers"], hf.get("layer_types")
     if types is None:
+        every = hf["sliding_window_pattern"]
         types = [
             patterns.SLIDING if (i + 1) % every else patterns.FULL for i in range(count)
         ]
@@ -105,16 +105,15 @@ def to_config_2(hf: dict[str, Any]) -> ModelConfig:
 
 def to_config_3(hf: dict[str, Any]) -> ModelConfig:
     hf = DEFAULTS_3 | hf
-    parameters = rope.parameters(hf)
-    longest = hf.get("max_position_embeddings")
-    near = {"rope_theta": hf["rope_local_base_freq"]}
-    if patterns.FULL in parameters or patterns.SLIDING in parameters:
-        far = {"rope_theta": hf["rope_theta"]} | (parameters.get(patterns.FULL) or {})
-        near |= parameters.get(patterns.SLIDING) or {}
-    else:
-        far = parameters
+    by_kind = hf.get("rope_parameters") or {}
+    far = (by_kind.get(patterns.FULL) or {}) | (hf.get("rope_scaling") or {})
+    near = {
+        "rope_parameters": by_kind.get(patterns.SLIDING),
+        "max_position_embeddings": hf.get("max_position_embeddings"),
+    }
+    positions = rope.to_config(near, hf["rope_local_base_freq"])
     local = dataclasses.replace(
-        patterns.windowed(hf["sliding_window"]), positions=rope.rotary(near, longest)
+        patterns.windowed(hf["sliding_window"]), positions=rope.whole(positions)
     )
     cfg = _to_config(hf | {"rope_parameters": far, "rope_scaling": None}, local)
     return dataclasses.replace(cfg, qk_norm="head")
@@ -149,7 +148,7 @@ def to_hf_2(cfg: ModelConfig) -> dict[str, Any]:
 def to_hf_3(cfg: ModelConfig) -> dict[str, Any]:
     hf = to_hf_2(cfg)
     rotaries = {
-        kind: rope.to_hf(spec.positions)["rope_parameters"]
+        kind: rope.whole_to_hf(spec.positions)["rope_parameters"]
         for kind, spec in zip(
             hf["layer_types"], patterns.layers(cfg.layers), strict=True
         )

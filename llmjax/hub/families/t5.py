@@ -20,6 +20,7 @@ from llmjax.config import (
 from llmjax.hub.families import accept
 from llmjax.hub.table import Entry, Family, LayerTable, Table
 
+SHARED = "shared.weight"
 MLPS: dict[str, Plain | Gated] = {  # by `feed_forward_proj`
     "relu": Plain("relu"),
     "gelu": Plain("gelu"),
@@ -92,18 +93,15 @@ def table(cfg: ModelConfig) -> Table:
             ("decoder", "transformer/stack", cfg.layers, 2),
         ]
     entries = (
-        Entry("shared.weight", "transformer/embedder/table", "V D -> V D"),
+        Entry(SHARED, "transformer/embedder/table", "V D -> V D"),
         Entry("lm_head.weight", "unembedding", "V D -> V D"),
         *(entry for name, ours, *_ in stacks for entry in ends(name, ours)),
     )
-    ignored = [
-        r"(en|de)coder\.embed_tokens\.weight",
-        # in the first files, without effect
-        r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
-    ]
-    if cfg.tie_embeddings and cfg.output_scale != 1:
-        ignored.append(r"lm_head\.weight")
-    return Table(entries, tuple(layers(*s) for s in stacks), tuple(ignored))
+    # in the first files, without effect
+    bias = r"EncDecAttention\.relative_attention_bias\.weight"
+    ignored = (rf"decoder\.block\.0\.layer\.1\.{bias}",)
+    copies = tuple((f"{s}.embed_tokens.weight", SHARED) for s in ("encoder", "decoder"))
+    return Table(entries, tuple(layers(*s) for s in stacks), ignored, copies)
 
 
 def to_config(hf: dict[str, Any], scales: bool = True) -> ModelConfig:
