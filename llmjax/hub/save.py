@@ -246,7 +246,8 @@ def _config(
 
     def same(hf: dict[str, Any]) -> bool:
         try:
-            theirs = normal(family.to_config(hf), head)
+            named = hf | {"architectures": [architecture]}
+            theirs = normal(family.to_config(named), head)
         except (ValueError, AttributeError, KeyError, TypeError):
             return False
         return dataclasses.replace(theirs, pooler=ours.pooler) == ours

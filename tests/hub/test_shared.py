@@ -53,6 +53,10 @@ TIED = {  # variant -> copies that its family has
     "mbart/scaled": 3,
     "t5/1.0": 3,
     "mt5/gated": 2,
+    "umt5/tied": 3,
+    "m2m_100/scaled": 3,
+    "opt/tied": 1,
+    "falcon/one-key": 1,
     "bert/tied": 2,
     "roberta/tied": 2,
     "albert/shared": 2,
@@ -69,7 +73,7 @@ TIED = {  # variant -> copies that its family has
     "mixtral/window": 1,
     "deepseek_v3/no-query-rank": 1,
 }
-UNITED = ("bart", "marian", "mbart")  # families with one table for all
+UNITED = ("bart", "marian", "mbart", "m2m")  # families with one table for all
 
 
 @pytest.mark.parametrize("name", TIED)

@@ -29,9 +29,8 @@ ENDS = (
 
 
 def table(cfg: ModelConfig) -> Table:
-    ignored = (r"lm_head\.weight",) if cfg.tie_embeddings else ()
     stack = LayerTable("transformer/stack", cfg.layers, block(cfg))
-    return Table(ENDS, (stack,), ignored, base="transformer.")
+    return Table(ENDS, (stack,), base="transformer.")
 
 
 def block(cfg: ModelConfig) -> tuple[Entry, ...]:
@@ -56,9 +55,7 @@ def block(cfg: ModelConfig) -> tuple[Entry, ...]:
 
 
 def to_config(hf: dict[str, Any]) -> ModelConfig:
-    # transformers rounds alibi's slopes to bfloat16, and turns whole heads
-    accept.only(hf, alibi=False)
-    accept.only(rope.parameters(hf), partial_rotary_factor=1.0)
+    accept.only(hf, alibi=False)  # transformers rounds its slopes to bfloat16
     heads, new = hf["num_attention_heads"], hf.get("new_decoder_architecture")
     parallel, norms = hf.get("parallel_attn", True), hf.get("num_ln_in_parallel_attn")
     if new:
@@ -77,7 +74,7 @@ def to_config(hf: dict[str, Any]) -> ModelConfig:
         num_layers=hf["num_hidden_layers"],
         num_heads=heads,
         num_kv_heads=key_heads,
-        positions=rope.to_config(hf),
+        positions=rope.whole(rope.to_config(hf)),
         mlp=Plain(activations.to_config(hf, "activation", "gelu")),
         norm=LayerNorm(hf.get("layer_norm_epsilon", 1e-5)),
         residual=residual,
@@ -98,7 +95,7 @@ def to_hf(cfg: ModelConfig) -> dict[str, Any]:
     new = cfg.residual == "parallel" or cfg.K not in (1, cfg.num_heads)
     norms = {"num_ln_in_parallel_attn": 2 if cfg.residual == "parallel" else 1}
     return (
-        rope.to_hf(cfg.positions)
+        rope.whole_to_hf(cfg.positions)
         | {
             "vocab_size": cfg.vocab_size,
             "hidden_size": cfg.d_model,

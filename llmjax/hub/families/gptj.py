@@ -25,9 +25,8 @@ BUFFERS = r"transformer\.h\.\d+\.attn\.(bias|masked_bias|embed_positions)"
 
 
 def table(cfg: ModelConfig) -> Table:
-    ignored = (BUFFERS, *((r"lm_head\.weight",) if cfg.tie_embeddings else ()))
     stack = LayerTable("transformer/stack", cfg.layers, BLOCK)
-    return Table(ENDS, (stack,), ignored, base="transformer.")
+    return Table(ENDS, (stack,), (BUFFERS,), base="transformer.")
 
 
 def fraction(size: int, head: int) -> float:

@@ -20,9 +20,8 @@ ENDS = (
 
 
 def table(cfg: ModelConfig) -> Table:
-    ignored = (r"lm_head\.weight",) if cfg.tie_embeddings else ()
     stack = LayerTable("transformer/stack", cfg.layers, BLOCK)
-    return Table(ENDS, (stack,), ignored, base="model.")
+    return Table(ENDS, (stack,), base="model.")
 
 
 def to_config(hf: dict[str, Any]) -> ModelConfig:

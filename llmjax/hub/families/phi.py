@@ -35,11 +35,9 @@ ENDS = (
 
 
 def table(cfg: ModelConfig) -> Table:
-    ignored = [r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"]
-    if cfg.tie_embeddings:
-        ignored.append(r"lm_head\.weight")
+    buffers = r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"
     stack = LayerTable("transformer/stack", cfg.layers, BLOCK)
-    return Table(ENDS, (stack,), tuple(ignored), base="model.")
+    return Table(ENDS, (stack,), (buffers,), base="model.")
 
 
 def to_config(hf: dict[str, Any]) -> ModelConfig:
