@@ -1,4 +1,4 @@
-"""Which body a file's architecture names: a lone encoder, an older name."""
+"""Which body a file's architecture names: a lone encoder, a decoder, an old name."""
 
 import json
 
@@ -10,6 +10,7 @@ from llmjax.config import ModelConfig, RelativeBias
 from llmjax.hub import families
 from llmjax.hub.save import find_family
 from llmjax.models.heads.encoder import Encoder
+from llmjax.models.heads.language import LanguageModel
 
 T5 = {
     "model_type": "t5",
@@ -59,3 +60,61 @@ def test_only_a_tied_umt5_scales_its_output():
     assert tied.output_scale == 6**-0.5
     assert untied.output_scale == 1.0
     assert isinstance(tied.positions, RelativeBias) and tied.positions.per_layer
+
+
+# --- BERT's kin as decoders ----------------------------------------------------------
+
+BERT = {
+    "model_type": "bert",
+    "vocab_size": 11,
+    "hidden_size": 6,
+    "intermediate_size": 5,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 9,
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("bert", "BertLMHeadModel"),
+        ("roberta", "RobertaForCausalLM"),
+        ("xlm-roberta", "XLMRobertaForCausalLM"),
+        ("camembert", "CamembertForCausalLM"),
+    ],
+)
+def test_a_decoder_is_known_by_its_key_and_keeps_its_name(
+    tmp_path, random_params, family, name
+):
+    hf = BERT | {"model_type": family, "is_decoder": True}
+    model = LanguageModel(config_of(hf, name))
+    assert model.cfg.architecture == "decoder"
+    params = random_params(model, {"tokens": jnp.zeros((1, 4), jnp.int32)})
+    hub.save(model, params, tmp_path / "model", family=family)
+    written = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert written["architectures"] == [name]
+    assert hub.load(tmp_path / "model")[0].cfg.architecture == "decoder"
+    # as in transformers, which warns of it
+    assert config_of(hf | {"is_decoder": False}, name).architecture == "encoder"
+
+
+def test_a_masked_language_model_is_no_decoder():
+    with pytest.raises(ValueError, match="^is_decoder is True; .* of BertForMaskedLM"):
+        config_of(BERT | {"is_decoder": True}, "BertForMaskedLM")
+
+
+# --- names of the first files --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "old", "new"),
+    [
+        ("llama", "LLaMAForCausalLM", "LlamaForCausalLM"),
+        ("t5", "T5WithLMHeadModel", "T5ForConditionalGeneration"),
+    ],
+)
+def test_older_names_mean_the_same_and_are_not_written(family, old, new):
+    heads = families.family(family).architectures
+    assert heads[old] == heads[new] == "LanguageModel"
+    assert next(name for name, head in heads.items() if head == heads[old]) == new

@@ -32,8 +32,18 @@ def encoders(s: Shapes) -> Iterator[Variant]:
     yield encoder(
         "bert/relu", "BertForMaskedLM", **common, type_vocab_size=2, hidden_act="relu"
     )
+    yield Variant("bert/causal", "BertLMHeadModel", bert | dict(is_decoder=True))
     roberta = common | dict(type_vocab_size=1, pad_token_id=1, takes_positions=False)
     yield encoder("roberta/tied", "RobertaForMaskedLM", **roberta)
+    yield Variant(
+        "roberta/causal",
+        "RobertaForCausalLM",
+        common | dict(type_vocab_size=1, pad_token_id=1, is_decoder=True),
+        takes_positions=False,
+        # generate() of transformers counts positions from the table's first row,
+        # unlike its forward
+        decode=False,
+    )
     yield encoder("roberta/pooled", "RobertaModel", **roberta, **pooled)
     yield encoder("xlm-roberta/tied", "XLMRobertaForMaskedLM", **roberta)
     yield encoder("camembert/pooled", "CamembertModel", **roberta, **pooled)

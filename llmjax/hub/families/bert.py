@@ -168,6 +168,25 @@ def plain(cfg: ModelConfig) -> Plain:
     return cfg.mlp
 
 
+def causal(hf: dict[str, Any]) -> dict[str, Any]:
+    """Changes of `encoder` for a model that sees what came before, by `is_decoder`.
+
+    Raises:
+      ValueError: a masked language model that does.
+    """
+    if not hf.get("is_decoder"):
+        return {}
+    for name in hf.get("architectures") or ():
+        if name.endswith(("MaskedLM", "PreTraining")):
+            raise ValueError(f"is_decoder is True; accepted: False of {name}")
+    return {"architecture": "decoder"}
+
+
+def causal_keys(cfg: ModelConfig) -> dict[str, Any]:
+    """The key of a causal model."""
+    return {"is_decoder": True} if cfg.architecture == "decoder" else {}
+
+
 # --- BERT ----------------------------------------------------------------------------
 
 POOLER = linear("bert.pooler.dense", "pooler")
@@ -200,7 +219,12 @@ def bert_table(cfg: ModelConfig) -> Table:
 
 
 def bert_config(hf: dict[str, Any]) -> ModelConfig:
-    return encoder(hf, pooler=True)
+    changes = causal(hf)
+    return encoder(hf | {"is_decoder": False}, pooler=True, **changes)
+
+
+def bert_hf(cfg: ModelConfig) -> dict[str, Any]:
+    return absolute(cfg) | causal_keys(cfg)
 
 
 # --- RoBERTa -------------------------------------------------------------------------
@@ -229,7 +253,8 @@ def roberta_config(hf: dict[str, Any]) -> ModelConfig:
             "positions start after the row of pad_token_id"
         )
     positions = Learned(longest - padding - 1, offset=padding + 1)
-    return encoder(hf, positions=positions, output=Transformed("gelu"), pooler=True)
+    changes = {"positions": positions, "output": Transformed("gelu")} | causal(hf)
+    return encoder(hf | {"is_decoder": False}, pooler=True, **changes)
 
 
 def roberta_hf(cfg: ModelConfig) -> dict[str, Any]:
@@ -237,12 +262,16 @@ def roberta_hf(cfg: ModelConfig) -> dict[str, Any]:
     assert isinstance(cfg.positions, Learned)
     if not cfg.positions.offset:
         raise ValueError("RoBERTa's positions have an offset of at least 1, not 0")
-    return hf | {"pad_token_id": cfg.positions.offset - 1}
+    return hf | {"pad_token_id": cfg.positions.offset - 1} | causal_keys(cfg)
 
 
 def roberta(name: str, prefix: str) -> Family:
     """RoBERTa, or a family that has its names: `prefix` begins those of its classes."""
-    classes = {f"{prefix}ForMaskedLM": "LanguageModel", f"{prefix}Model": "Encoder"}
+    classes = {
+        f"{prefix}ForMaskedLM": "LanguageModel",
+        f"{prefix}ForCausalLM": "LanguageModel",
+        f"{prefix}Model": "Encoder",
+    }
     return Family(name, classes, roberta_config, roberta_hf, roberta_table)
 
 
@@ -280,10 +309,11 @@ FAMILIES = (
         {
             "BertForMaskedLM": "LanguageModel",
             "BertForPreTraining": "LanguageModel",
+            "BertLMHeadModel": "LanguageModel",
             "BertModel": "Encoder",
         },
         bert_config,
-        absolute,
+        bert_hf,
         bert_table,
     ),
     roberta("roberta", "Roberta"),

@@ -84,7 +84,11 @@ def to_hf(cfg: ModelConfig) -> dict[str, Any]:
 FAMILIES = (
     Family(
         "llama",
-        {"LlamaForCausalLM": "LanguageModel", "LlamaModel": "Encoder"},
+        {
+            "LlamaForCausalLM": "LanguageModel",
+            "LLaMAForCausalLM": "LanguageModel",  # in the first files
+            "LlamaModel": "Encoder",
+        },
         to_config,
         to_hf,
         table,

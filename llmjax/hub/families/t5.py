@@ -20,6 +20,7 @@ from llmjax.config import (
 from llmjax.hub.families import accept
 from llmjax.hub.table import Entry, Family, LayerTable, Table
 
+OLD = "T5WithLMHeadModel"
 SHARED = "shared.weight"
 MLPS: dict[str, Plain | Gated] = {  # by `feed_forward_proj`
     "relu": Plain("relu"),
@@ -193,7 +194,8 @@ def classes(prefix: str) -> dict[str, str]:
 
 
 FAMILIES = (
-    Family("t5", classes("T5"), to_config, to_hf, table),
+    # the first files' T5WithLMHeadModel
+    Family("t5", classes("T5") | {OLD: "LanguageModel"}, to_config, to_hf, table),
     Family(
         "mt5",
         classes("MT5"),
