@@ -157,17 +157,29 @@ def naming(path: Path, f: Callable[[], Any]) -> Any:
 
 
 def _bounded(hf: dict[str, Any]) -> dict[str, Any]:
-    """The same dict, after a check that none of its sizes is absurd.
+    """The same dict, after a check that no number in it is absurd.
 
     Raises:
-      ValueError: an absurd size, by key.
+      ValueError: an absurd size, or a number that is not finite, by key.
     """
-    for key, value in hf.items():
+
+    def check(value: Any, key: str) -> None:
         counts_layers = "layer" in key and not isinstance(value, float)
         limit = MAX_LAYERS if counts_layers else MAX_NUMBER
         size = len(value) if isinstance(value, (list, dict)) else value
         if isinstance(size, int) and abs(size) > limit:
             raise ValueError(f"{key} is {size}; accepted: at most {limit}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{key} is {value}; accepted: a finite number")
+        if isinstance(value, dict):
+            for name, item in value.items():
+                check(item, str(name))
+        elif isinstance(value, list):
+            for item in value:
+                check(item, key)
+
+    for key, value in hf.items():
+        check(value, key)
     return hf
 
 
