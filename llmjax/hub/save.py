@@ -149,10 +149,20 @@ def find_family(
 
 def _problem(family: Family, cfg: ModelConfig, head: str) -> str | None:
     """The reason why a family can't express a config; None if it can."""
-    if head not in family.architectures.values():
+    names = [name for name, of in family.architectures.items() if of == head]
+    problems = [_misread(family, cfg, head, name) for name in names]
+    if not problems:
         return f"it has no {head}"
+    return None if None in problems else problems[0]
+
+
+def _misread(
+    family: Family, cfg: ModelConfig, head: str, architecture: str
+) -> str | None:
+    """The reason why a config under an architecture's name isn't read as written."""
     try:
-        reread = family.to_config(family.to_hf(simplest(cfg)))
+        written = family.to_hf(simplest(cfg)) | {"architectures": [architecture]}
+        reread = family.to_config(written)
         ours, theirs = normal(cfg, head), normal(reread, head)
     except (ValueError, AttributeError, KeyError, TypeError) as e:
         return str(e)
@@ -218,7 +228,11 @@ def _config(
     origin: Origin | None,
 ) -> dict[str, Any]:
     """The dict of config.json."""
-    architecture = next(a for a, h in family.architectures.items() if h == head)
+    architecture = next(
+        name
+        for name, of in family.architectures.items()
+        if of == head and _misread(family, cfg, head, name) is None
+    )
     sizes: collections.Counter[str] = collections.Counter()
     for tensor in tensors:
         sizes[tensor.dtype.name] += tensor.nbytes

@@ -117,7 +117,8 @@ class Family:
     Attributes:
       name: config.json's `model_type`.
       architectures: config.json's `architectures` -> class of `llmjax.models.heads`:
-        "LanguageModel", "Encoder", "Discriminator". `save` writes the first of a class.
+        "LanguageModel", "Encoder", "Discriminator". `save` writes the first of a class
+        under whose name `to_config` gives the config again.
       to_config: config.json's dict -> ModelConfig; ValueError for what we can't do.
       to_hf: the reverse, without `architectures`, `model_type` and `dtype`; ValueError
         for a config that the family can't express.

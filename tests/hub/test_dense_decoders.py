@@ -131,6 +131,29 @@ LLAMA3 = {
             },
         ),
         (
+            "qwen2_moe",
+            {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 3},
+            {
+                "use_sliding_window": True,
+                "sliding_window": 8,
+                "layer_types": ["sliding_attention", "full_attention"] * 2,
+            },
+        ),
+        (
+            "phi",
+            {"partial_rotary_factor": 0.5},
+            {"rope_parameters": rope("default", 1e4, partial_rotary_factor=0.5)},
+        ),
+        ("phi", {}, {"partial_rotary_factor": 0.5}),
+        (
+            "smollm3",
+            {"no_rope_layer_interval": 2},
+            {"no_rope_layers": [1, 0, 1, 0]},
+        ),
+        ("qwen3_moe", {"decoder_sparse_step": 2}, {"mlp_only_layers": [0, 2]}),
+        ("qwen3_moe", {"num_local_experts": 16}, {"num_experts": 16}),
+        ("gemma", {"hidden_act": "gelu"}, {"hidden_act": "gelu_pytorch_tanh"}),
+        (
             "phi3",
             {
                 "original_max_position_embeddings": 16,

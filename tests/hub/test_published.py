@@ -32,6 +32,12 @@ def published_config(model_type):
 @pytest.mark.parametrize(
     ("model_type", "key", "value"),
     [
+        ("olmo", "clip_qkv", 8.0),
+        ("falcon", "alibi", True),
+        ("falcon", "parallel_attn", False),
+        ("gptj", "rotary_dim", 300),
+        ("opt", "word_embed_proj_dim", 512),
+        ("smollm3", "no_rope_layers", [1, 0]),
         ("mixtral", "attention_bias", True),
         ("mixtral", "router_jitter_noise", 0.1),
         ("gpt_oss", "quantization_config", {"quant_method": "mxfp4"}),

@@ -1,6 +1,7 @@
 """BERT (Devlin et al. 2018, arXiv:1810.04805) and its nearest kin.
 
-RoBERTa (Liu et al. 2019, 1907.11692) and ELECTRA (Clark et al. 2020, 2003.10555).
+RoBERTa (Liu et al. 2019, 1907.11692), and as it XLM-R (1911.02116) and CamemBERT
+(1911.03894); ELECTRA (Clark et al. 2020, 2003.10555).
 """
 
 import dataclasses
@@ -239,6 +240,12 @@ def roberta_hf(cfg: ModelConfig) -> dict[str, Any]:
     return hf | {"pad_token_id": cfg.positions.offset - 1}
 
 
+def roberta(name: str, prefix: str) -> Family:
+    """RoBERTa, or a family that has its names: `prefix` begins those of its classes."""
+    classes = {f"{prefix}ForMaskedLM": "LanguageModel", f"{prefix}Model": "Encoder"}
+    return Family(name, classes, roberta_config, roberta_hf, roberta_table)
+
+
 # --- ELECTRA -------------------------------------------------------------------------
 
 
@@ -279,13 +286,9 @@ FAMILIES = (
         absolute,
         bert_table,
     ),
-    Family(
-        "roberta",
-        {"RobertaForMaskedLM": "LanguageModel", "RobertaModel": "Encoder"},
-        roberta_config,
-        roberta_hf,
-        roberta_table,
-    ),
+    roberta("roberta", "Roberta"),
+    roberta("xlm-roberta", "XLMRoberta"),
+    roberta("camembert", "Camembert"),
     Family(
         "electra",
         {

@@ -1,4 +1,4 @@
-"""Gemma 2 and the text of Gemma 3 (arXiv:2408.00118; 2503.19786)."""
+"""Gemma 1, 2 and the text of 3 (arXiv:2403.08295; 2408.00118; 2503.19786)."""
 
 import dataclasses
 from typing import Any
@@ -30,6 +30,12 @@ DEFAULTS: dict[str, Any] = {  # values of absent keys
     "hidden_activation": "gelu_pytorch_tanh",
     "query_pre_attn_scalar": 256,
     "sliding_window": 4096,
+    "tie_word_embeddings": True,
+}
+DEFAULTS_1: dict[str, Any] = {
+    "num_key_value_heads": 16,
+    "head_dim": 256,
+    "hidden_act": "gelu_pytorch_tanh",
     "tie_word_embeddings": True,
 }
 DEFAULTS_2 = DEFAULTS | {
@@ -79,6 +85,19 @@ def _to_config(hf: dict[str, Any], local: LayerSpec) -> ModelConfig:
     )
 
 
+def to_config_1(hf: dict[str, Any]) -> ModelConfig:
+    accept.only(hf, use_bidirectional_attention=False)
+    hf = DEFAULTS_1 | hf | {"mlp_bias": False}
+    if hf["hidden_act"] == "gelu":  # the first files say so and mean tanh's
+        hf["hidden_act"] = DEFAULTS_1["hidden_act"]
+    cfg = llama.to_config(hf)
+    return dataclasses.replace(
+        cfg,
+        embedding_scale=cfg.d_model**0.5,
+        norm=RMSNorm(cfg.norm.epsilon, offset=1.0),
+    )
+
+
 def to_config_2(hf: dict[str, Any]) -> ModelConfig:
     hf = DEFAULTS_2 | hf
     return _to_config(hf, patterns.windowed(hf["sliding_window"]))
@@ -100,15 +119,24 @@ def to_config_3(hf: dict[str, Any]) -> ModelConfig:
     return dataclasses.replace(cfg, qk_norm="head")
 
 
+def _activation(hf: dict[str, Any]) -> str:
+    """The MLPs' activation: of two names for one, the one in published files."""
+    act = hf["hidden_act"]
+    return "gelu_pytorch_tanh" if act == "gelu_new" else act
+
+
+def to_hf_1(cfg: ModelConfig) -> dict[str, Any]:
+    hf = llama.to_hf(cfg)
+    return hf | {"hidden_act": _activation(hf)}
+
+
 def to_hf_2(cfg: ModelConfig) -> dict[str, Any]:
     if not isinstance(cfg.scores, ScaledDot):
         raise ValueError(f"scores is {cfg.scores.kind!r}; accepted: 'scaled_dot'")
     scale = cfg.scores.scale or cfg.H**-0.5
     hf = llama.to_hf(cfg)
-    act = hf.pop("hidden_act")
-    return hf | {
-        # of two names for the same function, the one in published files
-        "hidden_activation": "gelu_pytorch_tanh" if act == "gelu_new" else act,
+    return {k: v for k, v in hf.items() if k != "hidden_act"} | {
+        "hidden_activation": _activation(hf),
         "query_pre_attn_scalar": round(scale**-2),  # transformers takes whole numbers
         "attn_logit_softcapping": cfg.softcap,
         "final_logit_softcapping": cfg.output_softcap,
@@ -130,6 +158,13 @@ def to_hf_3(cfg: ModelConfig) -> dict[str, Any]:
 
 
 FAMILIES = (
+    Family(
+        "gemma",
+        {"GemmaForCausalLM": "LanguageModel", "GemmaModel": "Encoder"},
+        to_config_1,
+        to_hf_1,
+        llama.table,
+    ),
     Family(
         "gemma2",
         {"Gemma2ForCausalLM": "LanguageModel", "Gemma2Model": "Encoder"},
