@@ -114,9 +114,19 @@ def check(model: StoredModel, shapes: Mapping[str, Shape]) -> list[Bound]:
         if id(stored) not in aliases and not _ignored(name, table):
             raise ValueError(
                 f"{stored.file} has the tensor {name!r} {stored.shape}, which {family} "
-                "with this config has no use for; is config.json another model's?"
+                f"with this config has no use for; {_stranger(name)}"
             )
     return bound
+
+
+def _stranger(name: str) -> str:
+    """The reason why a tensor may be there that the model has no use for."""
+    if re.match(r"(score|classifier|qa_outputs|classification_head)\b", name):
+        return (
+            "it is a classifier's, whose head is not read: have transformers save the "
+            "body alone, AutoModel.from_pretrained(path).save_pretrained(new_path)"
+        )
+    return "is config.json another model's?"
 
 
 def _ignored(name: str, table: Table) -> bool:

@@ -245,7 +245,8 @@ def _config(
 
     def same(hf: dict[str, Any]) -> bool:
         try:
-            theirs = normal(family.to_config(hf), head)
+            reread = family.to_config(hf | {"architectures": [architecture]})
+            theirs = normal(reread, head)
         except (ValueError, AttributeError, KeyError, TypeError):
             return False
         return dataclasses.replace(theirs, pooler=ours.pooler) == ours
