@@ -73,9 +73,7 @@ def test_what_is_changed_while_it_is_read_is_not_kept(
 
     with monkeypatch.context() as patch:
         patch.setattr(readers, "rows", rows)
-        with pytest.raises(
-            ValueError, match=r"jsonl' was changed while it was read"
-        ):
+        with pytest.raises(ValueError, match=r"jsonl' was changed while it was read"):
             prepare.prepare(data)
     assert texts(data) == ["other"]
     path.write_text(first)
