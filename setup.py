@@ -46,7 +46,7 @@ setup(
         "importlib_resources>=6.0",  # tensorflow-datasets imports it undeclared
         "jax>=0.10.2",
         "jaxtyping>=0.3",
-        "jinja2>=3.1",  # chat templates
+        "jinja2>=3.1.6",  # chat templates; older ones leave their sandbox
         "ml_collections>=1.0",
         "numpy>=2.0",
         "optax>=0.2.8",

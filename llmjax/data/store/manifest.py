@@ -18,20 +18,38 @@ from etils import epath
 
 PREPARE = "`python -m experiments.prepare_data --config=...`"
 _TICK = 0.02  # seconds: time stamps are no finer than a tick of the system's clock
+REWRITE = f"delete it and run {PREPARE}"
+_SEAL = "sha256_of_the_rest"  # key of an object's hash
 
 
-def read_json(path: epath.Path) -> dict[str, Any]:
-    """The contents of a json file; {} where there is none.
+def read_json(path: epath.Path, remedy: str = REWRITE) -> dict[str, Any]:
+    """The object in a json file; {} where there is none.
+
+    Args:
+      path: of the file.
+      remedy: a phrase for the error.
 
     Raises:
-      ValueError: it is not json; names it.
+      ValueError: no json object, or not the one that `write_json` wrote; names it.
     """
     if not path.exists():
         return {}
     try:
-        return json.loads(path.read_text())
-    except ValueError as e:
-        raise ValueError(f"{path} is damaged ({e}); delete it and run {PREPARE}") from e
+        value = json.loads(path.read_text())
+        if not isinstance(value, dict):
+            raise ValueError(f"it holds a {type(value).__name__} and no object")
+        seal = value.pop(_SEAL, None)
+        if seal is not None and seal != _seal(value):
+            raise ValueError("its contents are not those that were written")
+    except (ValueError, RecursionError, OSError) as e:
+        reason = e.strerror or str(e) if isinstance(e, OSError) else str(e)
+        raise ValueError(f"{path} is damaged ({reason}); {remedy}") from e
+    return value
+
+
+def _seal(value: Mapping[str, Any]) -> str:
+    """A hash of an object, whatever its keys' order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def partial(path: epath.Path) -> epath.Path:
@@ -40,9 +58,10 @@ def partial(path: epath.Path) -> epath.Path:
 
 
 def write_json(path: epath.Path, value: Mapping[str, Any]) -> None:
-    """Writes a json file, whole or not at all."""
+    """Writes an object with a hash of itself into a json file, whole or not at all."""
     temporary = partial(path)
-    temporary.write_text(json.dumps(value, indent=1))
+    value = json.loads(json.dumps(value))  # as it will be read
+    temporary.write_text(json.dumps({**value, _SEAL: _seal(value)}, indent=1))
     temporary.replace(path)
 
 
