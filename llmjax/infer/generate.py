@@ -110,7 +110,9 @@ def generate(
     rows = range(len(texts)) if rows is None else rows
     _check_lengths(cfg, texts, max_new_tokens, rows)
     _check_tokens(cfg, "prompt", texts)
-    stops = tuple(int(token) for token in np.ravel(stop_tokens))
+    if isinstance(stop_tokens, int | np.integer):
+        stop_tokens = (stop_tokens,)
+    stops = tuple(int(token) for token in stop_tokens)
     _check_tokens(cfg, "stop_tokens, pad_id", [np.array([*stops, pad_id])])
     encoded = _encode(model, params, len(texts), encoder_tokens, pad_id)
     prefix = pad_left([text[:-1] for text in texts], pad_id)
