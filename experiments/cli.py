@@ -1,6 +1,7 @@
 """Shared by the mains: flags, one-line errors, and result.json."""
 
 import contextlib
+import errno
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -13,12 +14,25 @@ from ml_collections import config_flags
 from llmjax import config as cfg
 from llmjax.parallel.processes import membership
 
+cfg.accept_none()
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A file in configs/; --config.a.b=c sets a field."
 )
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder for everything the run writes; a path or a bucket."
 )
+
+# a path that can't be written or read, as it was given
+MISTAKES = (
+    errno.EACCES,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+)
+FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # which the same command may survive
 
 
 def launch(
@@ -38,19 +52,20 @@ def launch(
         if len(argv) > 1:
             raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
         if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.ERROR)  # orbax logs every step it takes
-        with _one_line_errors():
+            # orbax logs every step it takes, and errors that it also raises
+            logging.set_verbosity(logging.FATAL)
+        with one_line_errors():
             if membership.requested():
                 membership.join(config().train if CONFIG.value else cfg.TrainConfig())
             result = main()
-        if result is not None and membership.rank() == 0:
-            text = json.dumps(result, indent=1)
-            print(text)
-            if WORKDIR.value is not None:
-                write_result(WORKDIR.value, text)
+            if result is not None and membership.rank() == 0:
+                text = json.dumps(result, indent=1)
+                print(text)
+                if WORKDIR.value is not None:
+                    write_result(WORKDIR.value, text)
 
     def parse(argv: list[str]) -> list[str]:
-        with _one_line_errors(), cfg.reworded():
+        with one_line_errors(), cfg.reworded():
             return flags.FLAGS(argv)
 
     try:
@@ -79,10 +94,16 @@ def write_result(workdir: str, text: str) -> None:
 
 
 @contextlib.contextmanager
-def _one_line_errors() -> Iterator[None]:
-    """Ends the program with one line for an error that is a user's mistake."""
+def one_line_errors() -> Iterator[None]:
+    """Ends the program with one line for a user's mistake, or for a disk's refusal."""
     try:
         yield
     except (ValueError, FileNotFoundError) as e:
         print(f"error: {e}", file=sys.stderr)
         sys.exit(2)
+    except OSError as e:
+        if e.errno not in (*MISTAKES, *FAILURES):
+            raise
+        reason = f"{e.filename}: {e.strerror}" if e.filename else e.strerror
+        print(f"error: {reason}", file=sys.stderr)
+        sys.exit(2 if e.errno in MISTAKES else 1)

@@ -103,6 +103,7 @@ def toy(config: Any) -> None:
     config.model.d_ff = 32
     config.model.num_heads = 2
     config.train.update(steps=2, log_every=1, eval_every=2, eval_batches=1)
+    config.optimizer.schedule.warmup_steps = 1
 
 
 def learn(name: str, folder: epath.Path) -> list[Row]:

@@ -26,6 +26,7 @@ TOY = [
     "--config.data.batch_size=8",
     "--config.data.seq_len=32",
     "--config.train.steps=2",
+    "--config.optimizer.schedule.warmup_steps=1",
     "--config.train.eval_batches=1",
 ]
 MAINS = {

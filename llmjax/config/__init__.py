@@ -4,9 +4,11 @@
 to it; `parse` turns it into a `RunConfig`. Imports no jax.
 """
 
+from llmjax.config.command_line import accept_none, reworded
 from llmjax.config.data import (
     BPE,
     Bytes,
+    CleaningStep,
     DataConfig,
     Explicit,
     FieldType,
@@ -94,7 +96,7 @@ from llmjax.config.optimizer import (
     Sophia,
     WarmupCosine,
 )
-from llmjax.config.parse import default, parse, reworded, to_dict
+from llmjax.config.parse import default, parse, to_dict
 from llmjax.config.positions import (
     Alibi,
     Disentangled,
@@ -165,6 +167,7 @@ __all__ = [
     "Checkpoint",
     "ChunkedAttention",
     "ClampedGated",
+    "CleaningStep",
     "Constant",
     "ContextParallelism",
     "Cosine",
@@ -269,6 +272,7 @@ __all__ = [
     "WordPiece",
     "Words",
     "YaRN",
+    "accept_none",
     "default",
     "parse",
     "reworded",

@@ -1,46 +1,55 @@
 """Sources of examples, and their way to the global batch."""
 
-import dataclasses
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from llmjax.config.checks import positive, require
+from llmjax.config.checks import (
+    BelowOne,
+    Natural,
+    NotNegative,
+    Positive,
+    Range,
+    Seed,
+    Size,
+    checked,
+    require,
+)
 
 # --- tokenizers ----------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class BPE:
     """Byte-level byte pairs, trained (Sennrich et al. 2016; Radford et al. 2019)."""
 
     kind: ClassVar[str] = "bpe"
-    vocab_size: int = 8192
+    vocab_size: Size = 8192
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class WordPiece:
     """BERT's: words cut greedily into pieces, trained (Schuster & Nakajima 2012)."""
 
     kind: ClassVar[str] = "wordpiece"
-    vocab_size: int = 8192
+    vocab_size: Size = 8192
     lowercase: bool = True
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Unigram:
     """SentencePiece's unigram model with byte fallback, trained (Kudo 2018)."""
 
     kind: ClassVar[str] = "unigram"
-    vocab_size: int = 8192
+    vocab_size: Size = 8192
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Bytes:
     """Each byte a token (ByT5, Xue et al. 2022); nothing to train."""
 
     kind: ClassVar[str] = "byte"
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class TokenizerFile:
     """A `tokenizer.json` or its folder, a SentencePiece `.model`, tiktoken ranks.
 
@@ -61,21 +70,21 @@ TokenizerConfig = BPE | WordPiece | Unigram | Bytes | TokenizerFile
 # --- records -------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Text:
     """A text."""
 
     kind: ClassVar[str] = "text"
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Words:
     """A text cut into words: a list, or a string with a space between them."""
 
     kind: ClassVar[str] = "words"
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Tags:
     """A class for each word of the field `words`; "": of the only field of words.
 
@@ -87,7 +96,7 @@ class Tags:
     classes: tuple[str, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Spans:
     """Characters [start, stop) of the field `text`, each with a class or without.
 
@@ -101,23 +110,27 @@ class Spans:
     classes: tuple[str, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Number:
     """A number, such as a score."""
 
     kind: ClassVar[str] = "number"
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Texts:
     """A list of texts: choices, passages, references."""
 
     kind: ClassVar[str] = "texts"
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Label:
-    """A class; -1 or nothing for none. `classes`: see `Tags`."""
+    """A class, by its name or number; nothing (null, "") for none.
+
+    -1 is none where the classes have names and it is not one of them. `classes`: see
+    `Tags`.
+    """
 
     kind: ClassVar[str] = "label"
     classes: tuple[str, ...] = ()
@@ -126,7 +139,7 @@ class Label:
 FieldType = Text | Words | Tags | Spans | Number | Texts | Label
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class RecordField:
     """A field of records.
 
@@ -149,15 +162,43 @@ class RecordField:
 
 # --- preparing -----------------------------------------------------------------------
 
+CleaningStep = Literal[
+    "mojibake",
+    "windows_1252",
+    "ligatures",
+    "width",
+    "quotes",
+    "line_breaks",
+    "escapes",
+    "controls",
+    "nfc",
+    "spaces",
+    "blank_lines",
+]
 
-@dataclasses.dataclass(frozen=True)
+
+@checked
 class PrepareConfig:
     """The way of local files to clean documents. A TFDS dataset is taken as it is.
 
     Attributes:
       fields: records instead of documents, local or of TFDS, taken as they are: of the
         others below only `validation` and `test` are read.
-      text, label: the fields that hold them; label "" for none.
+      text, label: the fields that hold them; label "" for none. The values of a label
+        are the classes; of a dataset that names its classes, their numbers or -1.
+      cleaning: what is changed in a text, in the order of this list; (): nothing. The
+        default mends wrong encoding and keeps all else. Prompts are never cleaned: with
+        the default, both agree; where more steps are named, pass prompts through
+        `llmjax.data.cleaning.steps.clean` as well.
+        "mojibake": UTF-8 that was read as another encoding ("schÃ¶n") is read again.
+        "windows_1252": U+0080 to U+009F become the characters that Windows has there.
+        "ligatures": "fi" for U+FB01 and its like. "width": usual letters, digits and
+        punctuation for wide ones (U+FF01…). "quotes": straight for curly ones.
+        "line_breaks": U+000A for CR LF, CR, U+0085, U+2028 and U+2029.
+        "escapes": no colours of terminals. "controls": no control characters besides
+        tabs and line breaks. "nfc": Unicode's composed form.
+        "spaces": plain for no-break ones, and none at the ends of lines.
+        "blank_lines": one at most at a place, and none at the ends of a text.
       min_characters: shorter documents are dropped.
       language: keep only documents in it (ISO 639-1, "en"); None: all.
       quality: "gopher": the rules of Rae et al. 2021, A1.1.
@@ -170,20 +211,17 @@ class PrepareConfig:
     fields: tuple[RecordField, ...] = ()
     text: str = "text"
     label: str = ""
-    min_characters: int = 80
+    cleaning: tuple[CleaningStep, ...] = ("mojibake",)
+    min_characters: Natural = 80
     language: str | None = None
     quality: Literal["none", "gopher"] = "none"
     near_duplicates: bool = True
-    validation: float = 0.06
-    test: float = 0.06
-    shards: int | None = None
-    workers: int | None = None
+    validation: BelowOne = 0.06
+    test: BelowOne = 0.06
+    shards: Annotated[int, Range(1, 99_999)] | None = None
+    workers: Annotated[int, Range(1, 4096)] | None = None
 
     def __post_init__(self):
-        positive(self, "shards", "workers")
-        for name in ("validation", "test"):
-            value = getattr(self, name)
-            require(0 <= value < 1, f"{name} is {value}; it must be in [0, 1)")
         require(
             self.validation + self.test < 1,
             f"validation={self.validation} and test={self.test} leave nothing to train",
@@ -198,7 +236,7 @@ class PrepareConfig:
 # --- mixing --------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class MixturePart:
     """One source of several.
 
@@ -209,58 +247,44 @@ class MixturePart:
     """
 
     source: str = "python_docs"
-    weight: float = 1.0
-    max_epochs: float | None = None
-
-    def __post_init__(self):
-        positive(self, "max_epochs")
-        require(
-            self.weight >= 0,
-            f"weight of {self.source!r} is {self.weight}; it must not be negative",
-        )
+    weight: NotNegative = 1.0
+    max_epochs: Positive | None = None
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Explicit:
     """Weights from the config."""
 
     kind: ClassVar[str] = "explicit"
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Proportional:
     """Weights in proportion to the rows of a source."""
 
     kind: ClassVar[str] = "proportional"
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Temperature:
     """Weights rows ** (1 / temperature) (Arivazhagan et al. 2019; mT5: 1 / 0.3)."""
 
     kind: ClassVar[str] = "temperature"
-    temperature: float = 2.0
-
-    def __post_init__(self):
-        positive(self, "temperature")
+    temperature: Positive = 2.0
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Stage:
     """A value from update `step` on."""
 
-    step: int = 0
-    value: int = 1
-
-    def __post_init__(self):
-        positive(self, "value")
-        require(self.step >= 0, f"step is {self.step}; it must not be negative")
+    step: Natural = 0
+    value: Size = 1
 
 
 # --- all of it -----------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class DataConfig:
     """Sources of examples, and their way to the global batch.
 
@@ -294,24 +318,19 @@ class DataConfig:
     prepare: PrepareConfig = PrepareConfig()
     train_split: str = "train"
     eval_split: str = "validation"
-    batch_size: int = 16
-    seq_len: int = 256
-    encoder_seq_len: int | None = None
+    batch_size: Size = 16
+    seq_len: Size = 256
+    encoder_seq_len: Size | None = None
     packing: Literal["concat", "first_fit", "chunk", "pad"] = "concat"
-    window: int = 8192
-    max_segments: int | None = None
+    window: Size = 8192
+    max_segments: Size | None = None
     batch_sizes: tuple[Stage, ...] = ()
     seq_lens: tuple[Stage, ...] = ()
-    shuffle_seed: int = 0
-    prefetch: int = 4
-    prefetch_processes: int = 0
+    shuffle_seed: Seed = 0
+    prefetch: Natural = 4
+    prefetch_processes: Natural = 0
 
     def __post_init__(self):
-        positive(self, "batch_size", "seq_len", "encoder_seq_len", "window")
-        positive(self, "max_segments")
-        for name in ("prefetch", "prefetch_processes"):
-            value = getattr(self, name)
-            require(value >= 0, f"{name} is {value}; it must not be negative")
         for name in ("batch_sizes", "seq_lens"):
             steps = [stage.step for stage in getattr(self, name)]
             require(

@@ -1,14 +1,20 @@
 """The second half of a layer: one MLP, or a mixture of experts."""
 
-import dataclasses
 from typing import ClassVar, Literal
 
-from llmjax.config.checks import positive, require
+from llmjax.config.checks import (
+    Natural,
+    NotNegative,
+    Positive,
+    Size,
+    checked,
+    require,
+)
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "relu_squared"]
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Plain:
     """down(f(up(x))) (Vaswani et al. 2017, 3.3)."""
 
@@ -16,7 +22,7 @@ class Plain:
     activation: Activation = "gelu"
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Gated:
     """down(f(gate(x)) * up(x)): SwiGLU, GEGLU (Shazeer 2020, arXiv:2002.05202)."""
 
@@ -24,16 +30,16 @@ class Gated:
     activation: Activation = "silu"
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class ClampedGated:
     """down(g sigmoid(alpha g) (u + 1)), g, u = gate, up within `limit` (gpt-oss)."""
 
     kind: ClassVar[str] = "clamped_gated"
-    limit: float = 7.0
-    alpha: float = 1.702
+    limit: Positive = 7.0
+    alpha: Positive = 1.702
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class SoftmaxRouter:
     """softmax over the experts, then the top k, which `normalize` makes sum to 1."""
 
@@ -41,7 +47,7 @@ class SoftmaxRouter:
     normalize: bool = True
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class SigmoidRouter:
     """DeepSeek-V3 (arXiv:2412.19437, 2.1.2): sigmoids, top k within the top groups.
 
@@ -49,21 +55,27 @@ class SigmoidRouter:
     """
 
     kind: ClassVar[str] = "sigmoid"
-    groups: int = 1
-    top_groups: int = 1
+    groups: Size = 1
+    top_groups: Size = 1
     normalize: bool = True
-    scale: float = 1.0
+    scale: Positive = 1.0
+
+    def __post_init__(self):
+        require(
+            self.top_groups <= self.groups,
+            f"top_groups={self.top_groups} exceeds groups={self.groups}",
+        )
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class BalanceLoss:
     """E * sum(share of tokens * mean probability) (Fedus et al. 2021, eq. 4)."""
 
     kind: ClassVar[str] = "loss"
-    weight: float = 0.01
+    weight: NotNegative = 0.01
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class BalanceBias:
     """A bias on the choice, not the weight, of each expert (Wang et al. 2408.15664).
 
@@ -71,17 +83,17 @@ class BalanceBias:
     """
 
     kind: ClassVar[str] = "bias"
-    rate: float = 0.001
+    rate: NotNegative = 0.001
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Dropless:
     """Every token reaches its experts: tokens sorted by expert, ragged matmuls."""
 
     kind: ClassVar[str] = "dropless"
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Capacity:
     """An expert takes factor * T * top_k / E tokens of a row; later ones are dropped.
 
@@ -89,33 +101,38 @@ class Capacity:
     """
 
     kind: ClassVar[str] = "capacity"
-    factor: float = 1.25
+    factor: Positive = 1.25
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Mixture:
     """A router sends each token to `top_k` of E expert MLPs of width `d_ff`.
 
-    `shared_d_ff` is the width of one more MLP that sees every token; `z_loss` weighs
-    mean(logsumexp(router logits)^2) (Zoph et al. 2022, arXiv:2202.08906).
+    `shared_d_ff` is the width of one more MLP that sees every token, times a sigmoid
+    of its own with `shared_gate` (Qwen); `z_loss` weighs mean(logsumexp(router
+    logits)^2) (Zoph et al. 2022, arXiv:2202.08906).
     """
 
     kind: ClassVar[str] = "mixture"
-    num_experts: int = 8
-    top_k: int = 2
-    d_ff: int = 1024
-    shared_d_ff: int = 0
+    num_experts: Size = 8
+    top_k: Size = 2
+    d_ff: Size = 1024
+    shared_d_ff: Natural = 0
     expert: Gated | ClampedGated | Plain = Gated()
     router: SoftmaxRouter | SigmoidRouter = SoftmaxRouter()
     balance: BalanceLoss | BalanceBias = BalanceLoss()
     dispatch: Dropless | Capacity = Dropless()
-    z_loss: float = 0.0
+    z_loss: NotNegative = 0.0
+    shared_gate: bool = False
 
     def __post_init__(self):
-        positive(self, "num_experts", "top_k", "d_ff")
         require(
             self.top_k <= self.num_experts,
             f"top_k={self.top_k} exceeds num_experts={self.num_experts}",
+        )
+        require(
+            self.shared_d_ff > 0 or not self.shared_gate,
+            "shared_gate is True and shared_d_ff 0; give the MLP that it gates a width",
         )
         groups = getattr(self.router, "groups", 1)
         require(

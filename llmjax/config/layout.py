@@ -1,9 +1,15 @@
 """The variants of a layout's fields: remat, pipeline, context, attention, matmuls."""
 
-import dataclasses
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from llmjax.config.checks import positive, require
+from llmjax.config.checks import (
+    INT_MAX,
+    Count,
+    Range,
+    Size,
+    checked,
+    require,
+)
 
 # --- what the backward pass keeps ----------------------------------------------------
 
@@ -15,28 +21,28 @@ Activations = Literal[
 ]
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class NoRemat:
     """Keep every activation."""
 
     kind: ClassVar[str] = "none"
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class FullRemat:
     """Keep the input of each layer, and compute everything else again."""
 
     kind: ClassVar[str] = "full"
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class DotsRemat:
     """Keep the results of matmuls without batch dimensions, i.e. projections."""
 
     kind: ClassVar[str] = "dots"
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class NamesRemat:
     """Keep these activations and each layer's input, on the device or in the host."""
 
@@ -55,25 +61,25 @@ class NamesRemat:
 
 Remat = NoRemat | FullRemat | DotsRemat | NamesRemat
 
+# of the mesh, -1 for the devices that are left
+Axis = Annotated[int, Range(1, INT_MAX, also=-1)]
+
 # --- pipeline ------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Pipeline:
     """A circular pipeline over the mesh axis `pipeline`, of `stages` devices."""
 
-    stages: int = 1  # devices; -1 takes those that are left
-    rounds: int = 1  # times that a microbatch passes all devices
-    microbatches: int | None = None  # None: as many as stages
-
-    def __post_init__(self):
-        positive(self, "rounds", "microbatches")
+    stages: Axis = 1  # devices; -1 takes those that are left
+    rounds: Size = 1  # times that a microbatch passes all devices
+    microbatches: Size | None = None  # None: as many as stages
 
 
 # --- attention over the mesh axis `sequence` -----------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Gather:
     """Each device gathers all keys and values, and keeps its own queries.
 
@@ -85,7 +91,7 @@ class Gather:
     sequence_parallel: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Ring:
     """Keys and values travel around (Liu et al. 2023, arXiv:2310.01889)."""
 
@@ -93,7 +99,7 @@ class Ring:
     sequence_parallel: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Ulysses:
     """All-to-all, so that each device has whole rows of some heads, and back.
 
@@ -109,53 +115,50 @@ ContextParallelism = Gather | Ring | Ulysses
 # --- how attention is computed -------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class EinsumAttention:
     """All scores at once; the reference for the others."""
 
     kind: ClassVar[str] = "einsum"
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class BlockedAttention:
     """Blocks of queries, each against only the keys that it may see."""
 
     kind: ClassVar[str] = "blocked"
-    block: int = 128
-
-    def __post_init__(self):
-        require(self.block >= 1, f"block is {self.block}; it must be at least 1")
+    block: Count = 128
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class ChunkedAttention(BlockedAttention):
     """A block of queries at a time, computed again backward: memory linear in T."""
 
     kind: ClassVar[str] = "chunked"
-    block: int = 512
+    block: Count = 512
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class DotProductAttention:
     """`jax.nn.dot_product_attention`: cuDNN's kernel on a GPU."""
 
     kind: ClassVar[str] = "dot_product"
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class SplashAttention:
     """jax's Pallas kernel for TPU, in blocks of queries and keys."""
 
     kind: ClassVar[str] = "splash"
-    block_q: int = 512
-    block_kv: int = 512
+    block_q: Size = 512
+    block_kv: Size = 512
     fused_backward: bool = False  # one kernel for all gradients, not two
 
     def __post_init__(self):
         for name in ("block_q", "block_kv"):
             size = getattr(self, name)
             require(
-                size > 0 and size % 128 == 0,
+                size % 128 == 0,
                 f"{name} is {size}; it must be a multiple of 128",
             )
 
@@ -171,14 +174,14 @@ Attention = (
 # --- how matmuls are computed --------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class NoQuantization:
     """Matmuls in the types of layout.precision."""
 
     kind: ClassVar[str] = "none"
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Int8:
     """int8 matmuls, forward and with `backward` backward (AQT, arXiv:2105.03536)."""
 
@@ -186,7 +189,7 @@ class Int8:
     backward: bool = True
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Fp8:
     """float8 matmuls: e4m3 forward, e5m2 gradients (Micikevicius et al. 2022)."""
 

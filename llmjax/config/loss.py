@@ -1,11 +1,9 @@
 """Terms of every cross entropy over classes, of tokens or of labels."""
 
-import dataclasses
-
-from llmjax.config.checks import require
+from llmjax.config.checks import BelowOne, NotNegative, checked
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class LossConfig:
     """Terms of the loss that is minimised; printed metrics are without them.
 
@@ -16,12 +14,5 @@ class LossConfig:
         (Szegedy et al. 2016, arXiv:1512.00567, 7).
     """
 
-    z_loss: float = 0.0
-    label_smoothing: float = 0.0
-
-    def __post_init__(self):
-        require(self.z_loss >= 0, f"z_loss is {self.z_loss}; it must not be negative")
-        require(
-            0 <= self.label_smoothing < 1,
-            f"label_smoothing is {self.label_smoothing}; it must be in [0, 1)",
-        )
+    z_loss: NotNegative = 0.0
+    label_smoothing: BelowOne = 0.0

@@ -1,18 +1,15 @@
 """From a ConfigDict to the frozen dataclasses and back; errors name the remedy."""
 
-import contextlib
 import dataclasses
-import difflib
-import re
-import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal, Union
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 import ml_collections
-from absl import flags
 from ml_collections import config_dict
 
+from llmjax.config import keys
+from llmjax.config.checks import FLOAT_MAX, shown
 from llmjax.config.schema import RunConfig
 
 
@@ -49,63 +46,11 @@ def to_dict(value: Any) -> Any:
     return value
 
 
-@contextlib.contextmanager
-def reworded() -> Iterator[None]:
-    """Rewords what ml_collections raises for an unknown key or a wrong type.
-
-    Raises:
-      ValueError: in the form of `parse`'s errors.
-    """
-    try:
-        yield
-    except flags.IllegalFlagValueError as e:
-        match = re.search(r"^flag --config\.([\w.]+)=(.*): .* as a ConfigDict", str(e))
-        if not match:
-            raise
-        raise ValueError(_not_a_value(match[1], match[2])) from e
-    except (AttributeError, KeyError) as e:
-        text = str(e).replace("\\'", "'")
-        match = re.search(r'Key "(?:.*\.)?(\w+)" does not exist', text) or re.match(
-            r"[\"']*(\w+)[\"']*(\\n|\n|$)", text
-        )
-        if not match:
-            raise
-        raise ValueError(_unknown(match[1], RunConfig)) from e
-    except TypeError as e:
-        match = re.search(
-            r"override field '(\w+)'.*\)\. (.*) is of .*ConfigDict", str(e)
-        )
-        if match:
-            raise ValueError(_not_a_value(match[1], match[2])) from e
-        match = re.search(r"override field '(\w+)'.*type (.*) and.*type (.*)$", str(e))
-        if not match:
-            raise
-        raise ValueError(
-            f"config key '{match[1]}' is of type {match[2]}; accepted: {match[3]}"
-        ) from e
-
-
-def _members(hint: Any) -> tuple[Any, ...]:
-    if typing.get_origin(hint) in (Union, types.UnionType):
-        return typing.get_args(hint)
-    return (hint,)
-
-
-def _variants(hint: Any) -> dict[str, type]:
-    """kind -> dataclass, for a union of variants; {} for any other hint."""
-    return {m.kind: m for m in _members(hint) if hasattr(m, "kind")}
-
-
-def _hints(cls: type) -> dict[str, Any]:
-    hints = typing.get_type_hints(cls)
-    return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
-
-
 def _describe(value: Any) -> ml_collections.ConfigDict:
     out = ml_collections.ConfigDict()
-    for name, hint in _hints(type(value)).items():
+    for name, hint in keys.hints(type(value)).items():
         item = getattr(value, name)
-        if variants := _variants(hint):
+        if variants := keys.variants(hint):
             out[name] = _describe_variant(variants, item)
         elif dataclasses.is_dataclass(item):
             out[name] = _describe(item)
@@ -123,8 +68,8 @@ def _describe_variant(
     sub = ml_collections.ConfigDict()
     sub.kind = config_dict.placeholder(str) if item is None else item.kind
     for cls in variants.values():
-        for key, inner in _hints(cls).items():
-            if nested := _variants(inner):
+        for key, inner in keys.hints(cls).items():
+            if nested := keys.variants(inner):
                 sub[key] = _describe_variant(nested, None)
             elif dataclasses.is_dataclass(inner):
                 sub[key] = _describe_part(typing.cast(type, inner), None)
@@ -133,7 +78,7 @@ def _describe_variant(
     for f in dataclasses.fields(item) if item is not None else ():
         value = getattr(item, f.name)
         if value != f.default:
-            nested = _variants(_hints(type(item))[f.name])
+            nested = keys.variants(keys.hints(type(item))[f.name])
             if nested:
                 sub[f.name] = _describe_variant(nested, value)
             elif dataclasses.is_dataclass(value):
@@ -147,7 +92,7 @@ def _describe_part(cls: type, item: Any) -> ml_collections.ConfigDict:
     """A plain dataclass inside a variant: its fields, empty where not `item`'s own."""
     sub = ml_collections.ConfigDict()
     for f in dataclasses.fields(cls):
-        sub[f.name] = config_dict.placeholder(_scalar(_hints(cls)[f.name]))
+        sub[f.name] = config_dict.placeholder(_scalar(keys.hints(cls)[f.name]))
         if item is not None and getattr(item, f.name) != f.default:
             sub[f.name] = getattr(item, f.name)
     return sub
@@ -155,24 +100,24 @@ def _describe_part(cls: type, item: Any) -> ml_collections.ConfigDict:
 
 def _scalar(hint: Any) -> type:
     """The type of a field's values in a ConfigDict."""
-    hint = next(m for m in _members(hint) if m is not type(None))
+    hint = next(m for m in keys.members(hint) if m is not type(None))
     if typing.get_origin(hint) is Literal:
         return type(typing.get_args(hint)[0])
     return typing.get_origin(hint) or hint
 
 
 def _parse(hint: Any, value: Any, path: str) -> Any:
-    if variants := _variants(hint):
-        if value is None and type(None) in _members(hint):
+    if variants := keys.variants(hint):
+        if value is None and type(None) in keys.members(hint):
             return None
         return _parse_variant(variants, value, path)
     if dataclasses.is_dataclass(hint):
-        _require_mapping(value, path, _hints(typing.cast(type, hint)))
+        _require_mapping(value, path, keys.hints(typing.cast(type, hint)))
         return _build(typing.cast(type, hint), dict(value), path)
-    members = _members(hint)
-    if value is None and type(None) in members:
+    choices = keys.members(hint)
+    if value is None and type(None) in choices:
         return None
-    (hint,) = (m for m in members if m is not type(None))
+    (hint,) = (m for m in choices if m is not type(None))
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         if value not in args:
@@ -183,6 +128,11 @@ def _parse(hint: Any, value: Any, path: str) -> Any:
             raise _wrong_type(path, value, "a tuple")
         return tuple(_parse(args[0], v, f"{path}[{i}]") for i, v in enumerate(value))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) > FLOAT_MAX:
+            raise ValueError(
+                f"config key '{path}' is {shown(value)}; accepted: a float of up to "
+                f"{FLOAT_MAX}"
+            )
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise _wrong_type(path, value, hint.__name__)
@@ -190,7 +140,7 @@ def _parse(hint: Any, value: Any, path: str) -> Any:
 
 
 def _parse_variant(variants: dict[str, type], value: Any, path: str) -> Any:
-    parameters = [key for cls in variants.values() for key in _hints(cls)]
+    parameters = [key for cls in variants.values() for key in keys.hints(cls)]
     _require_mapping(value, path, dict.fromkeys(["kind", *parameters]))
     fields = _filled(value)
     kind = fields.pop("kind", None)
@@ -200,10 +150,10 @@ def _parse_variant(variants: dict[str, type], value: Any, path: str) -> Any:
         )
     cls = variants[kind]
     for key in list(fields):
-        if key not in _hints(cls):
-            readers = [k for k, v in variants.items() if key in _hints(v)]
+        if key not in keys.hints(cls):
+            readers = [k for k, v in variants.items() if key in keys.hints(v)]
             if not readers:
-                raise ValueError(_unknown(f"{path}.{key}", cls))
+                raise ValueError(keys.unknown(f"{path}.{key}", cls))
             if fields[key] in ((), []):  # a flag can empty a tuple, not remove it
                 del fields[key]
                 continue
@@ -231,11 +181,11 @@ def _filled(value: Any) -> dict[str, Any]:
 
 
 def _build(cls: type, fields: dict[str, Any], path: str) -> Any:
-    hints = _hints(cls)
+    hints = keys.hints(cls)
     prefix = f"{path}." if path else ""
     for key in fields:
         if key not in hints:
-            raise ValueError(_unknown(prefix + key, cls))
+            raise ValueError(keys.unknown(prefix + key, cls))
     values = {k: _parse(hints[k], v, prefix + k) for k, v in fields.items()}
     for f in dataclasses.fields(cls):
         missing = f.default is dataclasses.MISSING
@@ -247,22 +197,9 @@ def _build(cls: type, fields: dict[str, Any], path: str) -> Any:
         raise ValueError(f"config {path or 'as a whole'}: {e}") from None
 
 
-def _require_mapping(value: Any, path: str, keys: Iterable[str]) -> None:
+def _require_mapping(value: Any, path: str, inner: Iterable[str]) -> None:
     if not isinstance(value, (Mapping, ml_collections.ConfigDict)):
-        raise _wrong_type(path, value, _a_dict(f"{path}.{key}" for key in keys))
-
-
-def _not_a_value(name: str, value: str) -> str:
-    """The message for a scalar given to a key (or the end of one) that is a dict."""
-    paths = _paths(RunConfig)
-    path = next(p for p in paths if f".{p}".endswith(f".{name}"))
-    prefix = f"{path}."
-    below = [p for p in paths if p.startswith(prefix) and "." not in p[len(prefix) :]]
-    return f"config key '{path}' is {value}; accepted: {_a_dict(below)}"
-
-
-def _a_dict(keys: Iterable[str]) -> str:
-    return f"a dict; set {', '.join(keys)}"
+        raise _wrong_type(path, value, keys.a_dict(f"{path}.{key}" for key in inner))
 
 
 def _wrong_type(path: str, value: Any, accepted: str) -> ValueError:
@@ -274,35 +211,3 @@ def _wrong_type(path: str, value: Any, accepted: str) -> ValueError:
 
 def _accepted(choices: tuple[Any, ...]) -> str:
     return f"accepted: {', '.join(map(repr, choices))}"
-
-
-def _unknown(path: str, cls: type) -> str:
-    """The message for a key that `cls`, a dataclass of the config, lacks.
-
-    It names the closest key of `cls`, or of what lies below it.
-    """
-    *parents, key = path.split(".")
-    suffixes: dict[str, str] = {}
-    for candidate in _paths(cls):
-        parts = candidate.split(".")
-        for i in range(len(parts)):
-            suffixes.setdefault(".".join(parts[i:]), candidate)
-    near = difflib.get_close_matches(key, suffixes, n=1, cutoff=0.5)
-    if near:
-        meant = ".".join([*parents, suffixes[near[0]]])
-        return f"unknown config key '{path}'; did you mean '{meant}'?"
-    return f"unknown config key '{path}'; known: {', '.join(sorted(_hints(cls)))}"
-
-
-def _paths(cls: type) -> list[str]:
-    """Every key of a dataclass and below it: "model", "model.norm", …"""
-    paths: list[str] = []
-    for name, hint in _hints(cls).items():
-        variants = _variants(hint)
-        inner = list(variants.values())
-        if not variants and dataclasses.is_dataclass(hint):
-            inner = [typing.cast(type, hint)]
-        below = ["kind"] if variants else []
-        below += [path for c in inner for path in _paths(c)]
-        paths += [name, *(f"{name}.{path}" for path in dict.fromkeys(below))]
-    return paths

@@ -1,19 +1,28 @@
 """The kinds of position information that a model may use."""
 
-import dataclasses
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from llmjax.config.checks import require
+from llmjax.config.checks import (
+    INT_MAX,
+    Natural,
+    NotNegative,
+    Positive,
+    Range,
+    Size,
+    SomeShare,
+    checked,
+    require,
+)
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class NoPositions:
     """No position information beyond the mask's."""
 
     kind: ClassVar[str] = "none"
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Learned:
     """One trained vector per absolute position, added to the embeddings.
 
@@ -21,11 +30,11 @@ class Learned:
     """
 
     kind: ClassVar[str] = "learned"
-    max_length: int = 2048
-    offset: int = 0
+    max_length: Size = 2048
+    offset: Natural = 0
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Sinusoidal:
     """Fixed sines and cosines added to the embeddings (Vaswani et al. 2017, 3.5).
 
@@ -33,39 +42,40 @@ class Sinusoidal:
     """
 
     kind: ClassVar[str] = "sinusoidal"
-    max_wavelength: float = 10_000.0
+    max_wavelength: Positive = 10_000.0
     order: Literal["interleaved", "halves"] = "interleaved"
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class NoScaling:
     """Rotary frequencies as trained."""
 
     kind: ClassVar[str] = "none"
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class LinearScaling:
     """Positions divided by `factor` (Chen et al. 2023, arXiv:2306.15595)."""
 
     kind: ClassVar[str] = "linear"
-    factor: float = 1.0
+    factor: Positive = 1.0
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class DynamicScaling:
-    """NTK-aware theta that grows with a sequence past `original_length`.
+    """NTK-aware theta that grows with a text past `original_length`.
 
-    Theta follows the longest position so far. Cached keys keep the angles that they
-    were cached with, so past `original_length` decoding differs from one forward pass.
+    Theta follows the length of each text, whatever lies beside it; `generate` takes the
+    length of a prompt and all its new tokens. In transformers theta follows the longest
+    row so far, and cached keys keep the angles that they were cached with.
     """
 
     kind: ClassVar[str] = "dynamic"
-    factor: float = 1.0
-    original_length: int = 2048
+    factor: Positive = 1.0
+    original_length: Size = 2048
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class YaRN:
     """Peng et al. 2023, arXiv:2309.00071.
 
@@ -74,42 +84,53 @@ class YaRN:
     """
 
     kind: ClassVar[str] = "yarn"
-    factor: float = 1.0
-    original_length: int = 4096
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
-    attention_factor: float | None = None
-    mscale: float | None = None
-    mscale_all_dim: float | None = None
+    factor: Positive = 1.0
+    original_length: Size = 4096
+    beta_fast: Positive = 32.0
+    beta_slow: Positive = 1.0
+    attention_factor: Positive | None = None
+    mscale: NotNegative | None = None
+    mscale_all_dim: NotNegative | None = None
     truncate: bool = True
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Llama3Scaling:
     """Low frequencies divided by `factor`, high kept (Llama 3.1)."""
 
     kind: ClassVar[str] = "llama3"
-    factor: float = 8.0
-    low_frequency: float = 1.0
-    high_frequency: float = 4.0
-    original_length: int = 8192
+    factor: Positive = 8.0
+    low_frequency: Positive = 1.0
+    high_frequency: Positive = 4.0
+    original_length: Size = 8192
+
+    def __post_init__(self):
+        require(
+            self.low_frequency < self.high_frequency,
+            f"low_frequency={self.low_frequency} is not below "
+            f"high_frequency={self.high_frequency}",
+        )
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class LongRope:
-    """A divisor per frequency, by sequence length (Ding et al. 2024, 2402.13753)."""
+    """A divisor per frequency, of two sets (Ding et al. 2024, arXiv:2402.13753).
+
+    A text longer than `original_length` takes `long`, whatever lies beside it; in
+    transformers the longest row chooses for the batch.
+    """
 
     kind: ClassVar[str] = "longrope"
-    short: tuple[float, ...] = ()
-    long: tuple[float, ...] = ()
-    original_length: int = 4096
-    attention_factor: float = 1.0
+    short: tuple[Positive, ...] = ()
+    long: tuple[Positive, ...] = ()
+    original_length: Size = 4096
+    attention_factor: Positive = 1.0
 
 
 Scaling = NoScaling | LinearScaling | DynamicScaling | YaRN | Llama3Scaling | LongRope
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Rotary:
     """Queries and keys rotated by their position (Su et al. 2021, arXiv:2104.09864).
 
@@ -118,35 +139,40 @@ class Rotary:
     """
 
     kind: ClassVar[str] = "rotary"
-    theta: float = 10_000.0
-    fraction: float = 1.0
+    theta: Annotated[float, Range(1, ends="(]")] = 10_000.0
+    fraction: SomeShare = 1.0
     interleaved: bool = False
     scaling: Scaling = NoScaling()
 
-    def __post_init__(self):
-        require(
-            0 < self.fraction <= 1,
-            f"fraction is {self.fraction}; it must be in (0, 1]",
-        )
 
-
-@dataclasses.dataclass(frozen=True)
+@checked
 class Alibi:
     """A penalty per head that grows with distance (Press et al. 2022, 2108.12409)."""
 
     kind: ClassVar[str] = "alibi"
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class RelativeBias:
-    """A trained bias per head and bucket of distances (T5, arXiv:1910.10683, 2.1)."""
+    """A trained bias per head and bucket of distances (T5, arXiv:1910.10683, 2.1).
+
+    One table for all layers, or with `per_layer` one for each (umT5, 2304.09151).
+    """
 
     kind: ClassVar[str] = "relative_bias"
-    buckets: int = 32
-    max_distance: int = 128
+    buckets: Annotated[int, Range(4, INT_MAX)] = 32
+    max_distance: Size = 128
+    per_layer: bool = False
+
+    def __post_init__(self):
+        require(
+            self.max_distance > self.buckets // 2,
+            f"max_distance={self.max_distance} is not above half of "
+            f"buckets={self.buckets}, to which distances are exact",
+        )
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class TransformerXL:
     """Queries against sinusoids of distances (Dai et al. 2019; XLNet 1906.08237).
 
@@ -157,7 +183,7 @@ class TransformerXL:
     segments: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Disentangled:
     """Content against relative positions, both ways (DeBERTa, arXiv:2006.03654).
 
@@ -166,8 +192,15 @@ class Disentangled:
     """
 
     kind: ClassVar[str] = "disentangled"
-    span: int = 256
-    max_distance: int = 512
+    span: Annotated[int, Range(2, INT_MAX)] = 256
+    max_distance: Size = 512
+
+    def __post_init__(self):
+        require(
+            self.max_distance > self.span // 2 + 1,
+            f"max_distance={self.max_distance} is not above half of span={self.span} "
+            "and 1, to which distances are exact",
+        )
 
 
 Positions = (

@@ -1,12 +1,11 @@
 """Types of activations, matmuls and weights."""
 
-import dataclasses
 from typing import ClassVar, Literal
 
-from llmjax.config.checks import positive
+from llmjax.config.checks import Positive, Size, checked
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class LossScale:
     """Dynamic scaling of float16's loss (Micikevicius et al. 2017, arXiv:1710.03740).
 
@@ -16,14 +15,11 @@ class LossScale:
     the run.
     """
 
-    initial: float = 2.0**15
-    growth_interval: int = 2000
-
-    def __post_init__(self):
-        positive(self, "initial", "growth_interval")
+    initial: Positive = 2.0**15
+    growth_interval: Size = 2000
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Float32:
     """Activations, matmuls and weights of 32 bits."""
 
@@ -32,7 +28,7 @@ class Float32:
     masters: ClassVar[str] = "float32"
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class BFloat16:
     """Activations and matmuls in bfloat16.
 
@@ -45,7 +41,7 @@ class BFloat16:
     masters: Literal["float32", "bfloat16"] = "float32"
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Float16:
     """Activations and matmuls in float16, the loss dynamically scaled."""
 

@@ -8,10 +8,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from llmjax.config.checks import require
+from llmjax.config.checks import Count, Natural, Seed, checked, require
 from llmjax.config.data import DataConfig
 from llmjax.config.layout import (
     Attention,
+    Axis,
     ContextParallelism,
     EinsumAttention,
     Gather,
@@ -31,18 +32,18 @@ from llmjax.config.task import CausalLM, TaskConfig
 # --- layout --------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class LayoutConfig:
     """How the same maths is spread over devices and time."""
 
     # the mesh, outermost first: one of them -1 takes the devices that are left
-    data: int = -1
+    data: Axis = -1
     pipeline: Pipeline = Pipeline()
-    fsdp: int = 1
-    expert: int = 1
-    sequence: int = 1
-    tensor: int = 1
-    slices: int = 1  # that `data` spans over the slow network
+    fsdp: Axis = 1
+    expert: Axis = 1
+    sequence: Axis = 1
+    tensor: Axis = 1
+    slices: Count = 1  # that `data` spans over the slow network
     plan_topology: str | None = None  # of TPU chips that the run fits: "v5p:4x4x4"
     # what is computed
     precision: Precision = Float32()
@@ -53,19 +54,14 @@ class LayoutConfig:
     remat: Remat = NoRemat()
     optimizer_sharding: Literal["weights", "data"] = "weights"  # data: ZeRO-1
     optimizer_memory: Literal["device", "host"] = "device"
-    loss_block: int = 128  # positions of each row whose logits exist at a time
+    loss_block: Count = 128  # positions of each row whose logits exist at a time
     # what comes after what
-    unroll: int = 1  # layers per iteration of the scan
-    microbatches: int = 1
+    unroll: Count = 1  # layers per iteration of the scan
+    microbatches: Count = 1
     # of XLA for the step on TPUs: "xla_tpu_scoped_vmem_limit_kib=98304"
     compiler_options: tuple[str, ...] = ()
 
     def __post_init__(self):
-        for name in ("unroll", "microbatches", "loss_block", "slices"):
-            require(
-                getattr(self, name) >= 1,
-                f"{name} is {getattr(self, name)}; it must be at least 1",
-            )
         for option in self.compiler_options:
             name, _, value = option.partition("=")
             require(
@@ -97,14 +93,14 @@ class LayoutConfig:
 # --- the run -------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Scratch:
     """Random weights from train.seed."""
 
     kind: ClassVar[str] = "scratch"
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Checkpoint:
     """Weights from elsewhere: where names agree, adapted to a larger vocabulary.
 
@@ -114,48 +110,34 @@ class Checkpoint:
 
     kind: ClassVar[str] = "checkpoint"
     path: str = ""
-    step: int | None = None
+    step: Natural | None = None
 
     def __post_init__(self):
         require(bool(self.path), "path is empty; give the workdir of an earlier run")
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class TrainConfig:
     """How long, how often, what is kept."""
 
-    seed: int = 0
-    steps: int = 1000
-    log_every: int = 10
-    eval_every: int = 100
-    eval_batches: int | None = None  # None: the whole split
-    checkpoint_every: int = 100
-    keep_best: int = 1
+    seed: Seed = 0
+    steps: Count = 1000
+    log_every: Count = 10
+    eval_every: Count = 100
+    eval_batches: Count | None = None  # None: the whole split
+    checkpoint_every: Count = 100
+    keep_best: Natural = 1
     best_metric: str = "loss"  # of the evaluation
     best_mode: Literal["min", "max"] = "min"  # max: larger is better
-    patience: int | None = None  # evaluations in a row without a better one: the end
+    patience: Count | None = None  # evaluations in a row without a better one: the end
     writers: tuple[Literal["jsonl", "tensorboard", "wandb"], ...] = ("jsonl",)
-    heartbeat_timeout_seconds: int = 100  # a process silent for so long is lost
-
-    def __post_init__(self):
-        for name in (
-            "steps",
-            "log_every",
-            "eval_every",
-            "checkpoint_every",
-            "heartbeat_timeout_seconds",
-        ):
-            require(
-                getattr(self, name) >= 1,
-                f"{name} is {getattr(self, name)}; it must be at least 1",
-            )
-        require(
-            self.patience is None or self.patience >= 1,
-            f"patience is {self.patience}; it must be at least 1, or None",
-        )
+    heartbeat_timeout_seconds: Count = 100  # a process silent for so long is lost
+    # where the latest checkpoint is damaged: end, or move it to <workdir>/damaged and
+    # go on from the last whole one
+    damaged: Literal["refuse", "set_aside"] = "refuse"
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class RunConfig:
     """Everything that a run is a function of."""
 

@@ -1,29 +1,29 @@
 """Config of the task: a self-supervised objective, several of them, or a label."""
 
-import dataclasses
 from typing import ClassVar, Literal
 
-from llmjax.config.checks import positive, require
-
-
-def share(value: object, *names: str) -> None:
-    """Raises ValueError unless these fields lie in [0, 1]."""
-    for name in names:
-        number = getattr(value, name)
-        require(0 <= number <= 1, f"{name} is {number}; it must be in [0, 1]")
-
+from llmjax.config.checks import (
+    Count,
+    NotNegative,
+    Positive,
+    Share,
+    Size,
+    SomeShare,
+    checked,
+    require,
+)
 
 # --- left to right -------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class CausalLM:
     """Predict the next token (Radford et al. 2018)."""
 
     kind: ClassVar[str] = "causal_lm"
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class PrefixLM:
     """Predict the rest of a text from its beginning (Raffel et al. 2020, 3.2.4).
 
@@ -32,18 +32,17 @@ class PrefixLM:
     """
 
     kind: ClassVar[str] = "prefix_lm"
-    min_prefix: float = 0.0
-    max_prefix: float = 1.0
+    min_prefix: Share = 0.0
+    max_prefix: Share = 1.0
 
     def __post_init__(self):
-        share(self, "min_prefix", "max_prefix")
         require(
             self.min_prefix <= self.max_prefix,
             f"min_prefix={self.min_prefix} is above max_prefix={self.max_prefix}",
         )
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class FillInTheMiddle:
     """Move the middle of a text behind its end (Bavarian et al. 2022, 2207.14255).
 
@@ -51,25 +50,19 @@ class FillInTheMiddle:
     """
 
     kind: ClassVar[str] = "fill_in_the_middle"
-    rate: float = 0.5
-    spm_rate: float = 0.5
-
-    def __post_init__(self):
-        share(self, "rate", "spm_rate")
+    rate: Share = 0.5
+    spm_rate: Share = 0.5
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class MultiTokenPrediction:
     """Predict the next `depth` tokens at once (Gloeckle et al. 2024, 2404.19737)."""
 
     kind: ClassVar[str] = "multi_token_prediction"
-    depth: int = 4
-
-    def __post_init__(self):
-        positive(self, "depth")
+    depth: Size = 4
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class PermutationLM:
     """Predict in a random order, by two streams (Yang et al. 2019, 1906.08237).
 
@@ -77,17 +70,14 @@ class PermutationLM:
     """
 
     kind: ClassVar[str] = "permutation_lm"
-    partial: int = 6
-    max_span: int = 5
-
-    def __post_init__(self):
-        positive(self, "partial", "max_span")
+    partial: Size = 6
+    max_span: Size = 5
 
 
 # --- both ways -----------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class MaskedLM:
     """Predict tokens that were hidden (Devlin et al. 2018), others each epoch.
 
@@ -97,16 +87,14 @@ class MaskedLM:
     """
 
     kind: ClassVar[str] = "masked_lm"
-    rate: float = 0.15
-    mask_share: float = 0.8
-    random_share: float = 0.1
+    rate: Share = 0.15
+    mask_share: Share = 0.8
+    random_share: Share = 0.1
     masking: Literal["token", "whole_word", "span"] = "token"
-    span_p: float = 0.2  # of the geometric distribution
-    max_span: int = 10
+    span_p: SomeShare = 0.2  # of the geometric distribution
+    max_span: Size = 10
 
     def __post_init__(self):
-        share(self, "rate", "mask_share", "random_share", "span_p")
-        positive(self, "max_span")
         require(
             self.mask_share + self.random_share <= 1,
             f"mask_share={self.mask_share} and random_share={self.random_share} "
@@ -114,7 +102,7 @@ class MaskedLM:
         )
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class NextSentence(MaskedLM):
     """Masked LM, and does B follow A in the text? (Devlin et al. 2018, 3.1).
 
@@ -123,28 +111,20 @@ class NextSentence(MaskedLM):
     """
 
     kind: ClassVar[str] = "next_sentence"
-    random_next: float = 0.5
-    short: float = 0.1
-
-    def __post_init__(self):
-        super().__post_init__()
-        share(self, "random_next", "short")
+    random_next: Share = 0.5
+    short: Share = 0.1
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class SentenceOrder(MaskedLM):
     """Masked LM, and are A and B in order? (ALBERT, Lan et al. 2020, 1909.11942)."""
 
     kind: ClassVar[str] = "sentence_order"
-    swapped: float = 0.5
-    short: float = 0.1
-
-    def __post_init__(self):
-        super().__post_init__()
-        share(self, "swapped", "short")
+    swapped: Share = 0.5
+    short: Share = 0.1
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class ReplacedTokens(MaskedLM):
     """Find the tokens that a small generator replaced (ELECTRA, Clark et al. 2020).
 
@@ -153,18 +133,14 @@ class ReplacedTokens(MaskedLM):
     """
 
     kind: ClassVar[str] = "replaced_tokens"
-    mask_share: float = 1.0
-    random_share: float = 0.0
-    generator_size: float = 0.25
-    loss_weight: float = 50.0
-    temperature: float = 1.0  # of the generator's samples
-
-    def __post_init__(self):
-        super().__post_init__()
-        positive(self, "generator_size", "loss_weight", "temperature")
+    mask_share: Share = 1.0
+    random_share: Share = 0.0
+    generator_size: Positive = 0.25
+    loss_weight: Positive = 50.0
+    temperature: Positive = 1.0  # of the generator's samples
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class SentenceEmbedding:
     """Two views of a text are near, all others far (SimCSE, Gao et al. 2021).
 
@@ -174,41 +150,30 @@ class SentenceEmbedding:
 
     kind: ClassVar[str] = "sentence_embedding"
     views: Literal["dropout", "halves"] = "dropout"
-    temperature: float = 0.05
+    temperature: Positive = 0.05
     pooling: Literal["mean", "first", "last"] = "mean"
-
-    def __post_init__(self):
-        positive(self, "temperature")
 
 
 # --- text to text --------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class SpanCorruption:
     """Write out what sentinels stand for (T5, Raffel et al. 2020, 3.1.4)."""
 
     kind: ClassVar[str] = "span_corruption"
-    noise_density: float = 0.15
-    mean_span: float = 3.0
-
-    def __post_init__(self):
-        share(self, "noise_density")
-        positive(self, "mean_span")
+    noise_density: Share = 0.15
+    mean_span: Positive = 3.0
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Denoiser:
     """One of UL2's; `mean_span` None: one span, at the end."""
 
     mode: Literal["R", "S", "X"] = "R"
-    noise_density: float = 0.15
-    mean_span: float | None = 3.0
-    weight: float = 1.0
-
-    def __post_init__(self):
-        share(self, "noise_density")
-        positive(self, "mean_span", "weight")
+    noise_density: Share = 0.15
+    mean_span: Positive | None = 3.0
+    weight: Positive = 1.0
 
 
 UL2_DENOISERS = (
@@ -222,7 +187,7 @@ UL2_DENOISERS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class UL2:
     """A mixture of denoisers, each with a token (Tay et al. 2022, 2205.05131, 3.1)."""
 
@@ -234,7 +199,7 @@ class UL2:
         require(len(self.denoisers) > 0, "denoisers is empty; give at least one")
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Denoising:
     """Write the text from a damaged copy (BART, Lewis et al. 2020, 1910.13461).
 
@@ -245,26 +210,22 @@ class Denoising:
     """
 
     kind: ClassVar[str] = "denoising"
-    infilling: float = 0.3
-    poisson_lambda: float = 3.0
-    deletion: float = 0.0
-    permute_sentences: float = 1.0
-    rotation: float = 0.0
-
-    def __post_init__(self):
-        share(self, "infilling", "deletion", "permute_sentences", "rotation")
-        positive(self, "poisson_lambda")
+    infilling: Share = 0.3
+    poisson_lambda: Positive = 3.0
+    deletion: Share = 0.0
+    permute_sentences: Share = 1.0
+    rotation: Share = 0.0
 
 
 # --- with labels ---------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class SequenceClassification:
     """One label per text, from the pooled last hidden states."""
 
     kind: ClassVar[str] = "sequence_classification"
-    num_labels: int = 2
+    num_labels: Count = 2
     pooling: Literal["mean", "first", "last"] = "mean"
     text_field: str = "text"
 
@@ -274,18 +235,15 @@ class SequenceClassification:
 Generative = CausalLM | PrefixLM | FillInTheMiddle | SpanCorruption | UL2 | Denoising
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class TaskPart:
     """One objective of several, and how many of the rows are its."""
 
     task: Generative = CausalLM()
-    weight: float = 1.0
-
-    def __post_init__(self):
-        require(self.weight >= 0, f"weight is {self.weight}; it must not be negative")
+    weight: NotNegative = 1.0
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class MultiTask:
     """Several objectives that write text, mixed by rows in one model."""
 

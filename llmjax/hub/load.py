@@ -24,6 +24,7 @@ from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 from llmjax.hub import files
 from llmjax.hub.binding import Bound, bind
 from llmjax.hub.files import Shape, StoredTensor
+from llmjax.hub.shared import stored_names
 from llmjax.hub.stored_model import StoredModel, naming, open_model
 from llmjax.hub.table import Table
 from llmjax.parallel.axes import Axes, param_axes, tree_shardings
@@ -84,10 +85,9 @@ def check(model: StoredModel, shapes: Mapping[str, Shape]) -> list[Bound]:
     tensors, table = model.tensors, model.table
     family = f"the family {model.family.name}"
     bound = naming(model.path, lambda: bind(table, shapes))
-    base = table.base
-    if base and not any(name.startswith(base) for name in tensors):
-        bound = [dataclasses.replace(b, name=b.name.removeprefix(base)) for b in bound]
-    read = set()
+    named = stored_names(table, tensors)
+    bound = [dataclasses.replace(b, name=named(b.name)) for b in bound]
+    read: dict[str, StoredTensor] = {}
     for entry in bound:
         for index in entry.indices():
             name = entry.tensor(index)
@@ -108,9 +108,10 @@ def check(model: StoredModel, shapes: Mapping[str, Shape]) -> list[Bound]:
                     f"{family} needs one of {', '.join(files.FLOATS)}, or in GGUF a "
                     "quantised one that the library gguf dequantises"
                 )
-            read.add(name)
+            read[name] = stored
+    aliases = {id(stored) for stored in read.values()}
     for name, stored in tensors.items():
-        if name not in read and not _ignored(name, table):
+        if id(stored) not in aliases and not _ignored(name, table):
             raise ValueError(
                 f"{stored.file} has the tensor {name!r} {stored.shape}, which {family} "
                 "with this config has no use for; is config.json another model's?"
@@ -119,10 +120,9 @@ def check(model: StoredModel, shapes: Mapping[str, Shape]) -> list[Bound]:
 
 
 def _ignored(name: str, table: Table) -> bool:
-    return any(
-        re.fullmatch(pattern, name) or re.fullmatch(pattern, table.base + name)
-        for pattern in table.ignored
-    )
+    names = name, table.base + name
+    patterns = (*table.ignored, *(re.escape(name) for name, _ in table.repeats))
+    return any(re.fullmatch(p, n) for p in patterns for n in names)
 
 
 # --- reading -------------------------------------------------------------------------

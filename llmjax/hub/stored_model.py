@@ -1,6 +1,7 @@
 """A model in the hub's formats, opened: config, names and headers, no weights."""
 
 import dataclasses
+import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -11,8 +12,10 @@ import flax.linen as nn
 
 from llmjax import config as config_lib
 from llmjax.config import ModelConfig
-from llmjax.hub import families, files, gguf, packages
+from llmjax.hub import families, files, gguf, origin, packages
 from llmjax.hub.files import StoredTensor
+from llmjax.hub.origin import Origin
+from llmjax.hub.shared import settle, stored_names
 from llmjax.hub.table import Family, Table
 from llmjax.models.heads.encoder import Encoder
 from llmjax.models.heads.language import LanguageModel
@@ -37,6 +40,7 @@ class StoredModel:
       cfg: config of the model.
       table: names of its tensors, in this format.
       tensors: name -> tensor in a file.
+      origin: what the folder says besides.
     """
 
     path: Path
@@ -45,10 +49,11 @@ class StoredModel:
     cfg: ModelConfig
     table: Table
     tensors: Mapping[str, StoredTensor]
+    origin: Origin
 
     def model(self) -> nn.Module:
         """The module, without weights."""
-        return HEADS[self.head](self.cfg)
+        return HEADS[self.head](self.cfg, origin=self.origin)
 
 
 def open_model(path: str | Path) -> StoredModel:
@@ -73,9 +78,23 @@ def open_model(path: str | Path) -> StoredModel:
     cfg = naming(config, lambda: family.to_config(_bounded(hf)))
     tensors: Mapping[str, StoredTensor] = files.open_folder(path)
     cfg = naming(config, lambda: _plausible(cfg, tensors))
-    table = naming(config, lambda: family.table(cfg))
-    tensors = _renamed(tensors, table)
-    return StoredModel(path, family, heads[architectures[0]], cfg, table, tensors)
+    tensors = _renamed(tensors, naming(config, lambda: family.table(cfg)))
+    cfg, table, tensors = naming(path, lambda: settle(cfg, family.table, tensors))
+    head = heads[architectures[0]]
+    cfg = _pooled(cfg, head, table, tensors)
+    about = origin.read(path, family.name, hf)
+    return StoredModel(path, family, head, cfg, table, tensors, about)
+
+
+def _pooled(
+    cfg: ModelConfig, head: str, table: Table, tensors: Mapping[str, StoredTensor]
+) -> ModelConfig:
+    """The config without a pooler where the file has none (`add_pooling_layer`)."""
+    named = stored_names(table, tensors)
+    pooler = [e.name for e in table.entries if str(e.leaf).startswith("pooler/")]
+    if head == "Encoder" and not any(named(name) in tensors for name in pooler):
+        return dataclasses.replace(cfg, pooler=False)
+    return cfg
 
 
 def _renamed(
@@ -113,7 +132,15 @@ def _open_gguf(path: Path) -> StoredModel:
     cfg = naming(path, lambda: _plausible(family.to_config(hf), tensors))
     head = next(iter(family.architectures.values()))
     names = naming(path, lambda: table(cfg))
-    return StoredModel(path, family, head, cfg, names, tensors)
+    ids = {
+        f"{name}_token_id": metadata.get(f"tokenizer.ggml.{name}_token_id")
+        for name in ("bos", "eos", "padding")
+    }
+    ids["pad_token_id"] = ids.pop("padding_token_id")
+    ids["max_position_embeddings"] = hf.get("max_position_embeddings")
+    said = {k: v for k, v in ids.items() if isinstance(v, int)}
+    about = Origin("", json.dumps(said))
+    return StoredModel(path, family, head, cfg, names, tensors, about)
 
 
 def naming(path: Path, f: Callable[[], Any]) -> Any:

@@ -4,10 +4,19 @@ A prompt's tokens but the last fill the cache; the last one starts the loop, whi
 feeds a token and draws the next. So prefill needs no logits, and the compiler drops
 them. Prompts of different lengths are padded on the left, so that all rows write the
 cache at one slot.
+
+Where rates of rotation follow a text's length, keys that a cache holds were turned by
+the rates of another length. LongRope has two sets of rates: the cache is filled again
+where a row outgrows `original_length`, so each token is what an uncached forward pass
+of the text before it gives, as in transformers' Phi-3 of one prompt (of several,
+transformers takes the longest's rates for all). Dynamic rates change with each token:
+they are those of the row's whole text, prompt and `max_new_tokens` together, from the
+first token on (transformers mixes the rates of all lengths so far).
 """
 
 import functools
 import inspect
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeGuard, runtime_checkable
 
@@ -16,11 +25,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmjax.config import LayoutConfig, Learned, ModelConfig
+from llmjax.config import DynamicScaling, LayoutConfig, Learned, ModelConfig
 from llmjax.infer.sampling import DEFAULT, Sampling, sample
 from llmjax.models.cache import Cache, empty_cache
 from llmjax.models.forward import Applicable, forward, variables
 from llmjax.models.layers import compute_dtype
+from llmjax.models.positions.lengths import follow_length
 
 Params = Any
 Token = int | np.integer
@@ -64,6 +74,20 @@ class Encoded:
 
     states_BSD: Any
     segments_BS: Any
+
+
+@flax.struct.dataclass
+class Stretch:
+    """Steps of `decode` in which no row's rates of rotation change.
+
+    Attributes:
+      first, until: the number of the first one, and of the first one after it.
+      lengths_B: of the texts, as the rates follow them; None where none do.
+    """
+
+    first: Any
+    until: Any
+    lengths_B: Any = None
 
 
 def generate(
@@ -115,25 +139,42 @@ def generate(
     stops = tuple(int(token) for token in stop_tokens)
     _check_tokens(cfg, "stop_tokens, pad_id", [np.array([*stops, pad_id])])
     encoded = _encode(model, params, len(texts), encoder_tokens, pad_id)
-    prefix = pad_left([text[:-1] for text in texts], pad_id)
-    cache_length = prefix["tokens"].shape[1] + max_new_tokens
-    cache = prefill(model, params, prefix, encoded, cache_length=cache_length)
-    tokens_BM, lengths_B, _ = decode(
-        model,
-        params,
-        cache,
-        np.array([text[-1] for text in texts], np.int32),
-        np.array([len(text) - 1 for text in texts], np.int32),
-        jax.random.key(rng) if isinstance(rng, int) else rng,
-        np.array(rows, np.int32),
-        encoded,
-        max_new_tokens=max_new_tokens,
-        sampling=sampling,
-        stop_tokens=stops,
-        pad_id=pad_id,
-    )
-    pairs = zip(np.asarray(tokens_BM), np.asarray(lengths_B), strict=True)
-    return [tokens_M[:length] for tokens_M, length in pairs]
+    stretches = _stretches(cfg, [len(text) for text in texts], max_new_tokens)
+    longest = max(len(text) for text in texts) - 1 + stretches[-1].first
+    drawn = [text[:0] for text in texts]
+    done_B = np.zeros(len(texts), bool)
+    for stretch in stretches:
+        before = [np.append(t, d) for t, d in zip(texts, drawn, strict=True)]
+        prefix = pad_left([text[:-1] for text in before], pad_id, longest)
+        if stretch.lengths_B is not None:
+            T = prefix["tokens"].shape[1]
+            prefix["lengths"] = np.repeat(stretch.lengths_B[:, None], T, axis=1)
+        cache_length = prefix["tokens"].shape[1] + max_new_tokens
+        tokens_BM, counts_B, finite_B, _ = decode(
+            model,
+            params,
+            prefill(model, params, prefix, encoded, cache_length=cache_length),
+            np.array([text[-1] for text in before], np.int32),
+            np.array([len(text) - 1 for text in before], np.int32),
+            jax.random.key(rng) if isinstance(rng, int) else rng,
+            np.array(rows, np.int32),
+            encoded,
+            stretch,
+            done_B,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            stop_tokens=stops,
+            pad_id=pad_id,
+        )
+        new_BM, counts_B = (
+            np.asarray(tokens_BM)[:, stretch.first :],
+            np.asarray(counts_B),
+        )
+        pairs = zip(drawn, new_BM, counts_B, strict=True)
+        drawn = [np.append(d, new_M[:count]) for d, new_M, count in pairs]
+        _check_finite(model, params, np.asarray(finite_B))
+        done_B = counts_B < stretch.until - stretch.first
+    return drawn
 
 
 @functools.partial(jax.jit, static_argnames=("model", "cache_length"))
@@ -147,7 +188,8 @@ def prefill(
 ) -> Cache:
     """A cache of `cache_length` slots with the batch's tokens in the first T.
 
-    The batch holds `tokens`, `segment_ids` and `positions` [B, T], as of `pad_left`.
+    The batch holds `tokens`, `segment_ids` and `positions` [B, T], as of `pad_left`;
+    and `lengths` for a model whose rates of rotation follow them.
     """
     B = batch["tokens"].shape[0]
     source = 0 if encoded is None else encoded.segments_BS.shape[1]
@@ -171,60 +213,72 @@ def decode(
     key: jax.Array,
     rows_B: jax.Array | np.ndarray,
     encoded: Encoded | None = None,
+    stretch: Stretch | None = None,
+    done_B: jax.Array | np.ndarray | None = None,
     *,
     max_new_tokens: int,
     sampling: Sampling = DEFAULT,
     stop_tokens: tuple[int, ...] = (),
     pad_id: int = 0,
-) -> tuple[jax.Array, jax.Array, Cache]:
+) -> tuple[jax.Array, jax.Array, jax.Array, Cache]:
     """Draws up to M = `max_new_tokens` tokens, until every row has drawn a stop token.
 
     Args:
       model: a decoder, or an encoder-decoder.
       params: its parameters.
-      cache: of the tokens before, with M free slots; donated.
+      cache: of the tokens before, with a free slot for each step; donated.
       tokens_B, positions_B: each row's last token, not in the cache, and its position.
       key, rows_B: row b's draw at step s uses the key folded with rows_B[b], then s.
       encoded: of an encoder-decoder.
+      stretch: the steps to take; None: all, from 0.
+      done_B: rows that ended in an earlier stretch; None: none has.
       max_new_tokens, sampling, stop_tokens, pad_id: see `generate`.
 
     Returns:
-      Tokens [B, M], `pad_id` after each row's end; how many are the row's own [B]; and
-      the cache, in the memory of the argument.
+      Tokens [B, M] at the numbers of their steps, `pad_id` after each row's end; how
+      many are the row's own [B]; whether all its logits were finite [B], or the row
+      ends there; and the cache, in the memory of the argument.
     """
+    if stretch is None:
+        stretch = Stretch(0, max_new_tokens)
+    first, until = stretch.first, stretch.until
     B = cache.positions_BS.shape[0]
     keys_B = jax.vmap(functools.partial(jax.random.fold_in, key))(rows_B)
     stops = jnp.array(stop_tokens, jnp.int32)
 
     def more(carry):
         step, *_, done_B = carry
-        return (step < max_new_tokens) & ~jnp.all(done_B)
+        return (step < until) & ~jnp.all(done_B)
 
     def draw(carry):
-        step, last_B, cache, out_BM, length_B, done_B = carry
+        step, last_B, cache, out_BM, length_B, finite_B, done_B = carry
         batch = {
             "tokens": last_B[:, None],
             "segment_ids": jnp.ones((B, 1), jnp.int32),
-            "positions": (positions_B + step)[:, None],
+            "positions": (positions_B + step - first)[:, None],
         }
+        if stretch.lengths_B is not None:
+            batch["lengths"] = jnp.asarray(stretch.lengths_B)[:, None]
         logits_BTV, cache = _apply(model, params, batch, cache, encoded)
         step_keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, step)
         next_B = sample(logits_BTV[:, -1], step_keys_B, sampling)
-        done_B = done_B | jnp.isin(next_B, stops)
+        finite_B &= done_B | jnp.isfinite(logits_BTV[:, -1]).all(-1)
+        done_B = done_B | jnp.isin(next_B, stops) | ~finite_B
         next_B = jnp.where(done_B, pad_id, next_B)
         out_BM = jax.lax.dynamic_update_slice(out_BM, next_B[:, None], (0, step))
-        return step + 1, next_B, cache, out_BM, length_B + ~done_B, done_B
+        return step + 1, next_B, cache, out_BM, length_B + ~done_B, finite_B, done_B
 
     start = (
-        jnp.zeros((), jnp.int32),
+        jnp.asarray(first, jnp.int32),
         jnp.asarray(tokens_B),
         cache,
         jnp.full((B, max_new_tokens), pad_id, jnp.int32),
         jnp.zeros(B, jnp.int32),
-        jnp.zeros(B, bool),
+        jnp.ones(B, bool),
+        jnp.zeros(B, bool) if done_B is None else jnp.asarray(done_B),
     )
-    _, _, cache, out_BM, length_B, _ = jax.lax.while_loop(more, draw, start)
-    return out_BM, length_B, cache
+    _, _, cache, out_BM, length_B, finite_B, _ = jax.lax.while_loop(more, draw, start)
+    return out_BM, length_B, finite_B, cache
 
 
 @functools.partial(jax.jit, static_argnames=("model",))
@@ -244,13 +298,17 @@ def bucket(length: int) -> int:
     return max(8, 1 << (length - 1).bit_length())
 
 
-def pad_left(rows: Sequence[np.ndarray], pad_id: int) -> dict[str, np.ndarray]:
+def pad_left(
+    rows: Sequence[np.ndarray], pad_id: int, longest: int = 0
+) -> dict[str, np.ndarray]:
     """One batch of rows of different lengths, T = `bucket` of the longest.
+
+    T has room for `longest` tokens too, if it is more.
 
     `tokens`, `segment_ids` (0 for padding, 1 for tokens) and `positions` (from 0 at
     each row's first token), all int32 [B, T].
     """
-    T = bucket(max(len(row) for row in rows))
+    T = bucket(max(longest, *(len(row) for row in rows)))
     tokens_BT = np.full((len(rows), T), pad_id, np.int32)
     for b, row in enumerate(rows):
         tokens_BT[b, T - len(row) :] = row
@@ -268,6 +326,45 @@ def _apply(model, params, batch, cache, encoded, *states_BSD):
     if encoded is not None:
         batch = {**batch, "encoder_segment_ids": encoded.segments_BS}
     return forward(model, variables(params), batch, cache, *states_BSD)[0]
+
+
+def _stretches(
+    cfg: ModelConfig, lengths: Sequence[int], max_new_tokens: int
+) -> list[Stretch]:
+    """All steps for prompts of these lengths, cut where a row's rates change."""
+    scalings, starts = follow_length(cfg), {0}
+    lengths_B = np.array(lengths, np.int32)
+    if not scalings:
+        return [Stretch(0, max_new_tokens)]
+    if any(isinstance(scaling, DynamicScaling) for scaling in scalings):
+        return [Stretch(0, max_new_tokens, lengths_B + max_new_tokens)]
+    for scaling in scalings:
+        starts |= {scaling.original_length + 1 - length for length in lengths}
+    steps = sorted(step for step in starts if 0 <= step < max_new_tokens)
+    return [
+        Stretch(first, until, lengths_B + first)
+        for first, until in itertools.pairwise([*steps, max_new_tokens])
+    ]
+
+
+def _check_finite(model: Generator, params: Params, finite_B: np.ndarray) -> None:
+    """Raises ValueError where logits were not finite, naming what made them so."""
+    if finite_B.all():
+        return
+    row = int(np.argmin(finite_B))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact) and not jnp.isfinite(leaf).all():
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise ValueError(
+                f"prompt {row} has logits that are not finite: the weight {name} holds "
+                f"{int((~jnp.isfinite(leaf)).sum())} values that are not; take an "
+                "earlier checkpoint"
+            )
+    precision = model.layout.precision.kind
+    raise ValueError(
+        f"prompt {row} has logits that are not finite, of finite weights: activations "
+        f"overflow in layout.precision.kind={precision!r}; try 'bfloat16' or 'float32'"
+    )
 
 
 def _encode(

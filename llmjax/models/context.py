@@ -14,6 +14,8 @@ class Context:
     Attributes:
       mask: who sees whom, before a layer's own pattern.
       positions_BT: of the queries.
+      lengths_BT: of the texts that the queries are part of, for rates of rotation that
+        follow it; None where no layer's do.
       encoded_BSD: the encoder's states; None where there are none, or where the cache
         holds their keys and values.
       cross_mask: of the decoder's queries against the encoder's keys.
@@ -25,6 +27,7 @@ class Context:
 
     mask: Mask
     positions_BT: Any
+    lengths_BT: Any = None
     encoded_BSD: Any = None
     cross_mask: Mask | None = None
     shared_positions: Any = None

@@ -13,6 +13,7 @@ from llmjax.models.attention.mask import Mask
 from llmjax.models.cache import Cache
 from llmjax.models.context import Context
 from llmjax.models.embedder import Embedder
+from llmjax.models.positions.lengths import follow_length, text_lengths
 from llmjax.models.stack import Stack
 
 Batch = Mapping[str, Any]
@@ -25,6 +26,9 @@ class Transformer(nn.Module):
     A batch holds `tokens` [B, T], or `embeddings` [B, T, M] in place of the table's
     vectors of tokens (M is `embedding_size`, or D); and where rows are packed or padded
     `segment_ids` and `positions` [B, T]; some models read `token_types` [B, T].
+    `lengths` [B, T], of the text that each token is part of, are counted where they are
+    not given; rates of rotation that follow a text's length (LongRope, dynamic) read
+    them, and who decodes gives them, as later tokens are not there to be counted.
     `prefix` [B, T],
     true for tokens that all of their segment may see, makes a prefix language model.
     `hidden_mask` [B, T, T], true where a token may not see another, makes a model with
@@ -113,7 +117,22 @@ class Transformer(nn.Module):
             )
         types_BT = batch.get("token_types")
         x_BTM = self.embedder(x_BTM, positions_BT, types_BT)
-        return x_BTM, Context(mask, positions_BT, token_types_BT=types_BT)
+        lengths_BT = self._lengths(batch.get("lengths"), positions_BT, mask)
+        context = Context(mask, positions_BT, lengths_BT, token_types_BT=types_BT)
+        return x_BTM, context
+
+    def _lengths(self, lengths_BT: Any, positions_BT: jax.Array, mask: Mask) -> Any:
+        """[B, T], of the texts that the queries are part of; None: nothing reads it."""
+        if not follow_length(self.cfg):
+            return None
+        if lengths_BT is not None:
+            return lengths_BT
+        q_segments_BT, k_segments_BS = mask.q_segments_BT, mask.k_segments_BS
+        k_positions_BS = mask.k_positions_BS
+        if k_positions_BS is None:
+            k_positions_BS = positions_BT
+        lengths_BT = text_lengths(q_segments_BT, k_positions_BS, k_segments_BS)
+        return jnp.broadcast_to(lengths_BT, positions_BT.shape)
 
     def _two_streams(
         self, x_BTD: jax.Array, context: Context, hidden_BTS: jax.Array
@@ -160,5 +179,6 @@ class Transformer(nn.Module):
         types_BS = batch.get("encoder_token_types")
         x_BSD = embedder.project(embedder(x_BSM, positions_BS, types_BS))
         mask = Mask(counted_BS, counted_BS, segments_BS, segments_BS)
-        context = Context(mask, positions_BS, token_types_BT=types_BS)
+        lengths_BS = self._lengths(batch.get("encoder_lengths"), positions_BS, mask)
+        context = Context(mask, positions_BS, lengths_BS, token_types_BT=types_BS)
         return self.encoder(x_BSD, context)[0]

@@ -19,6 +19,7 @@ from llmjax.tasks.task import Loss, Task, loss_of
 from llmjax.train import loop, setup
 from llmjax.train.checkpoints.checkpoints import load_params
 from llmjax.train.gradient import GradientEstimator, value_and_grad
+from llmjax.train.optimizers import optimizers
 from llmjax.train.setup import Batches, Program
 from llmjax.train.state import State, WithAxes
 
@@ -69,6 +70,8 @@ def run(
       ValueError: something does not fit; before anything is traced.
       log.NotFiniteError: the run diverged.
     """
+    if update is None:
+        optimizers.check_length(config.optimizer, config.train.steps)
     if task is None or source is None:
         corpora = prepare.open_corpora(config.data)
         task = task or make_task(config, corpora[0][1].tokenizer)

@@ -105,7 +105,7 @@ def test_leads_have_topics_titles_and_descriptions(build):
     builder = build("wiki_leads", "fr", {"summaries_fr-fr.json": json.dumps(entries)})
     found = examples(builder)
     metadata = builder.info.metadata
-    assert builder.info.full_name == "wheel/wiki_leads_fr/1.0.0"
+    assert builder.info.full_name == "wheel/wiki_leads_fr/1.1.0"
     assert metadata["class_names"] == ["Arts", "History"]
     assert [found[f"T{i}"]["label"] for i in range(3)] == [1, 0, -1]
     assert found["T4"]["title"] == "T4" and found["T4"]["description"] == "thing 4"

@@ -20,6 +20,7 @@ from llmjax.config import (
     DataConfig,
     MixturePart,
     PrepareConfig,
+    RecordField,
     TokenizerFile,
     WordPiece,
 )
@@ -55,7 +56,7 @@ def lines(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> DataConfig
     monkeypatch.setattr(slices, "SLICE_BYTES", 6000)
     rng = random.Random(1)
     rows = [{"body": document(rng), "kind": f"k{k % 3}"} for k in range(150)]
-    rows[7]["body"] += "\n \n \n  " + chr(0) + "\uff21\uff22" + "cut"  # to be cleaned
+    rows[7]["body"] += "\n \n \n  " + chr(0) + "\uff21\uff22 schÃ¶n"
     path = tmp_path / "lines.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return DataConfig(
@@ -118,15 +119,38 @@ def test_labels_are_classes_by_name(
         source = corpus.source(split)
         assert list(corpus.texts(split)) == list(whole.texts(split))
         for i, text in enumerate(corpus.texts(split)):
-            if text in wanted:  # all but the one that was cleaned
+            if text in wanted:  # all but the one with wrong encoding
                 assert source[i]["label"] == wanted[text]
                 assert corpus.tokenizer.decode(source[i]["tokens"]) == text
                 seen += 1
     assert seen == 149
     texts = [t for split in SPLITS for t in corpus.texts(split)]
-    assert next(t for t in texts if t.endswith("cut")).endswith("\n\nABcut")
+    mended = next(t for t in texts if t.endswith("schön"))
+    assert mended.endswith("\n \n \n  \0\uff21\uff22 schön")
     counts = corpus.manifest["dataset"]["cleaning"]
     assert counts["collected"] == counts["kept"] == 150
+
+
+def test_the_values_of_a_label_are_the_classes(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "a.jsonl"
+    kinds = [-1, 0, 1, 2.0, 10, None] * 4
+    rows = [{"text": f"text {k}", "label": kind} for k, kind in enumerate(kinds)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = DataConfig(
+        source=str(path),
+        directory=str(tmp_path / "cache"),
+        tokenizer=Bytes(),
+        prepare=PrepareConfig(
+            label="label",
+            min_characters=0,
+            near_duplicates=False,
+            validation=0.0,
+            test=0.0,
+        ),
+    )
+    corpus = prepare.prepare(data)
+    assert corpus.class_names == ("-1", "0", "1", "2", "10")
+    assert corpus.source("train").labels.tolist() == [0, 1, 2, 3, 4, -1] * 4
 
 
 def test_another_label_is_another_content(lines: DataConfig) -> None:
@@ -360,9 +384,18 @@ def test_names_of_format_1_and_2_stay(tmp_path: pathlib.Path) -> None:
     # Printed by the version that wrote the first corpora: a cache of then is read on.
     (tmp_path / "a.txt").write_text("A text.\n")
     data = DataConfig(source=str(tmp_path), directory=str(tmp_path / "cache"))
-    assert prepare.corpus_name(data).endswith("_a3b91ff54036")
+    records = dataclasses.replace(data, prepare=PrepareConfig(fields=(RecordField(),)))
+    assert prepare.corpus_name(records).endswith("_730f5c787534")
+    # The corpora of documents of then were cleaned in another way.
+    assert not prepare.corpus_name(data).endswith("_a3b91ff54036")
     key = encoding.key("content", "tokenizer")
     assert key[:32] == "813bf6232cf2c93586e6b52b39c9b5b8"
+
+
+@pytest.mark.parametrize("name", ["shards", "workers"])
+def test_numbers_of_files_and_processes_have_a_bound(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} is 1000.*must be at most \d"):
+        PrepareConfig(**{name: 10**20})  # type: ignore[arg-type]
 
 
 # --- tokenizers and mixtures ---------------------------------------------------------
@@ -492,6 +525,11 @@ def test_existing_splits_stay_and_held_out_copies_win(tmp_path: pathlib.Path) ->
     assert list(corpus.texts("train")) == [*texts[:3], *texts[4:15]]
     assert corpus.class_names == ("good", "bad")
     assert set(corpus.source("dev").labels.tolist()) == {1}
+    table = pa.Table.from_pylist([{"text": "a" * 90, "label": 2}])
+    with pa.ipc.new_stream(str(folder / "dev" / "a.arrow"), table.schema) as out:
+        out.write_table(table)
+    with pytest.raises(ValueError, match=r"label '2' .*good, bad\); accepted: .* 0 to"):
+        prepare.prepare(data)
 
 
 @pytest.mark.parametrize(
@@ -523,7 +561,7 @@ def test_folders_with_too_little_are_named(tmp_path: pathlib.Path) -> None:
         ValueError, match=r"few': no document is left .*dropped_short 1"
     ):
         prepare.prepare(data)
-    (folder / "a.txt").write_text("a word " * 20)
+    (folder / "a.txt").write_text(("a word " * 20).strip())
     message = r"few' has too few documents: .*'validation'.*prepare\.validation=0"
     with pytest.raises(ValueError, match=message):
         prepare.prepare(data)

@@ -220,7 +220,7 @@ def test_the_loop_stops_when_every_row_has():
     prefix = pad_left([row[:-1] for row in prompts], 0)
     B, T = prefix["tokens"].shape
     full = prefill(model, p, prefix, cache_length=T + NEW)
-    tokens_BM, lengths_B, after = decode(
+    tokens_BM, lengths_B, finite_B, after = decode(
         model,
         p,
         full,
@@ -234,6 +234,7 @@ def test_the_loop_stops_when_every_row_has():
         pad_id=7,
     )
     assert after.slot == T + 1 and not lengths_B.any() and (tokens_BM == 7).all()
+    assert finite_B.all()
     assert full.layers[0][0].own.k_LBSKH.is_deleted()  # donated
 
 

@@ -6,6 +6,7 @@ A weight is a function of (its name at the hub, its shape, a seed), an input of
 
 import dataclasses
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -39,6 +40,16 @@ class Inputs:
     encoder_segment_ids: np.ndarray | None = None
     hidden_mask: np.ndarray | None = None
     prompts: tuple[tuple[int, ...], ...] = ()
+
+    def rows(self) -> Iterator["Inputs"]:
+        """Each row as a batch of its own."""
+        for b, prompt in enumerate(self.prompts):
+            arrays = {
+                field.name: value[b : b + 1]
+                for field in dataclasses.fields(self)
+                if isinstance(value := getattr(self, field.name), np.ndarray)
+            }
+            yield dataclasses.replace(self, **arrays, prompts=(prompt,))
 
 
 def norms_around(variant: str) -> float:

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 from tests.parity.shapes import Shapes, Variant
 
+ALONE: dict = dict(decode=False, left_padding=False, takes_positions=False)
+
 
 def encoder_decoders(s: Shapes) -> Iterator[Variant]:
     """T5 and mT5, BART and mBART, and Marian: the Transformer as of 2017."""
@@ -45,6 +47,11 @@ def encoder_decoders(s: Shapes) -> Iterator[Variant]:
         feed_forward_proj="gated-gelu",
         tie_word_embeddings=False,
     )
+    # with a head of its own transformers 5 scales the published umT5, 4 did not
+    yield both("umt5/tied", "UMT5ForConditionalGeneration", **t5)
+    encoder = t5 | dict(is_encoder_decoder=False)
+    yield Variant("t5/encoder", "T5EncoderModel", encoder, kind="encoder", **ALONE)
+    yield Variant("umt5/encoder", "UMT5EncoderModel", encoder, kind="encoder", **ALONE)
     bart = dict(
         vocab_size=s.V,
         d_model=3 * s.H,

@@ -111,6 +111,23 @@ def blanked(inputs: Inputs, *values: torch.Tensor | None) -> list[np.ndarray | N
 
 def forward(variant: Variant, model: torch.nn.Module, inputs: Inputs):
     """Logits, last hidden states of the Transformer or decoder, pooled, or None."""
+    if variant.alone:
+        rows = [together(variant, forgotten(model), row) for row in inputs.rows()]
+        return [x[0] if x[0] is None else torch.cat(x) for x in zip(*rows, strict=True)]
+    return together(variant, model, inputs)
+
+
+def forgotten(model: torch.nn.Module) -> torch.nn.Module:
+    """The model without the longest length that its dynamic rates have seen."""
+    for module in model.modules():
+        if hasattr(module, "max_seq_len_cached"):
+            module.max_seq_len_cached = module.original_max_seq_len
+            module.inv_freq = module.original_inv_freq.clone()
+    return model
+
+
+def together(variant: Variant, model: torch.nn.Module, inputs: Inputs):
+    """`forward` of the batch as one."""
     arguments = {"input_ids": inputs.tokens, "attention_mask": inputs.segment_ids}
     if variant.kind == "encoder-decoder":
         arguments = {
@@ -134,6 +151,8 @@ def forward(variant: Variant, model: torch.nn.Module, inputs: Inputs):
     core = model.base_model
     if core is model and variant.kind == "encoder-decoder":
         core = model.decoder  # T5's
+    elif variant.kind == "decoder":
+        core = getattr(core, "decoder", core)  # OPT's
     captured = []
     hook = core.register_forward_hook(lambda *call: captured.append(call[-1]))
     output = model(**tensors)
@@ -162,6 +181,17 @@ def decode(
     variant: Variant, model: torch.nn.Module, inputs: Inputs
 ) -> tuple[np.ndarray, np.ndarray]:
     """Greedy continuations [B, M], and the gaps of `Outputs`."""
+    if variant.alone:
+        rows = [decode_together(variant, model, row) for row in inputs.rows()]
+        tokens, gaps = zip(*rows, strict=True)
+        return np.concatenate(tokens), np.concatenate(gaps)
+    return decode_together(variant, model, inputs)
+
+
+def decode_together(
+    variant: Variant, model: torch.nn.Module, inputs: Inputs
+) -> tuple[np.ndarray, np.ndarray]:
+    """`decode` of the prompts as one batch."""
     pad = variant.config.get("pad_token_id", 0)
     longest = max(map(len, inputs.prompts))
     rows = [(pad,) * (longest - len(p)) + p for p in inputs.prompts]

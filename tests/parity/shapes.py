@@ -63,6 +63,8 @@ class Variant:
       two_stream: whether XLNet's query stream is compared.
       decode: whether cached decoding is compared; False needs a comment beside it.
       takes_positions: whether it has `position_ids`.
+      alone: whether transformers gets each row by itself, because its rates of rotation
+        follow the longest position of the batch.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Variant:
     two_stream: bool = False
     decode: bool = True
     takes_positions: bool = True
+    alone: bool = False
 
     @property
     def family(self) -> str:

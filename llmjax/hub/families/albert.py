@@ -28,7 +28,8 @@ def table(cfg: ModelConfig) -> Table:
         *bert.decoder(cfg, *COPIES),
     )
     stack = LayerTable("transformer/stack", cfg.layers, BLOCK)
-    return Table(entries, (stack,), bert.unread("albert", *COPIES), base="albert.")
+    more = bert.again(cfg, *COPIES)
+    return Table(entries, (stack,), bert.unread("albert"), base="albert.", **more)
 
 
 def to_config(hf: dict[str, Any]) -> ModelConfig:

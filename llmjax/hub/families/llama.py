@@ -33,11 +33,9 @@ BIASES: dict[tuple[bool, bool], Literal["none", "attention", "mlp", "all"]] = {
 
 
 def table(cfg: ModelConfig, block: tuple[Entry, ...] = BLOCK) -> Table:
-    ignored = [r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"]
-    if cfg.tie_embeddings:
-        ignored.append(r"lm_head\.weight")
+    buffers = r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"
     stack = LayerTable("transformer/stack", cfg.layers, block)
-    return Table(ENDS, (stack,), tuple(ignored), base="model.")
+    return Table(ENDS, (stack,), (buffers,), base="model.")
 
 
 def to_config(hf: dict[str, Any]) -> ModelConfig:
@@ -51,7 +49,7 @@ def to_config(hf: dict[str, Any]) -> ModelConfig:
         num_kv_heads=hf.get("num_key_value_heads"),
         head_dim=hf.get("head_dim"),
         norm=RMSNorm(hf.get("rms_norm_eps", 1e-6)),
-        positions=rope.to_config(hf),
+        positions=rope.whole(rope.to_config(hf)),
         mlp=Gated(activations.to_config(hf, "hidden_act", "silu")),
         biases=BIASES[bool(hf.get("attention_bias")), bool(hf.get("mlp_bias"))],
         tie_embeddings=hf.get("tie_word_embeddings", False),
@@ -80,7 +78,7 @@ def to_hf(cfg: ModelConfig) -> dict[str, Any]:
         "tie_word_embeddings": cfg.tie_embeddings,
         "attention_dropout": cfg.attention_dropout,
         "initializer_range": cfg.init_std,
-    } | rope.to_hf(cfg.positions)
+    } | rope.whole_to_hf(cfg.positions)
 
 
 FAMILIES = (

@@ -41,7 +41,7 @@ class LatentAttention(nn.Module):
         assert isinstance(heads, Latent)
         H, R = cfg.H, heads.rank
         positions = scheme(cfg, self.spec)
-        q_BTNH = self._queries(x_BTD, positions, context.positions_BT)
+        q_BTNH = self._queries(x_BTD, positions, context)
         down_BTR = self._project(
             "latent_down",
             "BTD,DR->BTR",
@@ -49,7 +49,9 @@ class LatentAttention(nn.Module):
             ("D", "R"),
         )(x_BTD)
         c_BTR = Norm(cfg.norm, ("R",), name="latent_norm")(down_BTR[..., :R])
-        k_rope_BT1H = positions.rotate(down_BTR[:, :, None, R:], context.positions_BT)
+        k_rope_BT1H = positions.rotate(
+            down_BTR[:, :, None, R:], context.positions_BT, context.lengths_BT
+        )
         up = self._project(
             "key_value",
             "BSR,RNH->BSNH",
@@ -78,7 +80,7 @@ class LatentAttention(nn.Module):
         return self._out(o_BTNH), key_values
 
     def _queries(
-        self, x_BTD: jax.Array, positions: Scheme, positions_BT: jax.Array
+        self, x_BTD: jax.Array, positions: Scheme, context: Context
     ) -> jax.Array:
         """[B, T, N, H + rotary_dim], scaled, the last part turned."""
         cfg, heads = self.cfg, self.cfg.heads
@@ -94,7 +96,9 @@ class LatentAttention(nn.Module):
         shape = (x_BTD.shape[-1], cfg.num_heads, size)
         up = self._project("query", "BTR,RNH->BTNH", shape, (first, "N", "H"))
         q_BTNH = on_mesh(up(x_BTD), "N") * score_scale(cfg, size)
-        turned = positions.rotate(q_BTNH[..., cfg.H :], positions_BT)
+        turned = positions.rotate(
+            q_BTNH[..., cfg.H :], context.positions_BT, context.lengths_BT
+        )
         return jnp.concatenate([q_BTNH[..., : cfg.H], turned], axis=-1)
 
     def _project(

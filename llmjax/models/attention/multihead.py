@@ -83,8 +83,9 @@ class Attention(nn.Module):
             k_BSKH = self._norm("key_norm", "K", k_BSKH)
             if isinstance(cfg.scores, Cosine):
                 k_BSKH = unit(k_BSKH)
-            q_BTNH = positions.rotate(q_BTNH, context.positions_BT)
-            k_BSKH = positions.rotate(k_BSKH, context.positions_BT)
+            at = context.positions_BT, context.lengths_BT
+            q_BTNH = positions.rotate(q_BTNH, *at)
+            k_BSKH = positions.rotate(k_BSKH, *at)
             if cached is not None:
                 key_values, layer, slot = cached
                 key_values, k_BSKH, v_BSKH, mask = key_values.extend(

@@ -21,9 +21,14 @@ from llmjax.models.positions.scheme import Scheme
 class RotaryScheme(Scheme):
     """Su et al. 2021, arXiv:2104.09864."""
 
-    def rotate(self, x_BTNH: jax.Array, positions_BT: jax.Array) -> jax.Array:
+    def rotate(
+        self,
+        x_BTNH: jax.Array,
+        positions_BT: jax.Array,
+        lengths_BT: jax.Array | None = None,
+    ) -> jax.Array:
         size = self.cfg.rotary_dim(self.config)
-        return rotary(x_BTNH, positions_BT, self.config, size)
+        return rotary(x_BTNH, positions_BT, self.config, size, lengths_BT)
 
 
 def rotary(
@@ -31,15 +36,21 @@ def rotary(
     positions_BT: Int[Array, "#B T"],
     config: Rotary,
     size: int,
+    lengths_BT: Int[Array, "#B T"] | None = None,
 ) -> Float[Array, "B T N H"]:
     """Rotates pairs of the first `size` of each head by position (Su et al. 2021).
 
     The pair (x[i], x[i + size/2]), or with `interleaved` (x[2i], x[2i + 1]), turns by
-    position * theta**(-2i/size), as `scaling` changes it; in float32.
+    position * theta**(-2i/size), as `scaling` changes it; in float32. `lengths_BT` as
+    `lengths.text_lengths` gives it, for a scaling that follows it.
     """
-    rate_H, factor = rotary_rates(config, size, positions_BT)
-    rate_H = jnp.repeat(rate_H, 2) if config.interleaved else jnp.tile(rate_H, 2)
-    angle = positions_BT[:, :, None, None].astype(jnp.float32) * rate_H
+    rate_BTH, factor = rotary_rates(config, size, lengths_BT)
+    if config.interleaved:
+        rate_BTH = jnp.repeat(rate_BTH, 2, axis=-1)
+    else:
+        rate_BTH = jnp.concatenate([rate_BTH, rate_BTH], axis=-1)
+    positions_BT11 = positions_BT[:, :, None, None].astype(jnp.float32)
+    angle = positions_BT11 * rate_BTH[:, :, None]
     sin, cos = jnp.sin(angle) * factor, jnp.cos(angle) * factor
     x, rest = x_BTNH[..., :size], x_BTNH[..., size:]
     turned = x.astype(jnp.float32) * cos + _quarter_turn(x, config.interleaved) * sin
@@ -68,31 +79,44 @@ def _quarter_turn(x: jax.Array, interleaved: bool) -> jax.Array:
 
 
 def rotary_rates(
-    config: Rotary, size: int, positions_BT: jax.Array
+    config: Rotary, size: int, lengths_BT: jax.Array | None = None
 ) -> tuple[jax.Array, float]:
-    """Radians per position of each pair, [size / 2], and a factor on sin and cos."""
+    """Radians per position of each pair, and a factor on sin and cos.
+
+    Args:
+      config: theta and its scaling.
+      size: of a head's part that turns.
+      lengths_BT: of the text that each token is part of; read where the scaling
+        follows it.
+
+    Returns:
+      [1, 1, size / 2], or [B, T, size / 2] where the scaling follows the length.
+    """
     scaling = config.scaling
     exponent_H = np.arange(0, size, 2, dtype=np.float32) / size
     rate_H = 1.0 / config.theta**exponent_H
-    if isinstance(scaling, LinearScaling):
-        return jnp.asarray(rate_H / scaling.factor), 1.0
-    if isinstance(scaling, Llama3Scaling):
-        return jnp.asarray(_llama3(rate_H, scaling)), 1.0
-    if isinstance(scaling, YaRN):
-        return jnp.asarray(_yarn(rate_H, config.theta, size, scaling)), _mscale(scaling)
+    factor = 1.0
     if isinstance(scaling, DynamicScaling):
+        assert lengths_BT is not None
         original = scaling.original_length
-        length = jnp.maximum(jnp.max(positions_BT) + 1, original)
-        grown = scaling.factor * length / original - (scaling.factor - 1)
-        theta = config.theta * grown ** (size / (size - 2))
-        return 1.0 / jnp.power(theta, exponent_H), 1.0
+        length_BT1 = jnp.maximum(lengths_BT, original)[..., None]
+        grown_BT1 = scaling.factor * length_BT1 / original - (scaling.factor - 1)
+        theta_BT1 = config.theta * grown_BT1 ** (size / (size - 2))
+        return 1.0 / jnp.power(theta_BT1, exponent_H), factor
     if isinstance(scaling, LongRope):
-        beyond = jnp.max(positions_BT) + 1 > scaling.original_length
-        divisor_H = jnp.where(
-            beyond, jnp.array(scaling.long), jnp.array(scaling.short)
-        ).astype(jnp.float32)
-        return jnp.asarray(rate_H) / divisor_H, scaling.attention_factor
-    return jnp.asarray(rate_H), 1.0
+        assert lengths_BT is not None
+        long_H = np.array(scaling.long, np.float32)
+        short_H = np.array(scaling.short, np.float32)
+        beyond_BT1 = lengths_BT[..., None] > scaling.original_length
+        divisor_BTH = jnp.where(beyond_BT1, long_H, short_H)
+        return jnp.asarray(rate_H) / divisor_BTH, scaling.attention_factor
+    if isinstance(scaling, LinearScaling):
+        rate_H = rate_H / scaling.factor
+    elif isinstance(scaling, Llama3Scaling):
+        rate_H = _llama3(rate_H, scaling)
+    elif isinstance(scaling, YaRN):
+        rate_H, factor = _yarn(rate_H, config.theta, size, scaling), _mscale(scaling)
+    return jnp.asarray(rate_H)[None, None], factor
 
 
 def _llama3(rate_H: np.ndarray, scaling: Llama3Scaling) -> np.ndarray:

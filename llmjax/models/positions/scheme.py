@@ -75,8 +75,16 @@ class Scheme:
         """Values that all layers of a stack read, from parameters of `owner`."""
         return None
 
-    def rotate(self, x_BTNH: jax.Array, positions_BT: jax.Array) -> jax.Array:
-        """Queries or keys at their positions, before a cache takes them."""
+    def rotate(
+        self,
+        x_BTNH: jax.Array,
+        positions_BT: jax.Array,
+        lengths_BT: jax.Array | None = None,
+    ) -> jax.Array:
+        """Queries or keys at their positions, before a cache takes them.
+
+        `lengths_BT`: of the texts that they are part of, for rates that follow it.
+        """
         return x_BTNH
 
     def scores(self, scores: Scores) -> tuple[jax.Array, Bias | None]:

@@ -47,6 +47,16 @@ def schedule(config: OptimizerConfig, steps: int) -> Callable[[Any], jax.Array]:
     return optax.join_schedules([rise, after], [warmup])
 
 
+def check_length(config: OptimizerConfig, steps: int) -> None:
+    """Raises ValueError where a run of `steps` ends before its warm-up."""
+    warmup = config.schedule.warmup_steps
+    if warmup > steps:
+        raise ValueError(
+            f"optimizer.schedule.warmup_steps={warmup} exceeds train.steps={steps}, so "
+            "the learning rate would never reach its peak; lower it, or train longer"
+        )
+
+
 def make(
     config: OptimizerConfig, steps: int, axes: Any
 ) -> optax.GradientTransformationExtraArgs:
