@@ -27,7 +27,12 @@ from llmjax.data.prepare import encoding, local_files, record_files
 from llmjax.data.prepare.record_files import RecordFiles
 from llmjax.data.store import manifest, tokens
 from llmjax.data.store.corpus import Corpus as Corpus
-from llmjax.data.store.documents import Documents, account_of, open_documents
+from llmjax.data.store.documents import (
+    Documents,
+    account_of,
+    check_files,
+    open_documents,
+)
 from llmjax.data.store.manifest import PREPARE, read_json, write_json
 from llmjax.data.tokenizers import tokenizer as tokenizer_lib
 
@@ -158,6 +163,9 @@ def _prepare(data: DataConfig, source: str, first: Corpus | None) -> None:
         documents = _documents(data, source, timed)
     folder = _folder(data, name, first)
     folder.mkdir(parents=True, exist_ok=True)
+    with timed("checking"):
+        if not isinstance(documents, RecordFiles):
+            check_files(documents.folder, write=True)
     with timed("tokenizer"):
         tokenizer = _tokenizer(folder, documents, data, first)
     files: dict[str, Any] = {}

@@ -3,6 +3,7 @@
 Hashing a file again costs nothing while its size and time of change stay.
 """
 
+import datetime
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ from etils import epath
 
 PREPARE = "`python -m experiments.prepare_data --config=...`"
 REWRITE = f"delete it and run {PREPARE}"
+BOOT = epath.Path("/proc/sys/kernel/random/boot_id")
 _SEAL = "sha256_of_the_rest"  # key of an object's hash
 
 
@@ -87,8 +89,11 @@ def sha256(path: epath.PathLike) -> str:
 
 
 def hashes(paths: Iterable[epath.PathLike], cache: epath.Path) -> dict[str, str]:
-    """path -> sha256; reads only files that changed since `cache` was written."""
-    cached = read_json(cache) if cache.exists() else {}
+    """path -> sha256; reads those changed since `cache` was written, once a boot all.
+
+    Where the system has no number of its boot, all once a day.
+    """
+    cached = _cached(cache)
     stamps = {str(path): _stamp(path) for path in paths}
     new = [p for p, stamp in stamps.items() if cached.get(p, {}).get("stamp") != stamp]
     if new:
@@ -98,10 +103,26 @@ def hashes(paths: Iterable[epath.PathLike], cache: epath.Path) -> dict[str, str]
         cached = {path: cached[path] for path in stamps}
         try:
             cache.parent.mkdir(parents=True, exist_ok=True)
-            write_json(cache, cached)
+            write_json(cache, {"boot": _boot(), "files": cached})
         except OSError:
             pass  # a corpus on a disk that cannot be written is hashed each time
     return {path: cached[path]["sha256"] for path in stamps}
+
+
+def _cached(cache: epath.Path) -> dict[str, Any]:
+    """What `hashes` wrote since the system started; a disk may have decayed before."""
+    try:
+        account = read_json(cache)
+    except ValueError:  # only a cache
+        return {}
+    return account["files"] if account.get("boot") == _boot() else {}
+
+
+def _boot() -> str:
+    try:
+        return BOOT.read_text().strip()
+    except OSError:
+        return datetime.date.today().isoformat()
 
 
 def verify(
