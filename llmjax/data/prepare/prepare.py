@@ -122,19 +122,28 @@ def _name(data: DataConfig, source: str) -> str:
 
 def _builder(data: DataConfig, source: str) -> Any:
     import tensorflow_datasets as tfds
+    from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]
+    from tensorflow_datasets.core.dataset_info import DatasetInfoFileError
 
     tfds.disable_progress_bar()
     place = {"data_dir": str(_directory(data)), "file_format": "array_record"}
-    if source.startswith("tfds:"):
-        try:
-            return tfds.builder(source.removeprefix("tfds:"), **place)
-        except tfds.core.DatasetNotFoundError:
-            raise ValueError(
-                f"data.source={source!r}: TFDS knows no such dataset; see "
-                f"https://www.tensorflow.org/datasets/catalog, or {_ACCEPTED}"
-            ) from None
     kind, _, rest = source.partition("/")
-    return BUILDERS[kind](rest, **place)
+    try:
+        if source.startswith("tfds:"):
+            return tfds.builder(source.removeprefix("tfds:"), **place)
+        return BUILDERS[kind](rest, **place)
+    except tfds.core.DatasetNotFoundError:
+        raise ValueError(
+            f"data.source={source!r}: TFDS knows no such dataset; see "
+            f"https://www.tensorflow.org/datasets/catalog, or {_ACCEPTED}"
+        ) from None
+    except (ParseError, DatasetInfoFileError, UnicodeDecodeError) as e:
+        name = kind.removeprefix("tfds:")
+        raise ValueError(
+            f"dataset_info.json of data.source={source!r}, below "
+            f"{_directory(data) / name}, is damaged ({e}); delete its folder and run "
+            f"{PREPARE}"
+        ) from e
 
 
 def _directory(data: DataConfig) -> epath.Path:

@@ -219,8 +219,8 @@ def check_files(folder: epath.Path, write: bool = False) -> None:
     path = folder / _CHECKSUMS
     files = manifest.read_json(path, f"delete {folder} and run {manifest.PREPARE}")
     if not files and write:
-        own = (_CHECKSUMS, _VERIFIED)
-        paths = [p for p in folder.iterdir() if p.name not in own and not p.is_dir()]
+        paths = [p for p in folder.iterdir() if p.name[0] != "." and not p.is_dir()]
+        paths = [p for p in paths if p.name not in (_CHECKSUMS, _VERIFIED)]
         digests = manifest.hashes(paths, folder / _VERIFIED)
         files = {
             p.name: {"bytes": p.stat().length, "sha256": digests[str(p)]} for p in paths

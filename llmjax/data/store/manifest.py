@@ -1,12 +1,15 @@
 """Accounts of files: json written whole, hashes, and checks against them.
 
-Hashing a file again costs nothing while its size and time of change stay.
+A file is hashed again when its size, a time stamp or its inode is another. The ctime is
+among them: the system sets it whenever a file is written, replaced or renamed, and no
+program can set it back, so that `cp -p` or `touch -d` hides nothing.
 """
 
 import datetime
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,6 +21,7 @@ PREPARE = "`python -m experiments.prepare_data --config=...`"
 REWRITE = f"delete it and run {PREPARE}"
 BOOT = epath.Path("/proc/sys/kernel/random/boot_id")
 _SEAL = "sha256_of_the_rest"  # key of an object's hash
+_TICK = 0.02  # seconds: time stamps are no finer than a tick of the system's clock
 
 
 def read_json(path: epath.Path, remedy: str = REWRITE) -> dict[str, Any]:
@@ -60,7 +64,11 @@ def write_json(path: epath.Path, value: Mapping[str, Any]) -> None:
     temporary = partial(path)
     value = json.loads(json.dumps(value))  # as it will be read
     temporary.write_text(json.dumps({**value, _SEAL: _seal(value)}, indent=1))
-    temporary.replace(path)
+    try:
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink()
+        raise
 
 
 def write_array(path: epath.Path, array: np.ndarray) -> None:
@@ -97,6 +105,7 @@ def hashes(paths: Iterable[epath.PathLike], cache: epath.Path) -> dict[str, str]
     stamps = {str(path): _stamp(path) for path in paths}
     new = [p for p, stamp in stamps.items() if cached.get(p, {}).get("stamp") != stamp]
     if new:
+        _wait_for_a_tick(stamps[p] for p in new)
         with ThreadPoolExecutor() as threads:  # hashlib lets others run meanwhile
             for path, digest in zip(new, threads.map(sha256, new), strict=True):
                 cached[path] = {"stamp": stamps[path], "sha256": digest}
@@ -142,7 +151,11 @@ def verify(
     for name, account in files.items():
         path = folder / name
         if not path.exists():
-            raise FileNotFoundError(f"{path} is missing; run {PREPARE} again")
+            raise FileNotFoundError(
+                f"{path} is missing; delete {path.parent} and run {PREPARE}"
+            )
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder; delete it and run {PREPARE}")
         size = path.stat().length
         if size != account["bytes"]:
             how = "truncated" if size < account["bytes"] else "changed"
@@ -161,9 +174,19 @@ def verify(
 
 
 def _stamp(path: epath.PathLike) -> list[int]:
-    """Size and time of change in nanoseconds."""
+    """Size, mtime and ctime in nanoseconds, inode; of a bucket's object, the first two.
+
+    Its mtime is that of the upload, which no program can set either.
+    """
     if "://" in str(path):
         remote = epath.Path(path).stat()
         return [int(remote.length), int(remote.mtime * 1e9)]
     local = os.stat(path)
-    return [local.st_size, local.st_mtime_ns]
+    return [local.st_size, local.st_mtime_ns, local.st_ctime_ns, local.st_ino]
+
+
+def _wait_for_a_tick(stamps: Iterable[list[int]]) -> None:
+    """Waits until files that are written from now on have other stamps than these."""
+    age = time.time() - max(time_ns for stamp in stamps for time_ns in stamp[1:3]) / 1e9
+    if 0 <= age < _TICK:
+        time.sleep(_TICK - age)
