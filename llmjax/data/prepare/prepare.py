@@ -173,7 +173,10 @@ def _prepare(data: DataConfig, source: str, first: Corpus | None) -> None:
     folder = _folder(data, name, first)
     folder.mkdir(parents=True, exist_ok=True)
     with timed("checking"):
-        if not isinstance(documents, RecordFiles):
+        if isinstance(documents, RecordFiles):
+            verified = documents.folder / "verified.json"
+            manifest.verify(documents.folder, documents.account["files"], verified)
+        else:
             check_files(documents.folder, write=True)
     with timed("tokenizer"):
         tokenizer = _tokenizer(folder, documents, data, first)
