@@ -38,7 +38,8 @@ class JsonLines:
         self.file = self.path.open("a")
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
-        self.file.write(json.dumps({"step": step, **scalars}) + "\n")
+        row = json.dumps({"step": step, **scalars}, allow_nan=False)
+        self.file.write(row + "\n")
         self.file.flush()
 
     def close(self) -> None:
