@@ -26,8 +26,10 @@ LIVE_ONLY = {
     "bert/relu",
     "roberta/pooled",
     "distilbert/untied",
+    "albert/groups",
     "albert/pooled",
     "electra/square",
+    "electra/tanh",
     "deberta-v2/bare",
     "deberta-v2/v3-head",
     "modernbert/plain",
@@ -51,8 +53,10 @@ LIVE_ONLY = {
     "phi3/longrope-short",
     "mixtral/global",
     "deepseek_v3/default",
+    "deepseek_v3/epsilon",
     "bart/scaled",
     "marian/swish",
+    "marian/bare",
 }
 
 

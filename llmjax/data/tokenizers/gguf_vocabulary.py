@@ -18,6 +18,16 @@ UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4  # kinds of tokens
 PREFIX = "tokenizer.ggml."
 # the keys of the specials whose name there is another than ours
 KEYS = {"pad": "padding", "unk": "unknown", "sep": "seperator"}
+# control tokens that end a turn or a text, whether the metadata say so or not
+ENDS = (
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<end_of_turn>",
+)
 # the specials of a SentencePiece vocabulary whose metadata don't say them
 SENTENCE_PIECE = {"unk": 0, "bos": 1, "eos": 2}
 
@@ -102,6 +112,21 @@ def convert(
         flag = vocabulary.flag(f"add_{name}_token", default)
         adds[name] = flag and name in specials
     return inner, Conventions(specials, _templates(path, metadata), adds)
+
+
+def ends(metadata: Mapping[str, Any]) -> tuple[int, ...]:
+    """The ids that end a text or a turn, as llama.cpp takes them."""
+    listed = metadata.get(f"{PREFIX}tokens")
+    tokens = listed if isinstance(listed, list) else []
+    count = len(tokens)
+    keys = (f"{PREFIX}{name}_token_id" for name in ("eos", "eot", "eom"))
+    numbers = [metadata.get(key) for key in keys]
+    ids = {i for i in numbers if isinstance(i, int) and 0 <= i < count}
+    kinds = metadata.get(f"{PREFIX}token_type")
+    if isinstance(kinds, np.ndarray):
+        for i in np.flatnonzero(kinds[:count] == CONTROL).tolist():
+            ids |= {i} if tokens[i] in ENDS else set()
+    return tuple(sorted(ids))
 
 
 class Vocabulary:

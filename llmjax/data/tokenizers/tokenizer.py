@@ -187,6 +187,15 @@ class Tokenizer:
         """`ids` with the special tokens that the model expects around one text."""
         return self._frame.put_around(ids)[0]
 
+    def with_beginning(self, ids: np.ndarray) -> np.ndarray:
+        """`ids` of a text that is to be continued: with the specials that stand before
+        a text, without those behind; the beginning alone where nothing else is left."""
+        tokens = [slot.token for slot in self._frame.single]
+        start = tokens[: tokens.index(None)]
+        if not start and not len(ids):
+            start = [self.bos_id]
+        return np.concatenate([start, ids]).astype(np.int32)
+
     def pair_with_specials(
         self, first: np.ndarray, second: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
