@@ -4,6 +4,7 @@ import pathlib
 import pickle
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers, trainers
 
 from llmjax.config import data as config
-from llmjax.data.tokenizers import tokenizer
+from llmjax.data.tokenizers import tokenizer, training
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.data.tokenizers.vocabulary import SPECIALS, Vocabulary
 
@@ -76,7 +77,7 @@ def test_byte_pairs_are_what_they_were() -> None:
 MANY = [chr(0x4E00 + (i * 7) % 1300) * 2 + " tie tow ate" for i in range(1300)] + TEXTS
 LEARN = (config.BPE(400), config.WordPiece(2100), config.Unigram(1700))
 AGAIN = """
-from llmjax.data.tokenizers import tokenizer
+from llmjax.data.tokenizers import tokenizer, training
 from tests.data.test_tokenizer import LEARN, MANY
 print(*(tokenizer.make(kind, MANY).fingerprint for kind in LEARN))
 """
@@ -195,3 +196,15 @@ def test_errors_name_the_sizes_and_the_remedy() -> None:
         tokenizer.make(config.WordPiece(30), TEXTS)
     with pytest.raises(ValueError, match="WordPiece.*are they empty"):
         tokenizer.make(config.WordPiece(30), iter([""]))
+
+
+@pytest.mark.parametrize("part", ["a", " ", "7", "\xa0\n"])
+def test_learning_takes_no_squares_of_a_long_word(part: str) -> None:
+    texts = ["a b c", f"é {part * 200_000} end"]
+    pieces = list(training._short_words(texts))
+    assert "".join(pieces) == "".join(texts) and pieces[0] == texts[0]
+    assert max(map(len, pieces)) <= 2 * training._MAX_WORD
+    start = time.monotonic()
+    training.bpe(texts, 300)
+    training.wordpiece(texts, 300, lowercase=True)
+    assert time.monotonic() - start < 20  # a second; squares take a minute

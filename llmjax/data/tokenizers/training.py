@@ -21,6 +21,8 @@ SPECIALS = ("<pad>", "<bos>", "<eos>")
 WORDPIECE_SPECIALS = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")
 _ALPHABET = 1000  # most frequent characters that WordPiece keeps, as BERT's
 _MAX_LINE = 4000  # bytes; SentencePiece's trainer drops longer lines than 4192
+_MAX_WORD = 10_000  # characters; the time to learn from one grows with its square
+_RUN = re.compile(r"\S{100,}|\s{100,}")
 
 
 def learned_here(vocab: Mapping[str, int]) -> bool:
@@ -52,7 +54,7 @@ def bpe(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
         initial_alphabet=sorted(byte_of_character()),
         show_progress=False,
     )
-    inner.train_from_iterator(texts, trainer)
+    inner.train_from_iterator(_short_words(texts), trainer)
     return inner
 
 
@@ -120,7 +122,7 @@ def wordpiece(
         limit_alphabet=len(alphabet),
         show_progress=False,
     )
-    inner.train_from_iterator(texts, trainer)
+    inner.train_from_iterator(_short_words(texts), trainer)
     vocab = inner.get_vocab(with_added_tokens=False)
     learned = tokenizers.Tokenizer(
         models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=100)
@@ -198,6 +200,17 @@ def _reason(message: str) -> str:
             "set data.tokenizer.vocab_size to more than that"
         )
     return f"{message or 'they hold no words'}; are they empty?"
+
+
+def _short_words(texts: Iterable[str]) -> Iterator[str]:
+    """The texts, cut inside a word or white space of more than `_MAX_WORD`."""
+    for text in texts:
+        start = 0
+        for run in _RUN.finditer(text):
+            for cut in range(run.start() + _MAX_WORD, run.end(), _MAX_WORD):
+                yield text[start:cut]
+                start = cut
+        yield text[start:]
 
 
 def _lines(texts: Iterable[str]) -> Iterator[str]:
