@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -59,10 +60,7 @@ def launch(
                 membership.join(config().train if CONFIG.value else cfg.TrainConfig())
             result = main()
             if result is not None and membership.rank() == 0:
-                text = json.dumps(result, indent=1)
-                print(text)
-                if WORKDIR.value is not None:
-                    write_result(WORKDIR.value, text)
+                report(result)
 
     def parse(argv: list[str]) -> list[str]:
         with one_line_errors(), cfg.reworded():
@@ -82,6 +80,38 @@ def config() -> cfg.RunConfig:
     """The parsed `--config`."""
     with cfg.reworded():
         return cfg.parse(CONFIG.value)
+
+
+def report(result: dict[str, Any]) -> None:
+    """Prints a main's result and writes it; null for a number that is not finite.
+
+    Raises:
+      ValueError: there is such a number; after all is written.
+    """
+    text, wrong = to_json(result)
+    print(text)
+    if WORKDIR.value is not None:
+        write_result(WORKDIR.value, text)
+    if wrong:
+        raise ValueError(f"the result has numbers that are not finite: {wrong[0]}")
+
+
+def to_json(result: dict[str, Any]) -> tuple[str, list[str]]:
+    """A result as JSON, and what of it is not finite: null there."""
+    wrong: list[str] = []
+    return json.dumps(_finite(result, "", wrong), indent=1, allow_nan=False), wrong
+
+
+def _finite(value: Any, path: str, wrong: list[str]) -> Any:
+    """`value` with None for what is not finite, whose paths are added to `wrong`."""
+    if isinstance(value, dict):
+        return {k: _finite(v, f"{path}/{k}", wrong) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v, f"{path}/{i}", wrong) for i, v in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        wrong.append(f"{path[1:]} is {value}")
+        return None
+    return value
 
 
 def write_result(workdir: str, text: str) -> None:

@@ -13,7 +13,7 @@ from llmjax.infer.generate import generate, generates
 from llmjax.infer.sampling import Sampling
 from llmjax.train import run
 from llmjax.train.metrics import evaluation
-from llmjax.train.metrics.log import NotFiniteError
+from llmjax.train.metrics.finite import NotFiniteError
 
 SCRATCH_RATES = (3e-4, 1e-3, 3e-3)
 

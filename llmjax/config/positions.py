@@ -38,12 +38,14 @@ class Learned:
 class Sinusoidal:
     """Fixed sines and cosines added to the embeddings (Vaswani et al. 2017, 3.5).
 
-    Interleaved as in the paper, or in halves, all sines first, as in its own code.
+    Interleaved as in the paper, or in halves, all sines first, as in its own code. The
+    first position is `offset` (fairseq: 2).
     """
 
     kind: ClassVar[str] = "sinusoidal"
     max_wavelength: Positive = 10_000.0
     order: Literal["interleaved", "halves"] = "interleaved"
+    offset: int = 0
 
 
 @checked

@@ -27,6 +27,22 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 MAX_JSON = 1 << 26  # bytes; the largest real index has a tenth of it
 
 
+def float_type(dtype: Any) -> np.dtype:
+    """The type of weights that `dtype` names.
+
+    Raises:
+      ValueError: it is none of `FLOATS`; with their names.
+    """
+    try:
+        chosen = np.dtype(dtype)
+    except TypeError:
+        chosen = None
+    if chosen not in FLOATS.values():
+        accepted = ", ".join(d.name for d in FLOATS.values())
+        raise ValueError(f"dtype is {dtype!r}; accepted: {accepted}")
+    return chosen
+
+
 @dataclasses.dataclass(frozen=True)
 class StoredTensor:
     """A tensor in a file, not yet read.

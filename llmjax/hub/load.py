@@ -27,7 +27,7 @@ from llmjax.hub.files import Shape, StoredTensor
 from llmjax.hub.shared import stored_names
 from llmjax.hub.stored_model import StoredModel, naming, open_model
 from llmjax.hub.table import Table
-from llmjax.parallel.axes import Axes, param_axes, tree_shardings
+from llmjax.parallel.axes import MESH_AXES, Axes, param_axes, tree_shardings
 
 
 def load(
@@ -114,9 +114,19 @@ def check(model: StoredModel, shapes: Mapping[str, Shape]) -> list[Bound]:
         if id(stored) not in aliases and not _ignored(name, table):
             raise ValueError(
                 f"{stored.file} has the tensor {name!r} {stored.shape}, which {family} "
-                "with this config has no use for; is config.json another model's?"
+                f"with this config has no use for; {_stranger(name)}"
             )
     return bound
+
+
+def _stranger(name: str) -> str:
+    """The reason why a tensor may be there that the model has no use for."""
+    if re.match(r"(score|classifier|qa_outputs|classification_head)\b", name):
+        return (
+            "it is a classifier's, whose head is not read: have transformers save the "
+            "body alone, AutoModel.from_pretrained(path).save_pretrained(new_path)"
+        )
+    return "is config.json another model's?"
 
 
 def _ignored(name: str, table: Table) -> bool:
@@ -142,6 +152,12 @@ def read_params(
         device = SingleDeviceSharding(jax.local_devices()[0])
         shardings: dict[str, Sharding] = dict.fromkeys(shapes, device)
     else:
+        if missing := [axis for axis in MESH_AXES if axis not in mesh.axis_names]:
+            raise ValueError(
+                f"the mesh has the axes {', '.join(map(repr, mesh.axis_names))} and "
+                f"lacks {missing[0]!r}; give one of llmjax.parallel.mesh.make_mesh, "
+                f"with {', '.join(map(repr, MESH_AXES))}"
+            )
         structs = {k: jax.ShapeDtypeStruct(s, jnp.float32) for k, s in shapes.items()}
         shardings = tree_shardings(structs, axes, mesh)
     # all types are settled before the first weight is read
@@ -160,10 +176,7 @@ def read_params(
 def _dtype(model: StoredModel, entry: Bound, dtype: Any) -> np.dtype:
     """The type of an entry's leaves: `dtype`, or the one type that is stored."""
     if dtype is not None:
-        if jnp.dtype(dtype) not in files.FLOATS.values():
-            accepted = ", ".join(d.name for d in files.FLOATS.values())
-            raise ValueError(f"dtype is {dtype!r}; accepted: {accepted}")
-        return jnp.dtype(dtype)
+        return files.float_type(dtype)
     stored = [model.tensors[entry.tensor(index)] for index in entry.indices()]
     kinds = {s.dtype for s in stored if s.dtype is not None}
     if len(kinds) > 1:

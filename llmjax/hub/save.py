@@ -79,11 +79,8 @@ def save(
         raise ValueError(f"{path} is not empty; give a new folder or remove it")
     leaves = traverse_util.flatten_dict(nn.unbox(params), sep="/")
     _check(leaves, abstract(model)[0])
-    head, cfg, origin = (
-        type(model).__name__,
-        simplest(model.cfg),
-        getattr(model, "origin", None),
-    )
+    head, cfg = type(model).__name__, simplest(model.cfg)
+    origin: Origin | None = getattr(model, "origin", None)
     first = origin.family if origin else ""
     chosen = find_family(cfg, head, family, first=first)
     tensors = list(_tensors(chosen, cfg, leaves, head == "Encoder"))
@@ -96,8 +93,10 @@ def save(
         if origin and origin.generation:
             (partial / GENERATION).write_text(origin.generation)
         _write(tensors, partial, shard_bytes)
+        for file in partial.glob("*.safetensors"):  # the library's are the owner's own
+            shutil.copymode(partial / "config.json", file)
         for file in beside:
-            shutil.copy(file, partial / file.name)
+            shutil.copyfile(file, partial / file.name)
         partial.replace(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -246,7 +245,8 @@ def _config(
 
     def same(hf: dict[str, Any]) -> bool:
         try:
-            theirs = normal(family.to_config(hf), head)
+            reread = family.to_config(hf | {"architectures": [architecture]})
+            theirs = normal(reread, head)
         except (ValueError, AttributeError, KeyError, TypeError):
             return False
         return dataclasses.replace(theirs, pooler=ours.pooler) == ours

@@ -26,6 +26,15 @@ MAX_LAYERS = 10_000  # more than any model has, few enough to list them
 DISTANCES = ("window", "original_length", "max_distance", "block", "local", "stride")
 MAX_NUMBER = 2**31 - 1  # largest size in a config: an index is an int32
 
+CLASSIFIERS = {  # ends of architectures -> what they are
+    "ForSequenceClassification": "a classifier of texts",
+    "ForTokenClassification": "a classifier of tokens",
+    "ForQuestionAnswering": "a model that marks answers in a text",
+    "ForMultipleChoice": "a classifier of choices",
+    "ForNextSentencePrediction": "a classifier of pairs of texts",
+    "DoubleHeadsModel": "a language model with a classifier of choices",
+}
+
 HEADS: dict[str, Any] = {c.__name__: c for c in (LanguageModel, Encoder, Discriminator)}
 
 
@@ -71,10 +80,7 @@ def open_model(path: str | Path) -> StoredModel:
     heads = family.architectures
     architectures = hf.get("architectures") or [next(iter(heads))]
     if not isinstance(architectures, list) or str(architectures[0]) not in heads:
-        raise ValueError(
-            f"{config} has architectures {architectures!r}; accepted of the family "
-            f"{family.name}: {', '.join(heads)}"
-        )
+        raise ValueError(_no_such_head(config, family, architectures))
     cfg = naming(config, lambda: family.to_config(_bounded(hf)))
     tensors: Mapping[str, StoredTensor] = files.open_folder(path)
     cfg = naming(config, lambda: _plausible(cfg, tensors))
@@ -95,6 +101,22 @@ def _pooled(
     if head == "Encoder" and not any(named(name) in tensors for name in pooler):
         return dataclasses.replace(cfg, pooler=False)
     return cfg
+
+
+def _no_such_head(config: Path, family: Family, architectures: Any) -> str:
+    """The error for an architecture that the family lacks, a classifier above all."""
+    known = f"accepted of the family {family.name}: {', '.join(family.architectures)}"
+    name = str(architectures[0] if isinstance(architectures, list) else architectures)
+    kind = next((kind for kind in CLASSIFIERS if name.endswith(kind)), None)
+    if kind is None:
+        return f"{config} has architectures {architectures!r}; {known}"
+    body = next((a for a, h in family.architectures.items() if h == "Encoder"), None)
+    return f"{config} is of a {name}, {CLASSIFIERS[kind]}, whose head is not read; " + (
+        f"to start from its body, have transformers save that alone: {body}."
+        f"from_pretrained(path).save_pretrained(new_path); {known}"
+        if body
+        else known
+    )
 
 
 def _renamed(
@@ -157,17 +179,29 @@ def naming(path: Path, f: Callable[[], Any]) -> Any:
 
 
 def _bounded(hf: dict[str, Any]) -> dict[str, Any]:
-    """The same dict, after a check that none of its sizes is absurd.
+    """The same dict, after a check that no number in it is absurd.
 
     Raises:
-      ValueError: an absurd size, by key.
+      ValueError: an absurd size, or a number that is not finite, by key.
     """
-    for key, value in hf.items():
+
+    def check(value: Any, key: str) -> None:
         counts_layers = "layer" in key and not isinstance(value, float)
         limit = MAX_LAYERS if counts_layers else MAX_NUMBER
         size = len(value) if isinstance(value, (list, dict)) else value
         if isinstance(size, int) and abs(size) > limit:
             raise ValueError(f"{key} is {size}; accepted: at most {limit}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{key} is {value}; accepted: a finite number")
+        if isinstance(value, dict):
+            for name, item in value.items():
+                check(item, str(name))
+        elif isinstance(value, list):
+            for item in value:
+                check(item, key)
+
+    for key, value in hf.items():
+        check(value, key)
     return hf
 
 

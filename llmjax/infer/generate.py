@@ -27,6 +27,7 @@ import numpy as np
 
 from llmjax.config import DynamicScaling, LayoutConfig, Learned, ModelConfig
 from llmjax.infer.sampling import DEFAULT, Sampling, sample
+from llmjax.models import finite
 from llmjax.models.cache import Cache, empty_cache
 from llmjax.models.forward import Applicable, forward, variables
 from llmjax.models.layers import compute_dtype
@@ -348,22 +349,12 @@ def _stretches(
 
 
 def _check_finite(model: Generator, params: Params, finite_B: np.ndarray) -> None:
-    """Raises ValueError where logits were not finite, naming what made them so."""
+    """Raises ValueError where logits were not finite, with the reason."""
     if finite_B.all():
         return
-    row = int(np.argmin(finite_B))
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if jnp.issubdtype(leaf.dtype, jnp.inexact) and not jnp.isfinite(leaf).all():
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            raise ValueError(
-                f"prompt {row} has logits that are not finite: the weight {name} holds "
-                f"{int((~jnp.isfinite(leaf)).sum())} values that are not; take an "
-                "earlier checkpoint"
-            )
-    precision = model.layout.precision.kind
+    why = finite.reason(params, model.layout.precision)
     raise ValueError(
-        f"prompt {row} has logits that are not finite, of finite weights: activations "
-        f"overflow in layout.precision.kind={precision!r}; try 'bfloat16' or 'float32'"
+        f"prompt {int(np.argmin(finite_B))} has logits that are not finite; {why}"
     )
 
 

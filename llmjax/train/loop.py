@@ -22,7 +22,8 @@ from llmjax.train.checkpoints.best import Best
 from llmjax.train.checkpoints.checkpoints import Checkpoints
 from llmjax.train.metrics import flops
 from llmjax.train.metrics.evaluation import evaluate
-from llmjax.train.metrics.log import Log, NotFiniteError
+from llmjax.train.metrics.finite import NotFiniteError
+from llmjax.train.metrics.log import Log
 from llmjax.train.optimizers import optimizers
 from llmjax.train.setup import Batches, Program
 from llmjax.train.state import State
@@ -215,7 +216,10 @@ def _check_best_metric(config: RunConfig, metrics: dict[str, float]) -> None:
 def _evaluate(program: Program, state: State, batches: Batches) -> dict[str, float]:
     # with the averaged weights where the optimizer keeps an average
     params = optimizers.averaged(state.opt_state, state.params)
-    return evaluate(program, params, batches, state.frozen, state.extra)
+    try:
+        return evaluate(program, params, batches, state.frozen, state.extra)
+    except NotFiniteError as e:
+        raise NotFiniteError(f"step {int(state.step)}: {e}") from None
 
 
 def _start(program: Program, checkpoints: Checkpoints) -> State:

@@ -68,7 +68,7 @@ def run(
     Raises:
       FileNotFoundError: the corpus is not prepared.
       ValueError: something does not fit; before anything is traced.
-      log.NotFiniteError: the run diverged.
+      metrics.finite.NotFiniteError: the run diverged.
     """
     if update is None:
         optimizers.check_length(config.optimizer, config.train.steps)

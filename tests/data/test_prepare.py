@@ -13,6 +13,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from etils import epath
 
 from llmjax.config import (
     BPE,
@@ -67,15 +68,15 @@ def lines(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> DataConfig
     )
 
 
-def content(directory: str) -> dict[str, bytes]:
+def content(directory: str) -> dict[str, bytes | str]:
     """Every file of a cache that is a function of the corpus."""
-    found = {}
+    found: dict[str, bytes | str] = {}
     for path in sorted(pathlib.Path(directory).rglob("*")):
         stamps = path.name == "verified.json" or path.parent.name == "hashes"
         if path.is_file() and not stamps:
             name, text = str(path.relative_to(directory)), path.read_bytes()
             if path.name == "manifest.json":
-                text = json.dumps({**json.loads(text), "seconds": 0}).encode()
+                text = repr({**manifest.read_json(epath.Path(path)), "seconds": 0})
             found[name] = text
     return found
 
@@ -291,9 +292,12 @@ def test_what_was_changed_is_not_opened(data: DataConfig) -> None:
         prepare.open_corpus(data)
     corpus = prepare.prepare(data)
     path = corpus.folder / "manifest.json"
-    made = json.loads(path.read_text())
+    made = manifest.read_json(path)
 
-    path.write_text(json.dumps({**made, "format": 0}))
+    path.write_text(path.read_text().replace('"format": 2', '"format": 3'))
+    with pytest.raises(ValueError, match=r"manifest\.json is damaged \(its contents"):
+        prepare.open_corpus(data)
+    manifest.write_json(path, {**made, "format": 0})
     with pytest.raises(ValueError, match=r"format 0.*prepare_data"):
         prepare.open_corpus(data)
     prepare.prepare(data)  # mends it
@@ -319,10 +323,48 @@ def test_what_was_changed_is_not_opened(data: DataConfig) -> None:
     assert prepared.tokenizer.fingerprint == corpus.tokenizer.fingerprint
 
     metadata = corpus.dataset / "metadata.json"
-    metadata.write_text(
-        metadata.read_text().replace('"content_sha256": "', '"content_sha256": "0')
-    )
+    account = manifest.read_json(metadata)
+    manifest.write_json(metadata, {**account, "content_sha256": "0"})
     with pytest.raises(ValueError, match=r"the documents in .*prepare_data"):
+        prepare.open_corpus(data)
+    metadata.write_text('{"content')
+    with pytest.raises(ValueError, match=r"metadata\.json is damaged .*prepare_data"):
+        prepare.open_corpus(data)
+
+
+@pytest.mark.parametrize("name", ["000000.arrow", "000000.split.npy"])
+def test_damaged_documents_become_no_tokens(name: str, data: DataConfig) -> None:
+    """They are read again for another tokenizer, or as text."""
+    corpus = prepare.prepare(data)
+    path = corpus.dataset / name
+    broken = bytearray(path.read_bytes())
+    broken[len(broken) // 2] ^= 1
+    path.write_bytes(bytes(broken))
+    message = rf"{name} is corrupted: its sha256 .*prepare_data"
+    with pytest.raises(ValueError, match=message):
+        prepare.prepare(dataclasses.replace(data, tokenizer=Bytes()))
+    with pytest.raises(ValueError, match=message):
+        corpus.texts("train")
+    corpus.dataset.rmtree()  # the remedy that was named
+    prepare.prepare(dataclasses.replace(data, tokenizer=Bytes()))
+
+
+def test_what_decayed_under_the_same_time_stamps_is_found_once_a_boot(
+    data: DataConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    monkeypatch.setattr(manifest, "_stamp", lambda path: [0, 0, 0, 0])
+    corpus = prepare.prepare(data)
+    shard = corpus.folder / "text" / "train" / "tokens-00000-of-00001.npy"
+    broken = bytearray(shard.read_bytes())
+    broken[-9] ^= 1
+    shard.write_bytes(bytes(broken))
+    prepare.open_corpus(data)  # a disk's decay changes no time stamp
+    (tmp_path / "boot_id").write_text("the next")
+    monkeypatch.setattr(manifest, "BOOT", tmp_path / "boot_id")
+    with pytest.raises(ValueError, match=r"tokens-00000-of-00001\.npy is corrupted"):
+        prepare.open_corpus(data)
+    (corpus.folder / "verified.json").write_text("{")  # only a cache
+    with pytest.raises(ValueError, match=r"tokens-00000-of-00001\.npy is corrupted"):
         prepare.open_corpus(data)
 
 

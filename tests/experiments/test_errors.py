@@ -1,6 +1,8 @@
 """A user's mistake: one line that names the key, the value and the remedy; code 2."""
 
 import errno
+import json
+import math
 import os
 import shutil
 
@@ -124,3 +126,12 @@ def test_a_foreign_checkpoint(main, mains, tmp_path):
     shutil.copy(__file__, step)
     done = mains.run(main, f"--run={tmp_path}/run")
     assert_told(done, f"{step}/run/metadata is damaged: it is missing; move {step} aw")
+
+
+def test_a_number_that_is_not_finite_is_named_beside_valid_json():
+    result = {"loss": 1.5, "report": [{"f1": math.nan}, (math.inf, 2)], "run": "a"}
+    text, wrong = cli.to_json(result)
+    shown = json.loads(text)
+    assert shown == {"loss": 1.5, "report": [{"f1": None}, [None, 2]], "run": "a"}
+    assert wrong == ["report/0/f1 is nan", "report/1/0 is inf"]
+    assert cli.to_json({"loss": 1.5})[1] == []

@@ -4,6 +4,7 @@ import dataclasses
 import re
 from functools import cache
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -269,6 +270,23 @@ def test_padding_is_on_the_left():
     assert batch["tokens"].tolist() == [[9] * 6 + [3, 4], [9] * 8]
     assert batch["segment_ids"].tolist() == [[0] * 6 + [1, 1], [0] * 8]
     assert batch["positions"].tolist() == [[0] * 6 + [0, 1], [0] * 8]
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, NUCLEUS])
+def test_logits_that_are_not_finite_are_an_error(sampling):
+    model, p, prompts = arguments("rotary")
+    flat = flax.traverse_util.flatten_dict(p, sep="/")
+    name = "transformer/stack/final_norm/scale"
+    given = options("rotary") | {"sampling": sampling}
+    for scale, says in (
+        (jnp.nan, f"prompt 0 has .*; {flat[name].size} values of the weight {name}"),
+        (2e38, "prompt 0 has .*; all weights are finite, .* overflow in float32"),
+    ):
+        spoiled = flax.traverse_util.unflatten_dict(
+            flat | {name: flat[name] * scale}, sep="/"
+        )
+        with pytest.raises(ValueError, match=says):
+            generate(model, spoiled, prompts, **given)
 
 
 BIG = {

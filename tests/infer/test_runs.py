@@ -1,6 +1,8 @@
 """Runs of every kind of task: the mains use the model that the task trained."""
 
+import contextlib
 import json
+import shutil
 
 import flax.linen as nn
 import jax
@@ -59,6 +61,14 @@ def mains(tmp_path_factory):
     mains.close()
 
 
+def flags(folder):
+    return [
+        *PRETRAIN,
+        f"--config.data.source={folder}/texts",
+        f"--config.data.directory={folder}/cache",
+    ]
+
+
 @pytest.fixture(scope="module")
 def heads(mains, tmp_path_factory):
     """The folder of a multi-token run of two steps."""
@@ -69,15 +79,36 @@ def heads(mains, tmp_path_factory):
     for i in range(80):
         text = ".\n".join(" ".join(rng.choice(words, 9)) for _ in range(6))
         (folder / "texts" / f"{i}.txt").write_text(text)
-    args = [
-        *PRETRAIN,
-        f"--config.data.source={folder}/texts",
-        f"--config.data.directory={folder}/cache",
-    ]
+    args = flags(folder)
     for main in ("prepare_data", "pretrain"):
         done = mains.run(main, *args, f"--workdir={folder}/{main}")
         assert done.code == 0, done.err
     return folder / "pretrain"
+
+
+@pytest.mark.parametrize("place", ["/sys/run", "/dev/null/run"])
+def test_a_workdir_that_cannot_be_made_is_one_line(place, heads, mains):
+    """Nobody may make a folder in /sys, nor below a file."""
+    done = mains.run("pretrain", *flags(heads.parent), f"--workdir={place}")
+    assert done.code == 2
+    (line,) = [x for x in done.err.splitlines() if "error" in x]
+    assert line.startswith(f"error: {place}: ") and line.endswith("give another place")
+    assert "Traceback" not in done.err
+
+
+def test_a_run_of_weights_that_are_not_finite(heads, mains, tmp_path):
+    """Neither its loss nor its texts are printed as if they were numbers."""
+    config, params = load_params(heads)
+    nans = jax.tree.map(lambda x: x * jnp.nan, params)
+    state = State(np.zeros((), np.int32), nans, {}, {}, {})
+    with contextlib.closing(Checkpoints(tmp_path, config)) as checkpoints:
+        checkpoints.save(state)
+    shutil.copy(heads / "config.json", tmp_path)
+    for main in "evaluate", "generate":
+        done = mains.run(main, f"--run={tmp_path}")
+        assert done.code == 2 and not done.out, done.out
+        assert "not finite" in done.err and "Traceback" not in done.err
+        assert "values of the weight" in done.err
 
 
 def checkpoint(folder, config: RunConfig):

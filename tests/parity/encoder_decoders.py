@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from tests.parity.shapes import Shapes, Variant
 
 ALONE: dict = dict(decode=False, left_padding=False, takes_positions=False)
+SCALED: dict = dict(scale_embedding=True, activation_function="relu")
 
 
 def encoder_decoders(s: Shapes) -> Iterator[Variant]:
-    """T5 and mT5, BART and mBART, and Marian: the Transformer as of 2017."""
+    """T5 and its kin, BART and its: Marian is the Transformer as of 2017."""
 
     def both(name, architecture, *, left_padding=False, **config):
         return Variant(
@@ -75,6 +76,11 @@ def encoder_decoders(s: Shapes) -> Iterator[Variant]:
     yield both(
         "mbart/scaled", "MBartForConditionalGeneration", **bart, scale_embedding=True
     )
+    yield both("pegasus/scaled", "PegasusForConditionalGeneration", **bart | SCALED)
+    yield Variant(
+        "marian/bare", "MarianModel", bart, "encoder-decoder", False, decode=False
+    )
+    yield both("m2m_100/scaled", "M2M100ForConditionalGeneration", **bart | SCALED)
     marian = bart | dict(
         pad_token_id=s.V - 1,
         decoder_start_token_id=s.V - 1,
@@ -82,6 +88,8 @@ def encoder_decoders(s: Shapes) -> Iterator[Variant]:
         scale_embedding=True,
         activation_function="relu",
     )
+    bare = dict(kind="encoder-decoder", left_padding=False, decode=False)
+    yield Variant("marian/bare", "MarianModel", marian, **bare)
     yield both("marian/2017", "MarianMTModel", **marian)
     yield both(
         "marian/swish", "MarianMTModel", **marian | dict(activation_function="swish")

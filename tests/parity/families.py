@@ -53,6 +53,7 @@ LIVE_ONLY = {
     "deepseek_v3/default",
     "bart/scaled",
     "marian/swish",
+    "marian/bare",
 }
 
 

@@ -3,8 +3,10 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from llmjax.tasks.labelled.sequence_classification import (
     classification_report,
@@ -12,6 +14,7 @@ from llmjax.tasks.labelled.sequence_classification import (
 )
 from llmjax.tasks.task import loss_of
 from llmjax.train.metrics.evaluation import evaluate, means, predictions
+from llmjax.train.metrics.finite import NotFiniteError
 from tests.train import toy
 
 
@@ -45,6 +48,22 @@ def test_every_example_counts_once(classifying):
     report = program.task.report(iter(parts))
     assert report["accuracy"] == pytest.approx(np.mean(right))
     assert np.shape(report["confusion"]) == (toy.LABELS, toy.LABELS)
+
+
+def test_a_metric_that_is_not_finite_is_an_error_with_its_reason(classifying):
+    program, params = classifying
+    texts = toy.batches(program.config, documents=3, seed=5)
+    flat = flatten_dict(params, sep="/")
+    name = next(n for n in flat if n.endswith("mlp/up/kernel"))
+    spoiled = flat | {name: flat[name].at[0, 1, 2].set(jnp.nan)}
+    with pytest.raises(NotFiniteError) as error:
+        evaluate(program, unflatten_dict(spoiled, sep="/"), texts)
+    assert "evaluation: loss is nan; 1 values of the weight" in str(error.value)
+    assert name in str(error.value)
+    norm = next(n for n in flat if n.endswith("final_norm/scale"))
+    large = flat | {norm: flat[norm] * 1e38}
+    with pytest.raises(NotFiniteError, match="overflow in float32$"):
+        evaluate(program, unflatten_dict(large, sep="/"), texts)
 
 
 class PackedTexts:

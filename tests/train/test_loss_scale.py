@@ -12,7 +12,7 @@ from llmjax.config import Float16, LayoutConfig, LossScale
 from llmjax.parallel.mesh import use
 from llmjax.train import loop, loss_scale
 from llmjax.train.gradient import value_and_grad
-from llmjax.train.metrics import writers
+from llmjax.train.metrics import log, writers
 from llmjax.train.step import make_step
 from tests.train import tiny, toy
 
@@ -85,6 +85,13 @@ def test_at_the_lowest_scale_the_norm_is_left_for_the_log_to_find():
     batch["x"] *= np.float32(1e6)
     _, rows = tiny.train(ADAM, half(initial=2.0), [batch, batch])
     assert [math.isfinite(row["grad_norm"]) for row in rows] == [True, False]
+
+
+def test_the_remedy_of_an_overflow_is_another_precision():
+    run = toy.change(toy.CONFIG, layout={"precision": Float16()})
+    assert "set layout.precision.kind to 'bfloat16' or 'float32'" in log.remedy(run)
+    assert "optimizer.learning_rate" not in log.remedy(run)
+    assert "optimizer.learning_rate" in log.remedy(toy.CONFIG)
 
 
 @pytest.mark.parametrize("microbatches", [1, 2])

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from llmjax.data.files.slices import (
     BLOCK,
@@ -20,6 +21,7 @@ from llmjax.data.files.slices import (
     require_columns,
     unreadable,
 )
+from llmjax.data.store import manifest
 
 # --- parquet and arrow ---------------------------------------------------------------
 
@@ -167,8 +169,8 @@ def class_names(folder: pathlib.Path, label: str) -> tuple[str, ...]:
         return ()
     names = feature_classes(features[label])
     if label == "label" and not names and (folder / "metadata.json").exists():
-        metadata = json.loads((folder / "metadata.json").read_text())  # of ours
-        names = tuple(metadata.get("class_names", ()))
+        metadata = manifest.read_json(epath.Path(folder / "metadata.json"))
+        names = tuple(metadata.get("class_names", ()))  # of our own builders
     return names
 
 
@@ -196,7 +198,13 @@ def array_record(file_slice: FileSlice, columns: Columns) -> Iterator[Row]:
     stop = min(file_slice.stop, reader.num_records())
     for start in range(file_slice.start, stop, BLOCK):
         places = list(range(start, min(start + BLOCK, stop)))
-        for k, record in zip(places, reader.read(places), strict=True):
+        try:
+            records = reader.read(places)
+        except (RuntimeError, IndexError, ValueError) as e:
+            raise damaged(file, "array_record", e) from None
+        if len(records) != len(places):
+            raise damaged(file, "array_record", EOFError("records are missing"))
+        for k, record in zip(places, records, strict=True):
             if features is None:
                 texts = [_utf8(record, file, k), *[None] * (len(columns) - 1)]
                 values = dict(zip(columns, texts, strict=True))
@@ -213,7 +221,8 @@ def _example(features: Any, record: bytes, place: str) -> Any:
     except Exception as e:  # of protobuf, numpy or TFDS, whatever is wrong first
         raise ValueError(
             f"{place} is no example of the features.json beside it "
-            f"({type(e).__name__}: {e}); prepare the dataset again"
+            f"({type(e).__name__}: {' '.join(str(e).split())}); prepare the dataset "
+            "again"
         ) from None
 
 
@@ -257,10 +266,27 @@ def _features(folder: pathlib.Path) -> Any:
         return None
     import tensorflow_datasets as tfds
 
+    path = folder / "features.json"
     try:
+        foreign = _foreign_class(json.loads(path.read_bytes()))
+        if foreign:
+            raise ValueError(f"it names the class {foreign!r}, which is none of TFDS")
         return tfds.features.FeaturesDict.from_config(str(folder))
     except Exception as e:  # of json, protobuf or TFDS, whatever is wrong first
         raise ValueError(
-            f"{folder / 'features.json'} is damaged ({type(e).__name__}: {e}); prepare "
-            "the dataset again"
+            f"{path} is damaged ({type(e).__name__}: {' '.join(str(e).split())}); "
+            "prepare the dataset again"
         ) from None
+
+
+def _foreign_class(value: Any) -> str:
+    """A class in a features.json that TFDS would import from elsewhere; "": none."""
+    if isinstance(value, list):
+        return next(filter(None, map(_foreign_class, value)), "")
+    if not isinstance(value, dict):
+        return ""
+    for key in ("pythonClassName", "python_class_name", "type"):
+        name = value.get(key)
+        if isinstance(name, str) and not name.startswith("tensorflow_datasets."):
+            return name
+    return _foreign_class(list(value.values()))

@@ -30,7 +30,12 @@ from llmjax.data.prepare import encoding, local_files, record_files
 from llmjax.data.prepare.record_files import RecordFiles
 from llmjax.data.store import manifest, tokens
 from llmjax.data.store.corpus import Corpus as Corpus
-from llmjax.data.store.documents import Documents, account_of, open_documents
+from llmjax.data.store.documents import (
+    Documents,
+    account_of,
+    check_files,
+    open_documents,
+)
 from llmjax.data.store.manifest import PREPARE, read_json, write_json
 from llmjax.data.tokenizers import tokenizer as tokenizer_lib
 
@@ -138,19 +143,28 @@ def _is_local(source: str) -> bool:
 
 def _builder(data: DataConfig, source: str) -> Any:
     import tensorflow_datasets as tfds
+    from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]
+    from tensorflow_datasets.core.dataset_info import DatasetInfoFileError
 
     tfds.disable_progress_bar()
     place = {"data_dir": str(_directory(data)), "file_format": "array_record"}
-    if source.startswith("tfds:"):
-        try:
-            return tfds.builder(source.removeprefix("tfds:"), **place)
-        except tfds.core.DatasetNotFoundError:
-            raise ValueError(
-                f"data.source={source!r}: TFDS knows no such dataset; see "
-                f"https://www.tensorflow.org/datasets/catalog, or {_ACCEPTED}"
-            ) from None
     kind, _, rest = source.partition("/")
-    return BUILDERS[kind](rest, **place)
+    try:
+        if source.startswith("tfds:"):
+            return tfds.builder(source.removeprefix("tfds:"), **place)
+        return BUILDERS[kind](rest, **place)
+    except tfds.core.DatasetNotFoundError:
+        raise ValueError(
+            f"data.source={source!r}: TFDS knows no such dataset; see "
+            f"https://www.tensorflow.org/datasets/catalog, or {_ACCEPTED}"
+        ) from None
+    except (ParseError, DatasetInfoFileError, UnicodeDecodeError) as e:
+        name = kind.removeprefix("tfds:")
+        raise ValueError(
+            f"dataset_info.json of data.source={source!r}, below "
+            f"{_directory(data) / name}, is damaged ({e}); delete its folder and run "
+            f"{PREPARE}"
+        ) from e
 
 
 def _directory(data: DataConfig) -> epath.Path:
@@ -187,6 +201,12 @@ def _prepare(data: DataConfig, source: str, first: Corpus | None) -> None:
         raise local_files.changed(source)
     folder = _folder(data, name, first)
     folder.mkdir(parents=True, exist_ok=True)
+    with timed("checking"):
+        if isinstance(documents, RecordFiles):
+            verified = documents.folder / "verified.json"
+            manifest.verify(documents.folder, documents.account["files"], verified)
+        else:
+            check_files(documents.folder, write=True)
     with timed("tokenizer"):
         tokenizer = _tokenizer(folder, documents, data, first)
     files: dict[str, Any] = {}

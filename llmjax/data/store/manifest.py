@@ -5,6 +5,7 @@ among them: the system sets it whenever a file is written, replaced or renamed, 
 program can set it back, so that `cp -p` or `touch -d` hides nothing.
 """
 
+import datetime
 import hashlib
 import json
 import os
@@ -19,7 +20,9 @@ from etils import epath
 PREPARE = "`python -m experiments.prepare_data --config=...`"
 _TICK = 0.02  # seconds: time stamps are no finer than a tick of the system's clock
 REWRITE = f"delete it and run {PREPARE}"
+BOOT = epath.Path("/proc/sys/kernel/random/boot_id")
 _SEAL = "sha256_of_the_rest"  # key of an object's hash
+_TICK = 0.02  # seconds: time stamps are no finer than a tick of the system's clock
 
 
 def read_json(path: epath.Path, remedy: str = REWRITE) -> dict[str, Any]:
@@ -62,7 +65,11 @@ def write_json(path: epath.Path, value: Mapping[str, Any]) -> None:
     temporary = partial(path)
     value = json.loads(json.dumps(value))  # as it will be read
     temporary.write_text(json.dumps({**value, _SEAL: _seal(value)}, indent=1))
-    temporary.replace(path)
+    try:
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink()
+        raise
 
 
 def write_array(path: epath.Path, array: np.ndarray) -> None:
@@ -91,8 +98,11 @@ def sha256(path: epath.PathLike) -> str:
 
 
 def hashes(paths: Iterable[epath.PathLike], cache: epath.Path) -> dict[str, str]:
-    """path -> sha256; reads only files that changed since `cache` was written."""
-    cached = read_json(cache) if cache.exists() else {}
+    """path -> sha256; reads those changed since `cache` was written, once a boot all.
+
+    Where the system has no number of its boot, all once a day.
+    """
+    cached = _cached(cache)
     stamps = {str(path): _stamp(path) for path in paths}
     new = [p for p, stamp in stamps.items() if cached.get(p, {}).get("stamp") != stamp]
     if new:
@@ -103,10 +113,26 @@ def hashes(paths: Iterable[epath.PathLike], cache: epath.Path) -> dict[str, str]
         cached = {path: cached[path] for path in stamps}
         try:
             cache.parent.mkdir(parents=True, exist_ok=True)
-            write_json(cache, cached)
+            write_json(cache, {"boot": _boot(), "files": cached})
         except OSError:
             pass  # a corpus on a disk that cannot be written is hashed each time
     return {path: cached[path]["sha256"] for path in stamps}
+
+
+def _cached(cache: epath.Path) -> dict[str, Any]:
+    """What `hashes` wrote since the system started; a disk may have decayed before."""
+    try:
+        account = read_json(cache)
+    except ValueError:  # only a cache
+        return {}
+    return account["files"] if account.get("boot") == _boot() else {}
+
+
+def _boot() -> str:
+    try:
+        return BOOT.read_text().strip()
+    except OSError:
+        return datetime.date.today().isoformat()
 
 
 def verify(
@@ -126,7 +152,11 @@ def verify(
     for name, account in files.items():
         path = folder / name
         if not path.exists():
-            raise FileNotFoundError(f"{path} is missing; run {PREPARE} again")
+            raise FileNotFoundError(
+                f"{path} is missing; delete {path.parent} and run {PREPARE}"
+            )
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder; delete it and run {PREPARE}")
         size = path.stat().length
         if size != account["bytes"]:
             how = "truncated" if size < account["bytes"] else "changed"

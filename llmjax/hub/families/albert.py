@@ -48,6 +48,8 @@ def to_config(hf: dict[str, Any]) -> ModelConfig:
 
 
 def to_hf(cfg: ModelConfig) -> dict[str, Any]:
+    if cfg.embedding_size is None:
+        raise ValueError("embedding_size is None; ALBERT always projects")
     return bert.absolute(cfg) | {
         "embedding_size": cfg.embedding_size,
         "num_hidden_groups": 1,

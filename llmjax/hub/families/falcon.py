@@ -13,9 +13,8 @@ from llmjax.hub.table import Entry, Family, LayerTable, Table
 
 LAYER = "transformer.h.{l}"
 Residual = Literal["sequential", "parallel", "parallel_one_norm"]
-NORMS: dict[
-    Residual, tuple[str, str]
-] = {  # names of the norms before attention and MLP
+# names of the norms before attention and MLP
+NORMS: dict[Residual, tuple[str, str]] = {
     "parallel": ("ln_attn", "ln_mlp"),
     "parallel_one_norm": ("input_layernorm", ""),
     "sequential": ("input_layernorm", "post_attention_layernorm"),

@@ -10,6 +10,7 @@ from jax.experimental import multihost_utils
 from llmjax.parallel import mesh as mesh_lib
 from llmjax.parallel.processes import distributed
 from llmjax.tasks.task import Predictions
+from llmjax.train.metrics import finite
 from llmjax.train.setup import Batches, HostBatch, Program
 
 
@@ -33,6 +34,8 @@ def totals(
 ) -> dict[str, tuple[float, float]]:
     """(sum, count) of every metric over `batches`: all examples of the split once.
 
+    Raises NotFiniteError where one is not finite.
+
     Args:
       program: from `setup.build`.
       params, frozen, extra: as in a `State`.
@@ -44,7 +47,10 @@ def totals(
     with mesh_lib.use(program.mesh):
         for rows in _rows(program, batches):
             sums.append(program.evaluate(params, frozen, extra, program.place(rows)))
-    return _add(jax.device_get(sums))
+    added = _add(jax.device_get(sums))
+    plain = {name: total for name, (total, _) in added.items()}
+    finite.check(plain, "evaluation", params, program.config.layout.precision)
+    return added
 
 
 def predictions(

@@ -9,16 +9,13 @@ import jax
 import tqdm
 from etils import epath
 
-from llmjax.config import RunConfig
+from llmjax.config import Float16, RunConfig
 from llmjax.data.batches.curriculum import Curriculum
 from llmjax.parallel.processes import distributed, supervise
 from llmjax.train.metrics import writers
 from llmjax.train.metrics.evaluation import means
+from llmjax.train.metrics.finite import NotFiniteError
 from llmjax.train.optimizers import optimizers
-
-
-class NotFiniteError(ValueError):
-    """The loss or a gradient became infinite or not a number."""
 
 
 class Log:
@@ -85,7 +82,7 @@ class Log:
             raise NotFiniteError(
                 f"step {step}: loss is {row.get('loss')}, gradient norm "
                 f"{float(scalars['grad_norm'])}; {self.last_checkpoint()}: "
-                "lower optimizer.learning_rate or look at that batch"
+                f"{remedy(self.config)}"
             )
         self.bar.update(step - self.bar.n)
         supervise.report_step(step)
@@ -134,6 +131,19 @@ class Log:
             "tokens_per_second": self.watch.rate(),
             "seconds_to_first_step": self.watch.first,
         }
+
+
+def remedy(config: RunConfig) -> str:
+    """What to change where a step's numbers are not finite.
+
+    Float16's loss scale has been lowered to its floor by then.
+    """
+    if isinstance(config.layout.precision, Float16):
+        return (
+            "float16 overflows even with the loss unscaled; set layout.precision.kind "
+            "to 'bfloat16' or 'float32'"
+        )
+    return "lower optimizer.learning_rate or look at that batch"
 
 
 class Stopwatch:

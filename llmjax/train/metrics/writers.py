@@ -55,7 +55,7 @@ class JsonLines:
         self.file = self.path.open("a")
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
-        line = json.dumps({"step": step, **scalars}) + "\n"
+        line = json.dumps({"step": step, **scalars}, allow_nan=False) + "\n"
         self.file.write(line)
         self.file.flush()
         self.size += len(line)  # of ASCII

@@ -1,4 +1,4 @@
-"""Near-duplicates of a corpus in memory, and a split that none of them crosses."""
+"""Texts in memory that stay: no copies, and splits that no near-duplicate crosses."""
 
 import dataclasses
 import hashlib
@@ -24,7 +24,7 @@ _WORD = re.compile(r"\w+")
 
 
 @dataclasses.dataclass(frozen=True)
-class Cleaned:
+class Selection:
     """The texts that stay, by index, and counts of the dropped ones.
 
     Attributes:
@@ -38,10 +38,10 @@ class Cleaned:
     counts: dict[str, int]
 
 
-def run(
+def select(
     texts: Iterable[str],
     min_characters: int = MIN_CHARACTERS,
-) -> Cleaned:
+) -> Selection:
     """Drops short texts, exact copies and near-copies, and splits by cluster.
 
     A pure function of `texts`: the same on every machine and Python.
@@ -71,7 +71,7 @@ def run(
     splits = _split([kept[indices[j]] for j in alive], cluster[alive])
     counts["clusters"] = len(set(cluster[alive].tolist()))
     counts["kept"] = len(alive)
-    return Cleaned(
+    return Selection(
         {indices[j]: kept[indices[j]] for j in alive},
         {indices[j]: split for j, split in zip(alive, splits, strict=True)},
         dict(counts),
