@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Every family of llmjax.hub against transformers, on fresh shapes. Arguments go to
-# tests/parity/live.py:
+# Every family of llmjax.hub against transformers, on fresh shapes, after chat templates
+# and tokenizers. Arguments go to tests/parity/live.py:
 #
 #     bash launch/parity.sh [--seed=7] [llama qwen3/tied ...]
 #
@@ -58,4 +58,5 @@ fi
 
 export JAX_PLATFORMS=cpu TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}
+python -m tests.parity.chats
 exec python -m tests.parity.live "$@"

@@ -1,5 +1,6 @@
 """Chat templates: what they see, which of them is taken, and what bounds them."""
 
+import json
 import subprocess
 import sys
 import time
@@ -8,7 +9,9 @@ from typing import Any
 import pytest
 
 from llmjax.data.tokenizers.chats import conversation, rendering
+from tests.parity import chats
 
+GOLDENS = json.loads(chats.GOLDENS.read_text())
 USER = [{"role": "user", "content": "Größe?"}]
 
 
@@ -58,6 +61,14 @@ def test_json_is_written_as_templates_ask_for_it() -> None:
     }
     for arguments, text in forms.items():
         assert render(f"{{{{ x | tojson({arguments}) }}}}", x=value) == text
+
+
+@pytest.mark.parametrize(("name", "template", "conversation_name"), [*chats.cases()])
+def test_templates_of_the_field_as_transformers_renders_them(
+    name: str, template: str, conversation_name: str
+) -> None:
+    """In the shapes of GLM, Kimi, Llama 3, Phi-4, Qwen and SmolLM3; own text."""
+    assert chats.ours(template, conversation_name) == GOLDENS[name]
 
 
 def test_the_model_s_own_text_may_be_marked() -> None:

@@ -119,6 +119,14 @@ def test_two_tokens_of_one_id_are_refused(tmp_path: pathlib.Path) -> None:
         tokenizer.load(tmp_path)
 
 
+def test_an_absurd_id_is_refused(tmp_path: pathlib.Path) -> None:
+    inner = described("</s>")
+    inner["model"]["vocab"] |= {"x": 2**32 - 1}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(inner))
+    with pytest.raises(ValueError, match="an id of 4294967295; accepted: below"):
+        tokenizer.load(tmp_path)
+
+
 # --- chat templates ------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ import base64
 import json
 import pathlib
 import pickle
+import struct
 
 import numpy as np
 import pytest
@@ -126,6 +127,26 @@ def test_a_unigram_of_another_keeps_its_specials_out_of_texts() -> None:
     assert t.decode([3]) == "A"
 
 
+def leaf(at: int) -> bytes:
+    """A map in which "a" becomes the text at this byte of "é"."""
+    units = [0] * 256
+    units[0] = 0  # the root's children lie at their own letters
+    units[97] = 97 | 1 << 8 | 1 << 10  # "a": a leaf, its value at 97 ^ 1
+    units[96] = 1 << 31 | at
+    return struct.pack("<I", 1024) + struct.pack("<256I", *units) + "é\0".encode()
+
+
+def with_charsmap(folder: pathlib.Path, charsmap: bytes) -> pathlib.Path:
+    pieces = [("<unk>", 0.0), ("</s>", 0.0), ("é", -1.0)]
+    inner = tokenizers.Tokenizer(models.Unigram(pieces, 0))
+    inner.add_special_tokens(["</s>"])
+    described = json.loads(inner.to_str())
+    coded = base64.b64encode(charsmap).decode()
+    described["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": coded}
+    (folder / "tokenizer.json").write_text(json.dumps(described))
+    return folder
+
+
 def test_words_with_an_end(tmp_path: pathlib.Path) -> None:
     """A word's last piece ends in "</w>", as in the first GPT and in CLIP."""
     vocab = {"<eos>": 0, "a": 1, "b</w>": 2, "ab</w>": 3, ".</w>": 4}
@@ -182,14 +203,22 @@ def test_saving_leaves_no_names_of_another(tmp_path: pathlib.Path) -> None:
         again.apply_chat_template([])
 
 
-@pytest.mark.parametrize("charsmap", [b"", b"\4\0\0\0", b"\4\0\0\0\0\1\0\0x\0"])
+@pytest.mark.parametrize(
+    "charsmap",
+    [
+        b"\4\0\0\0",  # no units
+        b"\4\0\0\0\0\1\0\0x\0",  # edges beyond its one unit
+        struct.pack("<I", 4096) + struct.pack("<1024I", *range(1024))[:-4],  # cut
+        # an "a" whose leaf is a text beyond the texts, then one amid "é"
+        *(leaf(at) for at in (99, 1)),
+    ],
+)
 def test_a_broken_map_of_characters(tmp_path: pathlib.Path, charsmap: bytes) -> None:
     """SentencePiece's normalisation; the library panics where an index is beyond it."""
-    inner = tokenizers.Tokenizer(models.Unigram([("<unk>", 0.0), ("</s>", 0.0)], 0))
-    inner.add_special_tokens(["</s>"])
-    described = json.loads(inner.to_str())
-    coded = base64.b64encode(charsmap).decode()
-    described["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": coded}
-    (tmp_path / "tokenizer.json").write_text(json.dumps(described))
-    with pytest.raises(ValueError, match=r"tokenizer\.json is no|can't encode a text"):
-        tokenizer.load(tmp_path).encode("aé")
+    with pytest.raises(ValueError, match=r"tokenizer\.json (has a broken pre|is no)"):
+        tokenizer.load(with_charsmap(tmp_path, charsmap))
+
+
+def test_a_map_of_characters(tmp_path: pathlib.Path) -> None:
+    t = tokenizer.load(with_charsmap(tmp_path, leaf(0)))
+    assert t.encode("a").tolist() == t.encode("é").tolist() == [2]

@@ -79,8 +79,9 @@ def test_llama_3_s_rope_is_read_from_its_frequencies(
     positions = hub.load(path)[0].cfg.positions
     x_BTNH = jnp.asarray(np.random.default_rng(0).standard_normal((1, 9, 2, 16)))
     positions_BT = 7 * jnp.arange(9)[None]
+    lengths_BT = jnp.full((1, 9), 9)  # the same rates at every length
     np.testing.assert_allclose(
-        rotary(x_BTNH, positions_BT, positions, 16),
+        rotary(x_BTNH, positions_BT, positions, 16, lengths_BT),
         rotary(x_BTNH, positions_BT, scaled.positions, 16),
         rtol=1e-5,
         atol=1e-5,

@@ -1,6 +1,7 @@
 """Tokenizers in files: what `Tokenizer.save` wrote, Hugging Face's, SentencePiece's,
 tiktoken's. All are data; nothing in a file is executed."""
 
+import base64
 import collections
 import json
 import re
@@ -10,7 +11,13 @@ from typing import Any
 import tokenizers
 from etils import epath
 
-from llmjax.data.tokenizers import conventions, sentencepiece_model, tiktoken_ranks
+from llmjax.data.tokenizers import (
+    byte_level,
+    charsmap,
+    conventions,
+    sentencepiece_model,
+    tiktoken_ranks,
+)
 from llmjax.data.tokenizers.conventions import Conventions
 from llmjax.data.tokenizers.library import library_errors
 
@@ -111,6 +118,7 @@ def _with_added(
                 f"{conventions.CONFIGS[-1]}, or copy all files again from one place"
             )
     _distinct(path, inner)
+    _check_normalizer(path, inner)
     return text, inner
 
 
@@ -126,3 +134,19 @@ def _distinct(path: epath.Path, inner: tokenizers.Tokenizer) -> None:
         f"{path} gives the id {number} to the tokens {names[0]!r} and {names[1]!r}; "
         "renumber its vocabulary without holes"
     )
+
+
+def _check_normalizer(path: epath.Path, inner: tokenizers.Tokenizer) -> None:
+    """Refuses a map of characters that the library would panic at."""
+    if inner.normalizer is None:
+        return
+    described = {"normalizer": json.loads(inner.normalizer.__getstate__())}
+    for step in byte_level.steps(described, "normalizer"):
+        if coded := step.get("precompiled_charsmap"):
+            try:
+                charsmap.check(base64.b64decode(coded))
+            except ValueError as e:
+                raise ValueError(
+                    f"{path} has a broken precompiled_charsmap: {e}; copy the file "
+                    "again from where it came"
+                ) from e

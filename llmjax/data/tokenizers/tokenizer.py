@@ -42,6 +42,7 @@ _NAMES = {
     "fim_middle": ("<fim_middle>", "<|fim_middle|>"),
     "fim_suffix": ("<fim_suffix>", "<|fim_suffix|>"),
 }
+MAX_IDS = 1 << 22  # sixteen times the largest vocabulary that ships
 _SENTENCE_ENDS = (b".", b"!", b"?")
 _DAMAGED = "the tokenizer can't encode a text, and its file may be damaged"
 
@@ -89,7 +90,8 @@ class Tokenizer:
             usual names.
 
         Raises:
-          ValueError: neither beginning nor end, or specials that it doesn't have.
+          ValueError: neither beginning nor end, specials that it doesn't have, or an
+            id that is absurd.
         """
         # a text stays as it came: the library doesn't read each number back exactly
         self._json = inner if isinstance(inner, str) else inner.to_str()
@@ -99,6 +101,11 @@ class Tokenizer:
         self.chat_templates = conventions.chat_templates
         self.specials = _specials(inner, conventions.specials)
         self.vocab_size: int = max(vocab.values()) + 1
+        if self.vocab_size > MAX_IDS:
+            raise ValueError(
+                f"the tokenizer has an id of {self.vocab_size - 1}; accepted: below "
+                f"{MAX_IDS}. Is its file damaged?"
+            )
         self.pad_id, self.bos_id, self.eos_id = (
             vocab[self.specials[name]] for name in ("pad", "bos", "eos")
         )
