@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from llmjax.config import BPE, DataConfig
+from llmjax.config import BPE, Bytes, DataConfig
 from llmjax.data.corpora import docstrings
 from llmjax.data.corpora.name_masking import mask
 from llmjax.data.corpora.python_docs import CLASSES
@@ -88,6 +88,25 @@ def test_a_dataset_without_an_account_of_ours_is_read_by_its_features(
     assert found.account["class_names"] == []
     assert found.account["documents"] == corpus.manifest["dataset"]["documents"]
     assert list(found.texts("test", "text")) == list(corpus.texts("test"))
+
+
+@pytest.mark.parametrize("name", ["dataset_info", "features", "metadata"])
+@pytest.mark.parametrize("share", [0, 0.5], ids=["emptied", "cut"])
+def test_damaged_metadata_of_a_dataset_is_named(
+    name: str, share: float, corpus: prepare.Corpus
+) -> None:
+    path = corpus.dataset / f"{name}.json"
+    whole = path.read_bytes()
+    directory = corpus.folder.parent.parent.parent
+    other = DataConfig(
+        source="python_docs/small", directory=str(directory), tokenizer=Bytes()
+    )
+    path.write_bytes(whole[: int(share * len(whole))])
+    try:
+        with pytest.raises(ValueError, match=rf"{name}\.json .*prepare_data"):
+            prepare.prepare(other)
+    finally:
+        path.write_bytes(whole)
 
 
 def test_no_text_leaks_into_another_split(corpus: prepare.Corpus) -> None:

@@ -1,16 +1,18 @@
 """Kills and ends `experiments.pretrain`, starts it again, and compares bit for bit.
 
-    python tests/proofs/kill_resume.py [--workdir=DIR]
+    python tests/proofs/kill_resume.py [--workdir=DIR] [--kills=30]
 
 One run is never interrupted. A second one is killed with SIGKILL early on, while a
 checkpoint is being written, and between two checkpoints; a third one gets SIGTERM
 twice. Each is started again with the same command until it is done. Parameters,
 optimizer state and logged metrics of all three must be the same; exits 1 if not.
+--kills=30 kills further runs so often, at random moments of their whole time.
 """
 
 import argparse
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -161,6 +163,27 @@ def ended(workdir: Path, cache: Path) -> list[str]:
     return told
 
 
+def killed_at_random(
+    parent: Path, cache: Path, kills: int, seconds: float
+) -> list[Path]:
+    """Workdirs of runs that were killed, so often together, and started again."""
+    rng = random.Random(0)
+    workdirs: list[Path] = []
+    while kills > 0:
+        workdirs.append(workdir := parent / f"killed_at_random_{len(workdirs)}")
+        shutil.rmtree(workdir, ignore_errors=True)
+        over = False
+        while kills > 0 and not over:
+            end = time.monotonic() + rng.uniform(0, seconds)
+            process = start(workdir, cache)
+            reached = lambda _, end=end: time.monotonic() > end  # noqa: E731
+            over = not interrupt(process, workdir, reached, signal.SIGKILL)
+            kills -= not over
+        if not over:
+            finish(start(workdir, cache), workdir)
+    return workdirs
+
+
 def state(workdir: Path) -> dict[str, bytes]:
     """Every leaf of the last checkpoint: its name, and its type, shape and bits."""
     import jax
@@ -211,7 +234,9 @@ def untimed(row: dict) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", type=Path, help="default: a temporary folder")
-    parent = parser.parse_args().workdir or Path(tempfile.mkdtemp(prefix="kill_resume"))
+    parser.add_argument("--kills", type=int, default=0, help="at random moments")
+    args = parser.parse_args()
+    parent = args.workdir or Path(tempfile.mkdtemp(prefix="kill_resume"))
     parent = parent.expanduser().resolve()
     runs = {name: parent / name for name in ("uninterrupted", "killed", "ended")}
     for workdir in runs.values():
@@ -224,12 +249,18 @@ def main() -> None:
     subprocess.run(prepare, cwd=ROOT, env=environment, check=True, capture_output=True)
     print(f"in {parent}: python -m experiments.pretrain {' '.join(CONFIG)}\n")
     finish(start(runs["uninterrupted"], cache), runs["uninterrupted"])
-    told = killed(runs["killed"], cache) + ended(runs["ended"], cache)
+    began = time.monotonic()
+    told = killed(runs["killed"], cache)
+    of_one = (time.monotonic() - began) / 2  # four starts, two of them to near the end
+    told += ended(runs["ended"], cache)
+    for workdir in killed_at_random(parent, cache, args.kills, of_one):
+        runs[workdir.name] = workdir
+        told.append(f"SIGKILL at random moments: {workdir.name}")
     print("\n".join(told))
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     same = [
         compare(f"The run that was {name}", runs["uninterrupted"], runs[name])
-        for name in ("killed", "ended")
+        for name in list(runs)[1:]
     ]
     if not all(same):
         sys.exit("\nNOT the same")

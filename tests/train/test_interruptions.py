@@ -140,6 +140,25 @@ def test_a_gradient_that_is_not_finite_just_after_a_checkpoint(
     assert Checkpoints(tmp_path).latest_step == 4
 
 
+def test_a_run_goes_on_from_before_what_is_damaged_when_told(
+    whole, program, train, held_out, tmp_path
+):
+    kept = toy.change(program.config, train={"keep_best": 9})
+    fit(dataclasses.replace(program, config=kept), train, held_out, tmp_path)
+    latest = tmp_path / "checkpoints" / "10" / "state"
+    file = max(latest.glob("*/d/*"), key=lambda path: path.stat().st_size)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match=f"{file} is damaged: its sha256"):
+        fit(program, train, held_out, tmp_path)
+    told = toy.change(program.config, train={"damaged": "set_aside"})
+    told = dataclasses.replace(program, config=told)
+    state, _ = fit(told, train, held_out, tmp_path)
+    assert_as_uninterrupted(whole, tmp_path, state)
+    assert (tmp_path / "damaged" / "10").is_dir()
+
+
 def test_a_full_disk_is_one_error_and_what_was_saved_stays(
     program, train, held_out, tmp_path, monkeypatch
 ):

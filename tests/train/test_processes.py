@@ -4,7 +4,9 @@ import sys
 
 import numpy as np
 import pytest
+from etils import epath
 
+from llmjax.data.store import manifest
 from llmjax.parallel.processes import supervise
 from llmjax.train.metrics import writers
 from tests.train import toy, toy_main
@@ -26,6 +28,13 @@ def test_a_lost_process_is_named_and_then_it_goes_on_as_a_single_one_does(
     assert "process 1 of 2 was killed by SIGKILL after step" in said
     assert "the other 1 have ended" in said
     assert supervise.main(command) == 0
+
+    listed = manifest.read_json(
+        epath.Path(tmp_path / "run/checkpoints/10/checksums.json")
+    )
+    hashed = {n.split("/")[1] for n in listed if n.startswith("state/ocdbt.process_")}
+    assert hashed == {"ocdbt.process_0", "ocdbt.process_1"}
+    assert not [n for n in listed if "checksums" in n]  # the parts were joined
 
     one, two = (toy.untimed(writers.read(w)) for w in (whole.workdir, tmp_path / "run"))
     for wanted, found in zip(one, two, strict=True):

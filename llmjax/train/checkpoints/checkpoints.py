@@ -53,7 +53,10 @@ class Checkpoints:
             raise FileNotFoundError(
                 f"{self.directory} does not exist; give the workdir of a run that saved"
             )
-        keep = config and LatestAndBest(config.train, self.metrics)
+        self.manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        keep = self.config and LatestAndBest(self.config.train, self.metrics)
         handler = checksums.StateHandler()
         # after all is written, and before the checkpoint gets its name
         background = ocp.AsyncOptions(
@@ -61,13 +64,13 @@ class Checkpoints:
         )
         options = ocp.CheckpointManagerOptions(
             preservation_policy=keep,
-            cleanup_tmp_directories=config is not None,
-            read_only=config is None,
+            cleanup_tmp_directories=self.config is not None,
+            read_only=self.config is None,
             save_decision_policy=policies.FixedIntervalPolicy(1),
             async_options=background,
             lightweight_initialize=True,  # reads no metrics, which may be damaged
         )
-        self.manager = ocp.CheckpointManager(
+        return ocp.CheckpointManager(
             self.directory,
             options=options,
             item_handlers={"state": handler, "run": ocp.JsonCheckpointHandler()},
@@ -192,7 +195,8 @@ class Checkpoints:
                 (self.directory / str(step)).rename(target)
         if damaged:
             multihost_utils.sync_global_devices("damaged checkpoints set aside")
-            self.manager.reload()
+            self.manager.close()
+            self.manager = self._open()
             self._folders.clear()
 
     def restore(
