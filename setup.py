@@ -46,7 +46,7 @@ setup(
         "importlib_resources>=6.0",  # tensorflow-datasets imports it undeclared
         "jax>=0.10.2",
         "jaxtyping>=0.3",
-        "jinja2>=3.1",  # chat templates
+        "jinja2>=3.1.6",  # chat templates; older ones leave their sandbox
         "ml_collections>=1.0",
         "numpy>=2.0",
         "optax>=0.2.8",
@@ -60,7 +60,6 @@ setup(
         "tensorflow-datasets>=4.9.9",
         "tokenizers>=0.21",
         "tqdm>=4.66",
-        "zstandard>=0.22",
     ],
     extras_require={
         # Where it runs.
@@ -75,7 +74,7 @@ setup(
         "gguf": ["gguf>=0.17"],
         "filters": ["py3langid>=0.3"],  # data.prepare.language
         # Where texts are cleaned on many machines (launch/beam.sh, dataflow.sh).
-        "beam": ["apache-beam>=2.70", "zstandard>=0.22"],
+        "beam": ["apache-beam>=2.70"],
         "dataflow": ["apache-beam[gcp]>=2.70", "etils[epath-gcs]"],
         # What it writes.
         "report": ["matplotlib>=3.9", "scikit-learn>=1.5"],

@@ -1,6 +1,7 @@
 """Shared by the mains: flags, one-line errors, and result.json."""
 
 import contextlib
+import errno
 import json
 import math
 import sys
@@ -22,6 +23,18 @@ WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder for everything the run writes; a path or a bucket."
 )
 
+# a path that can't be written or read, as it was given
+MISTAKES = (
+    errno.EACCES,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+)
+FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # which the same command may survive
+
 
 def launch(
     main: Callable[[], dict[str, Any] | None], required: tuple[str, ...] = ()
@@ -40,8 +53,9 @@ def launch(
         if len(argv) > 1:
             raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
         if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.ERROR)  # orbax logs every step it takes
-        with _one_line_errors():
+            # orbax logs every step it takes, and errors that it also raises
+            logging.set_verbosity(logging.FATAL)
+        with one_line_errors():
             if membership.requested():
                 membership.join(config().train if CONFIG.value else cfg.TrainConfig())
             result = main()
@@ -49,7 +63,7 @@ def launch(
                 report(result)
 
     def parse(argv: list[str]) -> list[str]:
-        with _one_line_errors(), cfg.reworded():
+        with one_line_errors(), cfg.reworded():
             return flags.FLAGS(argv)
 
     try:
@@ -110,13 +124,16 @@ def write_result(workdir: str, text: str) -> None:
 
 
 @contextlib.contextmanager
-def _one_line_errors() -> Iterator[None]:
-    """Ends the program with one line for an error that is a user's mistake."""
+def one_line_errors() -> Iterator[None]:
+    """Ends the program with one line for a user's mistake, or for a disk's refusal."""
     try:
         yield
     except (ValueError, FileNotFoundError) as e:
         print(f"error: {e}", file=sys.stderr)
         sys.exit(2)
-    except (PermissionError, NotADirectoryError, FileExistsError) as e:
-        print(f"error: {e.filename}: {e.strerror}; give another place", file=sys.stderr)
-        sys.exit(2)
+    except OSError as e:
+        if e.errno not in (*MISTAKES, *FAILURES):
+            raise
+        reason = f"{e.filename}: {e.strerror}" if e.filename else e.strerror
+        print(f"error: {reason}", file=sys.stderr)
+        sys.exit(2 if e.errno in MISTAKES else 1)

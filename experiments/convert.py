@@ -5,12 +5,24 @@
     python -m experiments.convert --source=runs/quickstart/pretrain --target=out
 
 The source is a folder of the hub, a .gguf file, package:NAME or the workdir of a run,
-of which the best checkpoint is taken, or `--step`; of several prediction heads the
-first, which is a causal language model, is converted alone. The target is
-a new folder: of a run the hub's format, otherwise a checkpoint that `init` reads, with
-weights and the model's config alone. Prints every leaf and the hub's name for it.
+of which the best checkpoint is taken, or `--step`. The target is a new folder: of a run
+the hub's format, otherwise a checkpoint that `init` reads, with weights and the model's
+config alone. Tokenizer and generation_config.json come along, a run's from its corpus
+or from the folder of the hub that it began with.
+
+Of a run's model the part is converted that the hub has a form for: of several
+prediction heads the first, a causal language model; of a model of sentence pairs the
+masked language model; of a detector of replaced tokens the discriminator. Prints every
+leaf and the hub's name for it, and what is left out.
 """
 
+import contextlib
+import dataclasses
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +33,17 @@ from flax import traverse_util
 
 from experiments import cli
 from llmjax import hub
-from llmjax.config import DataConfig, Learned, RunConfig
-from llmjax.hub import families, packages
+from llmjax.config import Checkpoint, DataConfig, Learned, RunConfig
+from llmjax.data.prepare.prepare import open_corpus
+from llmjax.hub import families, origin, packages, tokenizer_files
+from llmjax.hub.files import float_type, read_json
 from llmjax.hub.load import abstract, check, read_params
+from llmjax.hub.origin import GENERATION, Origin
 from llmjax.hub.stored_model import open_model
 from llmjax.models.heads.language import LanguageModel
 from llmjax.models.heads.multi_token import PredictionHeads, first_head
+from llmjax.models.heads.pairs import PairModel
+from llmjax.models.heads.replaced_tokens import Discriminator, ReplacedTokenDetector
 from llmjax.tasks.registry import make_model
 from llmjax.train.checkpoints.checkpoints import FOLDER, Checkpoints, load_params
 from llmjax.train.state import State
@@ -42,26 +59,24 @@ FAMILY = flags.DEFINE_string("family", None, "model_type to write; any that fits
 DTYPE = flags.DEFINE_string("dtype", None, "type of the weights; as stored")
 STEP = flags.DEFINE_integer("step", None, "of a run's checkpoint; the best when absent")
 DOWNLOAD = flags.DEFINE_bool("download", False, "agree to download a package")
-BESIDE = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "generation_config.json",
-)
+HUB = "hub"  # folder of a checkpoint with the files of the folder that it came from
 
 
 def main() -> dict[str, Any]:
+    if DTYPE.value is not None:
+        float_type(DTYPE.value)
     run = (Path(SOURCE.value).expanduser() / FOLDER).is_dir()
-    model, params, names, beside = from_run() if run else from_hub()
-    if (TO.value or ("hub" if run else "checkpoint")) == "hub":
-        family = hub.save(
-            model, params, TARGET.value, family=FAMILY.value, beside=beside
-        )
-        written = f"hub, {family.name}"
-    else:
-        write_checkpoint(model, params, Path(TARGET.value).expanduser())
-        written = "checkpoint"
+    to_hub = (TO.value or (HUB if run else "checkpoint")) == HUB
+    with contextlib.ExitStack() as stack:
+        source = from_run() if run else from_hub()
+        model, params, names, beside = stack.enter_context(source)
+        if to_hub:
+            target = TARGET.value
+            family = hub.save(model, params, target, family=FAMILY.value, beside=beside)
+            written = f"hub, {family.name}"
+        else:
+            write_checkpoint(model, params, Path(TARGET.value).expanduser(), beside)
+            written = "checkpoint"
     leaves = traverse_util.flatten_dict(params, sep="/")
     for path, leaf in leaves.items():
         shape = "x".join(map(str, leaf.shape))
@@ -79,17 +94,33 @@ def main() -> dict[str, Any]:
 Loaded = tuple[Any, Any, dict[str, str], list[Path]]
 
 
-def from_run() -> Loaded:
+@contextlib.contextmanager
+def from_run() -> Iterator[Loaded]:
     """The model of a run, in the form that the hub has for it.
 
     Raises:
       ValueError: the hub has no form of the task's model.
     """
     config, params = load_params(SOURCE.value, step=STEP.value)
+    model, params = hub_form(config, params)
+    if DTYPE.value is not None:
+        params = jax.tree.map(lambda x: x.astype(DTYPE.value), params)
+    with tempfile.TemporaryDirectory() as folder:
+        about, beside = origin_of(config, Path(folder))
+        yield model.clone(origin=about), params, {}, beside
+
+
+def hub_form(config: RunConfig, params: Any) -> tuple[Any, Any]:
+    """A run's model and parameters as a class that the hub has, the rest left out."""
     model: Any = make_model(config)
+    cfg, layout = config.model, config.layout
     if isinstance(model, PredictionHeads):
-        params = first_head(config.model, params, model.depth)
-        model = LanguageModel(config.model, config.layout)
+        params = first_head(cfg, params, model.depth)
+        model = LanguageModel(cfg, layout)
+    elif isinstance(model, PairModel):
+        model = LanguageModel(cfg, layout)
+    elif isinstance(model, ReplacedTokenDetector):
+        model = Discriminator(cfg, layout)
     heads = {
         head
         for model_type in families.MODULES
@@ -101,12 +132,52 @@ def from_run() -> Loaded:
             f"{type(model).__name__} no format of the hub holds; they hold "
             f"{', '.join(sorted(heads))}"
         )
-    if DTYPE.value is not None:
-        params = jax.tree.map(lambda x: x.astype(DTYPE.value), params)
-    return model, params, {}, []
+    own = {path.split("/")[0] for path in abstract(model)[0]}
+    for name in sorted(params.keys() - own):
+        print(f"left out: {name}, which a {type(model).__name__} does not have")
+        params = {k: v for k, v in params.items() if k != name}
+    return model, params
 
 
-def from_hub() -> Loaded:
+def origin_of(config: RunConfig, folder: Path) -> tuple[Origin, list[Path]]:
+    """What a run says beside its model, and its tokenizer's files.
+
+    Args:
+      config: of the run.
+      folder: an empty one for files that are not on disk.
+    """
+    kept = Path(SOURCE.value).expanduser() / HUB
+    if (kept / "config.json").is_file():  # converted from the hub
+        hf = read_json(kept / "config.json")
+        about = origin.read(kept, str(hf.get("model_type")), hf)
+        return about, tokenizer_files.beside(kept)
+    about, said = Origin(), {}
+    begun = Path(config.init.path if isinstance(config.init, Checkpoint) else folder)
+    file = begun.expanduser() / "config.json"
+    if file.is_file() and "model_type" in (said := read_json(file)):
+        about = origin.read(file.parent, str(said["model_type"]), said)
+    longest = max(config.data.seq_len, said.get("max_position_embeddings") or 0)
+    try:
+        tokenizer = open_corpus(config.data).tokenizer
+    except (FileNotFoundError, ValueError) as e:
+        print(f"the target gets no tokenizer: {e}", file=sys.stderr)
+        ids = {}
+    else:
+        tokenizer_files.write(tokenizer, folder, longest)
+        ids = {
+            "bos_token_id": tokenizer.bos_id,
+            "eos_token_id": tokenizer.eos_id,
+            "pad_token_id": tokenizer.pad_id,
+        }
+        if config.model.architecture == "encoder_decoder":
+            ids["decoder_start_token_id"] = tokenizer.bos_id
+    said = json.loads(about.config) | ids | {"max_position_embeddings": longest}
+    about = dataclasses.replace(about, config=json.dumps(said))
+    return about, tokenizer_files.beside(folder)
+
+
+@contextlib.contextmanager
+def from_hub() -> Iterator[Loaded]:
     """A model of the hub, the hub's names of our leaves, and its tokenizer's files."""
     path = SOURCE.value
     if path.startswith(packages.PREFIX):
@@ -116,12 +187,13 @@ def from_hub() -> Loaded:
     params = read_params(stored, model, dtype=DTYPE.value)
     entries = check(stored, abstract(model)[0])
     names = {leaf: entry.name for entry in entries for leaf in entry.paths}
-    files = (stored.path / name for name in BESIDE)
-    return model, params, names, [file for file in files if file.is_file()]
+    yield model, params, names, tokenizer_files.beside(stored.path)
 
 
-def write_checkpoint(model: Any, params: Any, target: Path) -> None:
+def write_checkpoint(model: Any, params: Any, target: Path, beside: list[Path]) -> None:
     """A checkpoint of step 0 that holds weights and the model's config alone.
+
+    Beside it lie the source's own files, for the way back.
 
     Raises:
       ValueError: the model is no language model, or the target has checkpoints.
@@ -139,6 +211,13 @@ def write_checkpoint(model: Any, params: Any, target: Path) -> None:
     checkpoints = Checkpoints(target, RunConfig(model=model.cfg, data=data))
     checkpoints.save(State(np.zeros((), np.int32), params, {}, {}, {}))
     checkpoints.close()
+    (target / HUB).mkdir(exist_ok=True)
+    hf = json.loads(model.origin.config) | {"model_type": model.origin.family}
+    (target / HUB / "config.json").write_text(json.dumps(hf, indent=2) + "\n")
+    if model.origin.generation:
+        (target / HUB / GENERATION).write_text(model.origin.generation)
+    for file in beside:
+        shutil.copyfile(file, target / HUB / file.name)
 
 
 if __name__ == "__main__":

@@ -2,30 +2,52 @@
 
     python -m experiments.generate --run=runs/quickstart/pretrain \
         --prompt='Return the' --prompt='Raises' --temperature=0.8 --top_p=0.95
+    python -m experiments.generate --run=path/to/hub/folder --chat \
+        --prompt='What is a monad?' --prompt_file=question.txt
 
-`--bits=8` rounds the weights first (extra `quantization`). With `--workdir`, its
-`result.json` says from which checkpoint and how.
+`--run` is the workdir of a run, of which the best checkpoint is taken, or `--step`; or
+a folder of the hub, a .gguf file or package:NAME, whose generation_config.json says how
+tokens are drawn where no flag does. `--chat` puts each prompt into the model's chat
+template, as a user's message. `--bits=8` rounds the weights first (extra
+`quantization`). With `--workdir`, its `result.json` says from which checkpoint and how.
 """
 
 import dataclasses
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import flags
 
 from experiments import cli
+from llmjax import hub
 from llmjax.data.prepare.prepare import open_corpus
+from llmjax.data.tokenizers.tokenizer import Tokenizer
+from llmjax.hub import packages
+from llmjax.hub.generation import Generation
 from llmjax.infer.generate import generate, generates
 from llmjax.infer.sampling import Sampling
 from llmjax.infer.weights import TYPES, quantize_weights
 from llmjax.tasks.registry import make_model
-from llmjax.train.checkpoints.checkpoints import load_params
+from llmjax.train.checkpoints.checkpoints import FOLDER, load_params
 
-RUN = flags.DEFINE_string("run", None, "workdir of a pretraining run")
+RUN = flags.DEFINE_string(
+    "run", None, "workdir of a pretraining run, a hub folder, .gguf or package:NAME"
+)
 STEP = flags.DEFINE_integer("step", None, "of the checkpoint; the best when absent")
-PROMPT = flags.DEFINE_multi_string("prompt", [""], "text to continue; repeatable")
-MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 64, "per prompt, at most")
-TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "0 takes the likeliest token")
+DOWNLOAD = flags.DEFINE_bool("download", False, "agree to download a package")
+PROMPT = flags.DEFINE_multi_string("prompt", None, "text to continue; repeatable")
+PROMPT_FILE = flags.DEFINE_multi_string(
+    "prompt_file", None, "file whose text, but for its last line's end, is a prompt"
+)
+CHAT = flags.DEFINE_bool("chat", False, "prompts are a user's messages")
+MAX_NEW_TOKENS = flags.DEFINE_integer(
+    "max_new_tokens", None, "per prompt, at most; 64 where no file says otherwise"
+)
+TEMPERATURE = flags.DEFINE_float(
+    "temperature", None, "0 takes the likeliest token; 1 where no file says otherwise"
+)
 TOP_K = flags.DEFINE_integer("top_k", None, "keep this many of the likeliest tokens")
 TOP_P = flags.DEFINE_float("top_p", None, "keep the likeliest with this probability")
 MIN_P = flags.DEFINE_float("min_p", None, "keep those this fraction of the likeliest")
@@ -36,47 +58,183 @@ BITS = flags.DEFINE_enum(
 GROUP = flags.DEFINE_integer("group", 0, "weights that share a scale; 0: an output's")
 
 
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A model to generate from.
+
+    Attributes:
+      model, params: a module that generates, and its weights.
+      tokenizer: the model's own.
+      settings: what its files say of its continuations.
+      is_run: whether it was trained here, on texts that each begin with <bos>.
+    """
+
+    model: Any
+    params: Any
+    tokenizer: Tokenizer
+    settings: Generation
+    is_run: bool
+
+    def prompt(self, text: str) -> np.ndarray:
+        """The ids of a prompt, with the specials before it that the model expects."""
+        if CHAT.value:
+            message = {"role": "user", "content": text}
+            chat = self.tokenizer.apply_chat_template([message])
+            return self.tokenizer.encode(chat, parse_specials=True)
+        ids = self.tokenizer.encode(text)
+        if self.is_run:
+            return np.append(np.int32(self.tokenizer.bos_id), ids)
+        return self.tokenizer.with_beginning(ids)
+
+
 def main() -> dict[str, Any]:
-    sampling = Sampling(TEMPERATURE.value, TOP_K.value, TOP_P.value, MIN_P.value)
-    config, params = load_params(RUN.value, step=STEP.value)
+    texts = prompts()
+    source = open_source(RUN.value or "")
+    sampling = choose_sampling(source.settings)
+    params = source.params
+    if BITS.value is not None:
+        batch = {"tokens": np.zeros((1, 1), np.int32)}
+        params = quantize_weights(
+            source.model, params, batch, bits=int(BITS.value), group=GROUP.value
+        )
+    max_new_tokens = MAX_NEW_TOKENS.value
+    if max_new_tokens is None:
+        max_new_tokens = source.settings.max_new_tokens or 64
+    rows = generate(
+        source.model,
+        params,
+        **decoder_and_encoder(source, texts),
+        max_new_tokens=max_new_tokens,
+        sampling=sampling,
+        rng=SEED.value,
+        **ends(source),
+    )
+    generations = [
+        {"prompt": prompt, "text": source.tokenizer.decode(ids), "tokens": len(ids)}
+        for prompt, ids in zip(texts, rows, strict=True)
+    ]
+    alone = CHAT.value or source.model.cfg.architecture == "encoder_decoder"
+    for item in generations:
+        print(f"{'' if alone else item['prompt']}{item['text']}\n---", flush=True)
+    return {
+        "run": RUN.value,
+        "step": "best" if source.is_run and STEP.value is None else STEP.value,
+        "sampling": dataclasses.asdict(sampling),
+        "bits": BITS.value and int(BITS.value),
+        "seed": SEED.value,
+        "max_new_tokens": max_new_tokens,
+        "left_out": dict(source.settings.left_out),
+        "generations": generations,
+    }
+
+
+def prompts() -> list[str]:
+    """The texts of `--prompt` and `--prompt_file`; an empty one where there is none.
+
+    Raises:
+      FileNotFoundError, ValueError: a file that is missing, or no text in UTF-8.
+    """
+    texts = list(PROMPT.value or ())
+    for name in PROMPT_FILE.value or ():
+        file = Path(name).expanduser()
+        if not file.is_file():
+            raise FileNotFoundError(f"--prompt_file={name} is no file")
+        try:
+            texts.append(file.read_bytes().decode().removesuffix("\n"))
+        except UnicodeDecodeError as e:
+            raise ValueError(f"--prompt_file={name} is no text in UTF-8: {e}") from e
+    return texts or [""]
+
+
+def open_source(name: str) -> Source:
+    """The model of a run or of the hub.
+
+    Raises:
+      FileNotFoundError, ValueError: there is none, or one that generates nothing.
+    """
+    path = Path(name).expanduser()
+    of_hub = path.is_file() or (path / "config.json").is_file()
+    if name.startswith(packages.PREFIX):
+        path = packages.fetch(name, consent=DOWNLOAD.value or None)
+    elif (path / FOLDER).is_dir() or not of_hub:
+        return open_run(name)
+    if STEP.value is not None:
+        raise ValueError(f"--step={STEP.value} is a run's, and {name} is of the hub")
+    model, params = hub.load(path)
+    if not generates(model):
+        raise ValueError(
+            f"--run={name} is of the kind {type(model).__name__} "
+            f"({model.cfg.architecture}), "
+            "which predicts no next tokens; give a language model"
+        )
+    settings = hub.generation(path)
+    for key, value in settings.left_out.items():
+        note = f"note: {name} asks for {key}={str(value)[:80]}, which is left out"
+        print(note, file=sys.stderr)
+    return Source(model, params, hub.tokenizer(path), settings, is_run=False)
+
+
+def open_run(name: str) -> Source:
+    """The model of a run's checkpoint."""
+    config, params = load_params(name, step=STEP.value)
     model = make_model(config)
     if not generates(model):
         raise ValueError(
-            f"--run={RUN.value} has task.kind={config.task.kind!r}, whose model "
+            f"--run={name} has task.kind={config.task.kind!r}, whose model "
             f"({type(model).__name__}, {config.model.architecture}) predicts no next "
             "tokens; give the run of a language model"
         )
     tokenizer = open_corpus(config.data).tokenizer
-    start = np.int32(tokenizer.bos_id)
-    if BITS.value is not None:
-        batch = {"tokens": np.zeros((1, 1), np.int32)}
-        params = quantize_weights(
-            model, params, batch, bits=int(BITS.value), group=GROUP.value
+    return Source(model, params, tokenizer, Generation(), is_run=True)
+
+
+def decoder_and_encoder(source: Source, texts: list[str]) -> dict[str, Any]:
+    """The prompts, of an encoder-decoder of the hub for its encoder.
+
+    Raises:
+      ValueError: the files don't say what the decoder begins with.
+    """
+    if source.is_run or source.model.cfg.architecture != "encoder_decoder":
+        return {"prompts": [source.prompt(text) for text in texts]}
+    start = source.settings.start_tokens
+    if not start:
+        raise ValueError(
+            f"the files of {RUN.value} don't say decoder_start_token_id; add it to "
+            "config.json, as the model's authors have it"
         )
-    continuations = generate(
-        model,
-        params,
-        [np.append(start, tokenizer.encode(text)) for text in PROMPT.value],
-        max_new_tokens=MAX_NEW_TOKENS.value,
-        sampling=sampling,
-        rng=SEED.value,
-        stop_tokens=(tokenizer.eos_id,),
-        pad_id=tokenizer.pad_id,
-    )
-    generations = [
-        {"prompt": prompt, "text": tokenizer.decode(ids), "tokens": len(ids)}
-        for prompt, ids in zip(PROMPT.value, continuations, strict=True)
+    encoded = [
+        source.prompt(text)
+        if CHAT.value
+        else source.tokenizer.encode(text, special_tokens=True)
+        for text in texts
     ]
-    for item in generations:
-        print(f"{item['prompt']}{item['text']}\n---", flush=True)
+    return {"prompts": [list(start)] * len(texts), "encoder_tokens": encoded}
+
+
+def choose_sampling(settings: Generation) -> Sampling:
+    """How tokens are drawn: by the flags, else by the model's files."""
+    flag_values = {
+        "temperature": TEMPERATURE.value,
+        "top_k": TOP_K.value,
+        "top_p": TOP_P.value,
+        "min_p": MIN_P.value,
+    }
+    fields: dict[str, Any] = dict(settings.sampling)
+    given = {key: value for key, value in flag_values.items() if value is not None}
+    if given and fields.get("temperature") == 0:
+        fields = {}  # a flag asks for draws
+    return Sampling(**(fields | given))
+
+
+def ends(source: Source) -> dict[str, Any]:
+    """The tokens that end a continuation, and the one that pads the others; tokens
+    beyond the model's table are never drawn."""
+    size = source.model.cfg.vocab_size
+    stops = source.settings.stop_tokens or (source.tokenizer.eos_id,)
+    pad = source.tokenizer.pad_id
     return {
-        "run": RUN.value,
-        "step": "best" if STEP.value is None else STEP.value,
-        "sampling": dataclasses.asdict(sampling),
-        "bits": BITS.value and int(BITS.value),
-        "seed": SEED.value,
-        "max_new_tokens": MAX_NEW_TOKENS.value,
-        "generations": generations,
+        "stop_tokens": tuple(i for i in stops if i < size),
+        "pad_id": pad if pad < size else 0,
     }
 
 

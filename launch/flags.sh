@@ -4,7 +4,7 @@
 set -euo pipefail
 
 script=$(basename "$0" .sh)
-project="" zone="" # a script's own defaults come after
+name="" project="" zone="" # a script's own defaults come after
 say() { echo "$script: $*" >&2; }
 fail() { say "$@" && exit 2; }
 
@@ -51,12 +51,19 @@ need() {
   done
 }
 
-# Stops unless each of these flags is a number from 0 up.
+# Stops unless each of these flags is a number that a shell can count with.
 need_numbers() {
   local wanted
   for wanted in "$@"; do
-    [[ ${!wanted} =~ ^[0-9]+$ ]] || fail "--$wanted=${!wanted} is no number"
+    [[ ${!wanted} =~ ^(0|[1-9][0-9]{0,5})$ ]] ||
+      fail "--$wanted=${!wanted} is no number from 0 to 999999"
   done
+}
+
+# Stops unless --name can name a job and its files.
+need_name() {
+  [[ $name =~ ^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$ ]] ||
+    fail "--name=$name: up to 100 of A-Z, a-z, 0-9, _, . and -, no . or - first"
 }
 
 # Prints $2, which --$1 gave, without a / at its end; stops unless it is empty or names

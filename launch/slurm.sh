@@ -17,6 +17,7 @@ source launch/flags.sh
 name="" nodes="" gpus="" time="" partition="" account="" bucket="" cpus=8 cuda=13
 parse "name nodes gpus time partition account cpus cuda bucket" "$@"
 need name nodes gpus time
+need_name
 need_numbers nodes gpus cpus
 bucket=$(checked_bucket bucket "$bucket")
 ((nodes > 0 && gpus > 0)) || fail "--nodes=$nodes and --gpus=$gpus; at least 1 of each"
@@ -31,7 +32,7 @@ esac
 # the packages once, before every process looks for them
 lines="set -e; export EXTRAS=$extras; bash -c 'source launch/env.sh';"
 [[ -z $bucket ]] ||
-  lines+=" bash launch/sync.sh --bucket=$bucket --workdir=$workdir --"
+  lines+=" $(quoted bash launch/sync.sh --bucket="$bucket" --workdir="$workdir" --)"
 lines+=" srun --kill-on-bad-exit=1 bash launch/local.sh --hosts -- $(quoted "${command[@]}")"
 
 mkdir -p runs

@@ -4,9 +4,10 @@
 #     bash launch/sync.sh --bucket=gs://my-bucket/runs --workdir=runs/x [--every=300] \
 #       [--dry_run] -- COMMAND
 #
-# Brings what the bucket has of the workdir first, so that the run goes on from there;
-# copies every so many seconds and at the end. $bucket/$workdir/synced lists the
-# checkpoints that were copied whole: only these come back. The exit code is COMMAND's.
+# Where the bucket has a newer checkpoint than this machine, brings what it has of the
+# workdir first, so that the run goes on from there; copies every so many seconds and at
+# the end. $bucket/$workdir/synced lists the checkpoints that were copied whole: only
+# these come back. The exit code is COMMAND's.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -27,7 +28,7 @@ while (($#)); do
 done
 [[ $bucket == gs://?* ]] || fail "--bucket=$bucket must be gs://NAME or gs://NAME/FOLDER"
 [[ -n $workdir && $workdir != *://* ]] || fail "--workdir=$workdir is no local folder"
-[[ $every =~ ^[1-9][0-9]*$ ]] || fail "--every=$every is no number of seconds"
+[[ $every =~ ^[1-9][0-9]{0,8}$ ]] || fail "--every=$every is no number of seconds"
 (($#)) || fail "the command is missing, after --"
 copy=${bucket%/}/$workdir
 [[ $workdir != /* ]] || copy=${bucket%/}/$(basename "$workdir")
@@ -53,18 +54,35 @@ steps() {
       ! -name '*orbax-checkpoint-tmp*' -exec basename {} \; | sort -n
 }
 
+# The last line of a list of steps; 0 of none.
+latest() { tail -n 1 | grep . || echo 0; }
+
+# Only what was downloaded is dropped: a checkpoint that was here before stays. $before
+# lists those, and is there until all has come, so that a bring that was killed is done
+# again.
 bring_back() {
-  local told step
+  local told step synced before=$workdir/.here_before_bring
   if ! told=$(gcloud storage ls "$copy/synced" 2>&1); then
     [[ $told == *"matched no objects"* ]] || fail "$bucket can't be read: $told"
     return 0
   fi
-  mkdir -p "$workdir"
+  synced=$(gcloud storage cat "$copy/synced")
+  if [[ ! -f $before ]]; then
+    step=$(steps | latest)
+    if (($(latest <<<"$synced") <= step)) && ((step > 0)); then
+      say "step $step of $workdir is no older than the bucket's: nothing is brought"
+      return 0
+    fi
+    mkdir -p "$workdir"
+    steps >"$before.part"
+    mv "$before.part" "$before"
+  fi
   "${bring[@]}"
   for step in $(steps); do
-    grep -qx "$step" "$workdir/synced" ||
+    grep -qx "$step" <<<"$synced" || grep -qx "$step" "$before" ||
       { say "step $step was not copied whole" && rm -r "$workdir/checkpoints/$step"; }
   done
+  rm "$before"
 }
 
 copy_out() {

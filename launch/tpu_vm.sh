@@ -23,4 +23,4 @@ need bucket
   fail "--workdir=$workdir: give a relative folder, which is copied to $bucket"
 
 run_until_done 0 "cd llmjax && EXTRAS=tpu,gcs bash launch/local.sh --restarts=3\
- --bucket=$bucket -- $(quoted "${command[@]}")"
+ $(quoted --bucket="$bucket" -- "${command[@]}")"

@@ -1,15 +1,20 @@
 """Eight devices on a CPU, a compilation cache in the repository, and tiny models."""
 
 import gc
+import importlib.metadata
 import os
 from pathlib import Path
 
-EIGHT = "--xla_force_host_platform_device_count=8"
+FLAGS = "--xla_force_host_platform_device_count=8"
+# the emitters compile a tiny program in twice the time; XLA ends the process of a
+# jaxlib that doesn't know a flag, and 0.11 has no other emitters
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    FLAGS += " --xla_cpu_use_fusion_emitters=false"
 CACHE = Path(__file__).parents[1] / ".cache" / "jax"
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # of a repeated flag the last one counts
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {EIGHT}".strip()
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 

@@ -163,9 +163,18 @@ def test_dry_run_prints_whole_commands_and_starts_none(script, flags, expected):
         ("xpk", XPK, "the command is missing"),
         ("slurm", f"{SLURM} --time=soon -- {HERE}", "--time=soon is no time"),
         ("slurm", f"{SLURM} --nodes=few -- {HERE}", "--nodes=few is no number"),
+        ("slurm", f"{SLURM} --nodes=08 -- {HERE}", "--nodes=08 is no number"),
+        ("slurm", f"{SLURM} --name=../../x -- {HERE}", "--name=../../x: up to 100"),
+        ("slurm", f"{SLURM} --name= -- {HERE}", "--name=... is missing"),
+        ("gpu", f"--processes={10**20} -- {HERE}", f"--processes={10**20} is no num"),
         ("gpu", f"--cuda=9 -- {HERE}", "--cuda=9; accepted: 13, 12"),
         ("gpu", f"--verbose -- {HERE}", "--verbose is no flag of the form --name=valu"),
         ("local", f"--dry_run --processes=0 -- {HERE}", "--processes: '0'"),
+        (
+            "local",
+            f"--dry_run --processes={10**20} -- {HERE}",
+            f"--processes: '{10**20}' is no number from 1 to ",
+        ),
         ("sync", f"--bucket=gs://bkt --every=x --workdir=w -- {HERE}", "--every=x"),
     ],
 )
@@ -173,6 +182,57 @@ def test_what_cannot_be_is_refused_by_name(script, line, told):
     done = launch(script, line)
     assert (done.returncode, done.stdout) == (2, "")
     assert told in done.stderr
+
+
+HOSTILE = "--workdir='runs/$(touch ran)`touch ran` x;touch ran'"
+TOUCHY = "'gs://bkt/$(touch ran);touch ran'"
+
+
+@pytest.mark.parametrize(
+    ("script", "flags"),
+    [
+        ("slurm", f"{SLURM} --bucket={TOUCHY}"),
+        ("slurm", SLURM),
+        ("tpu_vm", f"{TPU} --type=v5p-8 --bucket={TOUCHY} --datasets={TOUCHY}"),
+        ("tpu_pod", f"{TPU} --type=v5p-128 --bucket={TOUCHY} --datasets={TOUCHY}"),
+        ("xpk", f"{XPK} --bucket={TOUCHY}"),
+        ("local", f"--bucket={TOUCHY}"),
+        ("gpu", f"--bucket={TOUCHY}"),
+    ],
+)
+def test_a_shell_that_reads_the_printed_lines_runs_no_part_of_a_name(
+    script, flags, tmp_path
+):
+    """What is in --wrap and --command is read once more, on another host."""
+    done = launch(script, f"{flags} --dry_run -- {MAIN} {HOSTILE}")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    for word in [word for line in lines for word in words(line)]:
+        name, _, inner = word.partition("=")
+        lines += [inner] if name in ("--wrap", "--command") else []
+    programs = tmp_path / "bin"
+    (tmp_path / "llmjax").mkdir()
+    programs.mkdir()
+    (programs / "touch").symlink_to("/usr/bin/touch")
+    for name in [
+        "bash",
+        "env",
+        "gcloud",
+        "git",
+        "mkdir",
+        "python",
+        "sbatch",
+        "srun",
+        "sudo",
+        "tar",
+        "xpk",
+    ]:
+        (programs / name).symlink_to("/bin/true")
+    for line in lines:
+        subprocess.run(
+            ["/bin/bash", "-c", line], cwd=tmp_path, env={"PATH": str(programs)}
+        )
+    assert not [*tmp_path.rglob("ran*")]
 
 
 GCLOUD = """#!/usr/bin/env bash
@@ -192,6 +252,7 @@ case $verb in
     [[ -e ${paths[0]} ]] && exit
     echo "One or more URLs matched no objects." && exit 1
     ;;
+  cat) cat "${paths[0]}" ;;
   cp) cat >"${paths[1]}" ;;
   rsync)
     [[ -z $delete ]] || rm -r "${paths[1]}"
@@ -201,7 +262,9 @@ esac
 """
 
 
-def test_a_workdir_comes_back_from_the_bucket_without_what_was_copied_in_part(tmp_path):
+@pytest.fixture
+def sync(tmp_path):
+    """(name of a machine, command) -> the exit code of its sync.sh of workdir x."""
     gcloud = tmp_path / "bin" / "gcloud"
     gcloud.parent.mkdir()
     gcloud.write_text(GCLOUD)
@@ -211,13 +274,20 @@ def test_a_workdir_comes_back_from_the_bucket_without_what_was_copied_in_part(tm
         "BUCKETS": str(tmp_path),
     }
 
-    def sync(workdir: str, line: str) -> int:
-        flags = ["--bucket=gs://bkt/f", f"--workdir={tmp_path / workdir}/x"]
-        shell = ["bash", "-c", f"cd {tmp_path / workdir}/x && {line}"]
-        (tmp_path / workdir / "x").mkdir(parents=True, exist_ok=True)
+    def sync(machine: str, line: str) -> int:
+        workdir = tmp_path / machine / "x"
+        flags = ["--bucket=gs://bkt/f", f"--workdir={workdir}"]
+        shell = ["bash", "-c", f"cd {workdir} && {line}"]
+        workdir.mkdir(parents=True, exist_ok=True)
         command = ["bash", "launch/sync.sh", *flags, "--", *shell]
         return subprocess.run(command, cwd=ROOT, env=environment, timeout=60).returncode
 
+    return sync
+
+
+def test_a_workdir_comes_back_from_the_bucket_without_what_was_copied_in_part(
+    sync, tmp_path
+):
     assert sync("one", "mkdir -p checkpoints/4 && echo a >checkpoints/4/a; exit 7") == 7
     copied = tmp_path / "bkt" / "f" / "x"
     assert (copied / "checkpoints" / "4" / "a").read_text() == "a\n"
@@ -226,3 +296,31 @@ def test_a_workdir_comes_back_from_the_bucket_without_what_was_copied_in_part(tm
     assert (tmp_path / "two" / "x" / "seen").read_text() == "4\n"
     assert [p.name for p in (copied / "checkpoints").iterdir()] == ["12"]
     assert (copied / "synced").read_text() == "12\n"
+
+
+def test_what_is_here_and_newer_stays(sync, tmp_path):
+    """Killed after step 20 was written and before it was copied; then on and on."""
+    assert sync("one", "mkdir -p checkpoints/10 && echo 10 >rows") == 0
+    here = tmp_path / "one" / "x"
+    (here / "checkpoints" / "20").mkdir()
+    (here / "rows").write_text("10\n20\n")
+    (tmp_path / "bkt" / "f" / "x" / "checkpoints" / "15").mkdir()  # a part of one
+    assert sync("one", "ls checkpoints >seen") == 0
+    assert (here / "seen").read_text() == "10\n20\n"
+    assert (here / "rows").read_text() == "10\n20\n"
+    assert (tmp_path / "bkt" / "f" / "x" / "synced").read_text() == "10\n20\n"
+    # another machine goes on, and then this one from there
+    assert sync("two", "mv checkpoints/10 checkpoints/30 && echo 30 >rows") == 0
+    assert sync("one", "ls checkpoints >seen") == 0
+    assert (here / "seen").read_text() == "10\n20\n30\n"
+    assert (here / "rows").read_text() == "30\n"
+
+
+def test_a_bring_that_was_killed_is_done_again(sync, tmp_path):
+    assert sync("one", "mkdir -p checkpoints/{10,20} && echo a >checkpoints/20/a") == 0
+    here = tmp_path / "two" / "x"
+    (here / "checkpoints" / "20").mkdir(parents=True)  # its file was still to come
+    (here / ".here_before_bring").touch()
+    assert sync("two", "cp checkpoints/20/a seen") == 0
+    assert (here / "seen").read_text() == "a\n"
+    assert not (here / ".here_before_bring").exists()

@@ -8,6 +8,7 @@ from llmjax.config.command_line import accept_none, reworded
 from llmjax.config.data import (
     BPE,
     Bytes,
+    CleaningStep,
     DataConfig,
     Explicit,
     FieldType,
@@ -166,6 +167,7 @@ __all__ = [
     "Checkpoint",
     "ChunkedAttention",
     "ClampedGated",
+    "CleaningStep",
     "Constant",
     "ContextParallelism",
     "Cosine",

@@ -1,12 +1,13 @@
 """Sources of examples, and their way to the global batch."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from llmjax.config.checks import (
     BelowOne,
     Natural,
     NotNegative,
     Positive,
+    Range,
     Seed,
     Size,
     checked,
@@ -125,7 +126,11 @@ class Texts:
 
 @checked
 class Label:
-    """A class; -1 or nothing for none. `classes`: see `Tags`."""
+    """A class, by its name or number; nothing (null, "") for none.
+
+    -1 is none where the classes have names and it is not one of them. `classes`: see
+    `Tags`.
+    """
 
     kind: ClassVar[str] = "label"
     classes: tuple[str, ...] = ()
@@ -157,6 +162,20 @@ class RecordField:
 
 # --- preparing -----------------------------------------------------------------------
 
+CleaningStep = Literal[
+    "mojibake",
+    "windows_1252",
+    "ligatures",
+    "width",
+    "quotes",
+    "line_breaks",
+    "escapes",
+    "controls",
+    "nfc",
+    "spaces",
+    "blank_lines",
+]
+
 
 @checked
 class PrepareConfig:
@@ -165,7 +184,21 @@ class PrepareConfig:
     Attributes:
       fields: records instead of documents, local or of TFDS, taken as they are: of the
         others below only `validation` and `test` are read.
-      text, label: the fields that hold them; label "" for none.
+      text, label: the fields that hold them; label "" for none. The values of a label
+        are the classes; of a dataset that names its classes, their numbers or -1.
+      cleaning: what is changed in a text, in the order of this list; (): nothing. The
+        default mends wrong encoding and keeps all else. Prompts are never cleaned: with
+        the default, both agree; where more steps are named, pass prompts through
+        `llmjax.data.cleaning.steps.clean` as well.
+        "mojibake": UTF-8 that was read as another encoding ("schÃ¶n") is read again.
+        "windows_1252": U+0080 to U+009F become the characters that Windows has there.
+        "ligatures": "fi" for U+FB01 and its like. "width": usual letters, digits and
+        punctuation for wide ones (U+FF01…). "quotes": straight for curly ones.
+        "line_breaks": U+000A for CR LF, CR, U+0085, U+2028 and U+2029.
+        "escapes": no colours of terminals. "controls": no control characters besides
+        tabs and line breaks. "nfc": Unicode's composed form.
+        "spaces": plain for no-break ones, and none at the ends of lines.
+        "blank_lines": one at most at a place, and none at the ends of a text.
       min_characters: shorter documents are dropped.
       language: keep only documents in it (ISO 639-1, "en"); None: all.
       quality: "gopher": the rules of Rae et al. 2021, A1.1.
@@ -178,14 +211,15 @@ class PrepareConfig:
     fields: tuple[RecordField, ...] = ()
     text: str = "text"
     label: str = ""
+    cleaning: tuple[CleaningStep, ...] = ("mojibake",)
     min_characters: Natural = 80
     language: str | None = None
     quality: Literal["none", "gopher"] = "none"
     near_duplicates: bool = True
     validation: BelowOne = 0.06
     test: BelowOne = 0.06
-    shards: Size | None = None
-    workers: Size | None = None
+    shards: Annotated[int, Range(1, 99_999)] | None = None
+    workers: Annotated[int, Range(1, 4096)] | None = None
 
     def __post_init__(self):
         require(

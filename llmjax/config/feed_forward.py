@@ -108,8 +108,9 @@ class Capacity:
 class Mixture:
     """A router sends each token to `top_k` of E expert MLPs of width `d_ff`.
 
-    `shared_d_ff` is the width of one more MLP that sees every token; `z_loss` weighs
-    mean(logsumexp(router logits)^2) (Zoph et al. 2022, arXiv:2202.08906).
+    `shared_d_ff` is the width of one more MLP that sees every token, times a sigmoid
+    of its own with `shared_gate` (Qwen); `z_loss` weighs mean(logsumexp(router
+    logits)^2) (Zoph et al. 2022, arXiv:2202.08906).
     """
 
     kind: ClassVar[str] = "mixture"
@@ -122,11 +123,16 @@ class Mixture:
     balance: BalanceLoss | BalanceBias = BalanceLoss()
     dispatch: Dropless | Capacity = Dropless()
     z_loss: NotNegative = 0.0
+    shared_gate: bool = False
 
     def __post_init__(self):
         require(
             self.top_k <= self.num_experts,
             f"top_k={self.top_k} exceeds num_experts={self.num_experts}",
+        )
+        require(
+            self.shared_d_ff > 0 or not self.shared_gate,
+            "shared_gate is True and shared_d_ff 0; give the MLP that it gates a width",
         )
         groups = getattr(self.router, "groups", 1)
         require(

@@ -27,11 +27,12 @@ from llmjax.config.positions import (
 
 @checked
 class LayerNorm:
-    """Ba et al. 2016, arXiv:1607.06450, with a scale and, by default, a bias."""
+    """Ba et al. 2016, arXiv:1607.06450, with or without its scale and its bias."""
 
     kind: ClassVar[str] = "layer_norm"
     epsilon: Positive = 1e-5
     bias: bool = True
+    scale: bool = True
 
 
 @checked
@@ -205,7 +206,8 @@ class ModelConfig:
     mlp: MLP = Gated()
     norm: LayerNorm | RMSNorm = RMSNorm()
     norm_position: Literal["pre", "post", "both", "output"] = "pre"
-    residual: Literal["sequential", "parallel"] = "sequential"
+    # parallel: attention and mlp of the same input (GPT-J), by two norms or by one
+    residual: Literal["sequential", "parallel", "parallel_one_norm"] = "sequential"
     biases: Literal["none", "all", "qkv", "attention", "mlp"] = "none"
 
     output: Direct | Transformed = Direct()

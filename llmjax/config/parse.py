@@ -159,7 +159,8 @@ def _parse_variant(variants: dict[str, type], value: Any, path: str) -> Any:
                 continue
             raise ValueError(
                 f"config key '{path}.{key}' is not read by kind {kind!r}, only by "
-                f"{', '.join(map(repr, readers))}; remove it or change '{path}.kind'"
+                f"{', '.join(map(repr, readers))}; set it to None, or change "
+                f"'{path}.kind'"
             )
     return _build(cls, fields, path)
 

@@ -38,12 +38,14 @@ class Learned:
 class Sinusoidal:
     """Fixed sines and cosines added to the embeddings (Vaswani et al. 2017, 3.5).
 
-    Interleaved as in the paper, or in halves, all sines first, as in its own code.
+    Interleaved as in the paper, or in halves, all sines first, as in its own code. The
+    first position is `offset` (fairseq: 2).
     """
 
     kind: ClassVar[str] = "sinusoidal"
     max_wavelength: Positive = 10_000.0
     order: Literal["interleaved", "halves"] = "interleaved"
+    offset: int = 0
 
 
 @checked
@@ -154,11 +156,15 @@ class Alibi:
 
 @checked
 class RelativeBias:
-    """A trained bias per head and bucket of distances (T5, arXiv:1910.10683, 2.1)."""
+    """A trained bias per head and bucket of distances (T5, arXiv:1910.10683, 2.1).
+
+    One table for all layers, or with `per_layer` one for each (umT5, 2304.09151).
+    """
 
     kind: ClassVar[str] = "relative_bias"
     buckets: Annotated[int, Range(4, INT_MAX)] = 32
     max_distance: Size = 128
+    per_layer: bool = False
 
     def __post_init__(self):
         require(

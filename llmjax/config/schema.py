@@ -132,6 +132,9 @@ class TrainConfig:
     patience: Count | None = None  # evaluations in a row without a better one: the end
     writers: tuple[Literal["jsonl", "tensorboard", "wandb"], ...] = ("jsonl",)
     heartbeat_timeout_seconds: Count = 100  # a process silent for so long is lost
+    # where the latest checkpoint is damaged: end, or move it to <workdir>/damaged and
+    # go on from the last whole one
+    damaged: Literal["refuse", "set_aside"] = "refuse"
 
 
 @checked

@@ -27,6 +27,22 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 MAX_JSON = 1 << 26  # bytes; the largest real index has a tenth of it
 
 
+def float_type(dtype: Any) -> np.dtype:
+    """The type of weights that `dtype` names.
+
+    Raises:
+      ValueError: it is none of `FLOATS`; with their names.
+    """
+    try:
+        chosen = np.dtype(dtype)
+    except TypeError:
+        chosen = None
+    if chosen not in FLOATS.values():
+        accepted = ", ".join(d.name for d in FLOATS.values())
+        raise ValueError(f"dtype is {dtype!r}; accepted: {accepted}")
+    return chosen
+
+
 @dataclasses.dataclass(frozen=True)
 class StoredTensor:
     """A tensor in a file, not yet read.
@@ -55,27 +71,28 @@ def open_folder(folder: Path) -> dict[str, StoredTensor]:
     """
     index, single = folder / INDEX, folder / "model.safetensors"
     if single.is_file():
-        return open_safetensors(single)
+        tensors, aliases = open_safetensors(single)
+        return aliases | tensors
     if not index.is_file():
         raise ValueError(_no_tensors(folder))
     files = _weight_map(index)
-    tensors: dict[str, StoredTensor] = {}
+    tensors, aliases = dict[str, StoredTensor](), dict[str, StoredTensor]()
     for name in sorted(set(files.values())):
-        shard = open_safetensors(folder / name)
+        shard, others = open_safetensors(folder / name)
         for tensor in shard:
             if files.get(tensor) != name:
                 raise ValueError(
                     f"{folder / name} holds {tensor!r}, which {index.name} puts in "
                     f"{files.get(tensor)!r}; download both again"
                 )
-        tensors |= shard
+        tensors, aliases = tensors | shard, aliases | others
     for tensor, name in files.items():
         if tensor not in tensors:
             raise ValueError(
                 f"{folder / name} lacks {tensor!r}, which {index.name} puts there; "
                 "download both again"
             )
-    return tensors
+    return aliases | tensors
 
 
 def _weight_map(index: Path) -> dict[str, str]:
@@ -95,8 +112,13 @@ def _weight_map(index: Path) -> dict[str, str]:
     return files
 
 
-def open_safetensors(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of one file.
+def open_safetensors(
+    path: Path,
+) -> tuple[dict[str, StoredTensor], dict[str, StoredTensor]]:
+    """The tensors of one file, and those of them that have a further name.
+
+    safetensors' `save_model` writes a shared tensor once; `__metadata__` maps its other
+    names to the one that was kept.
 
     Raises:
       ValueError: the file is missing, or no whole safetensors file.
@@ -117,7 +139,8 @@ def open_safetensors(path: Path) -> dict[str, StoredTensor]:
         shape, kind = tuple(view.get_shape()), view.get_dtype()
         read = functools.partial(_read, path, view)
         tensors[name] = StoredTensor(path, shape, kind, FLOATS.get(kind), read)
-    return tensors
+    names = (file.metadata() or {}).items()
+    return tensors, {name: tensors[kept] for name, kept in names if kept in tensors}
 
 
 def _read(path: Path, view: Any, index: Slices) -> np.ndarray:

@@ -16,6 +16,7 @@ from llmjax.hub.files import FLOATS, Shape, Slices, StoredTensor
 SCALARS = ("B", "b", "H", "h", "I", "i", "f", "?", None, None, "Q", "q", "d")
 STRING, ARRAY = 8, 9  # types that are no scalars
 MAX_AXES = 4
+MAX_NESTED = 8  # arrays in arrays; no file has more than 1
 INFO = 24  # bytes of the shortest tensor info
 
 
@@ -60,15 +61,22 @@ class Header:
             raise self.fail(f"the string at {at} is not UTF-8") from e
 
     def value(self) -> Any:
-        """A metadata value: number, string, list of strings, or array of numbers."""
+        """A metadata value: number, string, array of numbers, or list of strings or of
+        such lists."""
         kind = self.number("I")
         if kind == STRING:
             return self.string()
-        if kind != ARRAY:
-            return self.number(self.code(kind))
+        return self.items() if kind == ARRAY else self.number(self.code(kind))
+
+    def items(self, depth: int = 1) -> np.ndarray | list[Any]:
+        """The items of an array."""
         kind = self.number("I")
         if kind == STRING:
             return [self.string() for _ in range(self.count(8))]
+        if kind == ARRAY:
+            if depth == MAX_NESTED:
+                raise self.fail(f"arrays {MAX_NESTED} deep before {self.at}")
+            return [self.items(depth + 1) for _ in range(self.count(12))]
         dtype = np.dtype("<" + self.code(kind))
         count = self.count(dtype.itemsize)
         at = self.skip(count * dtype.itemsize)
@@ -129,7 +137,13 @@ def _metadata(path: Path) -> tuple[Header, dict[str, Any], int]:
     if header.data[:4] != b"GGUF":
         raise header.fail(f"it begins with {header.data[:4]!r}")
     header.skip(4)
-    if (version := header.number("I")) not in (2, 3):
+    version = header.number("I")
+    if version in (2 << 24, 3 << 24):
+        raise ValueError(
+            f"{path} is written for big-endian machines; convert it with `gguf-convert-"
+            "endian MODEL.gguf little` of the library gguf"
+        )
+    if version not in (2, 3):
         raise header.fail(f"its version is {version}; 2 and 3 are read")
     count = header.count(INFO)
     metadata: dict[str, Any] = {}

@@ -24,9 +24,10 @@ from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 from llmjax.hub import files
 from llmjax.hub.binding import Bound, bind
 from llmjax.hub.files import Shape, StoredTensor
+from llmjax.hub.shared import stored_names
 from llmjax.hub.stored_model import StoredModel, naming, open_model
 from llmjax.hub.table import Table
-from llmjax.parallel.axes import Axes, param_axes, tree_shardings
+from llmjax.parallel.axes import MESH_AXES, Axes, param_axes, tree_shardings
 
 
 def load(
@@ -84,10 +85,9 @@ def check(model: StoredModel, shapes: Mapping[str, Shape]) -> list[Bound]:
     tensors, table = model.tensors, model.table
     family = f"the family {model.family.name}"
     bound = naming(model.path, lambda: bind(table, shapes))
-    base = table.base
-    if base and not any(name.startswith(base) for name in tensors):
-        bound = [dataclasses.replace(b, name=b.name.removeprefix(base)) for b in bound]
-    read = set()
+    named = stored_names(table, tensors)
+    bound = [dataclasses.replace(b, name=named(b.name)) for b in bound]
+    read: dict[str, StoredTensor] = {}
     for entry in bound:
         for index in entry.indices():
             name = entry.tensor(index)
@@ -108,21 +108,31 @@ def check(model: StoredModel, shapes: Mapping[str, Shape]) -> list[Bound]:
                     f"{family} needs one of {', '.join(files.FLOATS)}, or in GGUF a "
                     "quantised one that the library gguf dequantises"
                 )
-            read.add(name)
+            read[name] = stored
+    aliases = {id(stored) for stored in read.values()}
     for name, stored in tensors.items():
-        if name not in read and not _ignored(name, table):
+        if id(stored) not in aliases and not _ignored(name, table):
             raise ValueError(
                 f"{stored.file} has the tensor {name!r} {stored.shape}, which {family} "
-                "with this config has no use for; is config.json another model's?"
+                f"with this config has no use for; {_stranger(name)}"
             )
     return bound
 
 
+def _stranger(name: str) -> str:
+    """The reason why a tensor may be there that the model has no use for."""
+    if re.match(r"(score|classifier|qa_outputs|classification_head)\b", name):
+        return (
+            "it is a classifier's, whose head is not read: have transformers save the "
+            "body alone, AutoModel.from_pretrained(path).save_pretrained(new_path)"
+        )
+    return "is config.json another model's?"
+
+
 def _ignored(name: str, table: Table) -> bool:
-    return any(
-        re.fullmatch(pattern, name) or re.fullmatch(pattern, table.base + name)
-        for pattern in table.ignored
-    )
+    names = name, table.base + name
+    patterns = (*table.ignored, *(re.escape(name) for name, _ in table.repeats))
+    return any(re.fullmatch(p, n) for p in patterns for n in names)
 
 
 # --- reading -------------------------------------------------------------------------
@@ -142,6 +152,12 @@ def read_params(
         device = SingleDeviceSharding(jax.local_devices()[0])
         shardings: dict[str, Sharding] = dict.fromkeys(shapes, device)
     else:
+        if missing := [axis for axis in MESH_AXES if axis not in mesh.axis_names]:
+            raise ValueError(
+                f"the mesh has the axes {', '.join(map(repr, mesh.axis_names))} and "
+                f"lacks {missing[0]!r}; give one of llmjax.parallel.mesh.make_mesh, "
+                f"with {', '.join(map(repr, MESH_AXES))}"
+            )
         structs = {k: jax.ShapeDtypeStruct(s, jnp.float32) for k, s in shapes.items()}
         shardings = tree_shardings(structs, axes, mesh)
     # all types are settled before the first weight is read
@@ -160,10 +176,7 @@ def read_params(
 def _dtype(model: StoredModel, entry: Bound, dtype: Any) -> np.dtype:
     """The type of an entry's leaves: `dtype`, or the one type that is stored."""
     if dtype is not None:
-        if jnp.dtype(dtype) not in files.FLOATS.values():
-            accepted = ", ".join(d.name for d in files.FLOATS.values())
-            raise ValueError(f"dtype is {dtype!r}; accepted: {accepted}")
-        return jnp.dtype(dtype)
+        return files.float_type(dtype)
     stored = [model.tensors[entry.tensor(index)] for index in entry.indices()]
     kinds = {s.dtype for s in stored if s.dtype is not None}
     if len(kinds) > 1:

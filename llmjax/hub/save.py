@@ -15,23 +15,17 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from llmjax.config import Direct, Dropless, Mixture, ModelConfig
+from llmjax.config import ModelConfig
 from llmjax.hub import families
+from llmjax.hub import origin as origin_lib
 from llmjax.hub.binding import Bound, bind
 from llmjax.hub.files import FLOATS, INDEX, Shape
 from llmjax.hub.load import abstract
+from llmjax.hub.meaning import normal, simplest
+from llmjax.hub.origin import GENERATION, Origin
 from llmjax.hub.table import Family
 
 SHARD_BYTES = 5 * 10**9
-# fields that only training reads
-TRAINING: dict[str, Any] = {"dropout": 0.0, "attention_dropout": 0.0, "init_std": 0.02}
-OUTPUT: dict[str, Any] = {  # fields that a language model's head alone reads
-    "output": Direct(),
-    "tie_embeddings": True,
-    "output_bias": False,
-    "output_scale": 1.0,
-    "output_softcap": None,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,12 +54,16 @@ def save(
 ) -> Family:
     """Writes config.json and safetensors to a new folder, whole or not at all.
 
+    A model that was loaded keeps what its config.json said besides: the ids of tokens,
+    the longest input, generation_config.json.
+
     Args:
       model: a model of `llmjax.models.heads`.
       params: the model's parameters, all of them on this process's devices; stored in
         their own types.
       path: the folder; it must not exist, or be empty.
-      family: `model_type` to write; None: the first that can express this model.
+      family: `model_type` to write; None: the model's own where it was loaded and still
+        is of it, or else the first that can express this model.
       shard_bytes: above this there are several files and an index; the host holds one.
       beside: files to copy along, such as tokenizer.json.
 
@@ -81,18 +79,24 @@ def save(
         raise ValueError(f"{path} is not empty; give a new folder or remove it")
     leaves = traverse_util.flatten_dict(nn.unbox(params), sep="/")
     _check(leaves, abstract(model)[0])
-    head = type(model).__name__
-    chosen = find_family(model.cfg, head, family)
-    tensors = list(_tensors(chosen, model.cfg, leaves, head == "Encoder"))
-    config = _config(chosen, model.cfg, head, tensors)
+    head, cfg = type(model).__name__, simplest(model.cfg)
+    origin: Origin | None = getattr(model, "origin", None)
+    first = origin.family if origin else ""
+    chosen = find_family(cfg, head, family, first=first)
+    tensors = list(_tensors(chosen, cfg, leaves, head == "Encoder"))
+    config = _config(chosen, cfg, head, tensors, origin)
     partial = path.parent / f".{path.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        if origin and origin.generation:
+            (partial / GENERATION).write_text(origin.generation)
         _write(tensors, partial, shard_bytes)
+        for file in partial.glob("*.safetensors"):  # the library's are the owner's own
+            shutil.copymode(partial / "config.json", file)
         for file in beside:
-            shutil.copy(file, partial / file.name)
+            shutil.copyfile(file, partial / file.name)
         partial.replace(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -110,21 +114,27 @@ def to_hub(
     Raises:
       ValueError: parameters that the family has no names for.
     """
-    leaves = traverse_util.flatten_dict(nn.unbox(params), sep="/")
+    cfg, leaves = simplest(cfg), traverse_util.flatten_dict(nn.unbox(params), sep="/")
     return {t.name: t.compute() for t in _tensors(family, cfg, leaves, bare)}
 
 
-def find_family(cfg: ModelConfig, head: str, name: str | None = None) -> Family:
+def find_family(
+    cfg: ModelConfig, head: str, name: str | None = None, *, first: str = ""
+) -> Family:
     """The family `name`, or the first that can express this config and head.
 
-    A family expresses a config if its own config.json, read again, gives the same but
+    A family expresses a config if its own config.json, read again, means the same but
     for what only training reads (dropout, init_std, losses and dispatch of a mixture).
+
+    Args:
+      first: the family that is tried before all others.
 
     Raises:
       ValueError: none can; with the reason for each family tried.
     """
     reasons = []
-    for model_type in families.MODULES if name is None else (name,):
+    order = dict.fromkeys((first, *families.MODULES) if first else families.MODULES)
+    for model_type in order if name is None else (name,):
         family = families.family(model_type)
         problem = _problem(family, cfg, head)
         if problem is None:
@@ -139,52 +149,28 @@ def find_family(cfg: ModelConfig, head: str, name: str | None = None) -> Family:
 
 def _problem(family: Family, cfg: ModelConfig, head: str) -> str | None:
     """The reason why a family can't express a config; None if it can."""
-    if head not in family.architectures.values():
+    names = [name for name, of in family.architectures.items() if of == head]
+    problems = [_misread(family, cfg, head, name) for name in names]
+    if not problems:
         return f"it has no {head}"
+    return None if None in problems else problems[0]
+
+
+def _misread(
+    family: Family, cfg: ModelConfig, head: str, architecture: str
+) -> str | None:
+    """The reason why a config under an architecture's name isn't read as written."""
     try:
-        reread = family.to_config(family.to_hf(cfg))
+        written = family.to_hf(simplest(cfg)) | {"architectures": [architecture]}
+        reread = family.to_config(written)
         ours, theirs = normal(cfg, head), normal(reread, head)
     except (ValueError, AttributeError, KeyError, TypeError) as e:
         return str(e)
     for field in dataclasses.fields(cfg):
         a, b = getattr(ours, field.name), getattr(theirs, field.name)
-        if a != b:
+        if a != b and (field.name != "pooler" or a):  # a bare model may lack its pooler
             return f"{field.name} is {a} and would become {b}"
     return None
-
-
-def normal(cfg: ModelConfig, head: str) -> ModelConfig:
-    """The config in its normal form: fields that follow from others are filled in,
-    those that neither the head nor inference reads have their defaults."""
-    two_stacks = cfg.architecture == "encoder_decoder"
-    fields: dict[str, Any] = {
-        "num_layers": cfg.L,
-        "groups": cfg.layers,
-        "encoder_groups": cfg.encoder_layers if two_stacks else (),
-        "head_dim": cfg.H,
-        "num_kv_heads": cfg.K,
-    }
-    if head != "Encoder":
-        fields["pooler"] = False
-    if head != "LanguageModel":
-        fields |= OUTPUT
-    return _without_training(dataclasses.replace(cfg, **fields, **TRAINING))
-
-
-def _without_training(value: Any) -> Any:
-    """The value with the defaults of what only training reads in its mixtures."""
-    if isinstance(value, tuple):
-        return tuple(_without_training(v) for v in value)
-    if not dataclasses.is_dataclass(value) or isinstance(value, type):
-        return value
-    fields = {
-        f.name: _without_training(getattr(value, f.name))
-        for f in dataclasses.fields(value)
-    }
-    if isinstance(value, Mixture):
-        fields |= {"dispatch": Dropless(), "z_loss": 0.0}
-        fields["balance"] = type(value.balance)()
-    return dataclasses.replace(value, **fields)
 
 
 def _check(leaves: Mapping[str, Any], shapes: Mapping[str, Shape]) -> None:
@@ -213,13 +199,17 @@ def _tensors(
     """Every tensor of the model, its values not yet on the host."""
     table = family.table(cfg)
     prefix = table.base if bare else ""
+    repeats = {name: repeat for repeat, name in table.repeats}
     for entry in bind(table, {k: tuple(v.shape) for k, v in leaves.items()}):
         fused = [leaves[path] for path in entry.paths]
         dtype = np.result_type(*(jnp.dtype(leaf.dtype) for leaf in fused))
         for index in entry.indices():
             name = entry.tensor(index).removeprefix(prefix)
             compute = functools.partial(_values, entry, fused, index)
-            yield NewTensor(name, entry.shape, dtype, compute)
+            tensor = NewTensor(name, entry.shape, dtype, compute)
+            yield tensor
+            if name in repeats:
+                yield dataclasses.replace(tensor, name=repeats[name])
 
 
 def _values(entry: Bound, leaves: Sequence[Any], index: tuple[int, ...]) -> np.ndarray:
@@ -231,10 +221,18 @@ def _values(entry: Bound, leaves: Sequence[Any], index: tuple[int, ...]) -> np.n
 
 
 def _config(
-    family: Family, cfg: ModelConfig, head: str, tensors: Sequence[NewTensor]
+    family: Family,
+    cfg: ModelConfig,
+    head: str,
+    tensors: Sequence[NewTensor],
+    origin: Origin | None,
 ) -> dict[str, Any]:
     """The dict of config.json."""
-    architecture = next(a for a, h in family.architectures.items() if h == head)
+    architecture = next(
+        name
+        for name, of in family.architectures.items()
+        if of == head and _misread(family, cfg, head, name) is None
+    )
     sizes: collections.Counter[str] = collections.Counter()
     for tensor in tensors:
         sizes[tensor.dtype.name] += tensor.nbytes
@@ -243,7 +241,17 @@ def _config(
         "model_type": family.name,
         "dtype": sizes.most_common(1)[0][0],
     }
-    return common | family.to_hf(cfg)
+    ours = normal(cfg, head)
+
+    def same(hf: dict[str, Any]) -> bool:
+        try:
+            reread = family.to_config(hf | {"architectures": [architecture]})
+            theirs = normal(reread, head)
+        except (ValueError, AttributeError, KeyError, TypeError):
+            return False
+        return dataclasses.replace(theirs, pooler=ours.pooler) == ours
+
+    return common | origin_lib.merged(family.to_hf(cfg), family.name, origin, same)
 
 
 def _write(tensors: Sequence[NewTensor], folder: Path, shard_bytes: int) -> None:

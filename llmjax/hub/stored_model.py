@@ -1,6 +1,7 @@
 """A model in the hub's formats, opened: config, names and headers, no weights."""
 
 import dataclasses
+import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -11,8 +12,10 @@ import flax.linen as nn
 
 from llmjax import config as config_lib
 from llmjax.config import ModelConfig
-from llmjax.hub import families, files, gguf, packages
+from llmjax.hub import families, files, gguf, origin, packages
 from llmjax.hub.files import StoredTensor
+from llmjax.hub.origin import Origin
+from llmjax.hub.shared import settle, stored_names
 from llmjax.hub.table import Family, Table
 from llmjax.models.heads.encoder import Encoder
 from llmjax.models.heads.language import LanguageModel
@@ -22,6 +25,15 @@ MAX_LAYERS = 10_000  # more than any model has, few enough to list them
 # fields that may be larger than any tensor
 DISTANCES = ("window", "original_length", "max_distance", "block", "local", "stride")
 MAX_NUMBER = 2**31 - 1  # largest size in a config: an index is an int32
+
+CLASSIFIERS = {  # ends of architectures -> what they are
+    "ForSequenceClassification": "a classifier of texts",
+    "ForTokenClassification": "a classifier of tokens",
+    "ForQuestionAnswering": "a model that marks answers in a text",
+    "ForMultipleChoice": "a classifier of choices",
+    "ForNextSentencePrediction": "a classifier of pairs of texts",
+    "DoubleHeadsModel": "a language model with a classifier of choices",
+}
 
 HEADS: dict[str, Any] = {c.__name__: c for c in (LanguageModel, Encoder, Discriminator)}
 
@@ -37,6 +49,7 @@ class StoredModel:
       cfg: config of the model.
       table: names of its tensors, in this format.
       tensors: name -> tensor in a file.
+      origin: what the folder says besides.
     """
 
     path: Path
@@ -45,10 +58,11 @@ class StoredModel:
     cfg: ModelConfig
     table: Table
     tensors: Mapping[str, StoredTensor]
+    origin: Origin
 
     def model(self) -> nn.Module:
         """The module, without weights."""
-        return HEADS[self.head](self.cfg)
+        return HEADS[self.head](self.cfg, origin=self.origin)
 
 
 def open_model(path: str | Path) -> StoredModel:
@@ -66,16 +80,43 @@ def open_model(path: str | Path) -> StoredModel:
     heads = family.architectures
     architectures = hf.get("architectures") or [next(iter(heads))]
     if not isinstance(architectures, list) or str(architectures[0]) not in heads:
-        raise ValueError(
-            f"{config} has architectures {architectures!r}; accepted of the family "
-            f"{family.name}: {', '.join(heads)}"
-        )
+        raise ValueError(_no_such_head(config, family, architectures))
     cfg = naming(config, lambda: family.to_config(_bounded(hf)))
     tensors: Mapping[str, StoredTensor] = files.open_folder(path)
     cfg = naming(config, lambda: _plausible(cfg, tensors))
-    table = naming(config, lambda: family.table(cfg))
-    tensors = _renamed(tensors, table)
-    return StoredModel(path, family, heads[architectures[0]], cfg, table, tensors)
+    tensors = _renamed(tensors, naming(config, lambda: family.table(cfg)))
+    cfg, table, tensors = naming(path, lambda: settle(cfg, family.table, tensors))
+    head = heads[architectures[0]]
+    cfg = _pooled(cfg, head, table, tensors)
+    about = origin.read(path, family.name, hf)
+    return StoredModel(path, family, head, cfg, table, tensors, about)
+
+
+def _pooled(
+    cfg: ModelConfig, head: str, table: Table, tensors: Mapping[str, StoredTensor]
+) -> ModelConfig:
+    """The config without a pooler where the file has none (`add_pooling_layer`)."""
+    named = stored_names(table, tensors)
+    pooler = [e.name for e in table.entries if str(e.leaf).startswith("pooler/")]
+    if head == "Encoder" and not any(named(name) in tensors for name in pooler):
+        return dataclasses.replace(cfg, pooler=False)
+    return cfg
+
+
+def _no_such_head(config: Path, family: Family, architectures: Any) -> str:
+    """The error for an architecture that the family lacks, a classifier above all."""
+    known = f"accepted of the family {family.name}: {', '.join(family.architectures)}"
+    name = str(architectures[0] if isinstance(architectures, list) else architectures)
+    kind = next((kind for kind in CLASSIFIERS if name.endswith(kind)), None)
+    if kind is None:
+        return f"{config} has architectures {architectures!r}; {known}"
+    body = next((a for a, h in family.architectures.items() if h == "Encoder"), None)
+    return f"{config} is of a {name}, {CLASSIFIERS[kind]}, whose head is not read; " + (
+        f"to start from its body, have transformers save that alone: {body}."
+        f"from_pretrained(path).save_pretrained(new_path); {known}"
+        if body
+        else known
+    )
 
 
 def _renamed(
@@ -113,7 +154,15 @@ def _open_gguf(path: Path) -> StoredModel:
     cfg = naming(path, lambda: _plausible(family.to_config(hf), tensors))
     head = next(iter(family.architectures.values()))
     names = naming(path, lambda: table(cfg))
-    return StoredModel(path, family, head, cfg, names, tensors)
+    ids = {
+        f"{name}_token_id": metadata.get(f"tokenizer.ggml.{name}_token_id")
+        for name in ("bos", "eos", "padding")
+    }
+    ids["pad_token_id"] = ids.pop("padding_token_id")
+    ids["max_position_embeddings"] = hf.get("max_position_embeddings")
+    said = {k: v for k, v in ids.items() if isinstance(v, int)}
+    about = Origin("", json.dumps(said))
+    return StoredModel(path, family, head, cfg, names, tensors, about)
 
 
 def naming(path: Path, f: Callable[[], Any]) -> Any:
@@ -130,17 +179,29 @@ def naming(path: Path, f: Callable[[], Any]) -> Any:
 
 
 def _bounded(hf: dict[str, Any]) -> dict[str, Any]:
-    """The same dict, after a check that none of its sizes is absurd.
+    """The same dict, after a check that no number in it is absurd.
 
     Raises:
-      ValueError: an absurd size, by key.
+      ValueError: an absurd size, or a number that is not finite, by key.
     """
-    for key, value in hf.items():
+
+    def check(value: Any, key: str) -> None:
         counts_layers = "layer" in key and not isinstance(value, float)
         limit = MAX_LAYERS if counts_layers else MAX_NUMBER
         size = len(value) if isinstance(value, (list, dict)) else value
         if isinstance(size, int) and abs(size) > limit:
             raise ValueError(f"{key} is {size}; accepted: at most {limit}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{key} is {value}; accepted: a finite number")
+        if isinstance(value, dict):
+            for name, item in value.items():
+                check(item, str(name))
+        elif isinstance(value, list):
+            for item in value:
+                check(item, key)
+
+    for key, value in hf.items():
+        check(value, key)
     return hf
 
 

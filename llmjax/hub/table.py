@@ -77,7 +77,12 @@ class Table:
       entries: the entries of leaves outside of layers, named by their whole path.
       layers: one table per stack.
       ignored: regular expressions of whole names that a file may carry but that hold
-        nothing of ours (tied copies, buffers).
+        nothing of ours (buffers, other heads).
+      copies: (name, name of the tensor that it repeats): a file has either or both,
+        with equal values. A tied head is one without being listed here.
+      repeats: (name, name of an entry's tensor): what transformers has too and does
+        not read. It is written beside the other, and stands in for it where a file
+        lacks that, but is not compared.
       base: the prefix of the bare model's names ("model.", "bert."); bare models, and
         files none of whose names begin with it, go without.
       renamed: (regular expression, replacement) of names that older files have.
@@ -86,6 +91,8 @@ class Table:
     entries: tuple[Entry, ...]
     layers: tuple[LayerTable, ...] = ()
     ignored: tuple[str, ...] = ()
+    copies: tuple[tuple[str, str], ...] = ()
+    repeats: tuple[tuple[str, str], ...] = ()
     base: str = ""
     renamed: tuple[tuple[str, str], ...] = ()
 
@@ -110,7 +117,8 @@ class Family:
     Attributes:
       name: config.json's `model_type`.
       architectures: config.json's `architectures` -> class of `llmjax.models.heads`:
-        "LanguageModel", "Encoder", "Discriminator". `save` writes the first of a class.
+        "LanguageModel", "Encoder", "Discriminator". `save` writes the first of a class
+        under whose name `to_config` gives the config again.
       to_config: config.json's dict -> ModelConfig; ValueError for what we can't do.
       to_hf: the reverse, without `architectures`, `model_type` and `dtype`; ValueError
         for a config that the family can't express.

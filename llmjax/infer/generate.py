@@ -34,7 +34,8 @@ from llmjax.models.layers import compute_dtype
 from llmjax.models.positions.lengths import follow_length
 
 Params = Any
-Prompt = np.ndarray | list[int]
+Token = int | np.integer
+Prompt = np.ndarray | Sequence[Token]
 
 
 @runtime_checkable
@@ -99,7 +100,7 @@ def generate(
     sampling: Sampling = DEFAULT,
     rng: int | jax.Array = 0,
     rows: Sequence[int] | None = None,
-    stop_tokens: Sequence[int] = (),
+    stop_tokens: Token | Sequence[Token] = (),
     pad_id: int = 0,
     encoder_tokens: Sequence[Prompt] | None = None,
 ) -> list[np.ndarray]:
@@ -118,7 +119,8 @@ def generate(
         nothing else, so other prompts in the batch do not change it.
       rows: the rows' numbers; 0, 1, 2… when None. Give them to cut a long list of
         prompts into batches whose draws differ, or to repeat one row alone.
-      stop_tokens: a row ends at the first of these that it draws, which is left out.
+      stop_tokens: a row ends at the first of these that it draws, which is left out;
+        one or several.
       pad_id: any token of the vocabulary; nothing sees it.
       encoder_tokens: for an encoder-decoder, the encoder's tokens of each prompt.
 
@@ -133,7 +135,10 @@ def generate(
     rows = range(len(texts)) if rows is None else rows
     _check_lengths(cfg, texts, max_new_tokens, rows)
     _check_tokens(cfg, "prompt", texts)
-    _check_tokens(cfg, "stop_tokens, pad_id", [np.array([*stop_tokens, pad_id])])
+    if isinstance(stop_tokens, int | np.integer):
+        stop_tokens = (stop_tokens,)
+    stops = tuple(int(token) for token in stop_tokens)
+    _check_tokens(cfg, "stop_tokens, pad_id", [np.array([*stops, pad_id])])
     encoded = _encode(model, params, len(texts), encoder_tokens, pad_id)
     stretches = _stretches(cfg, [len(text) for text in texts], max_new_tokens)
     longest = max(len(text) for text in texts) - 1 + stretches[-1].first
@@ -159,7 +164,7 @@ def generate(
             done_B,
             max_new_tokens=max_new_tokens,
             sampling=sampling,
-            stop_tokens=tuple(int(t) for t in stop_tokens),
+            stop_tokens=stops,
             pad_id=pad_id,
         )
         new_BM, counts_B = (
@@ -400,7 +405,8 @@ def _check_lengths(
         )
     longest = max(len(p) for p in prompts)
     text = f"a prompt of {longest} tokens with max_new_tokens={max_new_tokens}"
-    _check_positions(cfg, text, longest + max_new_tokens)
+    # the last token that is drawn is not read any more
+    _check_positions(cfg, text, longest + max_new_tokens - 1)
 
 
 def _check_positions(cfg: ModelConfig, what: str, length: int) -> None:

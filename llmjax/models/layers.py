@@ -136,7 +136,7 @@ class Norm(nn.Module):
             ones = nn.initializers.constant(1.0 - self.norm.offset)
             scale = vector("scale", ones).astype(jnp.float32) + self.norm.offset
             return rms_norm(flat, scale, self.norm.epsilon).reshape(x.shape)
-        scale = vector("scale", nn.initializers.ones)
+        scale = vector("scale", nn.initializers.ones) if self.norm.scale else None
         bias = vector("bias", nn.initializers.zeros) if self.norm.bias else None
         return layer_norm(flat, scale, bias, self.norm.epsilon).reshape(x.shape)
 
@@ -149,13 +149,14 @@ def rms_norm(x: jax.Array, scale_D: jax.Array, epsilon: float) -> jax.Array:
 
 
 def layer_norm(
-    x: jax.Array, scale_D: jax.Array, bias_D: jax.Array | None, epsilon: float
+    x: jax.Array, scale_D: jax.Array | None, bias_D: jax.Array | None, epsilon: float
 ) -> jax.Array:
     """(x - mean) / std * scale + bias over the last axis (Ba et al. 2016)."""
     x32 = x.astype(jnp.float32)
     x32 = x32 - jnp.mean(x32, axis=-1, keepdims=True)
     std = jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + epsilon)
-    y32 = x32 * std * scale_D
+    y32 = x32 * std
+    y32 = y32 if scale_D is None else y32 * scale_D
     return (y32 if bias_D is None else y32 + bias_D).astype(x.dtype)
 
 

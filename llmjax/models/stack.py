@@ -66,11 +66,14 @@ class Block(nn.Module):
 
         mlp = self._mlp(context)
         attention = attend("attention", cross=False)
-        if cfg.residual == "parallel":
+        if cfg.residual != "sequential":
+            a_BTD = m_BTD = self._normed("attention", x_BTD)
+            if cfg.residual == "parallel":
+                m_BTD = self._normed("mlp", x_BTD)
             x_BTD = (
                 x_BTD
-                + self._branch("attention", attention, x_BTD)
-                + self._branch("mlp", mlp, x_BTD)
+                + self._branch("attention", attention, a_BTD)
+                + self._branch("mlp", mlp, m_BTD)
             )
         else:
             x_BTD = self._residual("attention", attention, x_BTD)
@@ -92,18 +95,25 @@ class Block(nn.Module):
 
     def _residual(self, name: str, f: Any, x_BTD: jax.Array) -> jax.Array:
         """x plus the branch; "post" norms the sum."""
-        x_BTD = scattered(x_BTD + self._branch(name, f, x_BTD), self.layout)
+        y_BTD = self._branch(name, f, self._normed(name, x_BTD))
+        x_BTD = scattered(x_BTD + y_BTD, self.layout)
         if self.cfg.norm_position == "post":
             return Norm(self.cfg.norm, name=f"{name}_norm")(x_BTD)
         return x_BTD
 
-    def _branch(self, name: str, f: Any, x_BTD: jax.Array) -> jax.Array:
-        """f(norm(x)) pre, norm(f(x)) output, norm(f(norm(x))) both, f(x) post."""
-        cfg = self.cfg
-        before = cfg.norm_position in ("pre", "both")
+    def _normed(self, name: str, x_BTD: jax.Array) -> jax.Array:
+        """The branch's input: norm(x) pre and both, else x."""
+        before = self.cfg.norm_position in ("pre", "both")
+        if not before or (name == "attention" and not self.spec.attention_norm):
+            return x_BTD
         with jax.named_scope(name):
-            if before and (name != "attention" or self.spec.attention_norm):
-                x_BTD = differentiated_once(Norm(cfg.norm, name=f"{name}_norm")(x_BTD))
+            norm = Norm(self.cfg.norm, name=f"{name}_norm")
+            return differentiated_once(norm(x_BTD))
+
+    def _branch(self, name: str, f: Any, x_BTD: jax.Array) -> jax.Array:
+        """norm(f(x)) output and both, else f(x); dropped out."""
+        cfg = self.cfg
+        with jax.named_scope(name):
             x_BTD = f(gathered(x_BTD, self.layout))
             if cfg.norm_position in ("both", "output"):
                 x_BTD = Norm(cfg.norm, name=f"{name}_post_norm")(x_BTD)

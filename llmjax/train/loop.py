@@ -16,6 +16,7 @@ from llmjax.config import Checkpoint, RunConfig
 from llmjax.parallel import mesh as mesh_lib
 from llmjax.parallel import pipeline
 from llmjax.parallel.processes import distributed
+from llmjax.train import lock
 from llmjax.train.checkpoints import resume
 from llmjax.train.checkpoints.best import Best
 from llmjax.train.checkpoints.checkpoints import Checkpoints
@@ -54,8 +55,10 @@ def fit(
       The last state, and what `result.json` holds.
 
     Raises:
-      ValueError: the workdir holds another run, or a checkpoint that can't be read.
-      NotFiniteError: names the step; the last checkpoint is of before it.
+      ValueError: the workdir holds another run, one that is still going on, or a
+        checkpoint or metrics that can't be read.
+      NotFiniteError: names the step, and that of the last checkpoint.
+      OSError: the disk is full or can't be written; names the step that was not saved.
     """
     config = program.config
     if evaluation is None and config.train.patience is not None:
@@ -65,12 +68,19 @@ def fit(
         )
     directory = epath.Path(workdir).expanduser()
     directory.mkdir(parents=True, exist_ok=True)
-    with contextlib.closing(Checkpoints(directory, config)) as checkpoints:
+    with (
+        lock.held(directory),
+        contextlib.closing(Checkpoints(directory, config)) as checkpoints,
+    ):
+        if config.train.damaged == "set_aside":
+            checkpoints.set_aside_damaged()
         resumed = checkpoints.latest_step is not None
         best = checkpoints.best() if resumed else Best()
-        resume.save_or_check_config(config, directory, resumed)
+        run = checkpoints.run() if resumed else {}
+        resume.save_or_check_config(config, directory, run.get("config"))
         state = _start(program, checkpoints)
-        log = Log(config, directory, int(state.step), progress)
+        rows = run.get("metrics_file")
+        log = Log(config, directory, int(state.step), progress, rows)
         _report_bubble(program)
         with _sigterm() as terminated, mesh_lib.use(program.mesh), log:
             if not resumed and evaluation is not None:
@@ -176,8 +186,9 @@ def _train(
             last = terminated(now) or done or early
             if now % config.checkpoint_every == 0 or last:
                 log.flush()
-                _check_finite(state, now)  # or the last good checkpoint would go
-                checkpoints.save(state, metrics, best)
+                _check_finite(state, now, log)  # or the last good checkpoint would go
+                checkpoints.save(state, metrics, best, log.account())
+                log.saved_step = now
             if early and distributed.is_leader():
                 print(best.report(now, config))
             if last:
@@ -185,12 +196,12 @@ def _train(
     return state, best
 
 
-def _check_finite(state: State, step: int) -> None:
+def _check_finite(state: State, step: int, log: Log) -> None:
     norm = float(jax.jit(optax.tree.norm)(state.params))
     if not math.isfinite(norm):
         raise NotFiniteError(
-            f"step {step}: the weights' norm is {norm}; the last checkpoint is of "
-            "before it: lower optimizer.learning_rate"
+            f"step {step}: the weights' norm is {norm}; {log.last_checkpoint()}: "
+            "lower optimizer.learning_rate"
         )
 
 

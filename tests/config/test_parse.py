@@ -80,6 +80,7 @@ OTHER = {
     "data.prepare.label": "label",
     "data.prepare.language": "en",
     "data.prepare.quality": "gopher",
+    "train.damaged": "set_aside",
     "data.prepare.near_duplicates": False,
     "layout.data": 4,
     "layout.plan_topology": "v5e:4x4",

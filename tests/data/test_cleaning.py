@@ -1,12 +1,17 @@
-"""Cleaning is a pure function, drops copies, and lets none cross a split."""
+"""A step changes what it names; copies go, and none crosses a split."""
 
 import itertools
 import random
+import time
+import typing
 from typing import Any
 
 import numpy as np
+import pytest
 
-from llmjax.data.cleaning import cleaner, duplicates
+from llmjax.config import CleaningStep, PrepareConfig
+from llmjax.data.cleaning import duplicates, selection, steps
+from llmjax.data.corpora import docstrings, name_masking
 
 WORDS = [f"{a}{b}" for a in ("ba", "de", "ki", "lo", "mu") for b in ("ra", "st", "no")]
 
@@ -26,15 +31,90 @@ def plain_jaccard(x: frozenset[Any], y: frozenset[Any]) -> float:
     return len(x & y) / len(x | y)
 
 
-def test_clean_mends_encoding_dedents_and_normalises_white_space() -> None:
-    text = "First.\r\n\r\n\r\n\r\n    Ã¤ is a letter.  \n      deeper\x07\n"
-    assert cleaner.clean(text) == "First.\n\nä is a letter.\n  deeper"
+KEPT = (
+    "def f(x):\n    if x:\n        return 1",
+    "    an indented beginning",
+    "all:\n\tcc -o a a.c\n",
+    "a:\n  - b\n  -   c\n\n\n\nd: e",
+    "1\t2\t\t3\n\t\t\n",
+    "你好\uff0c世界\uff01\uff11\uff12\uff13",
+    "“curly” \u2018quotes’ and l’été",
+    "\ufb01ne o\ufb03ce",
+    "a\x85b\x85\u2028c\u2029d\x0ce",
+    "e\u0301 and é",
+    "a\r\nb\rc\n\n  \n",
+    "10\xa0000 €  ",
+    "\x1b[31mred\x1b[0m \x00\x07 \ufeff",
+    "família São João, Ångström, ÃO, Žižek, Việt Nam, Ελληνικά, русский, עברית",
+    " \n\t ",
+)
+
+
+@pytest.mark.parametrize("text", KEPT)
+def test_texts_are_kept_as_they_are(text: str) -> None:
+    assert steps.clean(text, PrepareConfig().cleaning) == text
+
+
+def test_mojibake_is_mended_and_the_lines_beside_it_are_not_touched() -> None:
+    kept = "“\uff11\uff12\uff13”\x85"
+    for wrong, right in (
+        ("schÃ¶n", "schön"),
+        ("itâ€™s", "it’s"),
+        ("itâ\x80\x99s", "it’s"),
+        ("Ð¿Ñ\x80Ð\xb8Ð²ÐµÑ\x82", "привет"),
+    ):
+        text = f"  {kept}\r\n\t{wrong}\n{kept}"
+        mended = steps.clean(text, PrepareConfig().cleaning)
+        assert mended == f"  {kept}\r\n\t{right}\n{kept}"
+        assert steps.clean(text, ()) == text
+
+
+@pytest.mark.parametrize(
+    ("step", "text", "cleaned"),
+    [
+        ("mojibake", "schÃ¶n", "schön"),
+        ("windows_1252", "a\x85b", "a…b"),
+        ("ligatures", "\ufb01ne", "fine"),
+        ("width", "\uff11\uff12\uff13\uff0c", "123,"),
+        ("quotes", "“a” \u2018b’", "\"a\" 'b'"),
+        ("line_breaks", "a\r\nb\rc\u2028d", "a\nb\nc\nd"),
+        ("escapes", "\x1b[31mred\x1b[0m", "red"),
+        ("controls", "a\x07\tb\ufeff\n\x1bc", "a\tb\nc"),
+        ("nfc", "e\u0301", "é"),
+        ("spaces", "  a\xa0b \t\n\n c  ", "  a b\n\n c"),
+        ("blank_lines", "\n\n  a\n\n\n\nb\n", "  a\n\nb"),
+    ],
+)
+def test_a_step_changes_what_it_names(step: str, text: str, cleaned: str) -> None:
+    names = typing.get_args(CleaningStep)
+    assert steps.clean(text, (step,)) == cleaned  # type: ignore[arg-type]
+    assert steps.clean(cleaned, (step,)) == cleaned  # type: ignore[arg-type]
+    others = [n for n in names if n not in (step, "windows_1252", "controls")]
+    if step not in ("windows_1252", "escapes"):  # others may take their characters
+        assert steps.clean(text, others) == text
+    assert tuple(steps.STEPS) == names
+
+
+def test_docstrings_are_dedented_and_normalised() -> None:
+    text = "First.\r\n\r\n\r\n\r\n    Ã¤ is a “letter”.  \n      deeper\x07\n"
+    cleaned = 'First.\n\nä is a "letter".\n  deeper'
+    assert docstrings.clean(text) == docstrings.clean(cleaned) == cleaned
+
+
+@pytest.mark.parametrize("part", [" ", "\t", "\n", "\xa0", "Ã ", "a", "\r", " \n"])
+def test_time_is_linear_in_a_text(part: str) -> None:
+    text = f"é{part * 50_000}x"
+    start = time.monotonic()
+    steps.clean(text, typing.get_args(CleaningStep))
+    name_masking.mask(text)
+    docstrings.clean(text)
+    assert time.monotonic() - start < 10  # some tenths; squares take minutes
 
 
 def test_short_texts_and_copies_go_and_the_longest_near_copy_stays() -> None:
     words = sentence(random.Random(0), 120)
     long, short = " ".join([*words, "coda"]), " ".join(words)
-    found = cleaner.run([short, "too short", long, f"  {long}\n"])
+    found = selection.select([short, "too short", long, long])
     assert list(found.texts.values()) == [long]
     assert found.counts == {
         "collected": 4,
@@ -55,7 +135,7 @@ def test_no_similar_pair_crosses_a_split() -> None:
             cut = rng.randrange(42, 52)
             texts.append(" ".join(base[:cut] + sentence(rng, 60 - cut)))
     texts += [" ".join(sentence(rng, 60)) for _ in range(120)]  # and some alone
-    found = cleaner.run(texts)
+    found = selection.select(texts)
     crossing = 0
     sets = {i: grams(texts[i]) for i in found.texts}
     for i, j in itertools.combinations(sets, 2):
@@ -64,7 +144,7 @@ def test_no_similar_pair_crosses_a_split() -> None:
             crossing += 1
     assert crossing > 10  # the families were there to be kept together
     assert set(found.splits.values()) == {"train", "validation", "test"}
-    assert found == cleaner.run(texts)
+    assert found == selection.select(texts)
 
 
 def test_similar_pairs_are_those_of_exact_jaccard() -> None:
@@ -75,14 +155,14 @@ def test_similar_pairs_are_those_of_exact_jaccard() -> None:
         np.unique(np.append(b[:80], rng.integers(0, 2**63, 20, dtype=np.uint64)))
         for b in base
     ]
-    pairs, similarity = cleaner.similar_pairs(sets)
+    pairs, similarity = selection.similar_pairs(sets)
     wanted = [
         (i, j)
         for i, j in itertools.combinations(range(40), 2)
-        if cleaner.jaccard(sets[i], sets[j]) >= cleaner.CLUSTER_SIMILARITY
+        if selection.jaccard(sets[i], sets[j]) >= selection.CLUSTER_SIMILARITY
     ]
     assert sorted(map(tuple, pairs.tolist())) == wanted
-    assert np.all(similarity >= cleaner.CLUSTER_SIMILARITY)
+    assert np.all(similarity >= selection.CLUSTER_SIMILARITY)
 
 
 def test_connected_finds_components_by_their_smallest_member() -> None:
@@ -96,7 +176,7 @@ def test_a_big_cluster_belongs_to_train() -> None:
     for seed in range(5):
         rng = random.Random(seed)
         family = [" ".join(base[:40] + sentence(rng, 30)) for _ in range(6)]
-        assert set(cleaner.run(family).splits.values()) == {"train"}
+        assert set(selection.select(family).splits.values()) == {"train"}
 
 
 def test_signatures_of_files_estimate_the_similarity_of_words() -> None:

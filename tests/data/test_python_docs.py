@@ -14,7 +14,7 @@ from llmjax.config import BPE, DataConfig
 from llmjax.data.corpora import docstrings
 from llmjax.data.corpora.name_masking import mask
 from llmjax.data.corpora.python_docs import CLASSES
-from llmjax.data.files import readers
+from llmjax.data.files import finding, readers
 from llmjax.data.prepare import prepare
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -62,7 +62,7 @@ def test_masked_texts_are_the_texts_masked(corpus: prepare.Corpus) -> None:
 
 
 def test_its_files_can_be_read_as_local_files(corpus: prepare.Corpus) -> None:
-    found = readers.find(str(corpus.dataset), "package")
+    found = finding.find(str(corpus.dataset), "package")
     for split in SPLITS:
         records = [
             record

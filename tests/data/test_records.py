@@ -334,6 +334,10 @@ def test_records_are_written_once_and_checked(
         ),
         ({"score": "high"}, r"line 2: the column 'score' is str 'high' and no number"),
         ({"score": None}, r"'score' is nothing and no number"),
+        ({"score": float("nan")}, r"'score' is float nan and no finite number"),
+        ({"score": "1e999"}, r"'score' is str '1e999' and no finite number"),
+        ({"score": 10**400}, r"'score' is int 1000.* and no number"),
+        ({"label": 0.5}, r"'label' is float 0\.5 and no class"),
         ({"tokens": 3}, r"'tokens' is int 3 and no list of words"),
         ({"choices": ["a", 1]}, r"'choices' is int 1 and no text"),
         ({"choices": "a"}, r"'choices' is str 'a' and no JSON"),
@@ -388,6 +392,24 @@ def test_a_number_is_a_class_by_its_place_where_the_data_names_them(
         row = Row({"text": "a", "label": value, "spans": [[0, 1, value]]}, str)
         record = typed_values.record(row, fields, schema)
         assert (record["label"], record["spans"][0][2]) == (name, name)
+
+
+def test_the_values_of_a_label_are_the_classes(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "a.jsonl"
+    kinds = [-1, 0, 1.0, 1, "", None]
+    lines = (json.dumps({"text": str(i), "kind": k}) for i, k in enumerate(kinds))
+    path.write_text("\n".join(lines))
+    for own, classes, labels in (
+        ((), ("-1", "0", "1"), [0, 1, 2, 2, -1, -1]),
+        (("no", "yes"), ("no", "yes"), [-1, 0, 1, 1, -1, -1]),
+        (("1", "-1", "0"), ("1", "-1", "0"), [1, 2, 0, 0, -1, -1]),
+    ):
+        fields = RecordField("text"), RecordField("kind", type=Label(own))
+        rules = PrepareConfig(fields=fields, validation=0.0, test=0.0)
+        corpus = prepare.prepare(data(str(path), tmp_path, prepare=rules))
+        assert corpus.schema.fields["kind"] == Label(classes)
+        records = corpus.records("train")
+        assert [records[i]["kind"] for i in range(len(records))] == labels
 
 
 def test_wrong_fields_name_what_there_is(tmp_path: pathlib.Path) -> None:

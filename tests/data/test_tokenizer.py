@@ -160,13 +160,13 @@ def test_a_piece_of_text_is_no_special() -> None:
     assert learned.specials == {"pad": "<eos>", "bos": "<eos>", "eos": "<eos>"}
 
 
-def test_decode_survives_half_a_character_and_names_foreign_ids() -> None:
+def test_decode_survives_half_a_character_and_ids_beyond_the_vocabulary() -> None:
     assert TOKENIZER.decode(TOKENIZER.encode("☂")[:1]) == "\ufffd"
     assert TOKENIZER.decode([]) == ""
     assert TOKENIZER.decode([275, 282]) == "<mask><extra_id_0>"
-    for i in (-1, 275 + len(SPECIALS)):
-        with pytest.raises(ValueError, match=rf"{i}.*275.*another tokenizer"):
-            TOKENIZER.decode([i])
+    assert TOKENIZER.decode([275 + len(SPECIALS), *TOKENIZER.encode("x")]) == "x"
+    with pytest.raises(ValueError, match="the id -1 is negative"):
+        TOKENIZER.decode([3, -1])
 
 
 @pytest.mark.parametrize("name", KINDS)

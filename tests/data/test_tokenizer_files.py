@@ -1,5 +1,6 @@
 """Tokenizers that others wrote: names of specials, chat templates, broken files."""
 
+import base64
 import json
 import pathlib
 import pickle
@@ -176,6 +177,19 @@ def test_saving_leaves_no_names_of_another(tmp_path: pathlib.Path) -> None:
     t = tokenizer.train(TEXTS, 270)
     t.save(tmp_path / "tokenizer.json")
     again = tokenizer.load(tmp_path)
-    assert (again.fingerprint, again.chat_template) == (t.fingerprint, None)
+    assert (again.fingerprint, again.chat_templates) == (t.fingerprint, {})
     with pytest.raises(ValueError, match="no chat template"):
         again.apply_chat_template([])
+
+
+@pytest.mark.parametrize("charsmap", [b"", b"\4\0\0\0", b"\4\0\0\0\0\1\0\0x\0"])
+def test_a_broken_map_of_characters(tmp_path: pathlib.Path, charsmap: bytes) -> None:
+    """SentencePiece's normalisation; the library panics where an index is beyond it."""
+    inner = tokenizers.Tokenizer(models.Unigram([("<unk>", 0.0), ("</s>", 0.0)], 0))
+    inner.add_special_tokens(["</s>"])
+    described = json.loads(inner.to_str())
+    coded = base64.b64encode(charsmap).decode()
+    described["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": coded}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(described))
+    with pytest.raises(ValueError, match=r"tokenizer\.json is no|can't encode a text"):
+        tokenizer.load(tmp_path).encode("aé")

@@ -152,12 +152,18 @@ def test_what_is_no_model_that_is_read(tmp_path: pathlib.Path) -> None:
     proto.trainer_spec.model_type = protos.TrainerSpec.WORD
     suffix = protos.ModelProto.FromString(whole)
     suffix.trainer_spec.treat_whitespace_as_suffix = True
+    charsmap = protos.ModelProto.FromString(whole)
+    charsmap.normalizer_spec.precompiled_charsmap = b"\xff\xff\xff\x7fabc"
+    long = protos.ModelProto.FromString(train("bpe", vocab_size=130))
+    long.pieces.add(piece="a" * 200_000, score=-200.0)
     for data, message in (
         (b"", "no SentencePiece model"),
         (b"\xff" * 50, "no SentencePiece model"),
         (whole[:-100], "no SentencePiece model"),
         (proto.SerializeToString(), "type WORD; accepted: UNIGRAM, BPE"),
         (suffix.SerializeToString(), "treat_whitespace_as_suffix"),
+        (charsmap.SerializeToString(), "can be read: "),
+        (long.SerializeToString(), "a token of 200000 characters"),
     ):
         file.write_bytes(data)
         with pytest.raises(ValueError, match=rf"x\.model.*{message}"):

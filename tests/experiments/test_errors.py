@@ -1,7 +1,9 @@
 """A user's mistake: one line that names the key, the value and the remedy; code 2."""
 
+import errno
 import json
 import math
+import os
 import shutil
 
 import pytest
@@ -32,7 +34,7 @@ def assert_told(done, *words):
     ("flags", "words"),
     [
         (["--config.modle.d_model=64"], ["'modle'", "did you mean 'model'"]),
-        (["--config.model.d_modle=64"], ["'d_modle'", "did you mean 'd_model'"]),
+        (["--config.model.d_modle=64"], ["'d_modle'", "did you mean 'model.d_model'"]),
         (["--config.model.d_model=wide"], ["d_model", "wide"]),
         (["--config.data.packing=7"], ["data.packing", "7", "'chunk', 'pad'"]),
         (
@@ -93,6 +95,16 @@ def test_what_does_not_divide(flag, words, mains):
     assert_told(done, *words)
 
 
+@pytest.mark.parametrize(
+    ("number", "code"), [(errno.EROFS, 2), (errno.EACCES, 2), (errno.ENOSPC, 1)]
+)
+def test_a_workdir_that_takes_nothing(number, code, capsys):
+    with pytest.raises(SystemExit) as end, cli.one_line_errors():
+        raise OSError(number, os.strerror(number), "runs/x")
+    assert end.value.code == code
+    assert capsys.readouterr().err == f"error: runs/x: {os.strerror(number)}\n"
+
+
 def test_required_flags(mains, tmp_path):
     done = mains.run("pretrain", PRETRAIN)
     assert done.code != 0 and "--workdir" in done.err
@@ -113,7 +125,7 @@ def test_a_foreign_checkpoint(main, mains, tmp_path):
     step.mkdir(parents=True)
     shutil.copy(__file__, step)
     done = mains.run(main, f"--run={tmp_path}/run")
-    assert_told(done, str(step), "truncated or foreign", "move that folder away")
+    assert_told(done, f"{step}/run/metadata is damaged: it is missing; move {step} aw")
 
 
 def test_a_number_that_is_not_finite_is_named_beside_valid_json():

@@ -103,9 +103,10 @@ GGUF_NAMES = {
 def write_gguf():
     """(path, cfg, the hub's tensors, quantise) -> a file as llama.cpp converts them.
 
-    `quantise` names the type of a tensor of two axes, or None for its own.
+    `quantise` names the type of a tensor of two axes, or None for its own; `also` are
+    keys by their whole names, instead of those that follow from `cfg`.
     """
-    from gguf import GGMLQuantizationType, GGUFWriter, quants
+    from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter, quants
 
     def interleave(array, heads):
         """The permutation of queries and keys in convert_hf_to_gguf.py."""
@@ -113,7 +114,7 @@ def write_gguf():
         halves = array.reshape(heads, 2, shape[0] // heads // 2, *shape[1:])
         return halves.swapaxes(1, 2).reshape(shape)
 
-    def write(path, cfg, tensors, quantise=lambda name: None, **metadata):
+    def write(path, cfg, tensors, quantise=lambda name: None, *, also=None, **metadata):
         writer = GGUFWriter(path, "llama")
         writer.add_block_count(cfg.L)
         writer.add_context_length(64)
@@ -127,6 +128,9 @@ def write_gguf():
         writer.add_vocab_size(cfg.vocab_size)
         for key, value in metadata.items():
             getattr(writer, f"add_{key}")(value)
+        for key, value in (also or {}).items():
+            writer.kv_data[0].pop(key, None)
+            writer.add_key_value(key, value, GGUFValueType.get_type(value))
         for name, array in tensors.items():
             for heads, part in ((cfg.num_heads, ".q_proj."), (cfg.K, ".k_proj.")):
                 if part in name:

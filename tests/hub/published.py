@@ -4,10 +4,11 @@ published.json has their config.json, as far as a model depends on it, and
 
   published: the number of parameters in its makers' paper or model card (DeBERTa's:
     304M and 131M of embeddings); null where they give none of the same model: 213M of
-    the Transformer of 2017 is with "about 37000" tokens, XLNet's is "as BERT".
+    the Transformer of 2017 is with "about 37000" tokens, XLNet's is "as BERT",
+    Gemma's has 128 tokens more, GPT-J's 610 vectors of size D.
   parameters: what transformers 5.23.0 counts on torch's meta device, for the same
-    config; for T5 1.1 and mT5 with the output table that their files have, which
-    transformers ties unless it has read it.
+    config; for T5 1.1, mT5, umT5 and Falcon with the output table that their files
+    have, which transformers ties unless it has read it.
   buffers: how many numbers more their files have that transformers does not train: the
     bias of DeepSeek's routers, of BART's logits. They are leaves of ours.
 """

@@ -13,9 +13,11 @@ from llmjax.config import (
     BlockSparse,
     Group,
     LayerSpec,
+    LinearScaling,
     Llama3Scaling,
     LongRope,
     ModelConfig,
+    NoScaling,
     Rotary,
     SlidingWindow,
     YaRN,
@@ -129,6 +131,29 @@ LLAMA3 = {
             },
         ),
         (
+            "qwen2_moe",
+            {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 3},
+            {
+                "use_sliding_window": True,
+                "sliding_window": 8,
+                "layer_types": ["sliding_attention", "full_attention"] * 2,
+            },
+        ),
+        (
+            "phi",
+            {"partial_rotary_factor": 0.5},
+            {"rope_parameters": rope("default", 1e4, partial_rotary_factor=0.5)},
+        ),
+        ("phi", {}, {"partial_rotary_factor": 0.5}),
+        (
+            "smollm3",
+            {"no_rope_layer_interval": 2},
+            {"no_rope_layers": [1, 0, 1, 0]},
+        ),
+        ("qwen3_moe", {"decoder_sparse_step": 2}, {"mlp_only_layers": [0, 2]}),
+        ("qwen3_moe", {"num_local_experts": 16}, {"num_experts": 16}),
+        ("gemma", {"hidden_act": "gelu"}, {"hidden_act": "gelu_pytorch_tanh"}),
+        (
             "phi3",
             {
                 "original_max_position_embeddings": 16,
@@ -158,6 +183,54 @@ LLAMA3 = {
 )
 def test_earlier_spellings_mean_the_same(family, before, now):
     assert config_of(family, **before) == config_of(family, **now)
+
+
+SCALED = {"rope_type": "linear", "factor": 4.0}
+OTHER = {"rope_type": "linear", "factor": 2.0, "rope_theta": 9e3}
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen3", "gemma2", "gpt_neox"])
+def test_rope_scaling_counts_where_rope_parameters_stand_beside_it(family):
+    """As in transformers 5: `rope_scaling or rope_parameters`, whole."""
+    both = config_of(family, rope_scaling=SCALED, rope_parameters=OTHER)
+    assert both == config_of(family, rope_scaling=SCALED)
+    assert both.positions.scaling == LinearScaling(4.0)
+    assert both.positions.theta == 1e4
+
+
+@pytest.mark.parametrize("family", ["gemma3_text", "modernbert"])
+def test_rope_scaling_mixes_with_rope_parameters_by_kind(family):
+    local, far = "sliding_attention", "full_attention"
+    by_kind = {far: {"rope_theta": 7e5}, local: {"rope_theta": 5e3}}
+    cfg = config_of(family, rope_scaling=SCALED, rope_parameters=by_kind)
+    assert cfg.positions == Rotary(7e5, scaling=LinearScaling(4.0))
+    (near,) = {spec.positions for spec in patterns.layers(cfg.layers)} - {None}
+    # ModernBERT's scaling is of both kinds, Gemma's of the global layers
+    scaling = {"modernbert": LinearScaling(4.0)}.get(family, NoScaling())
+    assert near == Rotary(5e3, scaling=scaling)
+
+
+WHOLE = ["llama", "mistral", "qwen2", "qwen3", "olmo2", "mixtral", "gpt_oss"]
+WHOLE += ["gemma2", "gemma3_text"]
+
+
+@pytest.mark.parametrize("family", WHOLE)
+def test_partial_rotary_factor_is_read_where_the_class_reads_it(family):
+    """Llama's class and its kin turn whole heads, whatever config.json says."""
+    plain = {"rope_scaling": {"rope_type": "default"}}
+    part = config_of(family, partial_rotary_factor=0.5, **plain)
+    assert part == config_of(family, **plain)
+    assert config_of("phi3", partial_rotary_factor=0.5).positions.fraction == 0.5
+    with pytest.raises(ValueError, match="partial_rotary_factor is 0.5.*'linear'"):
+        config_of(family, partial_rotary_factor=0.5, rope_scaling=SCALED)
+
+
+@pytest.mark.parametrize("family", ["modernbert", "gemma2", "gemma3_text"])
+def test_null_for_a_key_that_layer_types_replace(family):
+    types = ["sliding_attention", "full_attention"] * 2
+    every = {"global_attn_every_n_layers": None, "sliding_window_pattern": None}
+    cfg = config_of(family, layer_types=types, **every)
+    assert patterns.to_types(cfg.layers) == types
 
 
 def test_gemma_3_turns_local_layers_by_a_theta_of_their_own():

@@ -1,6 +1,7 @@
 """GGUF: llama.cpp's names and row order, every type, nothing beyond the file."""
 
 import dataclasses
+import re
 import struct
 import sys
 
@@ -151,11 +152,92 @@ def test_frequencies_that_do_not_fit(tmp_path, wide, wide_tensors, write_gguf, s
         hub.load(path)
 
 
-def test_rope_that_is_not_read(tmp_path, wide, wide_tensors, write_gguf):
-    yarn = {"rope_scaling_type": RopeScalingType.YARN}
-    path = write_gguf(tmp_path / "m.gguf", wide, wide_tensors, **yarn)
-    with pytest.raises(ValueError, match="rope.scaling.type is 'yarn'; accepted"):
+@pytest.mark.parametrize("name", ["rope.scaling.factor", "rope.scale_linear"])
+@pytest.mark.parametrize("kind", [None, "linear", "none"])
+def test_a_factor_is_linear_where_no_type_says_otherwise(
+    tmp_path, wide, wide_tensors, write_gguf, name, kind
+):
+    """llama.cpp's default type, and its older name of the key."""
+    said = {f"llama.{name}": 4.0} | ({"llama.rope.scaling.type": kind} if kind else {})
+    path = write_gguf(tmp_path / "m.gguf", wide, wide_tensors, also=said)
+    positions = hub.load(path)[0].cfg.positions
+    assert positions == (
+        Rotary() if kind == "none" else Rotary(scaling=LinearScaling(4.0))
+    )
+
+
+def test_a_factor_and_frequencies_multiply(tmp_path, wide, wide_tensors, write_gguf):
+    divisors = np.linspace(1, 8, 8, dtype=np.float32)
+    path = write_gguf(
+        tmp_path / "m.gguf",
+        wide,
+        wide_tensors | {"rope_freqs.weight": divisors},
+        also={"llama.rope.scaling.factor": 2.0},
+    )
+    scaling = hub.load(path)[0].cfg.positions.scaling
+    assert scaling.short == scaling.long == tuple(2 * d for d in divisors.tolist())
+
+
+def test_one_number_for_each_layer(tmp_path, wide, wide_tensors, write_gguf):
+    same = {"llama.attention.head_count_kv": [wide.K] * 3}
+    path = write_gguf(tmp_path / "m.gguf", wide, wide_tensors, also=same)
+    assert hub.load(path)[0].cfg.K == wide.K
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("rope.scaling.type", "yarn", "rope.scaling.type is 'yarn'; accepted: 'none'"),
+        ("rope.scaling.type", 7, "rope.scaling.type is 7; accepted: 'none'"),
+        ("rope.scaling.factor", -2.0, "factor is -2.0; accepted: a finite number"),
+        ("rope.scaling.factor", float("nan"), "factor is nan; accepted: a finite"),
+        ("rope.scaling.factor", "4", "factor is 4; accepted: a finite number"),
+        ("rope.freq_base", -1.0, "freq_base is -1.0; accepted: a finite number"),
+        ("rope.dimension_count", 8, "dimension_count is 8; accepted: 16, the size of"),
+        ("attention.value_length", 8, "value_length is 8; accepted: 16, the size of"),
+        ("attention.key_length", -1, "key_length is -1; accepted: a whole number"),
+        (
+            "attention.head_count_kv",
+            [2, 1, 2],
+            r"kv is \[2, 1, 2\]; .* the same",
+        ),
+        ("attention.head_count_kv", ["a"], r"kv is \['a'\]; accepted: a whole number"),
+        ("attention.head_count", 4.0, "head_count is 4.0; accepted: a whole number"),
+        ("feed_forward_length", [96, 64, 96], "accepted: the same in all layers"),
+        ("block_count", True, "block_count is True; accepted: a whole number"),
+        ("context_length", 0, "context_length is 0; accepted: a whole number"),
+        ("attention.layer_norm_rms_epsilon", -1e-5, "accepted: a finite number"),
+        ("expert_count", 8, "llama.expert_count is 8; accepted: 0"),
+        ("logit_scale", 0.5, "llama.logit_scale is 0.5; accepted: 0.0 or 1.0"),
+        ("attention.causal", False, "llama.attention.causal is False; accepted: True"),
+        ("rope.scaling.attn_factor", 1.5, "attn_factor is 1.5; accepted: 0.0 or 1.0"),
+    ],
+)
+def test_a_key_that_is_not_this_model_s(
+    tmp_path, wide, wide_tensors, write_gguf, key, value, message
+):
+    path = tmp_path / "m.gguf"
+    write_gguf(path, wide, wide_tensors, also={f"llama.{key}": value})
+    with pytest.raises(ValueError, match=f"m.gguf: llama.{key} is .*; accepted") as e:
         hub.load(path)
+    assert re.search(message, str(e.value))
+
+
+def test_a_key_that_is_missing(tmp_path, wide, wide_tensors, write_gguf):
+    path = write_gguf(tmp_path / "m.gguf", wide, wide_tensors)
+    key = b"llama.attention.layer_norm_rms_epsilon"
+    path.write_bytes(path.read_bytes().replace(key, key[:-1] + b"m"))
+    with pytest.raises(ValueError, match="lacks the key 'llama.attention.layer_norm"):
+        hub.load(path)
+
+
+def test_arrays_in_arrays(tmp_path, wide, wide_tensors, write_gguf, same, wide_params):
+    also = {"general.nested": [[1, 2], [3]], "general.texts": [["a"], ["b", "c"]]}
+    path = write_gguf(tmp_path / "m.gguf", wide, wide_tensors, also=also)
+    metadata = gguf.read_metadata(path)
+    assert [list(row) for row in metadata["general.nested"]] == [[1, 2], [3]]
+    assert metadata["general.texts"] == [["a"], ["b", "c"]]
+    same(hub.load(path)[1], wide_params)
 
 
 def header(tensors=b"", count=0, *pairs) -> bytes:
@@ -173,6 +255,11 @@ def info(name=b"w", shape=(4,), kind=0, offset=0) -> bytes:
     return text(name) + axes + struct.pack("<IQ", kind, offset)
 
 
+def nested(depth: int) -> bytes:
+    """The array [[…[]…]]."""
+    return struct.pack("<IQ", 9, 1) * (depth - 1) + struct.pack("<IQ", 4, 0)
+
+
 HUGE = 2**63
 
 
@@ -187,7 +274,15 @@ HUGE = 2**63
         (header(b"", 0, text(b"k") + struct.pack("<IQ", 8, HUGE)), "items at"),
         (header(b"", 0, text(b"k") + struct.pack("<IIQ", 9, 4, HUGE)), "items at"),
         (header(b"", 0, text(b"k") + struct.pack("<IIQ", 9, 8, HUGE)), "items at"),
-        (header(b"", 0, text(b"k") + struct.pack("<IIQ", 9, 9, 1)), "unknown type 9"),
+        (header(b"", 0, text(b"k") + struct.pack("<IIQ", 9, 9, 1)), "1 items at 49"),
+        (
+            header(b"", 0, text(b"k") + struct.pack("<I", 9) + nested(9)),
+            "arrays 8 deep",
+        ),
+        (
+            b"GGUF" + struct.pack(">IQQ", 3, 0, 0) + bytes(8),
+            "big-endian machines; convert it with `gguf-convert-endian",
+        ),
         (header(b"", 0, text(b"k") + struct.pack("<IQ", 99, 0)), "unknown type 99"),
         (header(b"", 0, text(b"\xff") + struct.pack("<IQ", 4, 0)), "not UTF-8"),
         (header(b"", 0, *[text(b"k") + struct.pack("<II", 4, 1)] * 2), "'k' stands"),

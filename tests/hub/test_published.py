@@ -32,6 +32,12 @@ def published_config(model_type):
 @pytest.mark.parametrize(
     ("model_type", "key", "value"),
     [
+        ("olmo", "clip_qkv", 8.0),
+        ("falcon", "alibi", True),
+        ("falcon", "parallel_attn", False),
+        ("gptj", "rotary_dim", 300),
+        ("opt", "word_embed_proj_dim", 512),
+        ("smollm3", "no_rope_layers", [1, 0]),
         ("mixtral", "attention_bias", True),
         ("mixtral", "router_jitter_noise", 0.1),
         ("gpt_oss", "quantization_config", {"quant_method": "mxfp4"}),
@@ -42,7 +48,6 @@ def published_config(model_type):
         ("deepseek_v3", "scoring_func", "softmax"),
         ("deepseek_v3", "moe_layer_freq", 2),
         ("deepseek_v3", "rms_norm_eps", 1e-5),
-        ("deepseek_v3", "partial_rotary_factor", 0.5),
         ("t5", "feed_forward_proj", "gated-tanh"),
         ("t5", "is_encoder_decoder", False),
         ("bart", "encoder_attention_heads", 8),

@@ -136,7 +136,7 @@ def test_a_multi_token_run_continues_by_its_first_head(mains, heads, tmp_path):
     (ids,) = generate(
         LanguageModel(last_apart(config.model)),
         alone,
-        [[tokenizer.bos_id, *tokenizer.encode("bad")]],
+        [[tokenizer.bos_id, *tokenizer.encode("bad").tolist()]],
         max_new_tokens=6,
         sampling=Sampling(temperature=0.0),
         stop_tokens=(tokenizer.eos_id,),

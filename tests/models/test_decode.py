@@ -28,6 +28,9 @@ MODELS = {
     "encoder_decoder": {"architecture": "encoder_decoder"},
     "alibi": {"positions": config.Alibi(), "num_layers": 1},
     "relative bias": {"positions": config.RelativeBias(8, 6), "num_layers": 1},
+    "relative bias of each layer": {
+        "positions": config.RelativeBias(8, 6, per_layer=True),
+    },
     "transformer xl": {"positions": config.TransformerXL(), "num_layers": 1},
     "disentangled": {
         "positions": config.Disentangled(3, 6),
@@ -55,7 +58,7 @@ MODELS = {
     },
     "shared, parallel": {
         "groups": (config.Group(3, shared=True),),
-        "residual": "parallel",
+        "residual": "parallel_one_norm",
         "norm": config.LayerNorm(bias=False),
     },
     "olmo": {"norm_position": "output", "qk_norm": "all", "num_layers": 1},

@@ -22,13 +22,17 @@ def normal(*shape: int, seed: int = 0) -> jax.Array:
     ("ours", "flaxs"),
     [
         (config.LayerNorm(1e-3), nn.LayerNorm(epsilon=1e-3)),
+        (
+            config.LayerNorm(1e-3, bias=False, scale=False),
+            nn.LayerNorm(epsilon=1e-3, use_bias=False, use_scale=False),
+        ),
         (config.RMSNorm(1e-3), nn.RMSNorm(epsilon=1e-3)),
     ],
 )
 def test_norms_are_flax_linens_in_value_and_gradient(ours, flaxs):
     x = 3 * normal(2, 5, 16) + 1
     weights = normal(2, 5, 16, seed=1)
-    names = ("scale", "bias") if ours.kind == "layer_norm" else ("scale",)
+    names = [n for n in ("scale", "bias") if getattr(ours, n, n == "scale")]
     params = {n: 1 + normal(16, seed=i) for i, n in enumerate(names)}
 
     def run(module):

@@ -30,9 +30,15 @@ GROUPED = config.SigmoidRouter(groups=3, top_groups=2, scale=2.5)
 BIAS = config.BalanceBias()
 MIXTURES = {  # and the model's biases
     "softmax": (config.Mixture(5, 2, 6), "none"),
-    "not normalised": (
+    "not normalised, gated": (
         config.Mixture(
-            4, 3, 6, 5, config.Plain("relu"), config.SoftmaxRouter(normalize=False)
+            4,
+            3,
+            6,
+            5,
+            config.Plain("relu"),
+            config.SoftmaxRouter(normalize=False),
+            shared_gate=True,
         ),
         "all",
     ),
@@ -105,7 +111,12 @@ def reference(mlp, params, x_BTD, real_BT, capacity=np.inf, chosen=None):
             probability += scores[t] / scores[t].sum()
             z += np.log(exp[t].sum()) ** 2
             if mlp.shared_d_ff:
-                y_BTD[b, t] += feed_forward(mlp.expert, params["shared"], row[t])
+                gate = 1.0
+                if mlp.shared_gate:
+                    own = params["shared_gate"]
+                    gate = sigmoid(row[t] @ own["kernel"] + own["bias"])
+                shared = feed_forward(mlp.expert, params["shared"], row[t])
+                y_BTD[b, t] += gate * shared
         picks.append(experts)
     return y_BTD, picks, (load, probability, z, real_BT.sum())
 
@@ -197,7 +208,7 @@ def test_groups_that_tie_do_not_all_enter():
     assert sorted(np.asarray(chosen)[0, 0].tolist()) == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("name", ["not normalised", "grouped"])
+@pytest.mark.parametrize("name", ["not normalised, gated", "grouped"])
 def test_gradients_are_those_at_a_fixed_choice(name, mixture):
     """Against central differences of the reference whose experts stay the same."""
     mlp, apply, params, x_BTD, real_BT = mixture(name)

@@ -6,7 +6,7 @@ from tests.parity.shapes import Shapes, Variant
 
 
 def classic_decoders(s: Shapes) -> Iterator[Variant]:
-    """GPT-2, GPT-NeoX and BLOOM (whose ALiBi has no other family here)."""
+    """GPT-2, OPT, GPT-J, GPT-NeoX and BLOOM (whose ALiBi has no other family here)."""
     gpt2 = dict(
         vocab_size=s.V,
         n_embd=3 * s.H,
@@ -22,6 +22,29 @@ def classic_decoders(s: Shapes) -> Iterator[Variant]:
         "GPT2LMHeadModel",
         gpt2 | dict(n_inner=s.F, tie_word_embeddings=False, activation_function="relu"),
     )
+    opt = dict(
+        vocab_size=s.V,
+        hidden_size=3 * s.H,
+        num_attention_heads=3,
+        num_hidden_layers=2,
+        ffn_dim=s.F,
+        max_position_embeddings=s.T + 9,
+        pad_token_id=1,
+    )
+    yield Variant("opt/tied", "OPTForCausalLM", opt)
+    yield Variant(
+        "opt/post",
+        "OPTForCausalLM",
+        opt
+        | dict(
+            do_layer_norm_before=False,
+            layer_norm_elementwise_affine=False,
+            enable_bias=False,
+            tie_word_embeddings=False,
+        ),
+    )
+    gptj = dict(vocab_size=s.V, n_embd=3 * 8, n_head=3, n_layer=2, rotary_dim=6)
+    yield Variant("gptj/partial", "GPTJForCausalLM", gptj | dict(n_positions=s.T + 9))
     neox = dict(
         vocab_size=s.V,
         hidden_size=3 * 8,
@@ -143,7 +166,12 @@ def llamas(s: Shapes) -> Iterator[Variant]:
 
 
 def later_decoders(s: Shapes) -> Iterator[Variant]:
-    """Gemma 2 and 3, OLMo 2 and Phi-3."""
+    """Gemma 1 to 3, SmolLM3, OLMo 1 and 2, Falcon, Phi-1 to 3."""
+    yield Variant(
+        "gemma/tied",
+        "GemmaForCausalLM",
+        grouped(s, hidden_size=s.D_free, head_dim=s.H + 2),
+    )
     gemma = grouped(
         s,
         hidden_size=s.D_free,
@@ -181,12 +209,51 @@ def later_decoders(s: Shapes) -> Iterator[Variant]:
             },
         ),
     )
+    local_nope = dict(use_sliding_window=True, sliding_window=4)
+    yield Variant(
+        "smollm3/window",
+        "SmolLM3ForCausalLM",
+        grouped(s, no_rope_layer_interval=2, **local_nope),
+    )
+    yield Variant("olmo/plain", "OlmoForCausalLM", grouped(s))
     yield Variant("olmo2/plain", "Olmo2ForCausalLM", grouped(s))
     yield Variant(
         "olmo2/tied",
         "Olmo2ForCausalLM",
         grouped(s, attention_bias=True, tie_word_embeddings=True),
     )
+    falcon = dict(
+        vocab_size=s.V,
+        hidden_size=s.D,
+        num_attention_heads=s.N,
+        num_hidden_layers=2,
+        ffn_hidden_size=s.F,
+    )
+    yield Variant("falcon/one-key", "FalconForCausalLM", falcon)
+    yield Variant(
+        "falcon/grouped",
+        "FalconForCausalLM",
+        falcon | dict(new_decoder_architecture=True, num_kv_heads=s.K, bias=True),
+    )
+    yield Variant(
+        "falcon/one-norm",
+        "FalconForCausalLM",
+        falcon
+        | dict(
+            new_decoder_architecture=True,
+            num_kv_heads=s.K,
+            num_ln_in_parallel_attn=1,
+            tie_word_embeddings=False,
+        ),
+    )
+    yield Variant(
+        "falcon/sequential",
+        "FalconForCausalLM",
+        falcon | dict(parallel_attn=False, multi_query=False, bias=True),
+    )
+    phi = grouped(s, hidden_size=s.N * 8)
+    yield Variant("phi/grouped", "PhiForCausalLM", phi)
+    yield Variant("phi/normed", "PhiForCausalLM", phi | dict(qk_layernorm=True))
     phi3 = grouped(s)
     yield Variant(
         "phi3/default",

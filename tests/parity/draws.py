@@ -105,7 +105,7 @@ def inputs(variant: Variant, shapes: Shapes, seed: int) -> Inputs:
     if variant.two_stream:
         hidden = factorisation(rng, real)
     lengths = (5, 3, 4)
-    start = ()
+    start: tuple[int, ...] = ()
     if variant.kind == "encoder-decoder":
         encoder, encoder_real = rows(shapes.S, left=False)
         start, lengths = (variant.config["decoder_start_token_id"],), (1, 1, 1)

@@ -4,9 +4,12 @@ from collections.abc import Iterator
 
 from tests.parity.shapes import Shapes, Variant
 
+ALONE: dict = dict(decode=False, left_padding=False, takes_positions=False)
+SCALED: dict = dict(scale_embedding=True, activation_function="relu")
+
 
 def encoder_decoders(s: Shapes) -> Iterator[Variant]:
-    """T5 and mT5, BART and mBART, and Marian: the Transformer as of 2017."""
+    """T5 and its kin, BART and its: Marian is the Transformer as of 2017."""
 
     def both(name, architecture, *, left_padding=False, **config):
         return Variant(
@@ -45,6 +48,11 @@ def encoder_decoders(s: Shapes) -> Iterator[Variant]:
         feed_forward_proj="gated-gelu",
         tie_word_embeddings=False,
     )
+    # with a head of its own transformers 5 scales the published umT5, 4 did not
+    yield both("umt5/tied", "UMT5ForConditionalGeneration", **t5)
+    encoder = t5 | dict(is_encoder_decoder=False)
+    yield Variant("t5/encoder", "T5EncoderModel", encoder, kind="encoder", **ALONE)
+    yield Variant("umt5/encoder", "UMT5EncoderModel", encoder, kind="encoder", **ALONE)
     bart = dict(
         vocab_size=s.V,
         d_model=3 * s.H,
@@ -68,6 +76,11 @@ def encoder_decoders(s: Shapes) -> Iterator[Variant]:
     yield both(
         "mbart/scaled", "MBartForConditionalGeneration", **bart, scale_embedding=True
     )
+    yield both("pegasus/scaled", "PegasusForConditionalGeneration", **bart | SCALED)
+    yield Variant(
+        "marian/bare", "MarianModel", bart, "encoder-decoder", False, decode=False
+    )
+    yield both("m2m_100/scaled", "M2M100ForConditionalGeneration", **bart | SCALED)
     marian = bart | dict(
         pad_token_id=s.V - 1,
         decoder_start_token_id=s.V - 1,
@@ -75,6 +88,8 @@ def encoder_decoders(s: Shapes) -> Iterator[Variant]:
         scale_embedding=True,
         activation_function="relu",
     )
+    bare = dict(kind="encoder-decoder", left_padding=False, decode=False)
+    yield Variant("marian/bare", "MarianModel", marian, **bare)
     yield both("marian/2017", "MarianMTModel", **marian)
     yield both(
         "marian/swish", "MarianMTModel", **marian | dict(activation_function="swish")

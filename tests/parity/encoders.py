@@ -35,6 +35,8 @@ def encoders(s: Shapes) -> Iterator[Variant]:
     roberta = common | dict(type_vocab_size=1, pad_token_id=1, takes_positions=False)
     yield encoder("roberta/tied", "RobertaForMaskedLM", **roberta)
     yield encoder("roberta/pooled", "RobertaModel", **roberta, **pooled)
+    yield encoder("xlm-roberta/tied", "XLMRobertaForMaskedLM", **roberta)
+    yield encoder("camembert/pooled", "CamembertModel", **roberta, **pooled)
     distilbert = dict(
         vocab_size=s.V,
         dim=3 * s.H,

@@ -32,6 +32,7 @@ LIVE_ONLY = {
     "deberta-v2/v3-head",
     "modernbert/plain",
     "gpt2/untied",
+    "opt/post",
     "gpt_neox/tied",
     "bloom/untied",
     "llama/biases",
@@ -42,6 +43,9 @@ LIVE_ONLY = {
     "gemma2/uncapped",
     "gemma3_text/default",
     "olmo2/tied",
+    "falcon/one-norm",
+    "falcon/sequential",
+    "phi/normed",
     "phi3/default",
     "phi3/window",
     "phi3/longrope-short",
@@ -49,6 +53,7 @@ LIVE_ONLY = {
     "deepseek_v3/default",
     "bart/scaled",
     "marian/swish",
+    "marian/bare",
 }
 
 

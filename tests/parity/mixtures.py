@@ -7,13 +7,36 @@ from tests.parity.shapes import Shapes, Variant
 
 
 def mixtures(s: Shapes) -> Iterator[Variant]:
-    """Mixtral, gpt-oss and DeepSeek-V3."""
+    """Mixtral, Qwen 2 and 3, gpt-oss and DeepSeek-V3."""
     mixtral = grouped(s, num_local_experts=s.E, num_experts_per_tok=2)
     yield Variant("mixtral/global", "MixtralForCausalLM", mixtral)
     yield Variant(
         "mixtral/window",
         "MixtralForCausalLM",
         mixtral | dict(sliding_window=4, tie_word_embeddings=True),
+    )
+    qwen = grouped(
+        s,
+        num_experts=s.E,
+        num_experts_per_tok=2,
+        moe_intermediate_size=s.F - 4,
+        mlp_only_layers=[1],
+    )
+    yield Variant(
+        "qwen2_moe/gated",
+        "Qwen2MoeForCausalLM",
+        qwen | dict(shared_expert_intermediate_size=s.F - 2),
+    )
+    yield Variant(
+        "qwen3_moe/window",
+        "Qwen3MoeForCausalLM",
+        qwen
+        | dict(
+            head_dim=s.H + 2,
+            norm_topk_prob=True,
+            use_sliding_window=True,
+            sliding_window=4,
+        ),
     )
     oss = grouped(
         s,

@@ -21,9 +21,8 @@ from tests.parity.compare import Outputs, blank
 from tests.parity.draws import NEW_TOKENS, Inputs
 
 
-def run(folder: Path, model: Any, params: Any, inputs: Inputs, *, seed: int, decode):
-    """`Outputs` of the model that was loaded from `folder`; gradients by the names
-    there."""
+def batch_of(inputs: Inputs) -> dict[str, np.ndarray]:
+    """The inputs as our models take them."""
     batch = {
         name: value
         for name, value in {
@@ -40,6 +39,13 @@ def run(folder: Path, model: Any, params: Any, inputs: Inputs, *, seed: int, dec
     if inputs.encoder_tokens is not None:
         S = inputs.encoder_tokens.shape[1]
         batch["encoder_positions"] = np.tile(np.arange(S, dtype=np.int32), (3, 1))
+    return batch
+
+
+def run(folder: Path, model: Any, params: Any, inputs: Inputs, *, seed: int, decode):
+    """`Outputs` of the model that was loaded from `folder`; gradients by the names
+    there."""
+    batch = batch_of(inputs)
 
     def total(params, batch):
         logits, hidden, pooled = values = forward(model, params, batch)

@@ -1,6 +1,7 @@
 """A run that is killed, ended or poisoned, beside one that is not."""
 
 import dataclasses
+import errno
 import os
 import signal
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from llmjax.data.store import manifest
 from llmjax.train import loop
 from llmjax.train.checkpoints.checkpoints import Checkpoints
 from llmjax.train.metrics import writers
@@ -109,9 +111,15 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_saved(
         nans = jax.tree.map(lambda x: x * jnp.nan, state.params)
         return state.replace(params=nans), ({**metrics, "loss": loss}, scalars)
 
-    with pytest.raises(loop.NotFiniteError, match="step 8: loss is nan"):
+    with pytest.raises(loop.NotFiniteError, match="nan.*; nothing was saved before it"):
+        fit(poisoned(program, 2, spoil), train, held_out, tmp_path)
+    assert steps_kept(tmp_path) == []
+    named = "step 8: loss is nan.*; the last checkpoint is of step 4"
+    with pytest.raises(loop.NotFiniteError, match=named):
         fit(poisoned(program, 8, spoil), train, held_out, tmp_path)
     assert steps_kept(tmp_path) == [4]
+    with pytest.raises(loop.NotFiniteError, match="the last checkpoint is of step 4"):
+        fit(poisoned(program, 5, spoil), train, held_out, tmp_path)
     state = Checkpoints(tmp_path).restore(program.restorable())
     assert int(state.step) == 4
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
@@ -130,6 +138,29 @@ def test_a_gradient_that_is_not_finite_just_after_a_checkpoint(
         fit(poisoned(program, 5, spoil), train, held_out, tmp_path)
     assert steps_kept(tmp_path) == [4]
     assert Checkpoints(tmp_path).latest_step == 4
+
+
+def test_a_full_disk_is_one_error_and_what_was_saved_stays(
+    program, train, held_out, tmp_path, monkeypatch
+):
+    write = manifest.write_json
+    written = []
+
+    def full(path, value):
+        if written:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(path)
+        write(path, value)
+
+    monkeypatch.setattr(manifest, "write_json", full)
+    with pytest.raises(OSError, match="No space left on device: a checkpoint") as e:
+        fit(program, train, held_out, tmp_path)
+    # a traceback would show no other error
+    assert (e.value.errno, e.value.__cause__) == (errno.ENOSPC, None)
+    assert e.value.__suppress_context__
+    assert Checkpoints(tmp_path).latest_step == 4
+    monkeypatch.undo()
+    assert int(fit(program, train, held_out, tmp_path)[0].step) == 10
 
 
 def test_weights_that_overflow_are_not_saved(program, train, held_out, tmp_path):

@@ -32,27 +32,28 @@ def workdir(tmp_path):
     ],
 )
 def test_another_run_is_refused(parts, key, workdir):
-    resume.save_or_check_config(toy.CONFIG, workdir, resumed=False)
+    resume.save_or_check_config(toy.CONFIG, workdir, None)
     before = (workdir / "config.json").read_text()
     other = toy.change(toy.CONFIG, **parts)
     with pytest.raises(ValueError, match=f"run with {re.escape(key)} and this") as e:
-        resume.save_or_check_config(other, workdir, resumed=True)
+        resume.save_or_check_config(other, workdir, to_dict(toy.CONFIG))
     assert "--workdir" in str(e.value)
     assert (workdir / "config.json").read_text() == before
     # before anything was saved there is nothing to go on from
-    resume.save_or_check_config(other, workdir, resumed=False)
+    resume.save_or_check_config(other, workdir, None)
     assert json.loads((workdir / "config.json").read_text()) == to_dict(other)
 
 
 def test_what_changes_neither_data_nor_updates_is_free(workdir):
-    resume.save_or_check_config(toy.CONFIG, workdir, resumed=False)
+    resume.save_or_check_config(toy.CONFIG, workdir, None)
     other = toy.change(
         toy.CONFIG,
         layout={"fsdp": 4, "data": 2, "remat": FullRemat(), "microbatches": 2},
         data={"directory": "/elsewhere", "prefetch": 9},
         train={"log_every": 3, "keep_best": 2, "writers": ()},
     )
-    resume.save_or_check_config(other, workdir, resumed=True)
+    (workdir / "config.json").write_text("{")  # the checkpoint has it too
+    resume.save_or_check_config(other, workdir, to_dict(toy.CONFIG))
     saved = json.loads((workdir / "config.json").read_text())
     assert saved["layout"]["fsdp"] == 4
 
@@ -117,6 +118,15 @@ def test_weights_of_another_size_are_named(whole, noisy):
     ) as e:
         resume.load_initial(state, abstract.shardings, abstract.axes, init, wider.model)
     assert str(whole.workdir) in str(e.value)
+
+
+def test_a_folder_with_a_damaged_config_is_named(tuning, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"')
+    state, init = tuning.init(), Checkpoint(str(tmp_path))
+    with pytest.raises(ValueError, match=f"{tmp_path}/config.json is damaged"):
+        resume.load_initial(
+            state, tuning.shardings, tuning.axes, init, tuning.config.model
+        )
 
 
 def test_no_name_in_common(whole, tuning):

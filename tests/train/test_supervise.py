@@ -129,7 +129,9 @@ def test_on_several_hosts_the_environment_says_who_is_who(capsys):
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (["--processes=0", "--", "x"], "--processes: '0' is no number from 1 up"),
+        ([f"--processes={10**20}", "--", "x"], "is no number from 1 to 4096"),
+        (["--processes=\u00b2", "--", "x"], "is no number from 1 to 4096"),
+        (["--processes=0", "--", "x"], "--processes: '0' is no number from 1 to 4096"),
         (["--devices=two", "--", "x"], "--devices: 'two' is no number"),
         (["--proceses=2", "--", "x"], "--proceses=2"),
         (["--processes=2"], "the command is missing"),

@@ -4,13 +4,19 @@ import ast
 import dataclasses
 import hashlib
 import importlib.metadata
+import inspect
 import json
 import pathlib
 import platform
+import re
 import sys
 import sysconfig
 import warnings
 from collections.abc import Iterable, Iterator
+
+import ftfy
+
+from llmjax.data.cleaning import steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +68,9 @@ _OPTIONAL_STDLIB = frozenset(
     )
 )
 
+_CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ufeff]")
+_FTFY = ftfy.TextFixerConfig(unescape_html=False)
+
 
 @dataclasses.dataclass(frozen=True)
 class Docstring:
@@ -70,6 +79,15 @@ class Docstring:
     package: str
     name: str
     text: str
+
+
+def clean(text: str) -> str:
+    """A docstring dedented, with ASCII punctuation and its white space normalised."""
+    if not text.isascii() or "\x1b" in text:
+        text = ftfy.fix_text(text, config=_FTFY)
+    text = inspect.cleandoc(text.replace("\r\n", "\n").replace("\r", "\n"))
+    text = _CONTROLS.sub("", text.replace("\xa0", " "))
+    return steps.single_blank_lines(steps.without_trailing_spaces(text)).strip()
 
 
 def versions(sources: Iterable[Distribution]) -> dict[str, str]:

@@ -47,7 +47,7 @@ _WORDS = (
     "python",
 )
 _PATTERN = re.compile(
-    rf"[^\W_]*(?:{'|'.join(_DISTINCTIVE)})[^\W_]*"
+    rf"(?<![^\W_])[^\W_]*(?:{'|'.join(_DISTINCTIVE)})[^\W_]*"
     rf"|(?<![^\W_])(?:{'|'.join(_WORDS)})(?![^\W_])",
     re.IGNORECASE,
 )

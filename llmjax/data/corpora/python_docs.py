@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from llmjax.data.cleaning import cleaner
+from llmjax.data.cleaning import selection
 from llmjax.data.corpora import dataset_info, docstrings, name_masking
 
 CLASSES = (
@@ -80,9 +80,9 @@ class PythonDocs(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         documents = self._collect()
-        cleaned = cleaner.run(d.text for d in documents)
+        selected = selection.select(docstrings.clean(d.text) for d in documents)
         examples: dict[str, list[tuple[str, dict[str, Any]]]] = {}
-        for i, text in cleaned.texts.items():
+        for i, text in selected.texts.items():
             d = documents[i]
             example = {
                 "text": text,
@@ -91,7 +91,7 @@ class PythonDocs(tfds.core.GeneratorBasedBuilder):
                 "name": d.name,
                 "label": CLASSES.index(d.package) if d.package in CLASSES else -1,
             }
-            split = examples.setdefault(cleaned.splits[i], [])
+            split = examples.setdefault(selected.splits[i], [])
             split.append((f"{i:08d}", example))
         assert isinstance(self.builder_config, PythonDocsConfig)
         sources = self.builder_config.sources
@@ -104,10 +104,10 @@ class PythonDocs(tfds.core.GeneratorBasedBuilder):
             },
             class_names=list(CLASSES),
             fields=["text", "masked_text"],
-            cleaning=cleaned.counts,
+            cleaning=selected.counts,
             **dataset_info.account(examples),
         )
-        return {split: examples[split] for split in cleaner.SPLITS}
+        return {split: examples[split] for split in selection.SPLITS}
 
     def _generate_examples(self) -> Iterator[Any]:
         raise NotImplementedError  # _split_generators gives the examples themselves

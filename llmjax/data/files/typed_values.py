@@ -1,6 +1,7 @@
 """Values of files and datasets as the typed fields of records, checked."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -101,24 +102,32 @@ def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(f"{_described(value)} and no number")
     try:
-        return float(value)
-    except ValueError:
+        number = float(value)
+    except (ValueError, OverflowError):
         raise ValueError(f"{_described(value)} and no number") from None
+    if not math.isfinite(number):
+        raise ValueError(f"{_described(value)} and no finite number")
+    return number
 
 
 def _class(classes: tuple[str, ...], value: Any, numbered: bool) -> str | None:
     """The name of a class, by its name or number; None for none.
 
     Where the data names the classes (`numbered`), an int is a number, whatever the
-    names: of the classes "1" and "2", 1 is the second.
+    names: of the classes "1" and "2", 1 is the second. Where classes have names, -1 is
+    none, unless it is a name.
     """
-    if isinstance(value, list | dict | float):
+    if isinstance(value, list | dict | bytes):
         raise ValueError(f"{_described(value)} and no class")
     name = label_name(value)
-    number_alone = numbered and isinstance(value, int)
+    if isinstance(value, float) and name and "." in name:
+        raise ValueError(f"{_described(value)} and no class")
+    number_alone = numbered and isinstance(value, int | float)
     if name is None or not classes or (name in classes and not number_alone):
         return name
-    if name.isdecimal() and int(name) < len(classes):
+    if name == "-1":
+        return None
+    if name.isdecimal() and len(name) < 10 and int(name) < len(classes):
         return classes[int(name)]
     raise ValueError(
         f"{_described(value)} and no class; accepted: {', '.join(classes)}"

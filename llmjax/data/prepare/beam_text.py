@@ -26,9 +26,9 @@ from apache_beam.metrics import Metrics, MetricsFilter
 from etils import epath
 
 from llmjax.config import PrepareConfig
-from llmjax.data.cleaning import choice, cleaner, duplicates, filters
+from llmjax.data.cleaning import choice, duplicates, filters, steps
 from llmjax.data.corpora import dataset_info
-from llmjax.data.files import readers
+from llmjax.data.files import finding, readers
 
 ACCOUNT = "account.json"  # in the dataset's folder while it is being written
 _COUNTERS = "llmjax"
@@ -174,7 +174,7 @@ def read(file: tuple[int, str], prepare: PrepareConfig) -> Iterator[Document]:
     number, path = file
     with _here(path) as local:
         i = 0
-        for file_slice in readers.find(local).slices:
+        for file_slice in finding.find(local).slices:
             for text, _ in readers.read(file_slice, prepare.text, ""):
                 i += 1
                 yield Document((number, i), f"{path}:{i}", text)
@@ -220,7 +220,7 @@ def clean_and_split(
 
 def _clean(document: Document, prepare: PrepareConfig) -> Iterator[Document]:
     _count("collected")
-    text = cleaner.clean(document.text)
+    text = steps.clean(document.text, prepare.cleaning)
     if len(text) < prepare.min_characters or not text:
         _count("dropped_short")
         return

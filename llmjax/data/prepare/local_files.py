@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import pathlib
 import re
 import tempfile
 from collections import Counter
@@ -22,8 +21,8 @@ from etils import epath
 from tqdm import tqdm
 
 from llmjax.config import DataConfig, PrepareConfig
-from llmjax.data.cleaning import choice, cleaner, duplicates, filters
-from llmjax.data.files import readers
+from llmjax.data.cleaning import choice, duplicates, filters, steps
+from llmjax.data.files import finding, readers
 from llmjax.data.files.slices import FileSlice
 from llmjax.data.prepare import workers
 from llmjax.data.store import manifest
@@ -36,6 +35,7 @@ from llmjax.data.store.documents import (
 )
 
 FORMAT = 1  # raise it when the same files become different documents
+_NUMBER = re.compile(r"-?\d{1,99}(\.\d{1,99})?")
 _BLOCK_CHARACTERS = 1 << 19  # of documents that are written at once
 
 Timed = Callable[[str], contextlib.AbstractContextManager[None]]
@@ -47,8 +47,8 @@ def name(source: str, data: DataConfig) -> str:
     Raises:
       ValueError: nothing there that can be read.
     """
-    path = pathlib.Path(source).expanduser()
-    files = readers.find(source).files
+    path = finding.path_of(source)
+    files = finding.find(source).files
     root = path if path.is_dir() else path.parent
     cache = _directory(data) / "hashes" / f"{_digest(str(path.absolute()))[:16]}.json"
     sha256 = manifest.hashes(files, cache)
@@ -67,7 +67,8 @@ def prepare(source: str, data: DataConfig, timed: Timed) -> FileDocuments:
     `timed` measures each stage.
 
     Raises:
-      ValueError: a file is not what its name says, or nothing is left of them.
+      ValueError: a file is not what its name says or is changed meanwhile, or nothing
+        is left of them.
       ModuleNotFoundError: a filter or a format needs a library that is not installed.
     """
     folder = _directory(data) / "files" / name(source, data)
@@ -75,7 +76,7 @@ def prepare(source: str, data: DataConfig, timed: Timed) -> FileDocuments:
     if not account:
         folder.mkdir(parents=True, exist_ok=True)
         filters.rules(data.prepare)  # a wrong one fails before work starts
-        listing = readers.find(source, data.prepare.label)
+        listing = finding.find(source, data.prepare.label)
         jobs = [
             _Job(file_slice, data.prepare, str(folder), k)
             for k, file_slice in enumerate(listing.slices)
@@ -84,16 +85,27 @@ def prepare(source: str, data: DataConfig, timed: Timed) -> FileDocuments:
             workers.run(_clean, jobs, "cleaning", data.prepare.workers)
         with timed("comparing"):
             account = _choose(source, folder, listing, data.prepare)
-            manifest.write_json(folder / "metadata.json", account)
+        if name(source, data) != folder.name:
+            folder.rmtree()
+            raise changed(source)
+        manifest.write_json(folder / "metadata.json", account)
     for pattern in ("*.npz", ".*.partial"):  # signatures, and what a killed job left
         for file in folder.glob(pattern):
             file.unlink()
     return FileDocuments(folder, account)
 
 
+def changed(source: str) -> ValueError:
+    """The error for files that are others after they were read."""
+    return ValueError(
+        f"data.source={source!r} was changed while it was read; run "
+        f"{manifest.PREPARE} again when nothing writes there"
+    )
+
+
 def _rules(prepare: PrepareConfig) -> dict[str, Any]:
     """The rules that, with the files, decide what the documents are."""
-    others = {"shards", "workers"} | (set() if prepare.fields else {"fields"})
+    others = {"shards", "workers", "cleaning" if prepare.fields else "fields"}
     return {k: v for k, v in dataclasses.asdict(prepare).items() if k not in others}
 
 
@@ -176,7 +188,7 @@ def _blocks(
     rules, p = filters.rules(job.prepare), job.prepare
     for raw, name in readers.read(job.file_slice, p.text, p.label):
         counts["collected"] += 1
-        text = cleaner.clean(raw)
+        text = steps.clean(raw, p.cleaning)
         if len(text) < job.prepare.min_characters or not text:
             counts["dropped_short"] += 1
             continue
@@ -211,7 +223,7 @@ def _signatures(texts: list[str], prepare: PrepareConfig) -> dict[str, np.ndarra
 
 
 def _choose(
-    source: str, folder: epath.Path, listing: readers.Listing, prepare: PrepareConfig
+    source: str, folder: epath.Path, listing: finding.Listing, prepare: PrepareConfig
 ) -> dict[str, Any]:
     """Drops copies and writes the split of each document beside the slices."""
     accounts, columns = _accounts(folder, len(listing.slices))
@@ -249,7 +261,7 @@ def _choose(
         "bytes": {s: int(sizes[split == k].sum()) for k, s in enumerate(splits)},
         "cleaning": dict(counts),
         "parts": [[account["bytes"], account["blocks"]] for account in accounts],
-        **_identity(accounts, hashes, split, splits, listing.class_names),
+        **_identity(source, accounts, hashes, split, splits, listing.class_names),
     }
 
 
@@ -268,15 +280,28 @@ def _accounts(
 
 
 def _identity(
+    source: str,
     accounts: list[dict[str, Any]],
     hashes: np.ndarray,
     split: np.ndarray,
     splits: list[str],
     class_names: tuple[str, ...],
 ) -> dict[str, Any]:
-    """The fields, the classes, and a hash of all documents."""
+    """The fields, the classes, and a hash of all documents.
+
+    Raises:
+      ValueError: a label is none of the classes that the dataset names.
+    """
     labels = sorted({n for a in accounts for n in a["labels"]}, key=natural)
     names = class_names or tuple(labels)
+    numbers = {str(k): k for k in range(len(class_names))}
+    unknown = [n for n in labels if class_names and n not in {*numbers, "-1"}]
+    if unknown:
+        raise ValueError(
+            f"data.source={source!r} has the label {unknown[0]!r} and names "
+            f"{len(names)} classes ({', '.join(names[:8])}); accepted: their numbers "
+            f"0 to {len(names) - 1}, and -1 for none"
+        )
     content = hashlib.sha256(hashes.tobytes() + split.tobytes())
     order = [account["labels_sha256"] for account in accounts]
     content.update(json.dumps([splits, names, order]).encode())
@@ -284,17 +309,19 @@ def _identity(
         "content_sha256": content.hexdigest(),
         "fields": ["text"],
         "class_names": list(names),
-        "labels": {str(k) if class_names else name: k for k, name in enumerate(names)},
+        "labels": numbers or {name: k for k, name in enumerate(names)},
     }
 
 
-def natural(name: str) -> tuple[bool, int, str]:
+def natural(name: str) -> tuple[bool, int | float, str]:
     """A key to sort by: numbers in their order, before words."""
-    return (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)
+    if not _NUMBER.fullmatch(name):
+        return True, 0, name
+    return False, float(name) if "." in name else int(name), name
 
 
 def _own_splits(
-    listing: readers.Listing, lengths: list[int]
+    listing: finding.Listing, lengths: list[int]
 ) -> tuple[list[str], np.ndarray]:
     """The names of the files' own splits, and each document's number: int8 [n].
 

@@ -9,8 +9,11 @@ it continues when called again.
 
 import contextlib
 import dataclasses
+import difflib
 import hashlib
 import json
+import pathlib
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -22,12 +25,17 @@ from llmjax import __version__
 from llmjax.config import Bytes, DataConfig, MixturePart, TokenizerFile, WordPiece
 from llmjax.data.corpora import docstrings
 from llmjax.data.corpora.builders import BUILDERS
-from llmjax.data.files import readers
+from llmjax.data.files import finding
 from llmjax.data.prepare import encoding, local_files, record_files
 from llmjax.data.prepare.record_files import RecordFiles
 from llmjax.data.store import manifest, tokens
 from llmjax.data.store.corpus import Corpus as Corpus
-from llmjax.data.store.documents import Documents, account_of, open_documents
+from llmjax.data.store.documents import (
+    Documents,
+    account_of,
+    check_files,
+    open_documents,
+)
 from llmjax.data.store.manifest import PREPARE, read_json, write_json
 from llmjax.data.tokenizers import tokenizer as tokenizer_lib
 
@@ -105,31 +113,58 @@ def _name(data: DataConfig, source: str) -> str:
     kind, _, rest = source.partition("/")
     if kind == "python_docs":  # needs no TFDS
         return f"python_docs_{docstrings.corpus_name(rest or 'full')}"
-    if kind in BUILDERS or source.startswith("tfds:"):
+    if not _is_local(source):
         name = _builder(data, source).info.full_name.replace("/", "_")
         fields = json.dumps([dataclasses.asdict(f) for f in data.prepare.fields])
         digest = hashlib.sha256(fields.encode()).hexdigest()[:12]
         return f"{name}_{digest}" if data.prepare.fields else name
-    if readers.exists(source):
+    if finding.exists(source):
         return local_files.name(source, data)
-    raise ValueError(f"data.source={source!r} is not known; {_ACCEPTED}")
+    raise ValueError(_unknown(source))
+
+
+def _unknown(source: str) -> str:
+    """The message for a source that is neither the name of a corpus nor a path."""
+    if not source:
+        return f"data.source is ''; {_ACCEPTED}"
+    near = difflib.get_close_matches(source.partition("/")[0], BUILDERS, n=1)
+    path = pathlib.PurePath(source)
+    if not near and (path.suffix or len(path.parts) > 1 or source[0] in "~.*["):
+        return f"data.source={source!r} is not there: {finding.missing(source)}"
+    meant = f"did you mean {near[0]!r}?" if near else f"{finding.missing(source)};"
+    return f"data.source={source!r} is not known; {meant} {_ACCEPTED}"
+
+
+def _is_local(source: str) -> bool:
+    """Whether a source is a path, and neither a corpus of ours nor of TFDS."""
+    named = source.partition("/")[0] in BUILDERS
+    return not named and not source.startswith("tfds:")
 
 
 def _builder(data: DataConfig, source: str) -> Any:
     import tensorflow_datasets as tfds
+    from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]
+    from tensorflow_datasets.core.dataset_info import DatasetInfoFileError
 
     tfds.disable_progress_bar()
     place = {"data_dir": str(_directory(data)), "file_format": "array_record"}
-    if source.startswith("tfds:"):
-        try:
-            return tfds.builder(source.removeprefix("tfds:"), **place)
-        except tfds.core.DatasetNotFoundError:
-            raise ValueError(
-                f"data.source={source!r}: TFDS knows no such dataset; see "
-                f"https://www.tensorflow.org/datasets/catalog, or {_ACCEPTED}"
-            ) from None
     kind, _, rest = source.partition("/")
-    return BUILDERS[kind](rest, **place)
+    try:
+        if source.startswith("tfds:"):
+            return tfds.builder(source.removeprefix("tfds:"), **place)
+        return BUILDERS[kind](rest, **place)
+    except tfds.core.DatasetNotFoundError:
+        raise ValueError(
+            f"data.source={source!r}: TFDS knows no such dataset; see "
+            f"https://www.tensorflow.org/datasets/catalog, or {_ACCEPTED}"
+        ) from None
+    except (ParseError, DatasetInfoFileError, UnicodeDecodeError) as e:
+        name = kind.removeprefix("tfds:")
+        raise ValueError(
+            f"dataset_info.json of data.source={source!r}, below "
+            f"{_directory(data) / name}, is damaged ({e}); delete its folder and run "
+            f"{PREPARE}"
+        ) from e
 
 
 def _directory(data: DataConfig) -> epath.Path:
@@ -151,13 +186,27 @@ def _prepare(data: DataConfig, source: str, first: Corpus | None) -> None:
 
     with timed("hashing"):
         name = _name(data, source)
+    if _is_local(source) and (left_out := finding.find(source).left_out):
+        print(
+            f"data.source={source!r}: {len(left_out)} files are of no format that is "
+            f"read and left out: {finding.counted(left_out)}",
+            file=sys.stderr,
+        )
     documents: Documents | RecordFiles
     if data.prepare.fields:
         documents = _records(data, source, name, timed)
     else:
         documents = _documents(data, source, timed)
+    if _is_local(source) and documents.folder.name != name:
+        raise local_files.changed(source)
     folder = _folder(data, name, first)
     folder.mkdir(parents=True, exist_ok=True)
+    with timed("checking"):
+        if isinstance(documents, RecordFiles):
+            verified = documents.folder / "verified.json"
+            manifest.verify(documents.folder, documents.account["files"], verified)
+        else:
+            check_files(documents.folder, write=True)
     with timed("tokenizer"):
         tokenizer = _tokenizer(folder, documents, data, first)
     files: dict[str, Any] = {}
@@ -195,18 +244,25 @@ def _records(
     fields = data.prepare.fields
 
     def make_input() -> record_files.RecordInput:
-        if source.partition("/")[0] in BUILDERS or source.startswith("tfds:"):
+        if not _is_local(source):
             builder = _builder(data, source)
             builder.download_and_prepare()
             return record_files.tfds_input(builder, fields)
-        return record_files.local_input(source, fields)
+        local = record_files.local_input(source, fields)
+
+        def rows() -> record_files.SplitRows:
+            yield from local.rows()
+            if _name(data, source) != name:
+                raise local_files.changed(source)
+
+        return dataclasses.replace(local, rows=rows)
 
     return record_files.prepare(name, data, make_input, timed)
 
 
 def _documents(data: DataConfig, source: str, timed: local_files.Timed) -> Documents:
     """Stage 1: the documents on disk, and the account of them."""
-    if source.partition("/")[0] not in BUILDERS and not source.startswith("tfds:"):
+    if _is_local(source):
         return local_files.prepare(source, data, timed)
     builder = _builder(data, source)
     with timed("documents"):

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from llmjax.config import DataConfig, Label, RecordField, Spans, Tags
 from llmjax.data.cleaning import choice
-from llmjax.data.files import readers, reading_tables, typed_values
+from llmjax.data.files import finding, readers, reading_tables, typed_values
 from llmjax.data.files.slices import Row, require_columns
 from llmjax.data.prepare import encoding
 from llmjax.data.prepare.local_files import natural
@@ -26,7 +26,7 @@ from llmjax.data.store import manifest, records
 from llmjax.data.store.records import RecordSchema
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 
-FORMAT = 2  # raise it when the same files become different records
+FORMAT = 3  # raise it when the same files become different records
 _BATCH = 1024  # records that are written together
 
 SplitRows = Iterator[tuple[str, Row]]  # the row's own split, "" for none
@@ -71,7 +71,7 @@ class RecordFiles:
 def local_input(source: str, fields: Iterable[RecordField]) -> RecordInput:
     """The rows of the files at a path."""
     columns = {f.column or f.name: _key(f) for f in fields}
-    listing = readers.find(source)
+    listing = finding.find(source)
     names = {file_slice.split for file_slice in listing.slices}
 
     def rows() -> SplitRows:
@@ -80,13 +80,13 @@ def local_input(source: str, fields: Iterable[RecordField]) -> RecordInput:
                 yield file_slice.split, row
 
     own = len(names) > 1 and "" not in names
-    return RecordInput(rows, own, lambda c: readers.find(source, c).class_names)
+    return RecordInput(rows, own, lambda c: finding.find(source, c).class_names)
 
 
 def tfds_input(builder: Any, fields: Iterable[RecordField]) -> RecordInput:
     """The rows of a TFDS dataset that is prepared."""
     columns = {f.column or f.name: _key(f) for f in fields}
-    features = builder.info.features
+    features, metadata = builder.info.features, builder.info.metadata or {}
     require_columns(f"the dataset {builder.info.full_name}", columns, features)
 
     def rows() -> SplitRows:
@@ -94,14 +94,16 @@ def tfds_input(builder: Any, fields: Iterable[RecordField]) -> RecordInput:
             data = builder.as_data_source(split)
             for k in range(len(data)):
                 example = data[k]
-                values = {c: reading_tables.decoded(example[c]) for c in columns}
                 place = f"{builder.info.full_name}, split {split!r}, record {k}"
+                values = {c: reading_tables.decoded(example[c], place) for c in columns}
+                if "class_names" in metadata and values.get("label") == -1:
+                    values["label"] = None  # in our own builders' datasets
                 yield split, Row(values, place.__str__)
 
     def classes(column: str) -> tuple[str, ...]:
         names = reading_tables.feature_classes(features[column])
         if column == "label" and not names:  # of our own builders
-            names = tuple((builder.info.metadata or {}).get("class_names", ()))
+            names = tuple(metadata.get("class_names", ()))
         return names
 
     return RecordInput(rows, True, classes)

@@ -7,7 +7,7 @@ from typing import Any
 from etils import epath
 
 from llmjax.data.store import tokens
-from llmjax.data.store.documents import open_documents
+from llmjax.data.store.documents import check_files, open_documents
 from llmjax.data.store.records import RecordSchema, RecordSource
 from llmjax.data.store.tokens import TokenSource
 from llmjax.data.tokenizers.tokenizer import Tokenizer
@@ -44,9 +44,10 @@ class Corpus:
         """The documents of a split as text, in the order of `source`.
 
         Raises:
-          ValueError: the corpus has no such split or field.
+          ValueError: the corpus has no such split or field, or a file is damaged.
         """
         self._require(split, field)
+        check_files(self.dataset)
         documents = open_documents(self.dataset, self.manifest["dataset"])
         return documents.texts(split, field)
 

@@ -5,7 +5,6 @@ Both are read in ranges, one per job, and by split and field as text.
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,6 +15,8 @@ from llmjax.data.store import manifest
 _BATCH = 512  # documents
 _CHUNK_BYTES = 4 << 20
 _BLOCKS = 16  # of local files, of half a million characters
+
+_CHECKSUMS, _VERIFIED = "checksums.json", "verified.json"
 
 SplitText = tuple[str, str, int]  # split, text, class (-1 for none)
 
@@ -196,6 +197,33 @@ def read_slice(
 
 
 def account_of(folder: epath.Path) -> dict[str, Any]:
-    """The contents of `metadata.json`, TFDS's or ours; {} where there is none."""
-    path = folder / "metadata.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    """The contents of `metadata.json`, TFDS's or ours; {} where there is none.
+
+    Raises:
+      ValueError: it is damaged; names it.
+    """
+    remedy = f"delete {folder} and run {manifest.PREPARE}"
+    return manifest.read_json(folder / "metadata.json", remedy)
+
+
+def check_files(folder: epath.Path, write: bool = False) -> None:
+    """Compares the files of a dataset with `checksums.json`, once a boot.
+
+    Args:
+      folder: of a whole dataset.
+      write: the account of its files, where there is none.
+
+    Raises:
+      FileNotFoundError, ValueError: one is missing or was changed; names it.
+    """
+    path = folder / _CHECKSUMS
+    files = manifest.read_json(path, f"delete {folder} and run {manifest.PREPARE}")
+    if not files and write:
+        paths = [p for p in folder.iterdir() if p.name[0] != "." and not p.is_dir()]
+        paths = [p for p in paths if p.name not in (_CHECKSUMS, _VERIFIED)]
+        digests = manifest.hashes(paths, folder / _VERIFIED)
+        files = {
+            p.name: {"bytes": p.stat().length, "sha256": digests[str(p)]} for p in paths
+        }
+        manifest.write_json(path, files)
+    manifest.verify(folder, files, folder / _VERIFIED)

@@ -10,6 +10,7 @@ from sentencepiece import sentencepiece_model_pb2
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from llmjax.data.tokenizers.byte_level import SPACE
+from llmjax.data.tokenizers.merges import Cuts
 
 proto: Any = sentencepiece_model_pb2  # generated, without types
 _Piece = proto.ModelProto.SentencePiece
@@ -55,7 +56,7 @@ def convert(
         by_kind.setdefault(piece.type, []).append(piece.piece)
     users = by_kind.get(_Piece.USER_DEFINED, [])
     build = _unigram if trainer.model_type == kinds.UNIGRAM else _bpe
-    inner = tokenizers.Tokenizer(build(model, bool(users)))
+    inner = tokenizers.Tokenizer(build(path, model, bool(users)))
     steps, undo = _normalizer(model.normalizer_spec)
     inner.normalizer = normalizers.Sequence(steps) if steps else None
     if users:
@@ -71,8 +72,8 @@ def convert(
     return inner, specials
 
 
-def _unigram(model: Any, users: bool) -> models.Model:
-    del users  # alone between two cuts their score of 0 is the best
+def _unigram(path: epath.Path, model: Any, users: bool) -> models.Model:
+    del path, users  # alone between two cuts their score of 0 is the best
     unknown = [i for i, p in enumerate(model.pieces) if p.type == _Piece.UNKNOWN]
     return models.Unigram(
         [(p.piece, p.score) for p in model.pieces],
@@ -81,16 +82,14 @@ def _unigram(model: Any, users: bool) -> models.Model:
     )
 
 
-def _bpe(model: Any, users: bool) -> models.Model:
+def _bpe(path: epath.Path, model: Any, users: bool) -> models.Model:
     """Byte-pair merges from scores: neighbours are joined best-scored piece first, so
     every way to cut a piece in two pieces is a merge."""
     vocab = {p.piece: i for i, p in enumerate(model.pieces)}
     normal = {p.piece: p.score for p in model.pieces if p.type == _Piece.NORMAL}
-    merges = []
-    for token in sorted(normal, key=lambda token: -normal[token]):
-        for i in range(1, len(token)):
-            if token[:i] in normal and token[i:] in normal:
-                merges.append((token[:i], token[i:]))
+    cuts = Cuts(normal, str(path))
+    best = sorted(normal, key=lambda token: -normal[token])
+    merges = [pair for token in best for pair in cuts.of(token)]
     unknown = [p.piece for p in model.pieces if p.type == _Piece.UNKNOWN]
     return models.BPE(
         vocab,

@@ -9,6 +9,7 @@ from etils import epath
 from tokenizers import decoders, models, pre_tokenizers
 
 from llmjax.data.tokenizers.byte_level import byte_of_character
+from llmjax.data.tokenizers.merges import Cuts
 
 _ENDINGS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
@@ -72,11 +73,11 @@ def convert(
         raise ValueError(f"the pattern {pattern!r} of {path} is broken: {e}") from e
     characters = {byte: c for c, byte in byte_of_character().items()}
     vocab = {"".join(characters[b] for b in token): r for token, r in ranks.items()}
+    cuts = Cuts(vocab, str(path))
     merges = [
-        (token[:i], token[i:])
+        pair
         for token in sorted(vocab, key=vocab.__getitem__)
-        for i in range(1, len(token))
-        if token[:i] in vocab and token[i:] in vocab
+        for pair in cuts.of(token)
     ]
     # a word that is a token is never built up, as in tiktoken
     inner = tokenizers.Tokenizer(

@@ -17,7 +17,7 @@ from etils import epath
 from tokenizers import pre_tokenizers
 
 from llmjax.config import data as config
-from llmjax.data.tokenizers import chat, formats, frame, offsets, training
+from llmjax.data.tokenizers import formats, frame, offsets, training
 from llmjax.data.tokenizers.byte_level import (
     are_words,
     begins_with_space,
@@ -25,7 +25,9 @@ from llmjax.data.tokenizers.byte_level import (
     spell,
     unknown,
 )
-from llmjax.data.tokenizers.formats import Conventions
+from llmjax.data.tokenizers.chats import conversation
+from llmjax.data.tokenizers.conventions import Conventions
+from llmjax.data.tokenizers.library import library_errors
 from llmjax.data.tokenizers.vocabulary import SPECIALS, special_id
 
 # usual special tokens, for a tokenizer whose files don't name its own
@@ -41,6 +43,7 @@ _NAMES = {
     "fim_suffix": ("<fim_suffix>", "<|fim_suffix|>"),
 }
 _SENTENCE_ENDS = (b".", b"!", b"?")
+_DAMAGED = "the tokenizer can't encode a text, and its file may be damaged"
 
 
 def _in_word(byte: bytes) -> bool:
@@ -69,7 +72,7 @@ class Tokenizer:
         specials stand for none. Sums to a text's size over its ids, exactly for
         byte-level tokenizers; `byte_level.spell` says how nearly for others.
       specials: "pad", "bos", "eos", "mask"… -> the token.
-      chat_template: jinja, or None.
+      chat_templates: name -> jinja; "default" is taken where none is named.
       fingerprint: sha256 of the tokenizer's json, and of `specials` where those don't
         follow from it.
     """
@@ -93,7 +96,7 @@ class Tokenizer:
         inner = _open(self._json)
         vocab = inner.get_vocab(with_added_tokens=True)
         self._conventions = conventions = conventions or Conventions()
-        self.chat_template = conventions.chat_template
+        self.chat_templates = conventions.chat_templates
         self.specials = _specials(inner, conventions.specials)
         self.vocab_size: int = max(vocab.values()) + 1
         self.pad_id, self.bos_id, self.eos_id = (
@@ -153,12 +156,17 @@ class Tokenizer:
             means it, or five characters. Only for text that no stranger wrote.
         """
         inner = self._parsing if parse_specials else self._inner
-        ids = np.array(inner.encode(text, add_special_tokens=False).ids, np.int32)
+        with library_errors(_DAMAGED):
+            encoding = inner.encode(text, add_special_tokens=False)
+        ids = np.array(encoding.ids, np.int32)
         return self.with_specials(ids) if special_tokens else ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """`encode` of each text, in parallel."""
-        encodings = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
+        with library_errors(_DAMAGED):
+            encodings = self._inner.encode_batch_fast(
+                list(texts), add_special_tokens=False
+            )
         return [np.array(e.ids, np.int32) for e in encodings]
 
     def encode_with_offsets(self, text: str) -> tuple[np.ndarray, np.ndarray]:
@@ -168,7 +176,8 @@ class Tokenizer:
         A space before a word is its token's; tokens of one character's bytes share the
         character; a token for a space that the text has not is empty.
         """
-        encoding = self._inner.encode(text, add_special_tokens=False)
+        with library_errors(_DAMAGED):
+            encoding = self._inner.encode(text, add_special_tokens=False)
         ids = np.array(encoding.ids, np.int32)
         library = np.array(encoding.offsets, np.int64).reshape(-1, 2)
         sizes, spaces = self.token_bytes[ids], self._space[ids]
@@ -177,6 +186,15 @@ class Tokenizer:
     def with_specials(self, ids: np.ndarray) -> np.ndarray:
         """`ids` with the special tokens that the model expects around one text."""
         return self._frame.put_around(ids)[0]
+
+    def with_beginning(self, ids: np.ndarray) -> np.ndarray:
+        """`ids` of a text that is to be continued: with the specials that stand before
+        a text, without those behind; the beginning alone where nothing else is left."""
+        tokens = [slot.token for slot in self._frame.single]
+        start = tokens[: tokens.index(None)]
+        if not start and not len(ids):
+            start = [self.bos_id]
+        return np.concatenate([start, ids]).astype(np.int32)
 
     def pair_with_specials(
         self, first: np.ndarray, second: np.ndarray
@@ -192,47 +210,41 @@ class Tokenizer:
     ) -> str:
         """The text of `ids`; broken UTF-8 and unknown tokens become U+FFFD.
 
-        The objectives' specials (`vocabulary.SPECIALS`) give their names.
+        The objectives' specials (`vocabulary.SPECIALS`) give their names. Ids that are
+        no token's give nothing, as in transformers: a model's table is often padded
+        beyond the vocabulary, and may draw such a row.
 
         Args:
           special_tokens: write the tokenizer's own specials too, or leave them out.
 
         Raises:
-          ValueError: an id that neither it nor an objective has.
+          ValueError: a negative id.
         """
         array = np.asarray(ids, np.int64).reshape(-1)
-        if array.size and (array.min() < 0 or array.max() >= len(self._shown)):
+        if array.size and array.min() < 0:
             raise ValueError(
-                f"ids from {array.min()} to {array.max()} don't fit a vocabulary of "
-                f"{self.vocab_size} and the objectives' {len(SPECIALS)} specials; were "
-                "they made by another tokenizer?"
+                f"the id {array.min()} is negative; were these made by a tokenizer?"
             )
         names = self._added_names if special_tokens else {}
-        joined = b"".join(names.get(i, self._shown[i]) for i in array.tolist())
+        shown = self._shown
+        joined = b"".join(
+            names.get(i, shown[i] if i < len(shown) else b"") for i in array.tolist()
+        )
         if self._strip:
             joined = joined.removeprefix(b" ")
         return joined.decode("utf-8", errors="replace")
 
     def apply_chat_template(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        add_generation_prompt: bool = True,
-        **variables: Any,
+        self, messages: Sequence[Mapping[str, Any]], **options: Any
     ) -> str:
-        """The text of a conversation, by `chat.render`.
+        """The text of a conversation, by `conversation.render`, which has the options.
 
         Its template writes the special tokens: encode it with `parse_specials=True`,
         and without `special_tokens`. It sees the specials that the files name, or all
         where they name none.
         """
-        return chat.render(
-            self.chat_template,
-            self._conventions.specials or self.specials,
-            messages,
-            add_generation_prompt=add_generation_prompt,
-            **variables,
-        )
+        specials = self._conventions.specials or self.specials
+        return conversation.render(self.chat_templates, specials, messages, **options)
 
     def special_id(self, token: str) -> int:
         """Id of a special token by its usual name; see `Vocabulary.special_id`."""

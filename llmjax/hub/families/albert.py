@@ -28,7 +28,8 @@ def table(cfg: ModelConfig) -> Table:
         *bert.decoder(cfg, *COPIES),
     )
     stack = LayerTable("transformer/stack", cfg.layers, BLOCK)
-    return Table(entries, (stack,), bert.unread("albert", *COPIES), base="albert.")
+    more = bert.again(cfg, *COPIES)
+    return Table(entries, (stack,), bert.unread("albert"), base="albert.", **more)
 
 
 def to_config(hf: dict[str, Any]) -> ModelConfig:
@@ -47,6 +48,8 @@ def to_config(hf: dict[str, Any]) -> ModelConfig:
 
 
 def to_hf(cfg: ModelConfig) -> dict[str, Any]:
+    if cfg.embedding_size is None:
+        raise ValueError("embedding_size is None; ALBERT always projects")
     return bert.absolute(cfg) | {
         "embedding_size": cfg.embedding_size,
         "num_hidden_groups": 1,

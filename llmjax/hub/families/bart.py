@@ -11,10 +11,10 @@ from llmjax.hub.families import accept, activations, entries
 from llmjax.hub.table import Entry, Family, LayerTable, Table
 
 OFFSET = 2  # rows of the table before position 0
-IGNORED = (
-    r"lm_head\.weight",
-    r"model\.(en|de)coder\.embed_tokens\.weight",
-    r"model\.(en|de)coder\.version",
+SHARED = "model.shared.weight"
+COPIES = tuple(
+    (f"{name}.weight", SHARED)
+    for name in ("model.encoder.embed_tokens", "model.decoder.embed_tokens", "lm_head")
 )
 
 
@@ -52,7 +52,7 @@ def ends(stack: str, embedder: str, ours: str) -> tuple[Entry, ...]:
 def table(cfg: ModelConfig) -> Table:
     encoder, decoder = "transformer/encoder", "transformer/stack"
     entries_once = (
-        Entry("model.shared.weight", "transformer/embedder/table", "V D -> V D"),
+        Entry(SHARED, "transformer/embedder/table", "V D -> V D"),
         Entry("final_logits_bias", "output_bias", "1 V -> V"),
         *ends("encoder", "transformer/encoder_embedder", encoder),
         *ends("decoder", "transformer/embedder", decoder),
@@ -61,7 +61,8 @@ def table(cfg: ModelConfig) -> Table:
         LayerTable(encoder, cfg.encoder_layers, block("encoder")),
         LayerTable(decoder, cfg.layers, block("decoder")),
     )
-    return Table(entries_once, layers, IGNORED, base="model.")
+    ignored = (r"model\.(en|de)coder\.version",)
+    return Table(entries_once, layers, ignored, COPIES, base="model.")
 
 
 def to_config(

@@ -1,6 +1,7 @@
 """BERT (Devlin et al. 2018, arXiv:1810.04805) and its nearest kin.
 
-RoBERTa (Liu et al. 2019, 1907.11692) and ELECTRA (Clark et al. 2020, 2003.10555).
+RoBERTa (Liu et al. 2019, 1907.11692), and as it XLM-R (1911.02116) and CamemBERT
+(1911.03894); ELECTRA (Clark et al. 2020, 2003.10555).
 """
 
 import dataclasses
@@ -56,8 +57,7 @@ def head(dense: str, after: str) -> tuple[Entry, ...]:
 def decoder(cfg: ModelConfig, table: str, bias: str) -> tuple[Entry, ...]:
     """The entries of the output table, `table`.weight, and of its bias.
 
-    With tied embeddings files may carry both once more; otherwise transformers reads
-    `table`.bias.
+    transformers reads `table`.bias, and with tied embeddings writes `bias`.
     """
     return (
         Entry(f"{table}.weight", "unembedding", "V D -> V D"),
@@ -65,17 +65,22 @@ def decoder(cfg: ModelConfig, table: str, bias: str) -> tuple[Entry, ...]:
     )
 
 
-def unread(base: str, table: str = "", bias: str = "") -> tuple[str, ...]:
+def again(cfg: ModelConfig, table: str, bias: str) -> dict[str, Any]:
+    """`Table.copies` and `repeats` of the output's bias, for `decoder`'s arguments."""
+    names = f"{table}.bias", bias
+    if cfg.tie_embeddings:
+        return {"copies": (names,)}
+    return {"repeats": (names[::-1],)}
+
+
+def unread(base: str) -> tuple[str, ...]:
     """Regular expressions of names that files carry and nothing reads.
 
     Args:
       base: prefix of the bare model's names.
-      table, bias: names given to `decoder`.
     """
-    escaped = table.replace(".", r"\."), bias.replace(".", r"\.")
-    copies = (rf"{escaped[0]}\.(weight|bias)", escaped[1]) if table else ()
     buffers = rf"{base}\.embeddings\.(position_ids|token_type_ids)"
-    return buffers, rf"{base}\.pooler\.(dense\.)?(weight|bias)", *copies
+    return buffers, rf"{base}\.pooler\.(dense\.)?(weight|bias)"
 
 
 def encoder(hf: dict[str, Any], **changes: Any) -> ModelConfig:
@@ -183,8 +188,15 @@ def bert_table(cfg: ModelConfig) -> Table:
         *decoder(cfg, *COPIES),
     )
     stack = LayerTable("transformer/stack", cfg.layers, block("bert."))
-    ignored = *unread("bert", *COPIES), r"cls\.seq_relationship\.(weight|bias)"
-    return Table(entries, (stack,), ignored, base="bert.", renamed=RENAMED)
+    ignored = *unread("bert"), r"cls\.seq_relationship\.(weight|bias)"
+    return Table(
+        entries,
+        (stack,),
+        ignored,
+        base="bert.",
+        renamed=RENAMED,
+        **again(cfg, *COPIES),
+    )
 
 
 def bert_config(hf: dict[str, Any]) -> ModelConfig:
@@ -193,17 +205,19 @@ def bert_config(hf: dict[str, Any]) -> ModelConfig:
 
 # --- RoBERTa -------------------------------------------------------------------------
 
+ROBERTA_COPIES = "lm_head.decoder", "lm_head.bias"
+
 
 def roberta_table(cfg: ModelConfig) -> Table:
     entries = (
         *embeddings("roberta."),
         *linear("roberta.pooler.dense", "pooler"),
         *head("lm_head.dense", "lm_head.layer_norm"),
-        *decoder(cfg, "lm_head.decoder", "lm_head.bias"),
+        *decoder(cfg, *ROBERTA_COPIES),
     )
     stack = LayerTable("transformer/stack", cfg.layers, block("roberta."))
-    ignored = unread("roberta", "lm_head.decoder", "lm_head.bias")
-    return Table(entries, (stack,), ignored, base="roberta.")
+    more = again(cfg, *ROBERTA_COPIES)
+    return Table(entries, (stack,), unread("roberta"), base="roberta.", **more)
 
 
 def roberta_config(hf: dict[str, Any]) -> ModelConfig:
@@ -226,6 +240,12 @@ def roberta_hf(cfg: ModelConfig) -> dict[str, Any]:
     return hf | {"pad_token_id": cfg.positions.offset - 1}
 
 
+def roberta(name: str, prefix: str) -> Family:
+    """RoBERTa, or a family that has its names: `prefix` begins those of its classes."""
+    classes = {f"{prefix}ForMaskedLM": "LanguageModel", f"{prefix}Model": "Encoder"}
+    return Family(name, classes, roberta_config, roberta_hf, roberta_table)
+
+
 # --- ELECTRA -------------------------------------------------------------------------
 
 
@@ -241,10 +261,7 @@ def electra_table(cfg: ModelConfig) -> Table:
         *linear(f"{discriminator}.dense_prediction", "prediction"),
     )
     stack = LayerTable("transformer/stack", cfg.layers, block("electra."))
-    ignored = unread("electra")
-    if cfg.tie_embeddings:
-        ignored += (r"generator_lm_head\.weight",)
-    return Table(entries, (stack,), ignored, base="electra.")
+    return Table(entries, (stack,), unread("electra"), base="electra.")
 
 
 def electra_config(hf: dict[str, Any]) -> ModelConfig:
@@ -269,13 +286,9 @@ FAMILIES = (
         absolute,
         bert_table,
     ),
-    Family(
-        "roberta",
-        {"RobertaForMaskedLM": "LanguageModel", "RobertaModel": "Encoder"},
-        roberta_config,
-        roberta_hf,
-        roberta_table,
-    ),
+    roberta("roberta", "Roberta"),
+    roberta("xlm-roberta", "XLMRoberta"),
+    roberta("camembert", "Camembert"),
     Family(
         "electra",
         {

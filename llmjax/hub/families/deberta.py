@@ -40,8 +40,15 @@ def table(cfg: ModelConfig) -> Table:
         *bert.decoder(cfg, *COPIES),
     )
     stack = LayerTable("transformer/stack", cfg.layers, BLOCK)
-    ignored = *bert.unread("deberta", *COPIES), r"mask_predictions\..*"
-    return Table(entries, (stack,), ignored, base="deberta.", renamed=RENAMED)
+    ignored = *bert.unread("deberta"), r"mask_predictions\..*"
+    return Table(
+        entries,
+        (stack,),
+        ignored,
+        base="deberta.",
+        renamed=RENAMED,
+        **bert.again(cfg, *COPIES),
+    )
 
 
 def to_config(hf: dict[str, Any]) -> ModelConfig:

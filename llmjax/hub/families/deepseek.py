@@ -16,7 +16,7 @@ from llmjax.config import (
     ScaledDot,
     SigmoidRouter,
 )
-from llmjax.hub.families import accept, llama, patterns, rope
+from llmjax.hub.families import accept, llama, patterns
 from llmjax.hub.table import Entry, Family, Table
 
 ATTENTION, MLP = "model.layers.{l}.self_attn", "model.layers.{l}.mlp"
@@ -86,7 +86,6 @@ def to_config(hf: dict[str, Any]) -> ModelConfig:
         rms_norm_eps=EPSILON,
         num_key_value_heads=hf["num_attention_heads"],
     )
-    accept.only(rope.parameters(hf), partial_rotary_factor=1.0)
     hf = DEFAULTS | hf
     rotary_dim, plain_dim = hf["qk_rope_head_dim"], hf["qk_nope_head_dim"]
     cfg = llama.to_config(hf | {"head_dim": rotary_dim})

@@ -34,8 +34,6 @@ NAMES = {  # DistilBERT's keys -> BERT's
 
 def table(cfg: ModelConfig) -> Table:
     ignored = bert.unread("distilbert")
-    if cfg.tie_embeddings:
-        ignored += (r"vocab_projector\.weight",)
     stack = LayerTable("transformer/stack", cfg.layers, BLOCK)
     return Table(ENDS, (stack,), ignored, base="distilbert.")
 

@@ -1,4 +1,4 @@
-"""Gemma 2 and the text of Gemma 3 (arXiv:2408.00118; 2503.19786)."""
+"""Gemma 1, 2 and the text of 3 (arXiv:2403.08295; 2408.00118; 2503.19786)."""
 
 import dataclasses
 from typing import Any
@@ -32,6 +32,12 @@ DEFAULTS: dict[str, Any] = {  # values of absent keys
     "sliding_window": 4096,
     "tie_word_embeddings": True,
 }
+DEFAULTS_1: dict[str, Any] = {
+    "num_key_value_heads": 16,
+    "head_dim": 256,
+    "hidden_act": "gelu_pytorch_tanh",
+    "tie_word_embeddings": True,
+}
 DEFAULTS_2 = DEFAULTS | {
     "attn_logit_softcapping": 50.0,
     "final_logit_softcapping": 30.0,
@@ -57,9 +63,9 @@ def _to_config(hf: dict[str, Any], local: LayerSpec) -> ModelConfig:
       local: a layer with a window.
     """
     accept.only(hf, use_bidirectional_attention=False)
-    count, every = hf["num_hidden_layers"], hf["sliding_window_pattern"]
-    types = hf.get("layer_types")
+    count, types = hf["num_hidden_layers"], hf.get("layer_types")
     if types is None:
+        every = hf["sliding_window_pattern"]
         types = [
             patterns.SLIDING if (i + 1) % every else patterns.FULL for i in range(count)
         ]
@@ -79,6 +85,19 @@ def _to_config(hf: dict[str, Any], local: LayerSpec) -> ModelConfig:
     )
 
 
+def to_config_1(hf: dict[str, Any]) -> ModelConfig:
+    accept.only(hf, use_bidirectional_attention=False)
+    hf = DEFAULTS_1 | hf | {"mlp_bias": False}
+    if hf["hidden_act"] == "gelu":  # the first files say so and mean tanh's
+        hf["hidden_act"] = DEFAULTS_1["hidden_act"]
+    cfg = llama.to_config(hf)
+    return dataclasses.replace(
+        cfg,
+        embedding_scale=cfg.d_model**0.5,
+        norm=RMSNorm(cfg.norm.epsilon, offset=1.0),
+    )
+
+
 def to_config_2(hf: dict[str, Any]) -> ModelConfig:
     hf = DEFAULTS_2 | hf
     return _to_config(hf, patterns.windowed(hf["sliding_window"]))
@@ -86,19 +105,29 @@ def to_config_2(hf: dict[str, Any]) -> ModelConfig:
 
 def to_config_3(hf: dict[str, Any]) -> ModelConfig:
     hf = DEFAULTS_3 | hf
-    parameters = rope.parameters(hf)
-    longest = hf.get("max_position_embeddings")
-    near = {"rope_theta": hf["rope_local_base_freq"]}
-    if patterns.FULL in parameters or patterns.SLIDING in parameters:
-        far = {"rope_theta": hf["rope_theta"]} | (parameters.get(patterns.FULL) or {})
-        near |= parameters.get(patterns.SLIDING) or {}
-    else:
-        far = parameters
+    by_kind = hf.get("rope_parameters") or {}
+    far = (by_kind.get(patterns.FULL) or {}) | (hf.get("rope_scaling") or {})
+    near = {
+        "rope_parameters": by_kind.get(patterns.SLIDING),
+        "max_position_embeddings": hf.get("max_position_embeddings"),
+    }
+    positions = rope.to_config(near, hf["rope_local_base_freq"])
     local = dataclasses.replace(
-        patterns.windowed(hf["sliding_window"]), positions=rope.rotary(near, longest)
+        patterns.windowed(hf["sliding_window"]), positions=rope.whole(positions)
     )
     cfg = _to_config(hf | {"rope_parameters": far, "rope_scaling": None}, local)
     return dataclasses.replace(cfg, qk_norm="head")
+
+
+def _activation(hf: dict[str, Any]) -> str:
+    """The MLPs' activation: of two names for one, the one in published files."""
+    act = hf["hidden_act"]
+    return "gelu_pytorch_tanh" if act == "gelu_new" else act
+
+
+def to_hf_1(cfg: ModelConfig) -> dict[str, Any]:
+    hf = llama.to_hf(cfg)
+    return hf | {"hidden_act": _activation(hf)}
 
 
 def to_hf_2(cfg: ModelConfig) -> dict[str, Any]:
@@ -106,10 +135,8 @@ def to_hf_2(cfg: ModelConfig) -> dict[str, Any]:
         raise ValueError(f"scores is {cfg.scores.kind!r}; accepted: 'scaled_dot'")
     scale = cfg.scores.scale or cfg.H**-0.5
     hf = llama.to_hf(cfg)
-    act = hf.pop("hidden_act")
-    return hf | {
-        # of two names for the same function, the one in published files
-        "hidden_activation": "gelu_pytorch_tanh" if act == "gelu_new" else act,
+    return {k: v for k, v in hf.items() if k != "hidden_act"} | {
+        "hidden_activation": _activation(hf),
         "query_pre_attn_scalar": round(scale**-2),  # transformers takes whole numbers
         "attn_logit_softcapping": cfg.softcap,
         "final_logit_softcapping": cfg.output_softcap,
@@ -121,7 +148,7 @@ def to_hf_2(cfg: ModelConfig) -> dict[str, Any]:
 def to_hf_3(cfg: ModelConfig) -> dict[str, Any]:
     hf = to_hf_2(cfg)
     rotaries = {
-        kind: rope.to_hf(spec.positions)["rope_parameters"]
+        kind: rope.whole_to_hf(spec.positions)["rope_parameters"]
         for kind, spec in zip(
             hf["layer_types"], patterns.layers(cfg.layers), strict=True
         )
@@ -131,6 +158,13 @@ def to_hf_3(cfg: ModelConfig) -> dict[str, Any]:
 
 
 FAMILIES = (
+    Family(
+        "gemma",
+        {"GemmaForCausalLM": "LanguageModel", "GemmaModel": "Encoder"},
+        to_config_1,
+        to_hf_1,
+        llama.table,
+    ),
     Family(
         "gemma2",
         {"Gemma2ForCausalLM": "LanguageModel", "Gemma2Model": "Encoder"},

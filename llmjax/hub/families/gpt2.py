@@ -38,11 +38,9 @@ ENDS = (
 
 
 def table(cfg: ModelConfig) -> Table:
-    ignored = [r"transformer\.h\.\d+\.attn\.(masked_)?bias"]
-    if cfg.tie_embeddings:
-        ignored.append(r"lm_head\.weight")
+    buffers = r"transformer\.h\.\d+\.attn\.(masked_)?bias"
     stack = LayerTable("transformer/stack", cfg.layers, BLOCK)
-    return Table(ENDS, (stack,), tuple(ignored), base="transformer.")
+    return Table(ENDS, (stack,), (buffers,), base="transformer.")
 
 
 def to_config(hf: dict[str, Any]) -> ModelConfig:

@@ -17,11 +17,8 @@ BUFFERS = r"gpt_neox\.layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_
 
 
 def table(cfg: ModelConfig) -> Table:
-    ignored = [BUFFERS]
-    if cfg.tie_embeddings:
-        ignored.append(r"embed_out\.weight")
     stack = LayerTable("transformer/stack", cfg.layers, BLOCK)
-    return Table(ENDS, (stack,), tuple(ignored), base="gpt_neox.")
+    return Table(ENDS, (stack,), (BUFFERS,), base="gpt_neox.")
 
 
 def to_config(hf: dict[str, Any]) -> ModelConfig:

@@ -1,10 +1,9 @@
 """Llama 1 to 3.x (Touvron et al. 2023, arXiv:2302.13971; 2307.09288; 2407.21783)."""
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from llmjax.config import Gated, ModelConfig, RMSNorm, Rotary
-from llmjax.hub.families import accept, activations, rope
+from llmjax.hub.families import accept, activations, llama_gguf, rope
 from llmjax.hub.families.entries import attention, linear
 from llmjax.hub.table import Entry, Family, Gguf, LayerTable, Table
 
@@ -34,11 +33,9 @@ BIASES: dict[tuple[bool, bool], Literal["none", "attention", "mlp", "all"]] = {
 
 
 def table(cfg: ModelConfig, block: tuple[Entry, ...] = BLOCK) -> Table:
-    ignored = [r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"]
-    if cfg.tie_embeddings:
-        ignored.append(r"lm_head\.weight")
+    buffers = r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"
     stack = LayerTable("transformer/stack", cfg.layers, block)
-    return Table(ENDS, (stack,), tuple(ignored), base="model.")
+    return Table(ENDS, (stack,), (buffers,), base="model.")
 
 
 def to_config(hf: dict[str, Any]) -> ModelConfig:
@@ -52,7 +49,7 @@ def to_config(hf: dict[str, Any]) -> ModelConfig:
         num_kv_heads=hf.get("num_key_value_heads"),
         head_dim=hf.get("head_dim"),
         norm=RMSNorm(hf.get("rms_norm_eps", 1e-6)),
-        positions=rope.to_config(hf),
+        positions=rope.whole(rope.to_config(hf)),
         mlp=Gated(activations.to_config(hf, "hidden_act", "silu")),
         biases=BIASES[bool(hf.get("attention_bias")), bool(hf.get("mlp_bias"))],
         tie_embeddings=hf.get("tie_word_embeddings", False),
@@ -81,84 +78,7 @@ def to_hf(cfg: ModelConfig) -> dict[str, Any]:
         "tie_word_embeddings": cfg.tie_embeddings,
         "attention_dropout": cfg.attention_dropout,
         "initializer_range": cfg.init_std,
-    } | rope.to_hf(cfg.positions)
-
-
-# --- llama.cpp -----------------------------------------------------------------------
-
-# llama.cpp turns neighbouring pairs, so its query and key rows are interleaved
-HALVES = "(N h 2) D -> D N (2 h)", "(K h 2) D -> D K (2 h)"
-GGUF_BLOCK = (
-    Entry("blk.{l}.attn_norm.weight", "attention_norm/scale", "D -> D"),
-    Entry("blk.{l}.attn_q.weight", "attention/query/kernel", HALVES[0]),
-    Entry("blk.{l}.attn_k.weight", "attention/key/kernel", HALVES[1]),
-    Entry("blk.{l}.attn_v.weight", "attention/value/kernel", "(K H) D -> D K H"),
-    Entry("blk.{l}.attn_output.weight", "attention/out/kernel", "D (N H) -> N H D"),
-    Entry("blk.{l}.ffn_norm.weight", "mlp_norm/scale", "D -> D"),
-    Entry("blk.{l}.ffn_gate.weight", "mlp/gate/kernel", "F D -> D F"),
-    Entry("blk.{l}.ffn_up.weight", "mlp/up/kernel", "F D -> D F"),
-    Entry("blk.{l}.ffn_down.weight", "mlp/down/kernel", "D F -> F D"),
-)
-GGUF_ENDS = (
-    Entry("token_embd.weight", "transformer/embedder/table", "V D -> V D"),
-    Entry("output_norm.weight", "transformer/stack/final_norm/scale", "D -> D"),
-    Entry("output.weight", "unembedding", "V D -> V D"),
-)
-
-
-def gguf_table(cfg: ModelConfig) -> Table:
-    stack = LayerTable("transformer/stack", cfg.layers, GGUF_BLOCK)
-    return Table(GGUF_ENDS, (stack,), ignored=(r"rope_freqs\.weight",))
-
-
-def gguf_rope(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict:
-    """`rope_parameters`; Llama 3's scaling is there as a divisor per frequency."""
-    theta = {"rope_theta": metadata.get("llama.rope.freq_base", 10_000.0)}
-    if (divisors := tensors.get("rope_freqs.weight")) is not None:
-        rows = slice(0, metadata["llama.rope.dimension_count"] // 2)
-        if divisors.shape != (rows.stop,):
-            raise ValueError(f"rope_freqs.weight has the shape {divisors.shape}")
-        each = divisors.read((rows,)).tolist()
-        return theta | {
-            "rope_type": "longrope",
-            "short_factor": each,
-            "long_factor": each,
-            "attention_factor": 1.0,
-        }
-    kind = metadata.get("llama.rope.scaling.type", "none")
-    if kind == "linear":
-        return theta | {
-            "rope_type": kind,
-            "factor": metadata["llama.rope.scaling.factor"],
-        }
-    if kind != "none":
-        raise ValueError(
-            f"llama.rope.scaling.type is {kind!r}; accepted: 'none', 'linear', or the "
-            "tensor rope_freqs.weight. Load the model's safetensors instead"
-        )
-    return theta
-
-
-def gguf_to_hf(
-    metadata: Mapping[str, Any], tensors: Mapping[str, Any]
-) -> dict[str, Any]:
-    def get(name, default=None):
-        return metadata.get(f"llama.{name}", default)
-
-    hidden, heads = metadata["llama.embedding_length"], get("attention.head_count")
-    return {
-        "vocab_size": get("vocab_size") or len(metadata["tokenizer.ggml.tokens"]),
-        "hidden_size": hidden,
-        "intermediate_size": metadata["llama.feed_forward_length"],
-        "num_hidden_layers": metadata["llama.block_count"],
-        "num_attention_heads": heads,
-        "num_key_value_heads": get("attention.head_count_kv"),
-        "head_dim": get("attention.key_length") or get("rope.dimension_count"),
-        "rms_norm_eps": get("attention.layer_norm_rms_epsilon", 1e-5),
-        "max_position_embeddings": get("context_length"),
-        "rope_parameters": gguf_rope(metadata, tensors),
-        "tie_word_embeddings": "output.weight" not in tensors,
-    }
+    } | rope.whole_to_hf(cfg.positions)
 
 
 FAMILIES = (
@@ -168,6 +88,6 @@ FAMILIES = (
         to_config,
         to_hf,
         table,
-        Gguf(gguf_to_hf, gguf_table),
+        Gguf(llama_gguf.to_hf, llama_gguf.table),
     ),
 )

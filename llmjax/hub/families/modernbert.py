@@ -68,14 +68,15 @@ BIASES: dict[
 
 
 def table(cfg: ModelConfig) -> Table:
-    ignored = (r"decoder\.weight",) if cfg.tie_embeddings else ()
     stack = LayerTable("transformer/stack", cfg.layers, BLOCK)
-    return Table(ENDS, (stack,), ignored, base="model.")
+    return Table(ENDS, (stack,), base="model.")
 
 
 def to_config(hf: dict[str, Any]) -> ModelConfig:
-    count, every = hf["num_hidden_layers"], hf.get("global_attn_every_n_layers", 3)
-    types = [patterns.SLIDING if i % every else patterns.FULL for i in range(count)]
+    count, types = hf["num_hidden_layers"], hf.get("layer_types")
+    if types is None:
+        every = hf.get("global_attn_every_n_layers", 3)
+        types = [patterns.SLIDING if i % every else patterns.FULL for i in range(count)]
     positions = {kind: _positions(hf, kind) for kind in THETA}
     # the hub's window has two sides, the token itself in between
     window = SlidingWindow(hf.get("local_attention", 128) // 2 + 1)
@@ -83,7 +84,7 @@ def to_config(hf: dict[str, Any]) -> ModelConfig:
         patterns.FULL: LayerSpec(),
         patterns.SLIDING: LayerSpec(window, positions=positions[patterns.SLIDING]),
     }
-    groups = patterns.from_types(hf.get("layer_types") or types, count, specs)
+    groups = patterns.from_types(types, count, specs)
     layers = patterns.layers(groups)
     activation = activations.to_config(hf, "classifier_activation", "gelu")
     biases = bool(hf.get("attention_bias")), bool(hf.get("mlp_bias"))
@@ -120,11 +121,11 @@ def _positions(hf: dict[str, Any], kind: str) -> Rotary:
     old = {patterns.FULL: "global_rope_theta", patterns.SLIDING: "local_rope_theta"}
     by_kind = hf.get("rope_parameters") or {}
     keys = {
-        "rope_parameters": by_kind.get(kind),
-        "rope_scaling": hf.get("rope_scaling"),
+        # of both, as transformers mixes them
+        "rope_parameters": (by_kind.get(kind) or {}) | (hf.get("rope_scaling") or {}),
         "max_position_embeddings": hf.get("max_position_embeddings", 8192),
     }
-    return rope.to_config(keys, hf.get(old[kind]) or THETA[kind])
+    return rope.whole(rope.to_config(keys, hf.get(old[kind]) or THETA[kind]))
 
 
 def to_hf(cfg: ModelConfig) -> dict[str, Any]:
@@ -134,9 +135,9 @@ def to_hf(cfg: ModelConfig) -> dict[str, Any]:
             "ModernBERT has rotary positions and a gated mlp, not "
             f"{cfg.positions.kind!r} and {cfg.mlp.kind!r}"
         )
-    rotary = rope.to_hf(cfg.positions)
+    rotary = rope.whole_to_hf(cfg.positions)
     rotaries = {patterns.FULL: rotary["rope_parameters"]} | {
-        kind: rope.to_hf(spec.positions)["rope_parameters"]
+        kind: rope.whole_to_hf(spec.positions)["rope_parameters"]
         for kind, spec in zip(types, patterns.layers(cfg.layers), strict=True)
         if isinstance(spec.positions, Rotary)
     }

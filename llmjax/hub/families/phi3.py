@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from llmjax.config import Group, LongRope, ModelConfig, NoScaling, Rotary
-from llmjax.hub.families import llama, patterns
+from llmjax.hub.families import llama, patterns, rope
 from llmjax.hub.table import Entry, Family, Table
 
 LAYER = llama.LAYER
@@ -25,30 +25,44 @@ BLOCK = (
     ),
     Entry(f"{LAYER}.mlp.down_proj.weight", "mlp/down/kernel", "D F -> F D"),
 )
+ORIGINAL = "original_max_position_embeddings"
 DEFAULTS = {  # values of absent keys
     "rms_norm_eps": 1e-5,
     "max_position_embeddings": 4096,
-    "original_max_position_embeddings": 4096,
+    ORIGINAL: 4096,
 }
 
 
 def to_config(hf: dict[str, Any]) -> ModelConfig:
-    cfg = llama.to_config(DEFAULTS | hf)
-    assert isinstance(cfg.positions, Rotary)
-    if not isinstance(cfg.positions.scaling, (NoScaling, LongRope)):
+    hf = DEFAULTS | hf
+    rotary, longest = rope.parameters(hf), hf["max_position_embeddings"]
+    # of two keys for it, the one outside of rope_parameters wins
+    original = {k: hf[k] for k in (ORIGINAL,) if hf[k] is not None}
+    positions = rope.rotary(rotary | original, longest)
+    if not isinstance(positions.scaling, (NoScaling, LongRope)):
         raise ValueError(
-            f"rope_type is {cfg.positions.scaling.kind!r}; accepted: default, longrope"
+            f"rope_type is {positions.scaling.kind!r}; accepted: default, longrope"
         )
+    cfg = llama.to_config(hf | {"rope_parameters": None, "rope_scaling": None})
     spec = patterns.windowed(hf.get("sliding_window"))
-    return dataclasses.replace(cfg, groups=(Group(cfg.L, (spec,)),), biases="none")
+    return dataclasses.replace(
+        cfg,
+        groups=(Group(cfg.L, (spec,)),),
+        biases="none",
+        positions=positions,
+    )
 
 
 def to_hf(cfg: ModelConfig) -> dict[str, Any]:
-    hf = llama.to_hf(cfg) | {"sliding_window": patterns.window(cfg.layers)}
-    original = hf["rope_parameters"].get("original_max_position_embeddings")
+    if not isinstance(cfg.positions, Rotary):
+        raise ValueError(f"positions is {cfg.positions.kind!r}; accepted: 'rotary'")
+    rotary = rope.to_hf(cfg.positions)
+    hf = llama.to_hf(dataclasses.replace(cfg, positions=Rotary())) | rotary
+    original = rotary["rope_parameters"].get(ORIGINAL)
     return hf | {
+        "sliding_window": patterns.window(cfg.layers),
         # transformers reads this key here before it looks into rope_parameters
-        "original_max_position_embeddings": original or hf["max_position_embeddings"],
+        ORIGINAL: original or hf["max_position_embeddings"],
         "pad_token_id": None,  # or transformers takes 32000, whatever the vocabulary
     }
 

@@ -1,6 +1,7 @@
 """Rotary positions in config.json: `rope_parameters`, or before transformers 5
 `rope_theta`, `rope_scaling` and `partial_rotary_factor`."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -22,22 +23,36 @@ def to_config(hf: dict[str, Any], theta: float = 10_000.0) -> Rotary:
     return rotary(parameters(hf, theta), hf.get("max_position_embeddings"))
 
 
+def whole(positions: Rotary) -> Rotary:
+    """The positions of a class of transformers that turns whole heads.
+
+    Most do, whatever `partial_rotary_factor` says: Llama's and all those after it. With
+    scaled frequencies they fail.
+
+    Raises:
+      ValueError: a part of each head with scaled frequencies.
+    """
+    if positions.fraction != 1 and not isinstance(positions.scaling, NoScaling):
+        raise ValueError(
+            f"partial_rotary_factor is {positions.fraction} with the rope_type "
+            f"{positions.scaling.kind!r}, and this family turns whole heads; accepted: "
+            "1.0"
+        )
+    return dataclasses.replace(positions, fraction=1.0)
+
+
 def parameters(hf: dict[str, Any], theta: float = 10_000.0) -> dict[str, Any]:
     """`rope_parameters` as transformers 5 writes them, from either spelling.
 
-    A config with several kinds of layers has a dict of such dicts there.
+    Of both, `rope_scaling` counts, as there.
     """
-    scaling = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
+    scaling = hf.get("rope_scaling") or hf.get("rope_parameters") or {}
     above = {
         "rope_theta": hf.get("rope_theta", theta),
         "partial_rotary_factor": hf.get("partial_rotary_factor", 1.0),
         "rope_type": scaling.get("type", "default"),
     }
-    parameters = above | {k: v for k, v in scaling.items() if v is not None}
-    original = hf.get("original_max_position_embeddings")  # Phi-3's, which wins
-    if original is not None:
-        parameters["original_max_position_embeddings"] = original
-    return parameters
+    return above | {k: v for k, v in scaling.items() if v is not None}
 
 
 def rotary(rope: dict[str, Any], longest: int | None) -> Rotary:
@@ -90,6 +105,20 @@ def _scaling(rope: dict[str, Any], longest: int | None) -> Scaling:
         f"rope_type is {kind!r}; accepted: default, linear, dynamic, yarn, llama3, "
         "longrope"
     )
+
+
+def whole_to_hf(positions: Rotary) -> dict[str, Any]:
+    """`to_hf` for a class of transformers that turns whole heads; see `whole`.
+
+    Raises:
+      ValueError: positions that turn a part of each head.
+    """
+    if positions.fraction != 1:
+        raise ValueError(
+            f"positions.fraction is {positions.fraction}; accepted: 1.0, because the "
+            "class of this family turns whole heads"
+        )
+    return to_hf(positions)
 
 
 def to_hf(positions: Rotary) -> dict[str, Any]:

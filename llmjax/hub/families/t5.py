@@ -1,8 +1,10 @@
 """T5 (Raffel et al. 2019, arXiv:1910.10683), its 1.1, Flan-T5 and mT5 (2010.11934).
 
-T5 1.0 ties its embeddings and scales what meets them; 1.1 and later do neither.
+T5 1.0 ties its embeddings and scales what meets them; 1.1 and later do neither. umT5
+(2304.09151) has relative biases of each layer's own. Encoders stand alone, too.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -18,6 +20,7 @@ from llmjax.config import (
 from llmjax.hub.families import accept
 from llmjax.hub.table import Entry, Family, LayerTable, Table
 
+SHARED = "shared.weight"
 MLPS: dict[str, Plain | Gated] = {  # by `feed_forward_proj`
     "relu": Plain("relu"),
     "gelu": Plain("gelu"),
@@ -52,8 +55,10 @@ def block(stack: str, mlp: int) -> tuple[Entry, ...]:
     layer = f"{stack}.block.{{l}}.layer"
     cross = attention(f"{layer}.1.EncDecAttention", "cross_attention")
     dense = f"{layer}.{mlp}.DenseReluDense"
+    bias = f"{stack}.block.{{l}}.{BIAS}"  # umT5's
     return (
         *attention(f"{layer}.0.SelfAttention", "attention"),
+        Entry(bias, "attention/bias_table", "X N -> X N"),
         *(cross if mlp == 2 else ()),
         Entry(f"{dense}.wi_0.weight", "mlp/gate/kernel", "F D -> D F"),
         Entry(f"{dense}.wo.weight", "mlp/down/kernel", "D F -> F D"),
@@ -61,11 +66,13 @@ def block(stack: str, mlp: int) -> tuple[Entry, ...]:
     )
 
 
+BIAS = "layer.0.SelfAttention.relative_attention_bias.weight"
+
+
 def ends(stack: str, ours: str) -> tuple[Entry, ...]:
     """The entries of a stack outside of its layers."""
-    bias = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
     return (
-        Entry(f"{stack}.{bias}", f"{ours}/relative/bias_table", "X N -> X N"),
+        Entry(f"{stack}.block.0.{BIAS}", f"{ours}/relative/bias_table", "X N -> X N"),
         Entry(f"{stack}.final_layer_norm.weight", f"{ours}/final_norm/scale", "D -> D"),
     )
 
@@ -78,24 +85,23 @@ def table(cfg: ModelConfig) -> Table:
         entry = Entry(name, "mlp/up/kernel", "F D -> D F")
         return LayerTable(ours, groups, (*block(stack, mlp), entry))
 
+    if cfg.architecture == "encoder":
+        stacks = [("encoder", "transformer/stack", cfg.layers, 1)]
+    else:
+        stacks = [
+            ("encoder", "transformer/encoder", cfg.encoder_layers, 1),
+            ("decoder", "transformer/stack", cfg.layers, 2),
+        ]
     entries = (
-        Entry("shared.weight", "transformer/embedder/table", "V D -> V D"),
+        Entry(SHARED, "transformer/embedder/table", "V D -> V D"),
         Entry("lm_head.weight", "unembedding", "V D -> V D"),
-        *ends("encoder", "transformer/encoder"),
-        *ends("decoder", "transformer/stack"),
+        *(entry for name, ours, *_ in stacks for entry in ends(name, ours)),
     )
-    stacks = (
-        layers("encoder", "transformer/encoder", cfg.encoder_layers, 1),
-        layers("decoder", "transformer/stack", cfg.layers, 2),
-    )
-    ignored = [
-        r"(en|de)coder\.embed_tokens\.weight",
-        # in the first files, without effect
-        r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
-    ]
-    if cfg.tie_embeddings and cfg.output_scale != 1:
-        ignored.append(r"lm_head\.weight")
-    return Table(entries, stacks, tuple(ignored))
+    # in the first files, without effect
+    bias = r"EncDecAttention\.relative_attention_bias\.weight"
+    ignored = (rf"decoder\.block\.0\.layer\.1\.{bias}",)
+    copies = tuple((f"{s}.embed_tokens.weight", SHARED) for s in ("encoder", "decoder"))
+    return Table(entries, tuple(layers(*s) for s in stacks), ignored, copies)
 
 
 def to_config(hf: dict[str, Any], scales: bool = True) -> ModelConfig:
@@ -104,7 +110,9 @@ def to_config(hf: dict[str, Any], scales: bool = True) -> ModelConfig:
     Args:
       scales: whether tied embeddings mean a scaled output: in all but mT5.
     """
-    accept.only(hf, is_encoder_decoder=True)
+    alone = any(name.endswith("EncoderModel") for name in hf.get("architectures") or ())
+    if not alone:  # many a lone encoder's file says the same as its whole model's
+        accept.only(hf, is_encoder_decoder=True)
     kind = hf.get("feed_forward_proj", "relu" if scales else "gated-gelu")
     if kind not in MLPS:
         raise ValueError(f"feed_forward_proj is {kind!r}; accepted: {', '.join(MLPS)}")
@@ -112,12 +120,12 @@ def to_config(hf: dict[str, Any], scales: bool = True) -> ModelConfig:
     tied = hf.get("tie_word_embeddings", True)
     scaled = hf.get("scale_decoder_outputs", tied) if scales else False
     return ModelConfig(
-        architecture="encoder_decoder",
+        architecture="encoder" if alone else "encoder_decoder",
         vocab_size=hf["vocab_size"],
         d_model=hf["d_model"],
         d_ff=hf["d_ff"],
-        groups=(Group(count),),
-        encoder_groups=(Group(hf["num_layers"]),),
+        groups=(Group(hf["num_layers"] if alone else count),),
+        encoder_groups=() if alone else (Group(hf["num_layers"]),),
         num_heads=hf["num_heads"],
         head_dim=hf["d_kv"],
         norm=RMSNorm(hf.get("layer_norm_epsilon", 1e-6)),
@@ -142,38 +150,56 @@ def to_hf(cfg: ModelConfig, scales: bool = True) -> dict[str, Any]:
             f"not {cfg.positions.kind!r} and {cfg.mlp}"
         )
     scaled = {"scale_decoder_outputs": cfg.output_scale != 1} if scales else {}
+    alone = cfg.architecture == "encoder"
+    encoder = cfg.layers if alone else cfg.encoder_layers
     return {
         "vocab_size": cfg.vocab_size,
         "d_model": cfg.d_model,
         "d_kv": cfg.H,
         "d_ff": cfg.d_ff,
-        "num_layers": sum(g.repeat * len(g.pattern) for g in cfg.encoder_layers),
+        "num_layers": sum(g.repeat * len(g.pattern) for g in encoder),
         "num_decoder_layers": cfg.L,
         "num_heads": cfg.num_heads,
         "layer_norm_epsilon": cfg.norm.epsilon,
         "relative_attention_num_buckets": cfg.positions.buckets,
         "relative_attention_max_distance": cfg.positions.max_distance,
         "feed_forward_proj": kinds[0],
-        "is_encoder_decoder": True,
+        "is_encoder_decoder": not alone,
         "tie_word_embeddings": cfg.tie_embeddings,
         "decoder_start_token_id": 0,
         "dropout_rate": cfg.dropout,
     } | scaled
 
 
+def umt5_config(hf: dict[str, Any]) -> ModelConfig:
+    scaled = {"scale_decoder_outputs": hf.get("tie_word_embeddings", True)}
+    cfg = to_config({"feed_forward_proj": "gated-gelu"} | hf | scaled)
+    assert isinstance(cfg.positions, RelativeBias)
+    own = dataclasses.replace(cfg.positions, per_layer=True)
+    return dataclasses.replace(cfg, positions=own)
+
+
+def umt5_hf(cfg: ModelConfig) -> dict[str, Any]:
+    return to_hf(cfg, scales=False)
+
+
+def classes(prefix: str) -> dict[str, str]:
+    """A family's architectures, whose names `prefix` begins."""
+    return {
+        f"{prefix}ForConditionalGeneration": "LanguageModel",
+        f"{prefix}Model": "Encoder",
+        f"{prefix}EncoderModel": "Encoder",
+    }
+
+
 FAMILIES = (
-    Family(
-        "t5",
-        {"T5ForConditionalGeneration": "LanguageModel", "T5Model": "Encoder"},
-        to_config,
-        to_hf,
-        table,
-    ),
+    Family("t5", classes("T5"), to_config, to_hf, table),
     Family(
         "mt5",
-        {"MT5ForConditionalGeneration": "LanguageModel", "MT5Model": "Encoder"},
+        classes("MT5"),
         functools.partial(to_config, scales=False),
         functools.partial(to_hf, scales=False),
         table,
     ),
+    Family("umt5", classes("UMT5"), umt5_config, umt5_hf, table),
 )

@@ -35,9 +35,8 @@ ENDS = (
 
 
 def table(cfg: ModelConfig) -> Table:
-    ignored = (r"lm_loss\.weight",) if cfg.tie_embeddings else ()
     stack = LayerTable("transformer/stack", cfg.layers, BLOCK)
-    return Table(ENDS, (stack,), ignored, base="transformer.")
+    return Table(ENDS, (stack,), base="transformer.")
 
 
 def to_config(hf: dict[str, Any]) -> ModelConfig:

@@ -65,24 +65,32 @@ class MixtureOfExperts(nn.Module):
             shared = FeedForward(
                 self.cfg, self.layout, mlp.expert, mlp.shared_d_ff, name="shared"
             )
-            y_BTD = y_BTD + shared(x_BTD)
+            s_BTD = shared(x_BTD)
+            if mlp.shared_gate:
+                gate_BT1 = jax.nn.sigmoid(self._router(x_BTD, "shared_gate", 1))
+                s_BTD = s_BTD * gate_BT1.astype(s_BTD.dtype)
+            y_BTD = y_BTD + s_BTD
         return y_BTD
+
+    def _router(self, x_BTD: jax.Array, name: str, count: int) -> jax.Array:
+        """`count` logits of each token."""
+        router = Router(
+            "BTD,DE->BTE",
+            (self.cfg.d_model, count),
+            ("D", "E_vector"),
+            self.cfg.init_std,
+            bias=int(self.cfg.biases in ("all", "mlp")),
+            dtype=jnp.promote_types(x_BTD.dtype, jnp.float32),
+            name=name,
+        )
+        return router(x_BTD)
 
     def _route(
         self, x_BTD: jax.Array, real_BT: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """The experts of each token and their weights, both [B, T, top_k]."""
-        mlp, cfg = self.mlp, self.cfg
-        router = Router(
-            "BTD,DE->BTE",
-            (cfg.d_model, mlp.num_experts),
-            ("D", "E_vector"),
-            cfg.init_std,
-            bias=int(cfg.biases in ("all", "mlp")),
-            dtype=jnp.promote_types(x_BTD.dtype, jnp.float32),
-            name="router",
-        )
-        logits_BTE = router(x_BTD)
+        mlp = self.mlp
+        logits_BTE = self._router(x_BTD, "router", mlp.num_experts)
         sigmoid = isinstance(mlp.router, SigmoidRouter)
         score_BTE = jax.nn.sigmoid(logits_BTE) if sigmoid else nn.softmax(logits_BTE)
         balance_E: Any = None
@@ -105,7 +113,7 @@ class MixtureOfExperts(nn.Module):
 
 
 class Router(Projection):
-    """Logits of the experts, wide and never rounded."""
+    """Logits of experts, wide and never rounded."""
 
     @property
     def contracted(self) -> tuple[int, ...]:

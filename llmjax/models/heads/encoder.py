@@ -1,5 +1,8 @@
 """A Transformer that gives hidden states and, where it has one, its pooler's."""
 
+import dataclasses
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,10 +16,14 @@ class Encoder(nn.Module):
     """A Transformer without an output, and where it has one its pooler.
 
     The pooler is tanh(dense(first token)) (Devlin et al. 2018).
+
+    Attributes:
+      origin: what `hub.load` keeps of a folder for `hub.save`; None: not loaded.
     """
 
     cfg: ModelConfig
     layout: LayoutConfig = LayoutConfig()
+    origin: Any = dataclasses.field(default=None, kw_only=True, compare=False)
 
     def setup(self):
         cfg = self.cfg

@@ -1,5 +1,6 @@
 """A Transformer and its projection to the vocabulary."""
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -49,10 +50,15 @@ class Outputs:
 
 
 class LanguageModel(nn.Module):
-    """A Transformer and its projection to the vocabulary, tied or not."""
+    """A Transformer and its projection to the vocabulary, tied or not.
+
+    Attributes:
+      origin: what `hub.load` keeps of a folder for `hub.save`; None: not loaded.
+    """
 
     cfg: ModelConfig
     layout: LayoutConfig = LayoutConfig()
+    origin: Any = dataclasses.field(default=None, kw_only=True, compare=False)
 
     def setup(self):
         cfg = self.cfg

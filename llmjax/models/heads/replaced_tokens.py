@@ -22,10 +22,15 @@ from llmjax.models.transformer import Batch, Transformer
 
 
 class Discriminator(nn.Module):
-    """Was each token replaced? ELECTRA's discriminator (Clark et al. 2020)."""
+    """Was each token replaced? ELECTRA's discriminator (Clark et al. 2020).
+
+    Attributes:
+      origin: what `hub.load` keeps of a folder for `hub.save`; None: not loaded.
+    """
 
     cfg: ModelConfig
     layout: LayoutConfig = LayoutConfig()
+    origin: Any = dataclasses.field(default=None, kw_only=True, compare=False)
 
     def setup(self):
         cfg = self.cfg

@@ -13,18 +13,22 @@ from llmjax.models.positions.scheme import Bias, Scheme, Scores
 
 
 class RelativeBiasScheme(Scheme):
-    """Raffel et al. 2020, arXiv:1910.10683, 2.1; one table for all layers."""
+    """Raffel et al. 2020, arXiv:1910.10683, 2.1; one table for all layers, or each."""
 
     def shared(self, owner: nn.Module) -> Any:
+        return None if self.config.per_layer else self._table(owner)
+
+    def _table(self, owner: nn.Module) -> Any:
         """[buckets, N]."""
         shape, axes = (self.config.buckets, self.cfg.num_heads), (None, "N")
         std = self.cfg.init_std
         return table(owner, "bias_table", "BTSX,XN->BTSN", shape, axes, std)
 
     def scores(self, scores: Scores) -> tuple[jax.Array, Bias | None]:
+        own = self.config.per_layer
         return scores.q_BTNH, functools.partial(
             relative_bias,
-            table_XN=scores.shared,
+            table_XN=self._table(scores.attention) if own else scores.shared,
             max_distance=self.config.max_distance,
             bidirectional=not scores.causal,
         )

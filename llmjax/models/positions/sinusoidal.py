@@ -18,8 +18,11 @@ class SinusoidalScheme(Scheme):
         table: Any,
         dtype: jax.typing.DTypeLike,
     ) -> jax.Array:
-        wavelength, order = self.config.max_wavelength, self.config.order
-        return x_BTM + sinusoidal(positions_BT, x_BTM.shape[-1], wavelength, order)
+        config, size = self.config, x_BTM.shape[-1]
+        positions_BT = positions_BT + config.offset
+        return x_BTM + sinusoidal(
+            positions_BT, size, config.max_wavelength, config.order
+        )
 
 
 def sinusoidal(

@@ -112,12 +112,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--processes", type=_at_least(1), default=1, help="on this host")
-    add("--devices", type=_at_least(1), help="of a CPU, that each process has")
-    add("--gpus", type=_at_least(1), help="that each process has; default: all")
+    add("--processes", type=_number(1, 4096), default=1, help="on this host")
+    add("--devices", type=_number(1, 4096), help="of a CPU, that each process has")
+    add("--gpus", type=_number(1, 4096), help="that each process has; default: all")
     add("--hosts", action="store_true", help="one of the processes on several hosts")
-    add("--restarts", type=_at_least(0), default=0, help="after a loss; default: 0")
-    add("--timeout", type=_at_least(1), default=10, help="seconds until SIGKILL")
+    add(
+        "--restarts", type=_number(0, 10**6), default=0, help="after a loss; default: 0"
+    )
+    add("--timeout", type=_number(1, 10**6), default=10, help="seconds until SIGKILL")
     add("--logs", help="folder of the processes' output; default: a temporary one")
     add("--dry_run", action="store_true", help="print the commands only")
     add("command", nargs="*", help="after --: python -m experiments.pretrain ...")
@@ -131,10 +133,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def _at_least(least: int) -> Callable[[str], int]:
+def _number(least: int, most: int) -> Callable[[str], int]:
     def number(text: str) -> int:
-        if not text.isdigit() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is no number from {least} up")
+        decimal = text.isascii() and text.isdecimal() and len(text) < 20
+        if not decimal or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is no number from {least} to {most}"
+            )
         return int(text)
 
     return number

@@ -1,9 +1,14 @@
-"""The best evaluation of a run, and when to stop waiting for a better one."""
+"""The best evaluation of a run, when to stop waiting for a better one, what is kept."""
 
 import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from orbax.checkpoint import checkpoint_managers as policies
+
 from llmjax.config import TrainConfig
+
+Metrics = Mapping[str, Any] | None  # of an evaluation; None where there was none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +46,44 @@ class Best:
         )
 
 
-def order(config: TrainConfig, metrics: dict[str, Any]) -> float:
+def order(config: TrainConfig, metrics: Mapping[str, Any]) -> float:
     """A sort key of evaluations, the best last."""
     value = float(metrics[config.best_metric])
     value = value if config.best_mode == "max" else -value
     return value if value == value else float("-inf")
+
+
+def best_first(config: TrainConfig, metrics: Mapping[int, Metrics]) -> list[int]:
+    """Steps by their evaluations, of equal ones the earlier first; then the latest of
+    those without."""
+    scored = {
+        step: order(config, values)
+        for step, values in metrics.items()
+        if values and config.best_metric in values
+    }
+    rest = sorted(metrics.keys() - scored.keys(), reverse=True)
+    return sorted(scored, key=lambda step: (-scored[step], step)) + rest
+
+
+class LatestAndBest(policies.PreservationPolicy):
+    """Keeps the latest, the `train.keep_best` best ones, and those that are damaged."""
+
+    def __init__(self, config: TrainConfig, metrics: Callable[[int], Metrics]):
+        """`metrics`: of a saved step; raises ValueError where it is damaged."""
+        self.config, self.metrics = config, metrics
+
+    def should_preserve(
+        self, checkpoints: Sequence[Any], *, context: Any
+    ) -> Sequence[bool]:
+        steps = [info.step for info in checkpoints]
+        kept, scored = {max(steps)}, {}
+        for step in steps:
+            try:
+                metrics = self.metrics(step)
+            except ValueError:  # nothing that was saved is lost by us
+                kept.add(step)
+                continue
+            if metrics is not None:
+                scored[step] = metrics
+        kept.update(best_first(self.config, scored)[: self.config.keep_best])
+        return [step in kept for step in steps]

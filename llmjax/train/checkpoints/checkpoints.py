@@ -1,33 +1,41 @@
 """Checkpoints by orbax: the state, and beside it what a reader must know of it.
 
-`<workdir>/checkpoints/<step>/{state, run}`. The latest and the best ones are kept;
-writing is asynchronous and a checkpoint that was not finished does not count. Frozen
-weights are written once, beside the checkpoints (`llmjax.train.checkpoints.frozen`);
-`run` holds their hashes, the format's version, the config and the path of the averaged
-weights.
+`<workdir>/checkpoints/<step>/{state, run, checksums.json}`. The latest and the best
+ones are kept; writing is asynchronous and a checkpoint that was not finished does not
+count. Frozen weights are written once, beside the checkpoints
+(`llmjax.train.checkpoints.frozen`); `run` holds their hashes, the format's version, the
+config, the metrics of an evaluation and the path of the averaged weights. The hashes of
+all files are compared before any of them is believed.
 """
 
 import contextlib
 import dataclasses
-import functools
-from collections.abc import Mapping
-from typing import Any
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
-from llmjax.config import RunConfig, TrainConfig, parse, to_dict
+from llmjax.config import RunConfig, TrainConfig, to_dict
+from llmjax.parallel.processes import distributed
+from llmjax.train.checkpoints import checksums, leaves
 from llmjax.train.checkpoints import frozen as frozen_lib
-from llmjax.train.checkpoints.best import Best, order
-from llmjax.train.checkpoints.damage import DamagedError, reading
+from llmjax.train.checkpoints.best import Best, LatestAndBest, best_first
+from llmjax.train.checkpoints.damage import DamagedError, reading, writing
+from llmjax.train.checkpoints.folder import FORMAT
+from llmjax.train.checkpoints.folder import Folder as CheckpointFolder
 from llmjax.train.optimizers import averages
 from llmjax.train.state import State
 
-FORMAT = 2
 FOLDER = "checkpoints"
+ASIDE = "damaged"
 UNKNOWN = Best()
+
+T = TypeVar("T")
 
 
 class Checkpoints:
@@ -38,34 +46,31 @@ class Checkpoints:
         self.directory = epath.Path(workdir).expanduser().absolute() / FOLDER
         self.config = config
         self.references: frozen_lib.References | None = None
+        self._failed = False  # to write
+        self._metrics: dict[int, dict[str, float] | None] = {}  # of steps saved here
+        self._folders: dict[int, CheckpointFolder] = {}
         if config is None and not self.directory.is_dir():
             raise FileNotFoundError(
                 f"{self.directory} does not exist; give the workdir of a run that saved"
             )
-        train = config.train if config else TrainConfig()
-        best = policies.BestN(
-            get_metric_fn=functools.partial(order, train),
-            n=train.keep_best,
-            keep_checkpoints_without_metrics=False,
+        keep = config and LatestAndBest(config.train, self.metrics)
+        handler = checksums.StateHandler()
+        # after all is written, and before the checkpoint gets its name
+        background = ocp.AsyncOptions(
+            post_finalization_callback=handler.write_checksums
         )
-        latest = policies.LatestN(1)
-        keep = policies.AnyPreservationPolicy([latest, best])
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=keep if config else None,
-            best_fn=functools.partial(order, train),  # or no metrics are written
-            best_mode="max",
+            preservation_policy=keep,
             cleanup_tmp_directories=config is not None,
             read_only=config is None,
             save_decision_policy=policies.FixedIntervalPolicy(1),
+            async_options=background,
+            lightweight_initialize=True,  # reads no metrics, which may be damaged
         )
-        handlers = {
-            "state": ocp.PyTreeCheckpointHandler(),
-            "run": ocp.JsonCheckpointHandler(),
-        }
         self.manager = ocp.CheckpointManager(
             self.directory,
             options=options,
-            item_handlers=handlers,
+            item_handlers={"state": handler, "run": ocp.JsonCheckpointHandler()},
         )
 
     def save(
@@ -73,6 +78,7 @@ class Checkpoints:
         state: State,
         metrics: dict[str, float] | None = None,
         best: Best = UNKNOWN,
+        metrics_file: dict[str, Any] | None = None,
     ) -> None:
         """Starts writing `state`.
 
@@ -80,28 +86,37 @@ class Checkpoints:
           state: to be saved.
           metrics: of an evaluation at its step.
           best: the best evaluation up to its step.
+          metrics_file: size and sha256 of the rows up to its step.
 
         Frozen weights are written first, and not again by the same object.
+
+        Raises:
+          OSError: the disk is full or can't be written, now or for the one before.
         """
         assert self.config is not None
         if self.references is None:
-            self.references = frozen_lib.save(self.directory.parent, state.frozen)
+            with self._writing():
+                self.references = frozen_lib.save(self.directory.parent, state.frozen)
         run = {
             "format": FORMAT,
             "config": to_dict(self.config),
             "frozen": self.references,
+            "metrics": metrics,
+            "metrics_file": metrics_file,
             "best": dataclasses.asdict(best),
             "average": dataclasses.asdict(averages.place(state)),
         }
         state = dataclasses.replace(state, frozen={})
-        self.manager.save(
-            int(state.step),
-            args=ocp.args.Composite(
-                state=ocp.args.PyTreeSave(state), run=ocp.args.JsonSave(run)
-            ),
-            metrics=metrics,
-            force=True,
-        )
+        step = int(state.step)
+        self._metrics[step] = metrics
+        items = {"state": checksums.SaveState(state), "run": ocp.args.JsonSave(run)}
+        with self._writing():
+            self.manager.save(step, args=ocp.args.Composite(**items), force=True)
+
+    @property
+    def steps(self) -> list[int]:
+        """All steps whose checkpoint is complete."""
+        return sorted(self.manager.all_steps())
 
     @property
     def latest_step(self) -> int | None:
@@ -111,13 +126,74 @@ class Checkpoints:
     @property
     def best_step(self) -> int | None:
         """The saved step of the best evaluation; without one, the latest."""
-        train = self.run_config(self.latest_step).train
-        scored = []
-        for step in self.manager.all_steps():
-            metrics = self.manager.metrics(step)
-            if metrics and train.best_metric in metrics:
-                scored.append((order(train, metrics), -step))
-        return -max(scored)[1] if scored else self.latest_step
+        readable, _ = self._best_first()
+        return readable[0] if readable else self.latest_step
+
+    def _best_first(self) -> tuple[list[int], dict[int, DamagedError]]:
+        """Steps by their evaluations, and those whose item `run` is damaged."""
+        metrics, damaged = {}, {}
+        train = TrainConfig()
+        for step in self.steps:
+            try:
+                metrics[step] = self.metrics(step)
+                train = self.run_config(step).train
+            except DamagedError as e:
+                damaged[step] = e
+        return best_first(train, metrics), damaged
+
+    def best_whole(self, read: Callable[[int], T]) -> T:
+        """`read(step)` of the best checkpoint that is whole; says what it passed over.
+
+        Raises:
+          ValueError: none is whole; of the first that `read` was given.
+        """
+        self._existing(self.latest_step)
+        steps, damaged = self._best_first()
+        errors = list(damaged.values())
+        for step in steps:
+            try:
+                out = read(step)
+            except DamagedError as e:
+                errors.append(e)
+                continue
+            for error in errors:
+                _say(str(error))
+            if errors:
+                _say(f"step {step} is the best that is whole, and is read instead")
+            return out
+        raise errors[0]
+
+    def set_aside_damaged(self) -> None:
+        """Moves checkpoints after the last whole one to `<workdir>/damaged`.
+
+        Raises:
+          ValueError: none is whole.
+        """
+        damaged: dict[int, DamagedError] = {}
+        for step in reversed(self.steps):
+            try:
+                self._folder(step).check()
+                break
+            except DamagedError as e:
+                damaged[step] = e
+        else:
+            if damaged:
+                raise ValueError(
+                    f"no checkpoint in {self.directory} is whole: "
+                    f"{damaged[max(damaged)]}"
+                )
+        for step, error in damaged.items():
+            target = self.directory.parent / ASIDE / str(step)
+            while target.exists():
+                target = target.with_name(f"{target.name}_again")
+            _say(f"{error}\nwas moved to {target}")
+            if distributed.is_leader():
+                target.parent.mkdir(exist_ok=True)
+                (self.directory / str(step)).rename(target)
+        if damaged:
+            multihost_utils.sync_global_devices("damaged checkpoints set aside")
+            self.manager.reload()
+            self._folders.clear()
 
     def restore(
         self,
@@ -138,10 +214,11 @@ class Checkpoints:
             and the leaf or tree.
         """
         step = self._existing(step)
-        references = self._run(step)["frozen"]
+        self._folder(step).check()
+        references = self._folder(step).run["frozen"]
         trees = self._frozen(step, references, abstract.frozen, frozen or {})
         rest = dataclasses.replace(abstract, frozen={})
-        self._check(_shapes(rest), self._saved(step), step)
+        leaves.check(rest, self._saved(step), self.directory / str(step))
         args = ocp.args.Composite(state=_restore(rest))
         with self._reading(step):
             state = self.manager.restore(step, args=args)["state"]
@@ -166,7 +243,7 @@ class Checkpoints:
         trees = {}
         for name, reference in references.items():
             saved = frozen_lib.shapes(self.directory.parent, name, reference)
-            self._check(_shapes({name: abstract[name]}), {name: saved}, step)
+            leaves.check({name: abstract[name]}, {name: saved}, where)
             trees[name] = frozen_lib.restore(
                 self.directory.parent, name, reference, abstract[name]
             )
@@ -176,38 +253,40 @@ class Checkpoints:
 
     def run_config(self, step: int | None = None) -> RunConfig:
         """The config that a checkpoint was saved with; raises as `restore`."""
-        return parse(self._run(self._existing(step))["config"])
+        return self._folder(self._existing(step)).config
+
+    def run(self, step: int | None = None) -> dict[str, Any]:
+        """What was saved beside a state; raises as `restore`."""
+        return self._folder(self._existing(step)).run
 
     def best(self, step: int | None = None) -> Best:
         """The best evaluation up to a checkpoint; raises as `restore`."""
-        return Best(**self._run(self._existing(step))["best"])
+        return Best(**self.run(step)["best"])
 
-    def _run(self, step: int) -> dict[str, Any]:
-        """The item `run` of a checkpoint, of this format."""
-        args = ocp.args.Composite(run=ocp.args.JsonRestore())
-        with self._reading(step):
-            self._require("run", step)
-            run = self.manager.restore(step, args=args)["run"]
-        if not isinstance(run, dict) or run.get("format") != FORMAT:
-            version = run.get("format") if isinstance(run, dict) else None
-            raise ValueError(
-                f"{self.directory / str(step)} has checkpoint format {version}; this "
-                f"version reads {FORMAT}; read it with the version that wrote it"
-            )
-        return run
+    def metrics(self, step: int) -> dict[str, float] | None:
+        """Of the evaluation at a saved step, if there was one; raises as `restore`."""
+        if step in self._metrics:  # it may still be being written
+            return self._metrics[step]
+        return self._folder(step).metrics
 
-    def params(self, step: int | None = None) -> Any:
-        """The model's weights at `step` (None: the best), each on one device.
+    def _folder(self, step: int) -> CheckpointFolder:
+        if step not in self._folders:
+            self._folders[step] = CheckpointFolder(self.directory / str(step))
+        return self._folders[step]
+
+    def params(self, step: int) -> Any:
+        """The model's weights at `step`, each on one device; raises as `restore`.
 
         Averaged ones where the run kept an average, and frozen ones among them.
         """
-        step = self._existing(self.best_step if step is None else step)
+        step = self._existing(step)
+        self._folder(step).check()
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
         def abstract(leaf):
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
 
-        run = self._run(step)
+        run = self._folder(step).run
         average = averages.Place(run["average"]["kind"], tuple(run["average"]["path"]))
 
         def pick(path, leaf):
@@ -228,16 +307,32 @@ class Checkpoints:
         return frozen_lib.merge(params, rest)
 
     def close(self) -> None:
-        """Waits until everything is written."""
-        self.manager.wait_until_finished()
-        self.manager.close()
+        """Waits until everything is written; raises as `save`, of one error once."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._close)
+            if not self._failed:
+                with self._writing():
+                    self.manager.wait_until_finished()
+
+    def _close(self) -> None:
+        with contextlib.suppress(*([Exception] if self._failed else [])):
+            self.manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            with writing(self.directory):
+                yield
+        except BaseException:
+            self._failed = True
+            raise
 
     def _existing(self, step: int | None) -> int:
         step = self.latest_step if step is None else step
-        steps = sorted(self.manager.all_steps())
-        if step is None or step not in steps:
+        if step is None or step not in self.steps:
             raise ValueError(
-                f"{self.directory} has no checkpoint of step {step}; it has {steps}"
+                f"{self.directory} has no checkpoint of step {step}; it has "
+                f"{self.steps}"
             )
         return step
 
@@ -256,57 +351,37 @@ class Checkpoints:
         if not (self.directory / str(step) / item).is_dir():
             raise DamagedError(f"it has no folder {item!r}")
 
-    def _check(self, expected: dict[str, Any], tree: Any, step: int) -> None:
-        """Raises ValueError where a saved tree has other leaves or shapes."""
-        saved = _shapes(tree)
-        for name in sorted(expected.keys() | saved.keys()):
-            if name not in saved:
-                problem = f"lacks {name} {expected[name]}"
-            elif name not in expected:
-                problem = f"has {name} {saved[name]}, which this run does not"
-            elif expected[name] != saved[name]:
-                problem = f"has {name} {saved[name]}; this run has {expected[name]}"
-            else:
-                continue
-            raise ValueError(
-                f"{self.directory / str(step)} {problem}; use the config that it was "
-                "saved with, or another workdir"
-            )
-
     def _reading(self, step: int) -> contextlib.AbstractContextManager[None]:
-        where = self.directory / str(step)
-        return reading(where, "move that folder away to go on from the one before it")
+        return reading(self.directory / str(step), self._folder(step).remedy)
+
+
+def _say(line: str) -> None:
+    if distributed.is_leader():
+        print(line, file=sys.stderr)
 
 
 def _restore(abstract: Any) -> Any:
     """Restores what `abstract` describes, laid out as it says, without placeholders."""
-    return ocp.args.PyTreeRestore(
+    return checksums.RestoreState(
         item=abstract,
         restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
     )
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(p, simple=True, separator="/"): tuple(leaf.shape)
-        for p, leaf in leaves
-    }
-
-
 def load_params(
     workdir: epath.PathLike, step: int | None = None
 ) -> tuple[RunConfig, Any]:
-    """The config and the weights of a run at `step` (None: the best).
+    """The config and the weights of a run at `step` (None: the best that is whole).
 
-    The weights are the averaged ones where the run kept an average.
+    The weights are the averaged ones where the run kept an average. What is damaged and
+    so passed over is said on standard error.
 
     Raises:
       FileNotFoundError, ValueError: no such run or step, or one that can't be read.
     """
-    checkpoints = Checkpoints(workdir)
-    step = checkpoints.best_step if step is None else step
-    config = checkpoints.run_config(step)
-    params = checkpoints.params(step)
-    checkpoints.close()
-    return config, params
+    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+
+        def read(step: int) -> tuple[RunConfig, Any]:
+            return checkpoints.run_config(step), checkpoints.params(step)
+
+        return checkpoints.best_whole(read) if step is None else read(step)

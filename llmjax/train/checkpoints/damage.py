@@ -1,9 +1,11 @@
-"""Damage of saved files, as opposed to any other error of reading them."""
+"""Damage of saved files, and a full disk, as opposed to any other error of theirs."""
 
 import contextlib
+import errno
 import functools
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +19,10 @@ DAMAGE = (
     "FAILED_PRECONDITION",
     "INVALID_ARGUMENT",
 )
+
+
+# what a system says of a disk that takes nothing more
+REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 
 
 class DamagedError(ValueError):
@@ -37,7 +43,7 @@ def reading(path: os.PathLike[str], remedy: str) -> Iterator[None]:
     Raises:
       DamagedError: files are missing, cut off or foreign.
     """
-    _mute_abandoned_reads()
+    _mute_abandoned()
     try:
         yield
     except Exception as e:
@@ -60,13 +66,46 @@ def _damage(error: BaseException | None) -> str | None:
     return None
 
 
-@functools.cache
-def _mute_abandoned_reads() -> None:
-    """Keeps reads that orbax abandoned from printing tracebacks, from now on.
+@contextlib.contextmanager
+def writing(path: os.PathLike[str]) -> Iterator[None]:
+    """Says in one line that a disk is full or can't be written; other errors pass.
 
-    Where one array of many cannot be read, orbax closes the event loop under the
-    others; each of them then ends, on a thread of its own, in an exception that nobody
-    can catch and that says nothing about the checkpoint.
+    Raises:
+      OSError: of that kind; names the path, and is not caused by another.
+    """
+    _mute_abandoned()
+    try:
+        yield
+    except Exception as e:
+        number = _refusal(e)
+        if number is None:
+            raise
+        raise OSError(
+            number,
+            f"{os.strerror(number)}: a checkpoint was not saved in {os.fspath(path)}; "
+            "the same command goes on from the last that was",
+        ) from None
+
+
+def _refusal(error: BaseException | None) -> int | None:
+    """The number of a disk's error; None for any other error."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in REFUSALS:
+            return error.errno
+        by_tensorstore = re.search(r"\[os_error_code='(\d+)'", str(error))
+        if by_tensorstore and int(by_tensorstore[1]) in REFUSALS:
+            return int(by_tensorstore[1])
+        error = error.__cause__ or error.__context__
+    return None
+
+
+@functools.cache
+def _mute_abandoned() -> None:
+    """Keeps what orbax abandoned from printing tracebacks, from now on.
+
+    Where one array of many cannot be read or written, orbax closes the event loop under
+    the others; each of them then ends, on a thread of its own, in an exception that
+    nobody can catch and that says nothing about the checkpoint.
     """
     report = sys.unraisablehook
 

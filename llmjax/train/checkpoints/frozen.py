@@ -17,7 +17,7 @@ from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.experimental import multihost_utils
 
-from llmjax.train.checkpoints.damage import reading
+from llmjax.train.checkpoints.damage import DamagedError, reading
 
 FOLDER = "frozen"
 REMEDY = "copy that folder back from where it is whole"
@@ -137,7 +137,10 @@ def shapes(workdir: epath.Path, name: str, reference: str) -> Any:
             f"run's checkpoints: {REMEDY}"
         )
     with reading(path, REMEDY), ocp.PyTreeCheckpointer() as checkpointer:
-        tree = checkpointer.metadata(path).item_metadata.tree
+        metadata = checkpointer.metadata(path).item_metadata
+        if metadata is None or not metadata.tree:
+            raise DamagedError("its metadata cannot be read")
+        tree = metadata.tree
     return jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype), tree)
 
 

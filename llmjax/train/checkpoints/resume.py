@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Collection, Set
+from collections.abc import Collection, Mapping, Set
 from typing import Any
 
 import jax
@@ -13,9 +13,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from llmjax import hub
 from llmjax.config import Checkpoint, ModelConfig, RunConfig, to_dict
+from llmjax.data.store import manifest
 from llmjax.models.forward import variables
 from llmjax.parallel.processes import distributed
-from llmjax.train.checkpoints.checkpoints import load_params
+from llmjax.train.checkpoints.checkpoints import FOLDER, load_params
 from llmjax.train.checkpoints.frozen import PARAMS, split
 from llmjax.train.optimizers.roles import may_grow
 from llmjax.train.state import State
@@ -34,11 +35,19 @@ FREE = (
     "train.patience",
     "train.writers",
     "train.heartbeat_timeout_seconds",
+    "train.damaged",
 )
 
 
-def save_or_check_config(config: RunConfig, workdir: epath.Path, resumed: bool) -> None:
-    """Writes `<workdir>/config.json`; a resumed run's is compared with it first.
+def save_or_check_config(
+    config: RunConfig, workdir: epath.Path, saved: Mapping[str, Any] | None
+) -> None:
+    """Writes `<workdir>/config.json`, for a person; first compares with the last one.
+
+    Args:
+      config: of this run.
+      workdir: of this run.
+      saved: the config in the checkpoint from which it goes on; None: there is none.
 
     Raises:
       ValueError: a field that makes it another run; it names the key, the saved value
@@ -46,14 +55,15 @@ def save_or_check_config(config: RunConfig, workdir: epath.Path, resumed: bool) 
     """
     path = workdir / CONFIG_FILE
     current = _flat(to_dict(config))
-    if resumed and path.exists():
-        saved = _flat(json.loads(path.read_text()))
-        for key in sorted(saved.keys() | current.keys()):
+    if saved is not None:
+        before = _flat(saved)
+        for key in sorted(before.keys() | current.keys()):
             free = any(key == f or key.startswith(f + ".") for f in FREE)
-            if saved.get(key) != current.get(key) and not free:
+            if before.get(key) != current.get(key) and not free:
                 raise ValueError(
-                    f"{workdir} holds a run with {key}={saved.get(key)!r} and this one "
-                    f"has {current.get(key)!r}; set it back, or give another --workdir"
+                    f"{workdir} holds a run with {key}={before.get(key)!r} and this "
+                    f"one has {current.get(key)!r}; set it back, or give another "
+                    "--workdir"
                 )
     if not distributed.is_leader():
         return
@@ -150,7 +160,9 @@ def _weights(init: Checkpoint, mesh: Mesh) -> tuple[ModelConfig, Any]:
     path = epath.Path(init.path).expanduser()
     config = path / CONFIG_FILE
     package = init.path.startswith("package:")
-    in_folder = not package and config.exists() and "model_type" in config.read_text()
+    remedy = "copy it back from where it is whole"
+    own = package or (path / FOLDER).is_dir()  # a run has its config in checkpoints too
+    in_folder = not own and "model_type" in manifest.read_json(config, remedy)
     if package or in_folder or path.suffix == ".gguf":
         model, params = hub.load(init.path, mesh=mesh, dtype=jnp.float32)
         return model.cfg, params

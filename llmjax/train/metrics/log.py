@@ -1,5 +1,6 @@
 """Progress of a loop: rows for the writers, a bar, and speed."""
 
+import contextlib
 import math
 import time
 from typing import Any
@@ -21,12 +22,19 @@ class Log:
     """Reads each step's metrics when the next one is under way, and writes them."""
 
     def __init__(
-        self, config: RunConfig, directory: epath.Path, start: int, progress: bool
+        self,
+        config: RunConfig,
+        directory: epath.Path,
+        start: int,
+        progress: bool,
+        account: dict[str, Any] | None = None,
     ):
+        """`account` is what the checkpoint of step `start` has of `account()`."""
         self.config, self.directory = config, directory
+        self.saved_step = start or None
         self.schedule = optimizers.schedule(config.optimizer, config.train.steps)
         leader = distributed.is_leader()
-        self.writers = writers.make(config, directory, start) if leader else []
+        self.writers = writers.make(config, directory, start, account) if leader else []
         self.pending: tuple[int, Any] | None = None
         self.watch = Stopwatch()
         self.curriculum = Curriculum(config.data)
@@ -48,7 +56,9 @@ class Log:
             self.flush()
         self.bar.close()
         for writer in self.writers:
-            writer.close()
+            # a full disk says so once
+            with contextlib.suppress(*([OSError] if kind else [])):
+                writer.close()
 
     def stepped(self, step: int, out: Any) -> None:
         """Takes the metrics of `step`, still being computed; reads those before."""
@@ -71,7 +81,7 @@ class Log:
         if not all(map(math.isfinite, [*row.values(), float(scalars["grad_norm"])])):
             raise NotFiniteError(
                 f"step {step}: loss is {row.get('loss')}, gradient norm "
-                f"{float(scalars['grad_norm'])}; the last checkpoint is of before it: "
+                f"{float(scalars['grad_norm'])}; {self.last_checkpoint()}: "
                 f"{remedy(self.config)}"
             )
         self.bar.update(step - self.bar.n)
@@ -87,6 +97,17 @@ class Log:
             if row.get("skipped"):
                 postfix.append(f"{row['skipped']:.0f} steps skipped")
             self.bar.set_postfix_str(", ".join(postfix))
+
+    def last_checkpoint(self) -> str:
+        """A phrase that says from where the run can go on."""
+        if self.saved_step is None:
+            return "nothing was saved before it"
+        return f"the last checkpoint is of step {self.saved_step}"
+
+    def account(self) -> dict[str, Any] | None:
+        """Size and sha256 of the rows so far, for a checkpoint."""
+        files = [w for w in self.writers if isinstance(w, writers.JsonLines)]
+        return files[0].account() if files else None
 
     def evaluated(self, step: int, metrics: dict[str, float]) -> None:
         """Writes an evaluation's metrics; its time does not count as training's."""

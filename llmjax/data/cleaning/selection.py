@@ -1,13 +1,11 @@
-"""Cleaning, near-duplicates, and a split that no near-duplicate crosses."""
+"""Texts in memory that stay: no copies, and splits that no near-duplicate crosses."""
 
 import dataclasses
 import hashlib
-import inspect
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-import ftfy
 import numpy as np
 
 from llmjax.data.cleaning import duplicates
@@ -22,28 +20,15 @@ SPLITS: Mapping[str, float] = {"train": 0.88, "validation": 0.06, "test": 0.06}
 # 99.8 % at 0.3, all but 1e-5 at 0.4 and all but 1e-8 at 0.5.
 _BANDS, _ROWS = 64, 2
 
-_CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ufeff]")
-_SPACES = re.compile(r"[ \t]+(?=\n|$)")
-_BLANK_LINES = re.compile(r"\n{3,}")
 _WORD = re.compile(r"\w+")
-_FTFY = ftfy.TextFixerConfig(unescape_html=False)
-
-
-def clean(text: str) -> str:
-    """`text` with its encoding mended, dedented, and its white space normalised."""
-    if not text.isascii() or "\x1b" in text:
-        text = ftfy.fix_text(text, config=_FTFY)
-    text = inspect.cleandoc(text.replace("\r\n", "\n").replace("\r", "\n"))
-    text = _SPACES.sub("", _CONTROLS.sub("", text.replace("\xa0", " ")))
-    return _BLANK_LINES.sub("\n\n", text).strip()
 
 
 @dataclasses.dataclass(frozen=True)
-class Cleaned:
+class Selection:
     """The texts that stay, by index, and counts of the dropped ones.
 
     Attributes:
-      texts: index in the list -> clean text, in order.
+      texts: index in the list -> text, in order.
       splits: index -> "train", "validation" or "test".
       counts: texts collected, dropped by each step and kept, and clusters.
     """
@@ -53,21 +38,19 @@ class Cleaned:
     counts: dict[str, int]
 
 
-def run(
+def select(
     texts: Iterable[str],
-    progress: Callable[[str], None] = lambda stage: None,
     min_characters: int = MIN_CHARACTERS,
-) -> Cleaned:
-    """Cleans, drops short texts, exact copies and near-copies, and splits by cluster.
+) -> Selection:
+    """Drops short texts, exact copies and near-copies, and splits by cluster.
 
     A pure function of `texts`: the same on every machine and Python.
     """
     raw = list(texts)
     counts = Counter({"collected": len(raw)})
-    progress("cleaning")
     kept: dict[int, str] = {}
     seen: set[str] = set()
-    for i, text in enumerate(map(clean, raw)):
+    for i, text in enumerate(raw):
         if len(text) < min_characters:
             counts["dropped_short"] += 1
         elif text in seen:
@@ -75,7 +58,6 @@ def run(
         else:
             seen.add(text)
             kept[i] = text
-    progress("comparing")
     indices = list(kept)
     sets = [shingles(kept[i]) for i in indices]
     pairs, similarity = similar_pairs(sets)
@@ -89,7 +71,7 @@ def run(
     splits = _split([kept[indices[j]] for j in alive], cluster[alive])
     counts["clusters"] = len(set(cluster[alive].tolist()))
     counts["kept"] = len(alive)
-    return Cleaned(
+    return Selection(
         {indices[j]: kept[indices[j]] for j in alive},
         {indices[j]: split for j, split in zip(alive, splits, strict=True)},
         dict(counts),

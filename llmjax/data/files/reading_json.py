@@ -1,0 +1,216 @@
+"""Files of JSON objects as rows: .jsonl and .json, also packed as .gz or .zst."""
+
+import codecs
+import functools
+import io
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from llmjax.data.files import streams
+from llmjax.data.files.slices import Columns, FileSlice, Row, require_columns
+from llmjax.data.files.streams import LINE_BYTES
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # as JSON escapes a half of a pair
+_SPACE = re.compile(r"[ \t\r\n]*")
+_CHARACTERS = 1 << 20  # of a .json, read at a time
+_DECODER = json.JSONDecoder()
+
+
+def jsonl(file_slice: FileSlice, columns: Columns) -> Iterator[Row]:
+    """The lines that begin in a slice of a .jsonl.
+
+    Raises:
+      ValueError: a line is no JSON object with those columns, or too long; says which.
+    """
+    file, position = file_slice.files[0], file_slice.start
+    with streams.opened(file) as stream:
+        if position:  # the line before is another slice's
+            stream.seek(position - 1)
+            position += _rest_of_line(stream) - 1
+        while position < file_slice.stop:
+            line = stream.readline(LINE_BYTES + 1)
+            if not line:
+                return
+            if len(line) > LINE_BYTES:
+                raise streams.too_long(_where(file, position), "the line")
+            if position == 0:
+                streams.refuse_binary(file, line[:4096])
+            if line.strip():
+                yield _row(line, file, position, columns)
+            position += len(line)
+
+
+def _rest_of_line(stream: Any) -> int:
+    """Reads to the end of a line; gives the bytes that were left of it."""
+    length = 0
+    while part := stream.readline(1 << 20):
+        length += len(part)
+        if part.endswith(b"\n"):
+            break
+    return length
+
+
+def _row(line: bytes, file: str, position: int, columns: Columns) -> Row:
+    where = functools.partial(_where, file, position)
+    first = next(iter(columns))
+    try:
+        values = _loads(line.removeprefix(codecs.BOM_UTF8).decode())
+    except UnicodeDecodeError as e:
+        raise streams.not_utf8(file, position + e.start) from None
+    except _JsonError as e:
+        raise ValueError(
+            f"{where()} is not JSON ({e}); each line must be an object "
+            f'such as {{"{first}": "..."}}'
+        ) from None
+    return _checked(values, where, columns, bool(_SURROGATE.search(line)))
+
+
+def objects(file: str, columns: Columns) -> Iterator[Row]:
+    """The objects of a .json: of an array, of lines, or a single one.
+
+    Raises:
+      ValueError: it is not that, or an object lacks a column or is too long; says which
+        one.
+    """
+    with streams.opened(file) as stream:
+        streams.refuse_binary(file, stream.read(4096))
+    with streams.opened(file) as stream:
+        text = io.TextIOWrapper(stream, "utf-8-sig", newline="")
+        try:
+            for number, value in enumerate(_values(text, file), 1):
+                where = functools.partial("{}, object {}".format, file, number)
+                yield _checked(value, where, columns, True)
+        except UnicodeDecodeError:
+            with streams.opened(file) as again:
+                raise streams.not_utf8(file, streams.first_invalid(again)) from None
+
+
+def _values(text: io.TextIOWrapper, file: str) -> Iterator[Any]:
+    """The values of an array, or those that stand one after another."""
+    buffer = _Buffer(text, file)
+    in_array = buffer.take("[")
+    if in_array and buffer.take("]"):
+        buffer.require_end()
+        return
+    while buffer.more():
+        yield buffer.value()
+        if in_array and not buffer.take(","):
+            buffer.require("]")
+            buffer.require_end()
+            return
+    if in_array:
+        buffer.require("]")
+
+
+class _Buffer:
+    """The part of a .json that was read and not yet taken."""
+
+    def __init__(self, text: io.TextIOWrapper, file: str):
+        self._text, self._file = text, file
+        self._data, self._at, self._number = "", 0, 0
+
+    def more(self) -> bool:
+        """Whether anything but white space is left; moves there."""
+        while True:
+            end = _SPACE.match(self._data, self._at)
+            assert end is not None
+            self._at = end.end()
+            if self._at < len(self._data) or not self._read():
+                return self._at < len(self._data)
+
+    def take(self, sign: str) -> bool:
+        """Whether the next character is this one; moves behind it."""
+        taken = self.more() and self._data[self._at] == sign
+        self._at += taken
+        return taken
+
+    def require(self, sign: str) -> None:
+        """Raises ValueError unless the next character is this one."""
+        if not self.take(sign):
+            raise self._error(f"{sign!r} is missing behind it")
+
+    def require_end(self) -> None:
+        """Raises ValueError where something follows."""
+        if self.more():
+            raise self._error("something follows the array's end")
+
+    def value(self) -> Any:
+        """The next value, an object."""
+        self._number += 1
+        if self._data[self._at] != "{":
+            raise self._error(f"it begins with {self._data[self._at]!r}")
+        while True:
+            try:
+                value, self._at = _DECODER.raw_decode(self._data, self._at)
+                return value
+            except json.JSONDecodeError as e:
+                cut = e.pos > len(self._data) - 16 or e.msg.startswith("Unterminated")
+                # As much again each time: all tries take no longer than the last.
+                if not cut or not self._read(len(self._data) - self._at):
+                    raise self._error(e.msg) from None
+            except (RecursionError, ValueError) as e:
+                raise self._error(_reason(e)) from None
+
+    def _read(self, size: int = 0) -> bool:
+        rest = self._data[self._at :]
+        if len(rest) > LINE_BYTES:
+            where = f"{self._file}, object {self._number}"
+            raise streams.too_long(where, "the object")
+        size = max(_CHARACTERS, min(size, LINE_BYTES))
+        more = self._text.read(size)
+        self._data, self._at = rest + more, 0
+        return bool(more)
+
+    def _error(self, reason: str) -> ValueError:
+        return ValueError(
+            f"{self._file}, object {self._number} is not JSON as it is read here "
+            f"({reason}); a .json must be an array of objects, an object per line, or "
+            "one object"
+        )
+
+
+class _JsonError(Exception):
+    """What a text is instead of JSON."""
+
+
+def _loads(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (RecursionError, ValueError) as e:
+        raise _JsonError(_reason(e)) from None
+
+
+def _reason(e: Exception) -> str:
+    if isinstance(e, RecursionError):
+        return "it is nested too deep"
+    if isinstance(e, json.JSONDecodeError):
+        return str(e)
+    return str(e).partition(";")[0]  # a number of more digits than Python reads
+
+
+def _checked(
+    values: Any, where: functools.partial[str], columns: Columns, escapes: bool
+) -> Row:
+    """The row of an object; `escapes`: whether it may hold halves of pairs."""
+    if not isinstance(values, dict):
+        raise ValueError(
+            f"{where()} is {type(values).__name__} and no object such as "
+            f'{{"{next(iter(columns))}": "..."}}'
+        )
+    if not columns.keys() <= values.keys():
+        require_columns(where(), columns, values)
+    for column in columns if escapes else ():
+        try:
+            json.dumps(values[column], ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"{where()}: the field {column!r} has half of a surrogate pair (U+D800 "
+                "to U+DFFF), which is no character; mend it, for instance with U+FFFD"
+            ) from None
+    return Row(values, where)
+
+
+def _where(file: str, position: int) -> str:
+    return f"{file}, line {streams.line_number(file, position)}"

@@ -1,0 +1,1 @@
+"""Chat templates: the text of a conversation, rendered in a bounded process."""
