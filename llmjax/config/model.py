@@ -83,7 +83,8 @@ class Latent:
 
     A head has `head_dim` sizes without position, and `rotary_dim` sizes with position,
     which all heads share; values have `value_dim` sizes. Queries come from a vector of
-    size `query_rank`, or directly from x (None).
+    size `query_rank`, or directly from x (None). `norm_epsilon` is that of the vectors'
+    norms; None: the other norms'.
     """
 
     kind: ClassVar[str] = "latent"
@@ -91,6 +92,7 @@ class Latent:
     rank: Size = 512
     rotary_dim: Size = 64
     value_dim: Size = 128
+    norm_epsilon: Positive | None = None
 
 
 @checked

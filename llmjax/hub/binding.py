@@ -273,6 +273,8 @@ def bind(table: Table, shapes: Mapping[str, Shape]) -> list[Bound]:
             for i in range(step):
                 prefix = f"{section.prefix}/group_{g}/layer_{i}/"
                 for entry in section.entries:
+                    name = entry.name.replace("{g}", str(g)).replace("{i}", str(i))
+                    entry = dataclasses.replace(entry, name=name)
                     bound += _bind(entry, prefix, shapes, repeat, number + i, step)
             number += step * (repeat or 1)
     seen: set[str] = set()

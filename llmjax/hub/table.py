@@ -22,6 +22,7 @@ inside the letters of `inside` (DeepSeek's keys and values lie side by side per 
 In a `LayerTable` `{l}` in a name is the layer's number, and our leaf is relative to
 the block, stacked over the layers of a group; `{e}` anywhere is an expert's number, our
 leaf being stacked over experts (after layers). Patterns don't mention these two axes.
+`{g}` and `{i}` are the group's number and the layer's within the group's pattern.
 
 A table may list every entry that some member of its family has: an entry whose leaf the
 model at hand lacks does not count. So a table seldom needs an `if`; strictness comes

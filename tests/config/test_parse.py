@@ -259,7 +259,7 @@ def test_groups_are_given_as_nested_dicts():
             "model.positions.max_length",
             64,
             "'model.positions.max_length' is not read by kind 'rotary', only by "
-            "'learned'; remove it or change 'model.positions.kind'",
+            "'learned'; set it to None, or change 'model.positions.kind'",
         ),
         ("optimizer.algorithm.decay_rate", 0.5, "by kind 'adamw', only by 'adafactor'"),
         # values that don't fit together

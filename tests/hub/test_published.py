@@ -1,8 +1,11 @@
 """The largest published models, built without a weight; their parameters counted."""
 
+import dataclasses
+
 import pytest
 
 from llmjax.hub import families
+from llmjax.hub.binding import bind
 from llmjax.hub.save import find_family
 from tests.hub import published
 from tests.hub.published import MODELS
@@ -47,7 +50,6 @@ def published_config(model_type):
         ("deepseek_v3", "topk_method", "greedy"),
         ("deepseek_v3", "scoring_func", "softmax"),
         ("deepseek_v3", "moe_layer_freq", 2),
-        ("deepseek_v3", "rms_norm_eps", 1e-5),
         ("t5", "feed_forward_proj", "gated-tanh"),
         ("t5", "is_encoder_decoder", False),
         ("bart", "encoder_attention_heads", 8),
@@ -60,3 +62,62 @@ def test_what_we_cannot_do_is_refused_by_its_key(model_type, key, value):
     config = published_config(model_type) | {key: value}
     with pytest.raises(ValueError, match=f"^{key} "):
         families.family(model_type).to_config(config)
+
+
+def test_deepseek_s_latents_have_an_epsilon_of_their_own():
+    """1e-6, whatever rms_norm_eps says."""
+    config = published_config("deepseek_v3") | {"rms_norm_eps": 1e-5}
+    cfg = families.family("deepseek_v3").to_config(config)
+    assert (cfg.norm.epsilon, cfg.heads.norm_epsilon) == (1e-5, 1e-6)
+    assert find_family(cfg, "LanguageModel").name == "deepseek_v3"
+    other = dataclasses.replace(cfg.heads, norm_epsilon=None)
+    with pytest.raises(ValueError, match="heads is .* and would become"):
+        find_family(dataclasses.replace(cfg, heads=other), "LanguageModel")
+
+
+@pytest.mark.parametrize(
+    ("changes", "repeats", "inner"),
+    [
+        ({}, [12], 1),
+        ({"num_hidden_groups": 4}, [3, 3, 3, 3], 1),
+        ({"num_hidden_groups": 5, "inner_group_num": 2}, [3, 2, 3, 2, 2], 2),
+        ({"num_hidden_groups": None, "inner_group_num": None}, [12], 1),
+    ],
+)
+def test_albert_s_groups_repeat_weights_of_their_own(changes, repeats, inner):
+    """Layer i is of group int(i / (layers / groups)), as in transformers."""
+    family = families.family("albert")
+    config = published_config("albert") | changes
+    cfg = family.to_config(config)
+    assert [group.repeat for group in cfg.layers] == repeats
+    assert all(g.shared and len(g.pattern) == inner for g in cfg.layers)
+    assert find_family(cfg, "Encoder", "albert").to_hf(cfg)["num_hidden_layers"] == 12
+    _, shapes = published.build(config)
+    names = {b.name for b in bind(family.table(cfg), shapes)}
+    last = f"albert_layer_groups.{len(repeats) - 1}.albert_layers.{inner - 1}.ffn.bias"
+    assert f"albert.encoder.{last}" in names
+
+
+def test_albert_has_no_more_groups_than_layers():
+    config = published_config("albert") | {"num_hidden_groups": 13}
+    with pytest.raises(ValueError, match="num_hidden_groups is 13; accepted: at most"):
+        families.family("albert").to_config(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("gelu_python", "gelu"),
+        ("gelu_python_tanh", "gelu_tanh"),
+        ("gelu_accurate", "gelu_tanh"),
+        ("gelu_new", "gelu_tanh"),
+    ],
+)
+def test_older_names_of_activations(name, ours):
+    """ELECTRA's discriminator has its MLPs' activation, its generator exact GELU."""
+    for model_type in ("bert", "electra"):
+        config = published_config(model_type) | {"hidden_act": name}
+        cfg = families.family(model_type).to_config(config)
+        assert cfg.mlp.activation == ours
+        head = {"bert": ours, "electra": "gelu"}[model_type]
+        assert cfg.output.activation == head

@@ -56,9 +56,17 @@ def encoders(s: Shapes) -> Iterator[Variant]:
     yield encoder(
         "albert/shared", "AlbertForMaskedLM", **albert | dict(num_hidden_layers=3)
     )
+    yield encoder(
+        "albert/groups",  # layers 0 and 1 of one group, 2 to 4 of another
+        "AlbertForMaskedLM",
+        **albert | dict(num_hidden_layers=5, num_hidden_groups=2, inner_group_num=2),
+    )
     yield encoder("albert/pooled", "AlbertModel", **albert, **pooled)
     electra = common | dict(type_vocab_size=2, embedding_size=s.F - 2)
     yield encoder("electra/discriminator", "ElectraForPreTraining", **electra)
+    yield encoder(
+        "electra/tanh", "ElectraForPreTraining", **electra, hidden_act="gelu_new"
+    )
     yield encoder("electra/generator", "ElectraForMaskedLM", **electra)
     yield encoder(
         "electra/square",  # embeddings as wide as the model: no projection

@@ -79,6 +79,11 @@ def mixtures(s: Shapes) -> Iterator[Variant]:
     )
     yield Variant("deepseek_v3/default", "DeepseekV3ForCausalLM", latent)
     yield Variant(
+        "deepseek_v3/epsilon",  # the latents' norms have one of their own
+        "DeepseekV3ForCausalLM",
+        latent | dict(rms_norm_eps=0.03),
+    )
+    yield Variant(
         "deepseek_v3/yarn",
         "DeepseekV3ForCausalLM",
         latent

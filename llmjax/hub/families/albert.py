@@ -1,13 +1,14 @@
 """ALBERT (Lan et al. 2019, arXiv:1909.11942): one layer repeated, small embeddings."""
 
+from collections import Counter
 from typing import Any
 
-from llmjax.config import Group, ModelConfig
-from llmjax.hub.families import accept, bert
+from llmjax.config import Group, LayerSpec, ModelConfig
+from llmjax.hub.families import bert
 from llmjax.hub.families.entries import attention, linear, norm
 from llmjax.hub.table import Family, LayerTable, Table
 
-LAYER = "albert.encoder.albert_layer_groups.0.albert_layers.0"
+LAYER = "albert.encoder.albert_layer_groups.{g}.albert_layers.{i}"
 BLOCK = (
     *attention(*(f"{LAYER}.attention.{i}" for i in ("query", "key", "value", "dense"))),
     *norm(f"{LAYER}.attention.LayerNorm", "attention_norm"),
@@ -33,7 +34,6 @@ def table(cfg: ModelConfig) -> Table:
 
 
 def to_config(hf: dict[str, Any]) -> ModelConfig:
-    accept.only(hf, num_hidden_groups=1, inner_group_num=1)
     defaults = {
         "hidden_act": "gelu_new",
         "hidden_dropout_prob": 0.0,
@@ -41,10 +41,23 @@ def to_config(hf: dict[str, Any]) -> ModelConfig:
     }
     return bert.encoder(
         defaults | hf,
-        groups=(Group(hf["num_hidden_layers"], shared=True),),
+        groups=_groups(hf),
         embedding_size=hf.get("embedding_size", 128),
         pooler=True,
     )
+
+
+def _groups(hf: dict[str, Any]) -> tuple[Group, ...]:
+    """The groups, each of which repeats its own weights."""
+    layers, groups = hf["num_hidden_layers"], hf.get("num_hidden_groups") or 1
+    if groups > layers:
+        raise ValueError(
+            f"num_hidden_groups is {groups}; accepted: at most the {layers} layers"
+        )
+    # transformers: layer i is of group int(i / (layers / groups))
+    repeats = Counter(int(i / (layers / groups)) for i in range(layers))
+    pattern = (LayerSpec(),) * (hf.get("inner_group_num") or 1)
+    return tuple(Group(repeats[g], pattern, shared=True) for g in range(groups))
 
 
 def to_hf(cfg: ModelConfig) -> dict[str, Any]:
@@ -52,8 +65,9 @@ def to_hf(cfg: ModelConfig) -> dict[str, Any]:
         raise ValueError("embedding_size is None; ALBERT always projects")
     return bert.absolute(cfg) | {
         "embedding_size": cfg.embedding_size,
-        "num_hidden_groups": 1,
-        "inner_group_num": 1,
+        "num_hidden_layers": sum(group.repeat for group in cfg.layers),
+        "num_hidden_groups": len(cfg.layers),
+        "inner_group_num": len(cfg.layers[0].pattern),
     }
 
 

@@ -265,9 +265,12 @@ def electra_table(cfg: ModelConfig) -> Table:
 
 
 def electra_config(hf: dict[str, Any]) -> ModelConfig:
-    accept.only(hf, hidden_act="gelu")  # our discriminator's
     size = hf.get("embedding_size", 128)
-    return encoder(hf, embedding_size=None if size == hf["hidden_size"] else size)
+    return encoder(
+        hf,
+        embedding_size=None if size == hf["hidden_size"] else size,
+        output=Transformed("gelu"),  # the generator's, whatever hidden_act says
+    )
 
 
 def electra_hf(cfg: ModelConfig) -> dict[str, Any]:

@@ -83,7 +83,6 @@ def to_config(hf: dict[str, Any]) -> ModelConfig:
         moe_layer_freq=1,
         scoring_func="sigmoid",
         topk_method="noaux_tc",
-        rms_norm_eps=EPSILON,
         num_key_value_heads=hf["num_attention_heads"],
     )
     hf = DEFAULTS | hf
@@ -101,6 +100,7 @@ def to_config(hf: dict[str, Any]) -> ModelConfig:
             rank=hf["kv_lora_rank"],
             rotary_dim=rotary_dim,
             value_dim=hf["v_head_dim"],
+            norm_epsilon=None if cfg.norm.epsilon == EPSILON else EPSILON,
         ),
         scores=scores(cfg.positions, plain_dim + rotary_dim),
         positions=dataclasses.replace(cfg.positions, interleaved=hf["rope_interleave"]),

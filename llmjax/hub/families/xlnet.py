@@ -63,6 +63,11 @@ def to_config(hf: dict[str, Any]) -> ModelConfig:
 
 
 def to_hf(cfg: ModelConfig) -> dict[str, Any]:
+    if cfg.H * cfg.num_heads != cfg.d_model:
+        raise ValueError(
+            f"d_model={cfg.d_model} is not num_heads={cfg.num_heads} x head_dim={cfg.H}"
+            ", as XLNet's class wants it"
+        )
     return {
         "vocab_size": cfg.vocab_size,
         "d_model": cfg.d_model,

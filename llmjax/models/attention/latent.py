@@ -1,5 +1,7 @@
 """Latent attention: keys and values from one small vector a token (DeepSeek-V2/V3)."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -48,7 +50,7 @@ class LatentAttention(nn.Module):
             (cfg.d_model, R + heads.rotary_dim),
             ("D", "R"),
         )(x_BTD)
-        c_BTR = Norm(cfg.norm, ("R",), name="latent_norm")(down_BTR[..., :R])
+        c_BTR = self._norm("latent_norm")(down_BTR[..., :R])
         k_rope_BT1H = positions.rotate(
             down_BTR[:, :, None, R:], context.positions_BT, context.lengths_BT
         )
@@ -91,7 +93,7 @@ class LatentAttention(nn.Module):
             down = self._project(
                 "query_down", "BTD,DR->BTR", (cfg.d_model, rank), ("D", "R")
             )
-            x_BTD = Norm(cfg.norm, ("R",), name="query_norm")(down(x_BTD))
+            x_BTD = self._norm("query_norm")(down(x_BTD))
         first = "R" if heads.query_rank is not None else "D"
         shape = (x_BTD.shape[-1], cfg.num_heads, size)
         up = self._project("query", "BTR,RNH->BTNH", shape, (first, "N", "H"))
@@ -100,6 +102,12 @@ class LatentAttention(nn.Module):
             q_BTNH[..., cfg.H :], context.positions_BT, context.lengths_BT
         )
         return jnp.concatenate([q_BTNH[..., : cfg.H], turned], axis=-1)
+
+    def _norm(self, name: str) -> Norm:
+        heads, norm = self.cfg.heads, self.cfg.norm
+        if isinstance(heads, Latent) and heads.norm_epsilon is not None:
+            norm = dataclasses.replace(norm, epsilon=heads.norm_epsilon)
+        return Norm(norm, ("R",), name=name)
 
     def _project(
         self, name: str, equation: str, shape: tuple[int, ...], axes: tuple[str, ...]

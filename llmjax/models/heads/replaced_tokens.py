@@ -11,6 +11,7 @@ from llmjax.config import (
     Group,
     LayoutConfig,
     ModelConfig,
+    Plain,
     Transformed,
 )
 from llmjax.models.context import Context
@@ -47,7 +48,9 @@ class Discriminator(nn.Module):
 
     def __call__(self, batch: Batch) -> jax.Array:
         """Float32 logits [B, T]; above 0: replaced."""
-        x_BTD = ACTIVATIONS["gelu"](self.dense(self.hidden(batch)))
+        mlp = self.cfg.mlp  # ELECTRA's activation is the one of its MLPs
+        name = mlp.activation if isinstance(mlp, Plain) else "gelu"
+        x_BTD = ACTIVATIONS[name](self.dense(self.hidden(batch)))
         return self.prediction(x_BTD)[..., 0].astype(jnp.float32)
 
     def hidden(self, batch: Batch) -> jax.Array:
