@@ -45,7 +45,7 @@ class Sinusoidal:
     kind: ClassVar[str] = "sinusoidal"
     max_wavelength: Positive = 10_000.0
     order: Literal["interleaved", "halves"] = "interleaved"
-    offset: int = 0
+    offset: Natural = 0
 
 
 @checked

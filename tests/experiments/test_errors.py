@@ -71,7 +71,7 @@ def test_a_missing_corpus(mains, tmp_path):
 def test_an_unknown_corpus(main, mains, tmp_path):
     source = "--config.data.source=/no/such/folder"
     done = mains.run(main, PRETRAIN, f"--workdir={tmp_path}/run", source)
-    assert_told(done, "data.source='/no/such/folder'", "the path of a file")
+    assert_told(done, "data.source='/no/such/folder' is not there")
 
 
 @pytest.mark.parametrize(
