@@ -27,7 +27,10 @@ class AdamW:
 
 @checked
 class Adafactor:
-    """Shazeer & Stern 2018, arXiv:1804.04235."""
+    """Shazeer & Stern 2018, arXiv:1804.04235; of projections the matrix is factored.
+
+    That is, all heads together are one of its two dimensions.
+    """
 
     kind: ClassVar[str] = "adafactor"
     decay_rate: SomeShare = 0.8
@@ -99,7 +102,11 @@ class ScheduleFree:
 
 @checked
 class SGD:
-    """Stochastic gradient descent with momentum."""
+    """Stochastic gradient descent with momentum.
+
+    Weight decay stands apart from it, as of all algorithms here (SGDW, Loshchilov &
+    Hutter 2019, algorithm 1): it does not enter the momentum, as torch's does.
+    """
 
     kind: ClassVar[str] = "sgd"
     momentum: BelowOne = 0.9

@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding
 from llmjax.parallel.axes import Axes
 from llmjax.parallel.processes import distributed
 from llmjax.train.checkpoints import frozen as frozen_lib
+from llmjax.train.optimizers import roles
 
 
 @flax.struct.dataclass
@@ -178,9 +179,15 @@ def _keys(path: Any) -> tuple[str, ...]:
 
 
 def _kept(shape: tuple[int, ...], whole: tuple[int, ...], axes: Axes) -> Axes:
-    """Axes of a leaf that has a parameter's shape, or that shape less one dimension."""
+    """Axes of a leaf that has a parameter's shape, or that shape less one dimension.
+
+    The shape may be that of a projection's matrix, its heads merged.
+    """
     if shape == whole:
         return axes
+    merged, merged_axes = roles.merge_heads(whole, axes)
+    if merged != whole:
+        return _kept(shape, merged, merged_axes)
     for i in range(len(whole)):
         # of two dimensions of one size either may be gone: replication is always right
         if whole[:i] + whole[i + 1 :] == shape and whole.count(whole[i]) == 1:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -174,6 +175,23 @@ def test_an_example_batch_is_full_rows_of_the_pipeline(lm, tiny):
     assert (rows["segment_ids"] == 1).all()
     labelled = make_task(classification(tiny), Vocabulary()).example_batch(4)
     assert sorted(labelled["label"]) == [0, 0, 1, 2] and labelled["valid"].all()
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        ((), "no classes; name the column .* in data.prepare.label"),
+        (
+            ("a", "b"),
+            r"num_labels=3, and the corpus has 2 classes \(a, b\); set it to 2",
+        ),
+    ],
+)
+def test_a_corpus_of_other_classes_is_refused(names, says, tiny):
+    task = make_task(classification(tiny), Vocabulary())
+    corpus = mock.create_autospec(Corpus, instance=True, class_names=names)
+    with pytest.raises(ValueError, match=says):
+        task.documents(corpus, "train")
 
 
 def test_tokens_of_a_padded_vocabulary_have_no_bytes(tiny):

@@ -12,9 +12,10 @@ NORM = "transformer/stack/group_0/layer_0/mlp_norm/scale"
 TABLE = "transformer/embedder/table"
 
 
-def optimizer_axes(**optimizer):
+def optimizer_axes(model=None, **optimizer):
     """Path -> (shape, axes) of every leaf of the optimizer's state."""
-    program = toy.program(toy.change(toy.CONFIG, optimizer=optimizer))
+    config = toy.change(toy.CONFIG, model=model or {}, optimizer=optimizer)
+    program = toy.program(config)
     rows = sharding_report(program.abstract, program.axes, program.mesh)
     prefix = "opt_state/"
     return {
@@ -53,6 +54,17 @@ def test_a_factored_leaf_takes_the_axes_that_it_kept():
     assert named[stacked + "v/" + UP] == ((2, 1), (None, None))
     assert named[stacked + "count"] == ((2,), (None,))
     assert named[single + "count"] == ((), ())
+
+
+def test_factored_projections_take_the_axis_of_their_heads():
+    """Kernels are factored as matrices: [D, N H] = [16, 24], and [N H, D]."""
+    named = optimizer_axes({"head_dim": 12}, algorithm=Adafactor(0.8, 4))
+    for projection in "query", "key", "value", "out":
+        leaf = UP.replace("mlp/up", f"attention/{projection}")
+        heads = "N" if projection in ("query", "out") else "K"
+        assert named[f"1/stacked/2/0/v_row/{leaf}"] == ((2, 16), ("L", "D"))
+        assert named[f"1/stacked/2/0/v_col/{leaf}"] == ((2, 24), ("L", heads))
+        assert named[f"1/stacked/2/0/v/{leaf}"] == ((2, 1), (None, None))
 
 
 def test_which_of_two_equal_dimensions_was_kept_is_not_guessed():

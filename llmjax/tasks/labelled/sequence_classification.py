@@ -51,10 +51,15 @@ class SequenceClassificationTask(Objective):
           ValueError: the corpus has another number of classes than the task.
         """
         num_labels, names = self.config.num_labels, corpus.class_names
+        if not names:
+            raise ValueError(
+                "the corpus has no classes; name the column that holds them in "
+                "data.prepare.label and prepare it again, or choose another task"
+            )
         if num_labels != len(names):
             raise ValueError(
                 f"task.num_labels={num_labels}, and the corpus has {len(names)} "
-                f"classes ({', '.join(names) or 'none'}); set it to {len(names)}"
+                f"classes ({', '.join(names)}); set it to {len(names)}"
             )
         return corpus.source(split, self.config.text_field).labelled()
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 import optax.contrib
 
@@ -51,7 +52,31 @@ def make(config: Any, axes: Any) -> optax.GradientTransformation:
         optax.clip_by_block_rms(1.0),
         optax.scale_by_param_block_rms(),
     )
-    return per_layer(adafactor, axes)
+    return merged_heads(per_layer(adafactor, axes), axes)
+
+
+def merged_heads(
+    transform: optax.GradientTransformation, axes: Any
+) -> optax.GradientTransformation:
+    """Applies `transform` to leaves whose heads are one axis, so to matrices."""
+    named = jax.tree_util.tree_leaves_with_path(axes, is_leaf=is_axes)
+    axes_of = {_name(path): leaf_axes for path, leaf_axes in named}
+
+    def merge(tree):
+        def one(path, leaf):
+            return leaf.reshape(roles.merge_heads(leaf.shape, axes_of[_name(path)])[0])
+
+        return None if tree is None else jax.tree_util.tree_map_with_path(one, tree)
+
+    def init(params):
+        return transform.init(merge(params))
+
+    def update(updates, state, params=None):
+        merged, state = transform.update(merge(updates), state, merge(params))
+        shaped = jax.tree.map(lambda x, like: x.reshape(like.shape), merged, updates)
+        return shaped, state
+
+    return optax.GradientTransformation(init, update)
 
 
 def _muon(config: Muon, axes: Any) -> optax.GradientTransformation:
@@ -73,16 +98,35 @@ def _muon(config: Muon, axes: Any) -> optax.GradientTransformation:
         fan_out = math.prod(update.shape[i] for i in number.output_axis)
         return 0.2 * max(fan_in, fan_out) ** 0.5 * update
 
-    muon = optax.contrib.scale_by_muon(
-        ns_steps=config.newton_schulz_steps,
-        beta=config.momentum,
-        weight_dimension_numbers=dimensions,
+    muon = uncorrected(
+        optax.contrib.scale_by_muon(
+            ns_steps=config.newton_schulz_steps,
+            beta=config.momentum,
+            weight_dimension_numbers=dimensions,
+        )
     )
     scale = optax.stateless(
         lambda updates, _: jax.tree.map(rms_of_adam, updates, dimensions(updates))
     )
     adam = optax.scale_by_adam(config.b1, config.b2, config.eps)
     return optax.partition({"muon": optax.chain(muon, scale), "adam": adam}, label)
+
+
+def uncorrected(
+    muon: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+    """optax's Muon with the Nesterov momentum of its paper: m G + m^2 M + G, M before.
+
+    optax divides M and G by 1 - m**count, by different counts; from a large one both
+    are divided by 1, and the matrix that is orthogonalised is the paper's times 1 - m.
+    """
+
+    def init(params):
+        state = muon.init(params)
+        last = jnp.full_like(state.count, jnp.iinfo(state.count.dtype).max)
+        return state._replace(count=last)
+
+    return optax.GradientTransformation(init, muon.update)
 
 
 def matrices(axes: Any) -> dict[str, optax.contrib.MuonDimensionNumbers]:

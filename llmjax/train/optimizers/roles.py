@@ -22,6 +22,18 @@ def is_layer_matrix(axes: Axes) -> bool:
     return not is_vector(axes) and LAYER_AXES.issuperset(axes)
 
 
+def merge_heads(shape: tuple[int, ...], axes: Axes) -> tuple[tuple[int, ...], Axes]:
+    """Shape and axes with a leaf's heads and their size as one axis: N, H as N.
+
+    The matrix that a projection is, where an algorithm looks for one.
+    """
+    for i in range(len(axes) - 1):
+        if axes[i] in ("N", "K") and axes[i + 1] == "H":
+            size = shape[i] * shape[i + 1]
+            return (*shape[:i], size, *shape[i + 2 :]), axes[: i + 1] + axes[i + 2 :]
+    return shape, axes
+
+
 def moves_by_its_gradient(axes: Axes) -> bool:
     """Whether a leaf is a router's balance, whose gradient is its move."""
     return axes[-1:] == ("E_balance",)
