@@ -1,5 +1,6 @@
 """A run as a folder of the hub: its model's form there, its tokenizer, its ids."""
 
+import dataclasses
 import json
 import stat
 
@@ -65,9 +66,11 @@ def data(tmp_path_factory):
 def run(tmp_path_factory, data, random_params):
     """(name, task, fields of the model) -> workdir of a run, its model and params."""
 
-    def make(name, task, **fields):
+    def make(name, task, init=None, data=data, **fields):
         model_config = config.ModelConfig(**SIZES | fields)
         run_config = RunConfig(model=model_config, task=task, data=data)
+        if init is not None:
+            run_config = dataclasses.replace(run_config, init=config.Checkpoint(init))
         model = make_model(run_config)
         params = random_params(model, BATCH)
         workdir = tmp_path_factory.mktemp(name)
@@ -143,13 +146,9 @@ def test_a_run_brings_its_tokenizer_and_its_ids(mains, run, tmp_path, data):
 
 
 def test_a_run_whose_corpus_is_gone_says_so(mains, run, tmp_path, data):
-    workdir, _, _ = run("moved", config.CausalLM())
-    folder = tmp_path / "run"
-    workdir.rename(folder)
-    file = folder / "checkpoints" / "0" / "run" / "metadata"
-    text = file.read_text().replace(data.directory, str(tmp_path / "nowhere"))
-    file.write_text(text)
-    done = converted(mains, folder, tmp_path / "m")
+    moved = dataclasses.replace(data, directory=str(tmp_path / "nowhere"))
+    workdir, _, _ = run("moved", config.CausalLM(), data=moved)
+    done = converted(mains, workdir, tmp_path / "m")
     assert "the target gets no tokenizer: " in done.err
     assert not (tmp_path / "m" / "tokenizer.json").exists()
 
@@ -174,11 +173,7 @@ def test_a_run_from_the_hub_stays_of_its_family(mains, folder, tmp_path, edit, r
     edit(folder / "config.json", model_type="qwen3", use_cache=False, eos_token_id=7)
     edit(folder / "config.json", architectures=["Qwen3ForCausalLM"])
     (folder / "generation_config.json").write_text('{"temperature": 0.6}')
-    workdir, _, _ = run("tuned", config.CausalLM(), qk_norm="head")
-    file = workdir / "checkpoints" / "0" / "run" / "metadata"
-    about = json.loads(file.read_text())
-    about["config"]["init"] = {"kind": "checkpoint", "path": str(folder), "step": None}
-    file.write_text(json.dumps(about))
+    workdir, _, _ = run("tuned", config.CausalLM(), init=str(folder), qk_norm="head")
     converted(mains, workdir, tmp_path / "m")
     hf = written(tmp_path / "m")
     assert (hf["model_type"], hf["use_cache"]) == ("qwen3", False)

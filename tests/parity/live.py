@@ -21,11 +21,12 @@ from safetensors.numpy import load_file
 from llmjax.hub.load import load
 from llmjax.hub.save import save
 from tests.parity import draws, ours, reference
+from tests.parity import saved as saved_lib
 from tests.parity.compare import TOLERANCE, Error, compare, distance
 from tests.parity.families import variants
 from tests.parity.shapes import Shapes, Variant
 
-COLUMNS = ("logits", "gradients", "decode", "load", "reload")
+COLUMNS = ("logits", "gradients", "decode", "load", "reload", "changed")
 
 
 def check(variant: Variant, shapes: Shapes, seed: int) -> dict[str, Error]:
@@ -44,6 +45,8 @@ def check(variant: Variant, shapes: Shapes, seed: int) -> dict[str, Error]:
         errors["load"] = loaded(folder, model, params)
         save(model, params, saved, family=variant.family)
         errors["reload"] = reloaded(variant, saved, inputs, expected)
+    changed = saved_lib.check(variant, shapes, seed, count=1)
+    errors |= {f"changed {name}": error for name, error in changed.items()}
     return errors
 
 
@@ -77,6 +80,7 @@ def table(errors: dict[str, dict[str, Error]]) -> str:
     for name, quantities in errors.items():
         family = families.setdefault(name.split("/")[0], collections.defaultdict(list))
         for quantity, error in quantities.items():
+            quantity = quantity.split()[0]  # "changed theta"
             shown = {"hidden": "logits", "pooled": "logits"}.get(quantity, quantity)
             family[shown].append(error)
     lines = ["".join([f"{'family':14}", *(f"{c:>12}" for c in COLUMNS)])]

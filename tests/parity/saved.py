@@ -2,11 +2,15 @@
 
 A family says a model by config.json. Whether the class of transformers reads what it
 says is seen here alone: every family's tiny models are changed in one field of our
-config, and those that the family takes must give transformers the same logits.
+config, and those that the family takes must give transformers the same logits. The live
+comparison draws one change of each variant; all of them, which takes an hour, are
+
+    python -m tests.parity.saved [llama phi3 ...]
 """
 
 import dataclasses
 import random
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +27,7 @@ from llmjax.hub.load import abstract, load
 from llmjax.hub.save import find_family, save
 from tests.parity import draws, ours, reference
 from tests.parity.compare import TOLERANCE, Error, blank, distance
+from tests.parity.families import variants
 from tests.parity.shapes import Shapes, Variant
 
 LONG = 256  # originals long enough that a ramp lies within a head's few frequencies
@@ -163,3 +168,23 @@ def compared(
         value, expected = own_hidden, hidden
     blanked = blank(np.asarray(value), inputs.segment_ids)
     return Error(distance(blanked, expected), "logits", TOLERANCE)
+
+
+def main(families: list[str]) -> int:
+    """All changes of the first variant of each family; how many are off."""
+    shapes, seen, wrong = Shapes.draw(0), set[str](), 0
+    for variant in variants(shapes):
+        if variant.family in seen or (families and variant.family not in families):
+            continue
+        seen.add(variant.family)
+        errors = check(variant, shapes, seed=3)
+        off = {name: error for name, error in errors.items() if not error.fine}
+        wrong += len(off)
+        print(
+            f"{variant.family}: {len(errors)} changes, off: {off or 'none'}", flush=True
+        )
+    return wrong
+
+
+if __name__ == "__main__":
+    sys.exit(min(1, main(sys.argv[1:])))

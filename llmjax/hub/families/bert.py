@@ -113,8 +113,8 @@ def encoder(hf: dict[str, Any], **changes: Any) -> ModelConfig:
         output=Transformed(activation),
         output_bias=True,
         tie_embeddings=hf.get("tie_word_embeddings", True),
-        dropout=hf.get("hidden_dropout_prob", 0.1),
-        attention_dropout=hf.get("attention_probs_dropout_prob", 0.1),
+        dropout=float(hf.get("hidden_dropout_prob", 0.1)),
+        attention_dropout=float(hf.get("attention_probs_dropout_prob", 0.1)),
         init_std=hf.get("initializer_range", 0.02),
     )
     return dataclasses.replace(cfg, **changes)

@@ -111,7 +111,7 @@ def to_config_3(hf: dict[str, Any]) -> ModelConfig:
         "rope_parameters": by_kind.get(patterns.SLIDING),
         "max_position_embeddings": hf.get("max_position_embeddings"),
     }
-    positions = rope.to_config(near, hf["rope_local_base_freq"])
+    positions = rope.to_config(near, float(hf["rope_local_base_freq"]))
     local = dataclasses.replace(
         patterns.windowed(hf["sliding_window"]), positions=rope.whole(positions)
     )
