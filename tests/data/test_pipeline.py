@@ -103,7 +103,7 @@ def mixtures(draw: Any) -> Mixed:
     fields = {
         "packing": packing,
         "window": draw(st.integers(1, 9)),
-        "shuffle_seed": draw(st.integers(0, 2**40)),
+        "shuffle_seed": draw(st.integers(0, 2**32 - 1)),
         "weighting": draw(st.sampled_from(weightings)),
         "batch_size": 48 if ramp else 24,
         "batch_sizes": ramp,
@@ -243,7 +243,7 @@ def test_a_curriculum_cuts_the_same_rows(packing: Any) -> None:
     assert_same(found, {k: v[:10] for k, v in wanted.items()})
 
 
-@pytest.mark.parametrize("seed", [0, 2**40])
+@pytest.mark.parametrize("seed", [0, 2**32 - 1])
 def test_a_part_has_randomness_of_its_own_and_a_single_one_its_key(seed: int) -> None:
     sizes = [5] * 8
     p = pipeline(sizes, packing="pad", batch_size=8, shuffle_seed=seed)
