@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
-import zstandard
 from flax import traverse_util
 
 from experiments import cli
@@ -271,7 +270,7 @@ def build_texts(rng: Rng, folder: Path) -> None:
         "a.tsv": csv.getvalue().replace(b",", b"\t"),
         "a.parquet": parquet.getvalue(),
         "a.jsonl.gz": gzip.compress(lines),
-        "a.jsonl.zst": zstandard.compress(lines),
+        "a.jsonl.zst": pa.Codec("zstd").compress(lines, asbytes=True),
         "a.txt.gz": gzip.compress("\n\n".join(texts).encode()),
     }
     name = sorted(files)[rng.integers(len(files))]
