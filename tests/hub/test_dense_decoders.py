@@ -156,10 +156,12 @@ LLAMA3 = {
         (
             "phi3",
             {
+                "num_attention_heads": 4,  # of two pairs each
                 "original_max_position_embeddings": 16,
                 "rope_scaling": {"type": "longrope"} | FACTORS,
             },
             {
+                "num_attention_heads": 4,
                 "original_max_position_embeddings": 16,
                 "rope_parameters": rope("longrope", 1e4, factor=4.0, **FACTORS),
             },
