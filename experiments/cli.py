@@ -135,5 +135,6 @@ def one_line_errors() -> Iterator[None]:
         if e.errno not in (*MISTAKES, *FAILURES):
             raise
         reason = f"{e.filename}: {e.strerror}" if e.filename else e.strerror
-        print(f"error: {reason}", file=sys.stderr)
+        remedy = "; give another place" if e.errno in MISTAKES else ""
+        print(f"error: {reason}{remedy}", file=sys.stderr)
         sys.exit(2 if e.errno in MISTAKES else 1)
