@@ -315,6 +315,10 @@ def test_what_was_changed_is_not_opened(data: DataConfig) -> None:
     assert prepare.prepare(data).manifest["token_files"] == made["token_files"]
     assert account.read_text() == kept
 
+    account.write_text(kept.replace('"documents": ', '"documents": 1'))
+    assert prepare.prepare(data).manifest["token_files"] == made["token_files"]
+    assert account.read_text() == kept
+
     other = tokenizer.train(["other words"], 300)
     other.save(corpus.folder / "tokenizer.json")
     with pytest.raises(ValueError, match=r"tokenizer\.json is not the tokenizer"):

@@ -177,7 +177,7 @@ def test_frozen_files_that_are_lost_or_changed_are_named(frozen_run, tmp_path):
     largest = max(files_of(folder / reference), key=lambda f: f.stat().st_size)
     data = largest.read_bytes()
     largest.write_bytes(data[: len(data) // 2])
-    with pytest.raises(ValueError, match=f"{reference} cannot be read.*truncated"):
+    with pytest.raises(ValueError, match=f"{largest} is damaged: it has"):
         load_params(tmp_path / "run", 10)
     (folder / reference).rename(folder / "lost")
     changed = jax.tree.map(lambda x: x + 1, state.frozen["params"])
@@ -254,3 +254,17 @@ def test_trees_that_do_not_fit_are_named(noisy):
     replaced = dataclasses.replace(WithAxes(TEACHER, AXES), axes={"v": ("D", None)})
     with pytest.raises(ValueError, match=r"frozen/teacher/w .* the axes None"):
         toy.program(noisy, frozen={"teacher": replaced})
+
+
+@pytest.mark.parametrize(
+    "name", ["_METADATA", "_sharding", "array_metadatas/process_0"]
+)
+def test_a_flipped_bit_in_what_describes_them_is_named(name, frozen_run, tmp_path):
+    shutil.copytree(frozen_run[0], tmp_path / "run")
+    file = max((tmp_path / "run" / "frozen").glob(f"*/{name}"), key=str)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match=f"{file} is damaged: its sha256"):
+        for reference in (tmp_path / "run" / "frozen").iterdir():
+            frozen.shapes(epath.Path(tmp_path / "run"), "params", reference.name)

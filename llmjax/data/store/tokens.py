@@ -7,14 +7,13 @@ together `lengths`, `offsets` (of the first token), `labels` and `sizes`. Writte
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from llmjax.data.store.manifest import PREPARE, read_array
+from llmjax.data.store.manifest import PREPARE, read_array, read_json, write_json
 
 SHARD_BYTES = 64e6
 _ACCOUNT = "account.json"
@@ -202,7 +201,7 @@ def write(
         "shards": count,
         "files": files,
     }
-    (folder / _ACCOUNT).write_text(json.dumps(account))
+    write_json(folder / _ACCOUNT, account)
     return account
 
 
@@ -254,11 +253,8 @@ def _save(
 
 def account(folder: epath.PathLike) -> dict[str, Any] | None:
     """The account of a folder of token files; None where it is incomplete."""
-    path = epath.Path(folder) / _ACCOUNT
-    if not path.exists():
-        return None
     try:
-        return json.loads(path.read_text())
+        return read_json(epath.Path(folder) / _ACCOUNT) or None
     except ValueError:
         return None
 

@@ -49,15 +49,19 @@ class StateHandler(ocp.PyTreeCheckpointHandler):
 
     def write_checksums(self) -> None:
         """Hashes what no process has hashed, and writes the accounts of all files."""
-        accounts: Accounts = {}
+        known: Accounts = {}
         for part in self.folder.glob(f"*/{_part('*')}"):
             for name, account in json.loads(part.read_text()).items():
-                accounts[f"{part.parent.name}/{name}"] = account
+                known[f"{part.parent.name}/{name}"] = account
             part.unlink()
-        names = [name for name in _files(self.folder) if name not in LAST]
-        rest = [name for name in names if name not in accounts]
-        accounts |= _hashed(self.folder, rest)
-        manifest.write_json(self.folder / FILE, accounts)
+        write(self.folder, known)
+
+
+def write(folder: epath.Path, known: Accounts) -> None:
+    """Writes the accounts of all files of a folder; hashes those that are not known."""
+    names = [name for name in _files(folder) if name not in LAST]
+    rest = [name for name in names if name not in known]
+    manifest.write_json(folder / FILE, known | _hashed(folder, rest))
 
 
 @ocp.args.register_with_handler(StateHandler, for_save=True)
@@ -118,6 +122,20 @@ def _hashed(folder: epath.Path, names: Sequence[str]) -> Accounts:
 
 
 # --- reading -------------------------------------------------------------------------
+
+
+def read(folder: epath.Path, remedy: str) -> Accounts | None:
+    """The accounts of a folder's files; None where it was written without.
+
+    Raises:
+      DamagedError: they can't be read.
+    """
+    if not (folder / FILE).exists():
+        return None
+    try:
+        return manifest.read_json(folder / FILE, remedy)
+    except ValueError as e:
+        raise DamagedError(str(e)) from e
 
 
 def check(folder: epath.Path, accounts: Accounts, remedy: str) -> None:

@@ -82,9 +82,7 @@ class Folder:
 
     @functools.cached_property
     def _accounts(self) -> checksums.Accounts | None:
-        if not (self.path / checksums.FILE).exists():
-            return None
-        return self._read(checksums.FILE)
+        return checksums.read(self.path, self.remedy)
 
     def _read(self, name: str) -> dict[str, Any]:
         try:

@@ -17,6 +17,8 @@ from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.experimental import multihost_utils
 
+from llmjax.parallel.processes import distributed
+from llmjax.train.checkpoints import checksums
 from llmjax.train.checkpoints.damage import DamagedError, reading
 
 FOLDER = "frozen"
@@ -117,6 +119,8 @@ def save(workdir: epath.Path, trees: Mapping[str, Any]) -> References:
         if not path.exists() or not ocp.utils.is_checkpoint_finalized(path):
             with ocp.PyTreeCheckpointer() as checkpointer:
                 checkpointer.save(path, tree, force=True)
+            if distributed.is_leader():
+                checksums.write(path, {})
     return references
 
 
@@ -136,6 +140,9 @@ def shapes(workdir: epath.Path, name: str, reference: str) -> Any:
             f"{path} does not exist; it holds the frozen weights {name!r} of this "
             f"run's checkpoints: {REMEDY}"
         )
+    accounts = checksums.read(path, REMEDY)
+    if accounts is not None:  # what orbax says of damaged metadata has no file in it
+        checksums.check(path, accounts, REMEDY)
     with reading(path, REMEDY), ocp.PyTreeCheckpointer() as checkpointer:
         metadata = checkpointer.metadata(path).item_metadata
         if metadata is None or not metadata.tree:
