@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from llmjax.config import SGD, Constant, LayoutConfig
+from llmjax.config import SGD, Constant, LayoutConfig, LongRope, Rotary
 from llmjax.parallel.mesh import use
 from llmjax.train.step import make_step
 from tests.train import toy
@@ -30,6 +30,7 @@ def ragged(rows):
     rows = {k: v.copy() for k, v in rows.items()}
     for r, segments in enumerate(rows["segment_ids"]):
         segments[2 * r :] = 0
+        rows["positions"][r, 2 * r :] = 0
     if "valid" in rows:
         rows["valid"][[0, 3, 4]] = 0
     return rows
@@ -43,10 +44,14 @@ def update(config, rows, devices=1):
 
 
 @pytest.mark.parametrize(
-    ("kind", "count", "devices"), [("tokens", 2, 4), ("texts", 4, 1)]
+    ("kind", "count", "devices"),
+    [("tokens", 2, 4), ("texts", 4, 1), ("texts whose rates follow a length", 4, 1)],
 )
 def test_microbatches_are_one_batch(kind, count, devices):
     config = PLAIN if kind == "tokens" else toy.classifier(PLAIN)
+    if "rates" in kind:
+        scaling = LongRope((1.0, 1.2, 1.5, 2.0), (2.0, 4.0, 6.0, 9.0), 10)
+        config = toy.change(config, model={"positions": Rotary(scaling=scaling)})
     rows = ragged(toy.batches(config).batch(0))
     whole, (metrics, scalars) = update(config, rows)
     parts = update(toy.change(config, layout={"microbatches": count}), rows, devices)
