@@ -171,7 +171,7 @@ def full(model, params):
 
     def logits(text):
         tokens = np.pad(text, (0, 16 - len(text)))[None]
-        segments = np.int32(np.arange(16) < len(text))[None]
+        segments = (np.arange(16) < len(text)).astype(np.int32)[None]
         batch = {"tokens": tokens, "segment_ids": segments}
         batch["positions"] = np.arange(16)[None] * segments
         return np.asarray(apply({"params": params}, batch)[0][0, : len(text)])
