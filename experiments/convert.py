@@ -151,12 +151,12 @@ def origin_of(config: RunConfig, folder: Path) -> tuple[Origin, list[Path]]:
         hf = read_json(kept / "config.json")
         about = origin.read(kept, str(hf.get("model_type")), hf)
         return about, tokenizer_files.beside(kept)
-    about, said = Origin(), {}
+    about, hf = Origin(), {}
     begun = Path(config.init.path if isinstance(config.init, Checkpoint) else folder)
     file = begun.expanduser() / "config.json"
-    if file.is_file() and "model_type" in (said := read_json(file)):
-        about = origin.read(file.parent, str(said["model_type"]), said)
-    longest = max(config.data.seq_len, said.get("max_position_embeddings") or 0)
+    if file.is_file() and "model_type" in (hf := read_json(file)):
+        about = origin.read(file.parent, str(hf["model_type"]), hf)
+    longest = max(config.data.seq_len, hf.get("max_position_embeddings") or 0)
     try:
         tokenizer = open_corpus(config.data).tokenizer
     except (FileNotFoundError, ValueError) as e:
@@ -171,8 +171,8 @@ def origin_of(config: RunConfig, folder: Path) -> tuple[Origin, list[Path]]:
         }
         if config.model.architecture == "encoder_decoder":
             ids["decoder_start_token_id"] = tokenizer.bos_id
-    said = json.loads(about.config) | ids | {"max_position_embeddings": longest}
-    about = dataclasses.replace(about, config=json.dumps(said))
+    fields = json.loads(about.config) | ids | {"max_position_embeddings": longest}
+    about = dataclasses.replace(about, config=json.dumps(fields))
     return about, tokenizer_files.beside(folder)
 
 

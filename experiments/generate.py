@@ -220,10 +220,10 @@ def choose_sampling(settings: Generation) -> Sampling:
         "min_p": MIN_P.value,
     }
     fields: dict[str, Any] = dict(settings.sampling)
-    given = {key: value for key, value in flag_values.items() if value is not None}
-    if given and fields.get("temperature") == 0:
+    by_flags = {key: value for key, value in flag_values.items() if value is not None}
+    if by_flags and fields.get("temperature") == 0:
         fields = {}  # a flag asks for draws
-    return Sampling(**(fields | given))
+    return Sampling(**(fields | by_flags))
 
 
 def ends(source: Source) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def reworded() -> Iterator[None]:
 
 def _check_places(argv: list[str]) -> None:
     """Raises ValueError for a flag that sets a part of what has none."""
-    known = set(keys.paths(RunConfig))
+    accepted = set(keys.paths(RunConfig))
     for argument in argv:
         match = re.match(r"--?(?:no)?config\.([^=]+)", argument)
         if not match:
@@ -98,7 +98,9 @@ def _check_places(argv: list[str]) -> None:
         parts = path.split(".")
         for i in range(1, len(parts)):
             above = ".".join(parts[:i])
-            if above in known and not any(k.startswith(f"{above}.") for k in known):
+            if above in accepted and not any(
+                k.startswith(f"{above}.") for k in accepted
+            ):
                 raise ValueError(
                     f"config key '{path}' lies below '{above}', which holds a value; "
                     f"set '{above}'"

@@ -22,8 +22,8 @@ def variants(hint: Any) -> dict[str, type]:
 
 def hints(cls: type) -> dict[str, Any]:
     """Field -> type, of a dataclass."""
-    found = typing.get_type_hints(cls)
-    return {f.name: found[f.name] for f in dataclasses.fields(cls)}
+    types = typing.get_type_hints(cls)
+    return {f.name: types[f.name] for f in dataclasses.fields(cls)}
 
 
 def unknown(path: str, cls: type) -> str:

@@ -134,10 +134,10 @@ class Config:
         """The fields of a sampler, as transformers reads them."""
         if not self.values.get("do_sample"):
             return {"temperature": 0.0}
-        said = {key: self.real(key) for key in ("temperature", "top_p", "min_p")}
-        said["top_k"] = self.whole("top_k")
+        stored = {key: self.real(key) for key in ("temperature", "top_p", "min_p")}
+        stored["top_k"] = self.whole("top_k")
         fields = dict(SAMPLED)
-        for key, value in said.items():
+        for key, value in stored.items():
             if value is not None:
                 fields[key] = value
         if not fields["top_k"]:  # 0 keeps all

@@ -105,15 +105,17 @@ def _pooled(
 
 def _no_such_head(config: Path, family: Family, architectures: Any) -> str:
     """The error for an architecture that the family lacks, a classifier above all."""
-    known = f"accepted of the family {family.name}: {', '.join(family.architectures)}"
+    accepted = (
+        f"accepted of the family {family.name}: {', '.join(family.architectures)}"
+    )
     name = str(architectures[0] if isinstance(architectures, list) else architectures)
     kind = next((kind for kind in CLASSIFIERS if name.endswith(kind)), None)
     if kind is None:
-        return f"{config} has architectures {architectures!r}; {known}"
+        return f"{config} has architectures {architectures!r}; {accepted}"
     body = next((a for a, h in family.architectures.items() if h == "Encoder"), None)
     return f"{config} is of a {name}, {CLASSIFIERS[kind]}, whose head is not read; " + (
         f"to start from its body, have transformers save that alone: {body}."
-        f"from_pretrained(path).save_pretrained(new_path); {known}"
+        f"from_pretrained(path).save_pretrained(new_path); {accepted}"
         if body
         else known
     )
@@ -160,8 +162,8 @@ def _open_gguf(path: Path) -> StoredModel:
     }
     ids["pad_token_id"] = ids.pop("padding_token_id")
     ids["max_position_embeddings"] = hf.get("max_position_embeddings")
-    said = {k: v for k, v in ids.items() if isinstance(v, int)}
-    about = Origin("", json.dumps(said))
+    numbers = {k: v for k, v in ids.items() if isinstance(v, int)}
+    about = Origin("", json.dumps(numbers))
     return StoredModel(path, family, head, cfg, names, tensors, about)
 
 

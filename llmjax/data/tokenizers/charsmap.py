@@ -31,12 +31,12 @@ def check(charsmap: bytes) -> None:
         parts = [np.zeros(0, np.int64)]
         for start in range(0, len(nodes), _CHUNK):
             places = nodes[start : start + _CHUNK, None] ^ labels
-            found = (units[places] & 0x800000FF) == labels
-            units_found = units[places[found]]
-            children = places[found] ^ _offset(units_found)
+            matches = (units[places] & 0x800000FF) == labels
+            edges = units[places[matches]]
+            children = places[matches] ^ _offset(edges)
             if children.size and children.max() >= size:
                 raise ValueError("an edge leads out of its array")
-            leaves = units[children[(units_found >> 8 & 1) == 1]] & 0x7FFFFFFF
+            leaves = units[children[(edges >> 8 & 1) == 1]] & 0x7FFFFFFF
             if leaves.size and (leaves.max() > len(texts) or inside[leaves].any()):
                 raise ValueError("a leaf points beyond its texts, or into a character")
             parts.append(children)
