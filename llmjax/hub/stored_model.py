@@ -117,7 +117,7 @@ def _no_such_head(config: Path, family: Family, architectures: Any) -> str:
         f"to start from its body, have transformers save that alone: {body}."
         f"from_pretrained(path).save_pretrained(new_path); {accepted}"
         if body
-        else known
+        else accepted
     )
 
 
