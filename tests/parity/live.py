@@ -6,6 +6,7 @@ repeats it. Further arguments keep only the families or variants that begin so.
 
 import argparse
 import collections
+import multiprocessing
 import random
 import sys
 import tempfile
@@ -13,7 +14,6 @@ import time
 import traceback
 from pathlib import Path
 
-import jax
 import numpy as np
 import torch
 from safetensors.numpy import load_file
@@ -95,31 +95,40 @@ def table(errors: dict[str, dict[str, Error]]) -> str:
     return "\n".join(lines)
 
 
+def timed(job: tuple[str, Shapes, int]) -> tuple[str, float, dict[str, Error]]:
+    """The name, the seconds and the errors of a variant that it names."""
+    name, shapes, seed = job
+    (variant,) = (v for v in variants(shapes) if v.name == name)
+    torch.set_num_threads(1)
+    started = time.monotonic()
+    try:
+        errors = check(variant, shapes, seed)
+    except Exception:  # the others are still of interest
+        traceback.print_exc()
+        errors = {"failed": Error(float("inf"), "raised", 0.0)}
+    return name, time.monotonic() - started, errors
+
+
 def main(arguments: list[str]) -> int:
+    """Checks all variants; 1 where one is off."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=random.randrange(1, 2**31))
+    parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("only", nargs="*", help="families or variants")
     options = parser.parse_args(arguments)
     shapes = Shapes.draw(options.seed)
     print(f"parity: --seed={options.seed} {shapes}", flush=True)
-    torch.set_num_threads(1)
     errors: dict[str, dict[str, Error]] = {}
-    for variant in variants(shapes):
-        if options.only and not variant.name.startswith(tuple(options.only)):
-            continue
-        started = time.monotonic()
-        try:
-            errors[variant.name] = check(variant, shapes, options.seed)
-        except Exception:  # the others are still of interest
-            traceback.print_exc()
-            errors[variant.name] = {"failed": Error(float("inf"), "raised", 0.0)}
-        jax.clear_caches()
-        wrong = {k: e for k, e in errors[variant.name].items() if not e.fine}
-        print(
-            f"parity: {variant.name:26} {time.monotonic() - started:5.1f} s "
-            + (f"FAILED {wrong}" if wrong else "fine"),
-            flush=True,
-        )
+    names = [v.name for v in variants(shapes)]
+    if options.only:
+        names = [name for name in names if name.startswith(tuple(options.only))]
+    spawn = multiprocessing.get_context("spawn")
+    with spawn.Pool(options.workers, maxtasksperchild=8) as pool:
+        jobs = ((name, shapes, options.seed) for name in names)
+        for name, seconds, errors[name] in pool.imap(timed, jobs):
+            wrong = {k: e for k, e in errors[name].items() if not e.fine}
+            verdict = f"FAILED {wrong}" if wrong else "fine"
+            print(f"parity: {name:26} {seconds:5.1f} s {verdict}", flush=True)
     print(f"\n{table(errors)}\n")
     failed = [n for n, e in errors.items() if not all(x.fine for x in e.values())]
     if failed or not errors:
