@@ -189,7 +189,8 @@ class Checkpoints:
             target = self.directory.parent / ASIDE / str(step)
             while target.exists():
                 target = target.with_name(f"{target.name}_again")
-            _say(f"{error}\nwas moved to {target}")
+            reason = str(error).removesuffix(f"; {self._folder(step).remedy}")
+            _say(f"{reason}; its checkpoint was moved to {target}")
             if distributed.is_leader():
                 target.parent.mkdir(exist_ok=True)
                 (self.directory / str(step)).rename(target)
