@@ -26,6 +26,7 @@ from llmjax.data.prepare.prepare import open_corpus
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.hub import packages
 from llmjax.hub.generation import Generation
+from llmjax.hub.origin import HUB
 from llmjax.infer.generate import generate, generates
 from llmjax.infer.sampling import Sampling
 from llmjax.infer.weights import TYPES, quantize_weights
@@ -167,11 +168,7 @@ def open_source(name: str) -> Source:
             f"({model.cfg.architecture}), "
             "which predicts no next tokens; give a language model"
         )
-    settings = hub.generation(path)
-    for key, value in settings.left_out.items():
-        note = f"note: {name} asks for {key}={str(value)[:80]}, which is left out"
-        print(note, file=sys.stderr)
-    return Source(model, params, hub.tokenizer(path), settings, is_run=False)
+    return hub_source(name, path, model, params)
 
 
 def open_run(name: str) -> Source:
@@ -184,8 +181,20 @@ def open_run(name: str) -> Source:
             f"({type(model).__name__}, {config.model.architecture}) predicts no next "
             "tokens; give the run of a language model"
         )
+    kept = Path(name).expanduser() / HUB
+    if kept.is_dir():  # converted: its config names no corpus of its own
+        return hub_source(name, kept, model, params)
     tokenizer = open_corpus(config.data).tokenizer
     return Source(model, params, tokenizer, Generation(), is_run=True)
+
+
+def hub_source(name: str, folder: Path, model: Any, params: Any) -> Source:
+    """A model with the tokenizer and the settings that a folder of the hub holds."""
+    settings = hub.generation(folder)
+    for key, value in settings.left_out.items():
+        note = f"note: {name} asks for {key}={str(value)[:80]}, which is left out"
+        print(note, file=sys.stderr)
+    return Source(model, params, hub.tokenizer(folder), settings, is_run=False)
 
 
 def decoder_and_encoder(source: Source, texts: list[str]) -> dict[str, Any]:
