@@ -38,7 +38,7 @@ from llmjax.data.prepare.prepare import open_corpus
 from llmjax.hub import families, origin, packages, tokenizer_files
 from llmjax.hub.files import float_type, read_json
 from llmjax.hub.load import abstract, check, read_params
-from llmjax.hub.origin import GENERATION, Origin
+from llmjax.hub.origin import GENERATION, HUB, Origin
 from llmjax.hub.stored_model import open_model
 from llmjax.models.heads.language import LanguageModel
 from llmjax.models.heads.multi_token import PredictionHeads, first_head
@@ -59,7 +59,6 @@ FAMILY = flags.DEFINE_string("family", None, "model_type to write; any that fits
 DTYPE = flags.DEFINE_string("dtype", None, "type of the weights; as stored")
 STEP = flags.DEFINE_integer("step", None, "of a run's checkpoint; the best when absent")
 DOWNLOAD = flags.DEFINE_bool("download", False, "agree to download a package")
-HUB = "hub"  # folder of a checkpoint with the files of the folder that it came from
 
 
 def main() -> dict[str, Any]:

@@ -26,11 +26,12 @@ from llmjax.data.prepare.prepare import open_corpus
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.hub import packages
 from llmjax.hub.generation import Generation
+from llmjax.hub.origin import HUB
 from llmjax.infer.generate import generate, generates
 from llmjax.infer.sampling import Sampling
 from llmjax.infer.weights import TYPES, quantize_weights
 from llmjax.tasks.registry import make_model
-from llmjax.train.checkpoints.checkpoints import FOLDER, load_params
+from llmjax.train.checkpoints import checkpoints
 
 RUN = flags.DEFINE_string(
     "run", None, "workdir of a pretraining run, a hub folder, .gguf or package:NAME"
@@ -66,14 +67,15 @@ class Source:
       model, params: a module that generates, and its weights.
       tokenizer: the model's own.
       settings: what its files say of its continuations.
-      is_run: whether it was trained here, on texts that each begin with <bos>.
+      step: of the checkpoint of a run, whose texts each began with <bos>; None: the
+        model is the hub's.
     """
 
     model: Any
     params: Any
     tokenizer: Tokenizer
     settings: Generation
-    is_run: bool
+    step: int | None
 
     def prompt(self, text: str) -> np.ndarray:
         """The ids of a prompt, with the specials before it that the model expects."""
@@ -82,7 +84,7 @@ class Source:
             chat = self.tokenizer.apply_chat_template([message])
             return self.tokenizer.encode(chat, parse_specials=True)
         ids = self.tokenizer.encode(text)
-        if self.is_run:
+        if self.step is not None:
             return np.append(np.int32(self.tokenizer.bos_id), ids)
         return self.tokenizer.with_beginning(ids)
 
@@ -118,7 +120,7 @@ def main() -> dict[str, Any]:
         print(f"{'' if alone else item['prompt']}{item['text']}\n---", flush=True)
     return {
         "run": RUN.value,
-        "step": "best" if source.is_run and STEP.value is None else STEP.value,
+        "step": source.step,
         "sampling": dataclasses.asdict(sampling),
         "bits": BITS.value and int(BITS.value),
         "seed": SEED.value,
@@ -156,7 +158,7 @@ def open_source(name: str) -> Source:
     of_hub = path.is_file() or (path / "config.json").is_file()
     if name.startswith(packages.PREFIX):
         path = packages.fetch(name, consent=DOWNLOAD.value or None)
-    elif (path / FOLDER).is_dir() or not of_hub:
+    elif (path / checkpoints.FOLDER).is_dir() or not of_hub:
         return open_run(name)
     if STEP.value is not None:
         raise ValueError(f"--step={STEP.value} is a run's, and {name} is of the hub")
@@ -167,16 +169,12 @@ def open_source(name: str) -> Source:
             f"({model.cfg.architecture}), "
             "which predicts no next tokens; give a language model"
         )
-    settings = hub.generation(path)
-    for key, value in settings.left_out.items():
-        note = f"note: {name} asks for {key}={str(value)[:80]}, which is left out"
-        print(note, file=sys.stderr)
-    return Source(model, params, hub.tokenizer(path), settings, is_run=False)
+    return hub_source(name, path, model, params)
 
 
 def open_run(name: str) -> Source:
     """The model of a run's checkpoint."""
-    config, params = load_params(name, step=STEP.value)
+    step, config, params = checkpoints.read(name, STEP.value)
     model = make_model(config)
     if not generates(model):
         raise ValueError(
@@ -184,8 +182,20 @@ def open_run(name: str) -> Source:
             f"({type(model).__name__}, {config.model.architecture}) predicts no next "
             "tokens; give the run of a language model"
         )
+    kept = Path(name).expanduser() / HUB
+    if kept.is_dir():  # converted: its config names no corpus of its own
+        return hub_source(name, kept, model, params)
     tokenizer = open_corpus(config.data).tokenizer
-    return Source(model, params, tokenizer, Generation(), is_run=True)
+    return Source(model, params, tokenizer, Generation(), step)
+
+
+def hub_source(name: str, folder: Path, model: Any, params: Any) -> Source:
+    """A model with the tokenizer and the settings that a folder of the hub holds."""
+    settings = hub.generation(folder)
+    for key, value in settings.left_out.items():
+        note = f"note: {name} asks for {key}={str(value)[:80]}, which is left out"
+        print(note, file=sys.stderr)
+    return Source(model, params, hub.tokenizer(folder), settings, None)
 
 
 def decoder_and_encoder(source: Source, texts: list[str]) -> dict[str, Any]:
@@ -194,7 +204,7 @@ def decoder_and_encoder(source: Source, texts: list[str]) -> dict[str, Any]:
     Raises:
       ValueError: the files don't say what the decoder begins with.
     """
-    if source.is_run or source.model.cfg.architecture != "encoder_decoder":
+    if source.step is not None or source.model.cfg.architecture != "encoder_decoder":
         return {"prompts": [source.prompt(text) for text in texts]}
     start = source.settings.start_tokens
     if not start:

@@ -21,7 +21,14 @@ class _OrNone(flags.ArgumentParser):
         self.syntactic_help = parser.syntactic_help
 
     def parse(self, argument: Any) -> Any:
-        return None if argument == "None" else self.parser.parse(argument)
+        if argument == "None":
+            return None
+        try:
+            return self.parser.parse(argument)
+        except ValueError as e:
+            if "invalid literal" not in str(e) and "could not convert" not in str(e):
+                raise
+            raise ValueError(f"accepted: {self.flag_type()}") from e
 
     def flag_type(self) -> str:
         return self.parser.flag_type()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 GENERATION = "generation_config.json"
+HUB = "hub"  # folder of a checkpoint with the files of the folder that it came from
 # keys that hold for the same weights in any family
 KEPT = (
     "max_position_embeddings",

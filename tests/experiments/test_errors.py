@@ -35,7 +35,7 @@ def assert_told(done, *words):
     [
         (["--config.modle.d_model=64"], ["'modle'", "did you mean 'model'"]),
         (["--config.model.d_modle=64"], ["'d_modle'", "did you mean 'model.d_model'"]),
-        (["--config.model.d_model=wide"], ["d_model", "wide"]),
+        (["--config.model.d_model=wide"], ["d_model=wide: accepted: int"]),
         (["--config.data.packing=7"], ["data.packing", "7", "'chunk', 'pad'"]),
         (
             ["--config.optimizer.algorithm.kind=adam"],
@@ -118,7 +118,7 @@ def test_required_flags(mains, tmp_path):
 @pytest.mark.parametrize("main", ["evaluate", "generate"])
 def test_no_run(main, mains, tmp_path):
     done = mains.run(main, f"--run={tmp_path}/none")
-    assert_told(done, f"{tmp_path}/none/checkpoints does not exist", "workdir of a run")
+    assert_told(done, f"{tmp_path}/none does not exist", "workdir of a run")
 
 
 @pytest.mark.parametrize("main", ["evaluate", "generate"])

@@ -121,6 +121,22 @@ def checkpoint(folder, config: RunConfig):
     return folder
 
 
+def test_a_run_that_came_from_the_hub_keeps_its_tokenizer(mains, heads, tmp_path):
+    """Its config names no corpus of its own; a corpus' tokenizer would be another."""
+    hub_folder, run = tmp_path / "hub_folder", tmp_path / "run"
+    for source, target in ((heads, hub_folder), (hub_folder, run)):
+        done = mains.run("convert", f"--source={source}", f"--target={target}")
+        assert done.code == 0, done.err
+    texts = []
+    for place in (hub_folder, run):
+        flags = [f"--run={place}", "--prompt=bad", "--seed=3", "--max_new_tokens=9"]
+        done = mains.run("generate", *flags, f"--workdir={tmp_path}")
+        assert done.code == 0, done.err
+        said = json.loads((tmp_path / "result.json").read_text())
+        texts.append(said["generations"])
+    assert texts[0] == texts[1]
+
+
 def test_a_multi_token_run_continues_by_its_first_head(mains, heads, tmp_path):
     flags = [f"--run={heads}", "--temperature=0", "--max_new_tokens=6"]
     done = mains.run("generate", *flags, "--prompt=bad", f"--workdir={tmp_path}")

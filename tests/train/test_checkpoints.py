@@ -247,6 +247,7 @@ def test_to_go_on_the_last_whole_one_is_taken_only_when_told(saved, program, cap
     assert {p.name for p in (saved / "damaged").iterdir()} == {"8", "10"}
     said = capsys.readouterr().err
     assert all(f"was moved to {saved}/damaged/{step}" in said for step in (8, 10))
+    assert "set_aside" not in said  # a remedy that was taken is not advised
     flip_largest(folder / "6")
     with pytest.raises(ValueError, match="no checkpoint in .* is whole"):
         Checkpoints(saved, program.config).set_aside_damaged()

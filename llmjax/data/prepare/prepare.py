@@ -325,9 +325,8 @@ def _tokenizer(
         tokenizer = first.tokenizer
     else:
         texts: Any = _training_texts(documents, data.train_split) if learns else ()
-        tokenizer = tokenizer_lib.make(
-            data.tokenizer, tqdm(texts, "tokenizer", disable=not learns)
-        )
+        with tqdm(texts, "tokenizer", disable=not learns) as bar:
+            tokenizer = tokenizer_lib.make(data.tokenizer, bar)
     tokenizer.save(path)
     saved = tokenizer_lib.load(path).fingerprint
     write_json(record, {**stage, "sha256": saved})

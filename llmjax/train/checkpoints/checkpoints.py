@@ -50,8 +50,9 @@ class Checkpoints:
         self._metrics: dict[int, dict[str, float] | None] = {}  # of steps saved here
         self._folders: dict[int, CheckpointFolder] = {}
         if config is None and not self.directory.is_dir():
+            missing = self.directory if self.directory.parent.is_dir() else workdir
             raise FileNotFoundError(
-                f"{self.directory} does not exist; give the workdir of a run that saved"
+                f"{missing} does not exist; give the workdir of a run that saved"
             )
         self.manager = self._open()
 
@@ -189,7 +190,8 @@ class Checkpoints:
             target = self.directory.parent / ASIDE / str(step)
             while target.exists():
                 target = target.with_name(f"{target.name}_again")
-            _say(f"{error}\nwas moved to {target}")
+            reason = str(error).removesuffix(f"; {self._folder(step).remedy}")
+            _say(f"{reason}; its checkpoint was moved to {target}")
             if distributed.is_leader():
                 target.parent.mkdir(exist_ok=True)
                 (self.directory / str(step)).rename(target)
@@ -375,7 +377,14 @@ def _restore(abstract: Any) -> Any:
 def load_params(
     workdir: epath.PathLike, step: int | None = None
 ) -> tuple[RunConfig, Any]:
-    """The config and the weights of a run at `step` (None: the best that is whole).
+    """The config and the weights of a run, of the checkpoint that `read` takes."""
+    return read(workdir, step)[1:]
+
+
+def read(
+    workdir: epath.PathLike, step: int | None = None
+) -> tuple[int, RunConfig, Any]:
+    """A run's step, config and weights at `step` (None: the best that is whole).
 
     The weights are the averaged ones where the run kept an average. What is damaged and
     so passed over is said on standard error.
@@ -385,7 +394,7 @@ def load_params(
     """
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
 
-        def read(step: int) -> tuple[RunConfig, Any]:
-            return checkpoints.run_config(step), checkpoints.params(step)
+        def read_step(step: int) -> tuple[int, RunConfig, Any]:
+            return step, checkpoints.run_config(step), checkpoints.params(step)
 
-        return checkpoints.best_whole(read) if step is None else read(step)
+        return checkpoints.best_whole(read_step) if step is None else read_step(step)
