@@ -29,10 +29,8 @@ def make_mesh(
     text = ", ".join(f"{a}={n}" for a, n in sizes.items() if n != 1) or "all 1"
     free = [axis for axis, n in sizes.items() if n == -1]
     fixed = math.prod(n for n in sizes.values() if n != -1)
-    if len(free) > 1 or any(n == 0 or n < -1 for n in sizes.values()):
-        raise ValueError(
-            f"layout has {text}; each axis must be positive and at most one be -1"
-        )
+    if len(free) > 1:
+        raise ValueError(f"layout has {text}; at most one axis can be -1")
     if free and len(devices) % fixed == 0:
         sizes[free[0]] = len(devices) // fixed
     if math.prod(sizes.values()) != len(devices):

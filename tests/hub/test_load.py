@@ -222,12 +222,12 @@ YARN = {
         ({"model_type": None}, "config.json: model_type is None"),
         (
             {"architectures": ["LlamaForTokens"]},
-            ": LlamaForCausalLM, LlamaModel",
+            ": LlamaForCausalLM, LLaMAForCausalLM, LlamaModel",
         ),
         ({"architectures": "LlamaModel"}, "architectures 'LlamaModel'"),
         (
             {"architectures": [["LlamaModel"]]},
-            ": LlamaForCausalLM, LlamaModel",
+            ": LlamaForCausalLM, LLaMAForCausalLM, LlamaModel",
         ),
         ({"hidden_size": None}, "config.json lacks the key 'hidden_size'"),
         ({"hidden_size": "16"}, "config.json: "),
