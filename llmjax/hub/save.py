@@ -140,8 +140,9 @@ def find_family(
         if problem is None:
             return family
         reasons.append(f"{model_type}: {problem}")
+    near = [r for r in reasons if ": architecture is " not in r] or reasons
     raise ValueError(
-        "no family of the hub can express this model. " + "; ".join(reasons)
+        "no family of the hub can express this model. " + "; ".join(near)
         if name is None
         else f"the family {reasons[0]}; let family be None to find one that fits"
     )
