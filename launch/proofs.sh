@@ -28,6 +28,7 @@ proof pipeline --quick
 proof meshes --quick --steps=4 --model=decoder --model=dropless --mesh="fsdp 2 ring 2"
 proof loader_memory --quick
 proof storage --quick
+proof hostile --quick
 
 printf '\n%s' "$summary"
 exit "$failed"

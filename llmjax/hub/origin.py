@@ -28,6 +28,8 @@ DROPPED = (
     "_name_or_path",
     "transformers_version",
 )
+# what a key says once its model is saved: of DeBERTa's two names of a head, the older
+RENEWED = {"legacy": True}
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -72,7 +74,7 @@ def merged(
       same: whether a config.json still means the model.
     """
     own = json.loads(origin.config) if origin else {}
-    own = {k: v for k, v in own.items() if k not in DROPPED}
+    own = {k: RENEWED.get(k, v) for k, v in own.items() if k not in DROPPED}
     if origin is None or not own:
         return hf
     if origin.family == family and same(own):

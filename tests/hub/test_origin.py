@@ -40,6 +40,16 @@ def test_a_loaded_model_is_saved_as_it_was(tmp_path, name):
     assert json.loads(file.read_text()) == generation
 
 
+def test_a_head_is_written_under_the_names_that_the_config_says(tmp_path, edit):
+    """DeBERTa v3's own files have `legacy` false; we write the older names."""
+    goldens.read(goldens.FOLDER / "deberta-v2-v3.npz").write(tmp_path)
+    edit(tmp_path / "config.json", legacy=False)
+    hub.save(*hub.load(tmp_path), tmp_path / "ours")
+    assert written(tmp_path / "ours")["legacy"] is True
+    names = load_file(tmp_path / "ours" / "model.safetensors").keys()
+    assert any(name.startswith("cls.predictions.") for name in names)
+
+
 KEYS = {
     "max_position_embeddings": 32768,
     "bos_token_id": 5,
