@@ -267,7 +267,6 @@ def build_texts(rng: Rng, folder: Path) -> None:
         "a.jsonl": lines,
         "a.json": json.dumps([{"text": t, "label": "x"} for t in texts]).encode(),
         "a.csv": csv.getvalue(),
-        "a.tsv": csv.getvalue().replace(b",", b"\t"),
         "a.parquet": parquet.getvalue(),
         "a.jsonl.gz": gzip.compress(lines),
         "a.jsonl.zst": pa.Codec("zstd").compress(lines, asbytes=True),
@@ -289,7 +288,12 @@ def load_texts(folder: Path) -> None:
     (file,) = (folder / "texts").iterdir()
     label = "" if ".txt" in file.name else "label"
     rules = PrepareConfig(
-        min_characters=1, near_duplicates=False, workers=1, label=label
+        min_characters=1,
+        near_duplicates=False,
+        workers=1,
+        label=label,
+        validation=0.0,
+        test=0.0,
     )
     data = DataConfig(
         source=str(folder / "texts"),
@@ -361,41 +365,54 @@ def _parse() -> None:
     cli.config()
 
 
-SCRIPTS = ("slurm", "tpu_vm", "tpu_pod", "gpu", "xpk", "local", "sync")
+PLACE = {"project": "my-project", "zone": "us-east5-a", "bucket": "gs://bkt/f"}
+TPU = PLACE | {"name": "t", "version": "v2-alpha", "type": "v5p-8"}
+SCRIPTS: dict[str, dict[str, str]] = {
+    "slurm": {"name": "r", "nodes": "4", "gpus": "8", "time": "24:00:00"},
+    "tpu_vm": TPU,
+    "tpu_pod": TPU,
+    "gpu": {"processes": "2"},
+    "xpk": PLACE | {"name": "r", "cluster": "c", "type": "v5p-128"},
+    "local": {"bucket": "gs://bkt/f"},
+    "sync": {"bucket": "gs://bkt/f", "workdir": "runs/x"},
+}
 
 
 def damage_launch(rng: Rng, folder: Path) -> str:
-    """The flags of a launch script, some of them traps for a shell."""
+    """Changes some flags of a launch script, often to traps for a shell."""
     trap = folder / "trap"
     values = (
         *("", "a", "8", "-1", "1e9", str(10**20), "../../x", "a b", "*", "é", "~"),
+        *(f"$(touch {trap})", f"`touch {trap}`", f"; touch {trap};"),
+        *(f"'; touch {trap}", f'"; touch {trap}', f"gs://bkt/$(touch {trap})"),
         *(
-            f"$(touch {trap})",
-            f"`touch {trap}`",
-            f"; touch {trap};",
-            f"'; touch {trap}",
+            "gs://bucket/x",
+            "v5e-8",
+            f"x\ntouch {trap}",
+            "--",
+            "-rf",
+            "%s%n",
+            "x" * 500,
         ),
-        *(f'"; touch {trap}', f"gs://b/$(touch {trap})", "gs://bucket/x", "v5e-8"),
-        *(f"x\ntouch {trap}", "--", "-rf", "%s%n", "x" * 5000),
     )
-    script = SCRIPTS[rng.integers(len(SCRIPTS))]
-    names = (
-        *("name", "project", "zone", "bucket", "type", "nodes", "gpus", "processes"),
-        *("partition", "time", "devices", "cluster", "workdir", "local", "every"),
-    )
-    flags = [
-        f"--{names[rng.integers(len(names))]}={values[rng.integers(len(values))]}"
-        for _ in range(rng.integers(1, 6))
-    ]
-    workdir = ("runs/x", "gs://bucket/x", *values)[rng.integers(len(values) + 2)]
+    script = sorted(SCRIPTS)[rng.integers(len(SCRIPTS))]
+    flags = dict(SCRIPTS[script])
+    workdir = "gs://bkt/x" if "tpu" in script or script == "xpk" else "runs/x"
+    for name in rng.permutation([*flags, "the run's workdir"])[: rng.integers(1, 3)]:
+        value = values[rng.integers(len(values))]
+        if name in flags:
+            flags[name] = value
+        else:
+            workdir = value
     command = ["--", "python", "-m", "experiments.pretrain", f"--workdir={workdir}"]
-    line = ["bash", f"launch/{script}.sh", *flags, "--dry_run", *command]
+    words = [f"--{name}={value}" for name, value in flags.items()]
+    line = ["bash", f"launch/{script}.sh", *words, "--dry_run", *command]
     (folder / "line.json").write_text(json.dumps(line))
     return " ".join(part[:80] for part in line)
 
 
 def load_launch(folder: Path) -> None:
-    """Runs the script dry, and then every command that it printed, as words alone."""
+    """Runs the script dry; what it prints must be a shell's lines."""
     line = json.loads((folder / "line.json").read_text())
     empty = folder / "bin"
     empty.mkdir()
@@ -409,9 +426,7 @@ def load_launch(folder: Path) -> None:
     if (folder / "trap").exists():
         raise AssertionError("a flag was run as a command")
     if done.returncode == 0:
-        subprocess.run(  # what it printed is a shell's line: run it against fakes
-            ["bash", "-n", "-c", done.stdout], capture_output=True, check=False
-        )
+        subprocess.run(["bash", "-n", "-c", done.stdout], check=True, timeout=20)
         return
     if done.returncode != 2:
         raise AssertionError(f"exit code {done.returncode}: {done.stderr[-500:]}")
