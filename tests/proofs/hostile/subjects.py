@@ -374,7 +374,6 @@ SCRIPTS: dict[str, dict[str, str]] = {
     "gpu": {"processes": "2"},
     "xpk": PLACE | {"name": "r", "cluster": "c", "type": "v5p-128"},
     "local": {"bucket": "gs://bkt/f"},
-    "sync": {"bucket": "gs://bkt/f", "workdir": "runs/x"},
 }
 
 
@@ -397,7 +396,7 @@ def damage_launch(rng: Rng, folder: Path) -> str:
     )
     script = sorted(SCRIPTS)[rng.integers(len(SCRIPTS))]
     flags = dict(SCRIPTS[script])
-    workdir = "gs://bkt/x" if "tpu" in script or script == "xpk" else "runs/x"
+    workdir = "gs://bkt/x" if script in ("tpu_pod", "xpk") else "runs/x"
     for name in rng.permutation([*flags, "the run's workdir"])[: rng.integers(1, 3)]:
         value = values[rng.integers(len(values))]
         if name in flags:
