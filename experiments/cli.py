@@ -79,6 +79,7 @@ def launch(
 def config() -> cfg.RunConfig:
     """The parsed `--config`."""
     with cfg.reworded():
+        getattr(CONFIG.value, "model", None)  # raises if the file could not be read
         return cfg.parse(CONFIG.value)
 
 

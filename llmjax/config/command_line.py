@@ -62,6 +62,14 @@ def reworded() -> Iterator[None]:
         if not match:
             raise
         raise ValueError(_not_a_value(match[1], match[2])) from e
+    except OSError as e:  # of a config file, told late by the first flag that needs it
+        match = re.search(r"Attempted \[\w+ path\]:\s*(\S+)", str(e))
+        if not match:
+            raise
+        raise ValueError(
+            f"--config={match[1]} can't be read; give a file such as "
+            "configs/pretrain/python_docs.py"
+        ) from e
     except (AttributeError, KeyError) as e:
         text = str(e).replace("\\'", "'")
         match = re.search(r'Key "(?:.*\.)?(\w+)" does not exist', text) or re.match(

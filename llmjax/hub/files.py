@@ -131,8 +131,8 @@ def open_safetensors(
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError) as e:
         raise ValueError(
-            f"{path} cannot be read as safetensors: {e}. It is truncated or foreign; "
-            "download it again"
+            f"{path} cannot be read as safetensors: {str(e)[:300]}. It is truncated or "
+            "foreign; download it again"
         ) from e
     tensors = {}
     for name, view in slices.items():

@@ -137,3 +137,11 @@ def test_a_number_that_is_not_finite_is_named_beside_valid_json():
     assert shown == {"loss": 1.5, "report": [{"f1": None}, [None, 2]], "run": "a"}
     assert wrong == ["report/0/f1 is nan", "report/1/0 is inf"]
     assert cli.to_json({"loss": 1.5})[1] == []
+
+
+@pytest.mark.parametrize("flags", [[], ["--config.train.steps=3"]])
+def test_a_config_file_that_is_not_there(flags, mains, tmp_path):
+    done = mains.run(
+        "pretrain", f"--config={tmp_path}/none.py", f"--workdir={tmp_path}", *flags
+    )
+    assert_told(done, f"--config={tmp_path}/none.py can't be read; give a file such as")

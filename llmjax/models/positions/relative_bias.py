@@ -44,7 +44,7 @@ def relative_bias(
     """table[bucket of (t, s)] for each head."""
     relative_BTS = k_BS[:, None, :] - q_BT[:, :, None]
     bucket_BTS = t5_bucket(relative_BTS, table_XN.shape[0], max_distance, bidirectional)
-    return jnp.moveaxis(table_XN.astype(jnp.float32)[bucket_BTS], -1, 1)
+    return jnp.moveaxis(jnp.asarray(table_XN, jnp.float32)[bucket_BTS], -1, 1)
 
 
 def t5_bucket(
