@@ -77,9 +77,6 @@ def encoder_decoders(s: Shapes) -> Iterator[Variant]:
         "mbart/scaled", "MBartForConditionalGeneration", **bart, scale_embedding=True
     )
     yield both("pegasus/scaled", "PegasusForConditionalGeneration", **bart | SCALED)
-    yield Variant(
-        "marian/bare", "MarianModel", bart, "encoder-decoder", False, decode=False
-    )
     yield both("m2m_100/scaled", "M2M100ForConditionalGeneration", **bart | SCALED)
     marian = bart | dict(
         pad_token_id=s.V - 1,
