@@ -139,7 +139,7 @@ def hub_form(config: RunConfig, params: Any) -> tuple[Any, Any]:
 
 
 def origin_of(config: RunConfig, folder: Path) -> tuple[Origin, list[Path]]:
-    """What a run says beside its model, and its tokenizer's files.
+    """The origin to write beside a run's model, and its tokenizer's files.
 
     Args:
       config: of the run.

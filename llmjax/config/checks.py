@@ -47,7 +47,7 @@ class Range:
         return above and below and math.isfinite(value)
 
     def accepted(self, value: Any) -> str:
-        """What an error about a value outside says of those inside."""
+        """Words after "it must" in an error about `value`."""
         own = self.ends[0] == "["
         if self.high not in (INT_MAX, FLOAT_MAX):
             text = f"in {self.ends[0]}{self.low}, {self.high}{self.ends[1]}"

@@ -85,5 +85,5 @@ def choices(cls: type) -> dict[str, str]:
 
 
 def a_dict(keys: Iterable[str]) -> str:
-    """What an error accepts where these keys lie below."""
+    """Words for a part of the config with these keys, as an error accepts it."""
     return f"a dict; set {', '.join(keys)}"

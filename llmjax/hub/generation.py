@@ -44,7 +44,7 @@ SAMPLED: Mapping[str, float] = {
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """What a model's files say of its continuations.
+    """Settings of a model's continuations, from its files.
 
     Attributes:
       sampling: fields of `infer.sampling.Sampling`; empty where they say nothing.
@@ -62,8 +62,8 @@ class Generation:
 
 
 def generation(path: str | Path) -> Generation:
-    """What the files of a model say: generation_config.json, else config.json of a
-    folder; of a .gguf file its ends.
+    """Reads generation_config.json of a folder, else its config.json; of a .gguf file
+    the tokens that end a text.
 
     As in transformers the likeliest token is taken unless `do_sample` is true; without
     a generation_config.json the files leave it to the caller.

@@ -1,4 +1,4 @@
-"""What a `ModelConfig` means, however it is spelled.
+"""The meaning of a `ModelConfig`, however it is spelled.
 
 Layers may lie in one group or in several, a field of the model may be one that every
 layer replaces, and a default may be said. `simplest` says a model with as few words as

@@ -1,4 +1,4 @@
-"""What a folder of the hub says beyond a `ModelConfig`, from loading to saving."""
+"""Contents of a hub folder beyond a `ModelConfig`, kept from loading to saving."""
 
 import dataclasses
 import json

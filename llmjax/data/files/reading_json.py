@@ -172,7 +172,7 @@ class _Buffer:
 
 
 class _JsonError(Exception):
-    """What a text is instead of JSON."""
+    """The reason why a text is no JSON."""
 
 
 def _loads(text: str) -> Any:

@@ -19,7 +19,7 @@ def follow_length(cfg: ModelConfig) -> tuple[DynamicScaling | LongRope, ...]:
 def text_lengths(
     segments_BT: Any, positions_BS: jax.Array, segments_BS: Any
 ) -> jax.Array:
-    """Of each of T tokens, how many its text has so far: no other text changes it.
+    """Number of tokens that each token's text has so far; no other text changes it.
 
     Args:
       segments_BT: of the T tokens; None where each row is one text.

@@ -270,7 +270,7 @@ class Checkpoints:
         return Best(**self.run(step)["best"])
 
     def metrics(self, step: int) -> dict[str, float] | None:
-        """Of the evaluation at a saved step, if there was one; raises as `restore`."""
+        """Metrics of the evaluation at a saved step, if any; raises as `restore`."""
         if step in self._metrics:  # it may still be being written
             return self._metrics[step]
         return self._folder(step).metrics

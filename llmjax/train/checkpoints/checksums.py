@@ -67,13 +67,13 @@ def write(folder: epath.Path, known: Accounts) -> None:
 @ocp.args.register_with_handler(StateHandler, for_save=True)
 @dataclasses.dataclass
 class SaveState(ocp.args.PyTreeSave):
-    """What `StateHandler` takes to save."""
+    """Arguments of `StateHandler` for saving."""
 
 
 @ocp.args.register_with_handler(StateHandler, for_restore=True)
 @dataclasses.dataclass
 class RestoreState(ocp.args.PyTreeRestore):
-    """What `StateHandler` takes to restore."""
+    """Arguments of `StateHandler` for restoring."""
 
 
 class _Hashing:
@@ -167,7 +167,7 @@ def check(folder: epath.Path, accounts: Accounts, remedy: str) -> None:
 
 
 def problem(folder: epath.Path, name: str, account: dict[str, Any]) -> str | None:
-    """What is wrong with a file; None where it is as its account says."""
+    """The fault of a file; None where it is as its account says."""
     path = folder / name
     if not path.exists():
         return "it is missing"

@@ -54,7 +54,7 @@ class Folder:
 
     @functools.cached_property
     def metrics(self) -> dict[str, float] | None:
-        """Of the evaluation at its step, if there was one."""
+        """Metrics of the evaluation at its step, if there was one."""
         if self.run["format"] == UNCHECKED:
             return self._read("metrics/metrics") or None
         return self.run["metrics"]

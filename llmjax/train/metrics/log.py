@@ -134,7 +134,7 @@ class Log:
 
 
 def remedy(config: RunConfig) -> str:
-    """What to change where a step's numbers are not finite.
+    """Advice where a step's numbers are not finite.
 
     Float16's loss scale has been lowered to its floor by then.
     """

@@ -131,7 +131,7 @@ class Generation(jinja2.ext.Extension):
     """`{% generation %}…{% endgeneration %}`, which marks the model's own text: its
     inside is rendered, in a scope of its own as in transformers."""
 
-    tags = frozenset({"generation"})  # type: ignore[assignment]
+    tags = frozenset({"generation"})  # type: ignore[assignment]  # jinja says set
 
     def parse(self, parser: parser.Parser) -> nodes.Node:
         number = next(parser.stream).lineno
@@ -173,13 +173,14 @@ def tojson(
         value,
         ensure_ascii=ensure_ascii,
         indent=indent,
+        # a template passes any sequence; json wants a pair, and says so itself
         separators=None if separators is None else tuple(separators),  # type: ignore[arg-type]
         sort_keys=sort_keys,
     )
 
 
 def refuse(message: Any) -> None:
-    """What a template calls to refuse a conversation."""
+    """Refuses a conversation; templates call it `raise_exception`."""
     raise jinja2.TemplateError(message)
 
 
