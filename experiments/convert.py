@@ -7,8 +7,8 @@
 The source is a folder of the hub, a .gguf file, package:NAME or the workdir of a run,
 of which the best checkpoint is taken, or `--step`. The target is a new folder: of a run
 the hub's format, otherwise a checkpoint that `init` reads, with weights and the model's
-config alone. Tokenizer and generation_config.json come along, a run's from its corpus
-or from the folder of the hub that it began with.
+config alone. Tokenizer and generation_config.json come along, a run's generation
+settings from the folder of the hub that it began with.
 
 Of a run's model the part is converted that the hub has a form for: of several
 prediction heads the first, a causal language model; of a model of sentence pairs the
@@ -34,7 +34,6 @@ from flax import traverse_util
 from experiments import cli
 from llmjax import hub
 from llmjax.config import Checkpoint, DataConfig, Learned, RunConfig
-from llmjax.data.prepare.prepare import open_corpus
 from llmjax.hub import families, origin, packages, tokenizer_files
 from llmjax.hub.files import float_type, read_json
 from llmjax.hub.load import abstract, check, read_params
@@ -46,6 +45,7 @@ from llmjax.models.heads.pairs import PairModel
 from llmjax.models.heads.replaced_tokens import Discriminator, ReplacedTokenDetector
 from llmjax.tasks.registry import make_model
 from llmjax.train.checkpoints.checkpoints import FOLDER, Checkpoints, load_params
+from llmjax.train.checkpoints.weights import load_tokenizer
 from llmjax.train.state import State
 
 SOURCE = flags.DEFINE_string(
@@ -157,7 +157,7 @@ def origin_of(config: RunConfig, folder: Path) -> tuple[Origin, list[Path]]:
         about = origin.read(file.parent, str(hf["model_type"]), hf)
     longest = max(config.data.seq_len, hf.get("max_position_embeddings") or 0)
     try:
-        tokenizer = open_corpus(config.data).tokenizer
+        tokenizer = load_tokenizer(SOURCE.value, config)
     except (FileNotFoundError, ValueError) as e:
         print(f"the target gets no tokenizer: {e}", file=sys.stderr)
         ids = {}

@@ -22,7 +22,6 @@ from absl import flags
 
 from experiments import cli
 from llmjax import hub
-from llmjax.data.prepare.prepare import open_corpus
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.hub import packages
 from llmjax.hub.generation import Generation
@@ -32,6 +31,7 @@ from llmjax.infer.sampling import Sampling
 from llmjax.infer.weights import TYPES, quantize_weights
 from llmjax.tasks.registry import make_model
 from llmjax.train.checkpoints import checkpoints
+from llmjax.train.checkpoints.weights import load_tokenizer
 
 RUN = flags.DEFINE_string(
     "run", None, "workdir of a pretraining run, a hub folder, .gguf or package:NAME"
@@ -185,7 +185,7 @@ def open_run(name: str) -> Source:
     kept = Path(name).expanduser() / HUB
     if kept.is_dir():  # converted: its config names no corpus of its own
         return hub_source(name, kept, model, params)
-    tokenizer = open_corpus(config.data).tokenizer
+    tokenizer = load_tokenizer(name, config)
     return Source(model, params, tokenizer, Generation(), step)
 
 

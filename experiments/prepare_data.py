@@ -9,10 +9,11 @@ from typing import Any
 
 from experiments import cli
 from llmjax.data.prepare import prepare
+from llmjax.train import initial
 
 
 def main() -> dict[str, Any]:
-    data = cli.config().data
+    data = initial.complete(cli.config()).data
     first = describe(prepare.prepare(data))
     opened = prepare.open_corpora(data)
     if len(opened) == 1:

@@ -12,7 +12,7 @@ from typing import Any
 from absl import flags
 
 from experiments import cli
-from llmjax.train import run
+from llmjax.train import initial, run
 
 PROFILE = flags.DEFINE_string(
     "profile", None, "Steps to trace into <workdir>/profile, as start:stop."
@@ -20,7 +20,8 @@ PROFILE = flags.DEFINE_string(
 
 
 def main() -> dict[str, Any]:
-    return run.run(cli.config(), cli.WORKDIR.value, profile=profile()).result
+    config = initial.complete(cli.config())
+    return run.run(config, cli.WORKDIR.value, profile=profile()).result
 
 
 def profile() -> tuple[int, int] | None:

@@ -11,6 +11,7 @@ from llmjax import config as cfg
 def get_config() -> ml_collections.ConfigDict:
     config = cfg.default()
     config.task.kind = "sequence_classification"
+    config.task.num_labels = 2
     config.data.packing = "pad"
     config.data.batch_size = 32
     config.data.seq_len = 128

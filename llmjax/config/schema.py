@@ -105,12 +105,15 @@ class Checkpoint:
     """Weights from elsewhere: where names agree, adapted to a larger vocabulary.
 
     `path` is the workdir of an earlier run (`step` None: its best one), a folder or
-    .gguf file in the hub's formats, or a pinned package ("package:NAME").
+    .gguf file in the hub's formats, or a pinned package ("package:NAME"). The
+    `architecture` is that of the weights, and what of `model` changes it an error; or
+    the config's own, which takes the weights that fit it.
     """
 
     kind: ClassVar[str] = "checkpoint"
     path: str = ""
     step: Natural | None = None
+    architecture: Literal["checkpoint", "config"] = "checkpoint"
 
     def __post_init__(self):
         require(bool(self.path), "path is empty; give the workdir of an earlier run")

@@ -222,12 +222,42 @@ class Denoising:
 
 @checked
 class SequenceClassification:
-    """One label per text, from the pooled last hidden states."""
+    """One label per text, from the pooled last hidden states.
+
+    Attributes:
+      num_labels: how many classes; None: as many as `labels`.
+      labels: names of the classes in the order of their numbers; (): those of the
+        data, which a run's own config then names (`llmjax.train.initial.complete`).
+    """
 
     kind: ClassVar[str] = "sequence_classification"
-    num_labels: Count = 2
+    num_labels: Count | None = None
+    labels: tuple[str, ...] = ()
     pooling: Literal["mean", "first", "last"] = "mean"
     text_field: str = "text"
+
+    def __post_init__(self):
+        names, number = self.labels, self.num_labels
+        require(
+            len(set(names)) == len(names),
+            f"labels has {', '.join(names)}; give each class once",
+        )
+        require(
+            not names or number in (None, len(names)),
+            f"num_labels={number} and labels names {len(names)} ({', '.join(names)}); "
+            "leave num_labels out",
+        )
+
+    @property
+    def num_classes(self) -> int:
+        """Number of the classes; ValueError where neither field tells it."""
+        number = self.num_labels or len(self.labels)
+        require(
+            number > 0,
+            "config key 'task.labels' is () and nothing else tells the classes: name "
+            "the column of the classes in data.prepare.label, or set task.num_labels",
+        )
+        return number
 
 
 # --- several -------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from llmjax.parallel import mesh as mesh_lib
 from llmjax.parallel import pipeline
 from llmjax.parallel.processes import distributed
 from llmjax.train import lock
-from llmjax.train.checkpoints import resume
+from llmjax.train.checkpoints import resume, weights
 from llmjax.train.checkpoints.best import Best
 from llmjax.train.checkpoints.checkpoints import Checkpoints
 from llmjax.train.metrics import flops
@@ -78,6 +78,7 @@ def fit(
         best = checkpoints.best() if resumed else Best()
         run = checkpoints.run() if resumed else {}
         resume.save_or_check_config(config, directory, run.get("config"))
+        weights.keep_tokenizer_of(program.task, directory)
         state = _start(program, checkpoints)
         rows = run.get("metrics_file")
         log = Log(config, directory, int(state.step), progress, rows)

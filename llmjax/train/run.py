@@ -9,14 +9,15 @@ import jax
 import optax
 from etils import epath
 
-from llmjax.config import LayoutConfig, MixturePart, RunConfig
+from llmjax.config import LayoutConfig, MixturePart, RunConfig, TokenizerFile
 from llmjax.data.batches.pipeline import Part, Pipeline
 from llmjax.data.prepare import prepare
 from llmjax.data.prepare.prepare import Corpus
 from llmjax.parallel.processes import distributed
 from llmjax.tasks.registry import make_task
 from llmjax.tasks.task import Loss, Task, loss_of
-from llmjax.train import loop, setup
+from llmjax.train import initial, loop, setup
+from llmjax.train.checkpoints import weights
 from llmjax.train.checkpoints.checkpoints import load_params
 from llmjax.train.gradient import GradientEstimator, value_and_grad
 from llmjax.train.optimizers import optimizers
@@ -58,7 +59,7 @@ def run(
     """Trains as `config` says, going on from what `workdir` holds.
 
     Args:
-      config: the run; its corpus must be prepared.
+      config: the run, completed by `initial.complete`; its corpus must be prepared.
       workdir: of metrics, checkpoints and the config.
       model, task, source, evaluation, update: instead of the config's model, task,
         training batches, evaluation batches and optax chain.
@@ -70,6 +71,7 @@ def run(
       ValueError: something does not fit; before anything is traced.
       metrics.finite.NotFiniteError: the run diverged.
     """
+    config = initial.complete(config, corpus=task is None and source is None)
     if update is None:
         optimizers.check_length(config.optimizer, config.train.steps)
     if task is None or source is None:
@@ -80,6 +82,7 @@ def run(
             source = batches(config, task, corpora, data.train_split)
             source.check(config.train.steps)
         evaluation = evaluation or batches(config, task, corpora, data.eval_split)
+    initial.check_tokenizer(config, task)
     program = setup.build(
         config,
         task,
@@ -138,6 +141,9 @@ def load(
     config = dataclasses.replace(
         config, layout=layout, train=train, optimizer=optimizer
     )
+    if (own := weights.own_tokenizer(workdir)) is not None:
+        data = dataclasses.replace(config.data, tokenizer=TokenizerFile(own))
+        config = dataclasses.replace(config, data=data)
     corpora = prepare.open_corpora(config.data)
     task = make_task(config, corpora[0][1].tokenizer)
     pipeline = batches(config, task, corpora, split or config.data.eval_split)

@@ -320,6 +320,10 @@ def _tokenizer(
         tokenizer = tokenizer_lib.load(path)
         if read_json(record) == {**stage, "sha256": tokenizer.fingerprint}:
             return tokenizer
+        if isinstance(data.tokenizer, TokenizerFile):  # learned here: see `_folder`
+            given = tokenizer_lib.make(data.tokenizer, ())
+            if given.fingerprint == tokenizer.fingerprint:
+                return tokenizer
     record.unlink(missing_ok=True)
     if first is not None:
         tokenizer = first.tokenizer
@@ -341,11 +345,20 @@ def _training_texts(documents: Documents | RecordFiles, split: str) -> Any:
 
 
 def _folder(data: DataConfig, name: str, first: Corpus | None) -> epath.Path:
-    """The folder of a corpus's token files; each tokenizer has another."""
+    """The folder of a corpus's token files; each tokenizer has another.
+
+    A file's has that in which its very tokenizer was learned, if it is there.
+    """
     kind = data.tokenizer
     folder = kind.kind
     if isinstance(kind, TokenizerFile):
-        folder += f"-{tokenizer_lib.load(kind.path).fingerprint[:12]}"
+        fingerprint = tokenizer_lib.make(kind, ()).fingerprint
+        for path in sorted(
+            (_directory(data) / "tokens" / name).glob("*/manifest.json")
+        ):
+            if read_json(path).get("tokenizer", {}).get("sha256") == fingerprint:
+                return path.parent
+        folder += f"-{fingerprint[:12]}"
     elif not isinstance(kind, Bytes):
         folder += str(kind.vocab_size)
         if isinstance(kind, WordPiece) and not kind.lowercase:

@@ -46,16 +46,18 @@ class TokenSource:
         sizes: np.ndarray,
         folder: str | None = None,
         indices: np.ndarray | None = None,
+        numbers: np.ndarray | None = None,
     ):
         """Args:
         shards: arrays that are read end to end; each document lies in one,
           `lengths[i]` tokens from `starts[i]`.
         starts, lengths, labels, sizes: int [len].
         folder, indices: of the files, and of these documents in them.
+        numbers: int, the label that stands for each of the files' own.
         """
         self._shards, self._starts = shards, starts
         self.lengths, self.labels, self.sizes = lengths, labels, sizes
-        self._folder, self._indices = folder, indices
+        self._folder, self._indices, self._numbers = folder, indices, numbers
         ends = np.cumsum([len(shard) for shard in shards])
         self._bounds = np.concatenate([[0], ends[:-1]])
 
@@ -87,7 +89,17 @@ class TokenSource:
             self.sizes[i],
             self._folder,
             i if self._indices is None else self._indices[i],
+            self._numbers,
         )
+
+    def numbered(self, numbers: Sequence[int]) -> "TokenSource":
+        """The same documents, with `numbers[k]` for the label k."""
+        assert self._numbers is None
+        new = np.asarray(numbers, np.int32)
+        none = self.labels < 0
+        labels = np.where(none, self.labels, new[np.where(none, 0, self.labels)])
+        rest = self.lengths, labels, self.sizes, self._folder, self._indices
+        return TokenSource(self._shards, self._starts, *rest, new)
 
     def labelled(self) -> "TokenSource":
         """The documents that have a class."""
@@ -95,13 +107,16 @@ class TokenSource:
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._folder is not None:
-            return _reopened, (self._folder, self._indices)
+            return _reopened, (self._folder, self._indices, self._numbers)
         arrays = (self._starts, self.lengths, self.labels, self.sizes)
         return TokenSource, (self._shards, *arrays)
 
 
-def _reopened(folder: str, indices: np.ndarray | None) -> TokenSource:
+def _reopened(
+    folder: str, indices: np.ndarray | None, numbers: np.ndarray | None
+) -> TokenSource:
     source = read(folder)
+    source = source if numbers is None else source.numbered(numbers.tolist())
     return source if indices is None else source.select(indices)
 
 

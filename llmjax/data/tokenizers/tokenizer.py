@@ -74,6 +74,7 @@ class Tokenizer:
         byte-level tokenizers; `byte_level.spell` says how nearly for others.
       specials: "pad", "bos", "eos", "mask"… -> the token.
       chat_templates: name -> jinja; "default" is taken where none is named.
+      json, frame: text of its tokenizer.json; the specials around a text.
       fingerprint: sha256 of the tokenizer's json, and of `specials` where those don't
         follow from it.
     """
@@ -94,8 +95,8 @@ class Tokenizer:
             id that is absurd.
         """
         # a text stays as it came: the library doesn't read each number back exactly
-        self._json = inner if isinstance(inner, str) else inner.to_str()
-        inner = _open(self._json)
+        self.json = inner if isinstance(inner, str) else inner.to_str()
+        inner = _open(self.json)
         vocab = inner.get_vocab(with_added_tokens=True)
         self._conventions = conventions = conventions or Conventions()
         self.chat_templates = conventions.chat_templates
@@ -109,8 +110,8 @@ class Tokenizer:
         self.pad_id, self.bos_id, self.eos_id = (
             vocab[self.specials[name]] for name in ("pad", "bos", "eos")
         )
-        self._frame = self._read_frame(inner, vocab)
-        self.num_specials: int = self._frame.num_specials
+        self.frame = self._read_frame(inner, vocab)
+        self.num_specials: int = self.frame.num_specials
         inner.add_special_tokens(sorted(set(self.specials.values())))
         described = json.loads(inner.to_str())
         self._added = {t["content"]: t["id"] for t in described["added_tokens"]}
@@ -125,7 +126,7 @@ class Tokenizer:
             [b"\n" in b or b.rstrip()[-1:] in _SENTENCE_ENDS for b in self._bytes]
         )
         self._shown = self._text_of_ids(described, vocab)
-        identity = self._json
+        identity = self.json
         if conventions.specials:
             identity += json.dumps(self.specials, sort_keys=True)
         self.fingerprint: str = hashlib.sha256(identity.encode()).hexdigest()
@@ -192,12 +193,12 @@ class Tokenizer:
 
     def with_specials(self, ids: np.ndarray) -> np.ndarray:
         """`ids` with the special tokens that the model expects around one text."""
-        return self._frame.put_around(ids)[0]
+        return self.frame.put_around(ids)[0]
 
     def with_beginning(self, ids: np.ndarray) -> np.ndarray:
         """`ids` of a text that is to be continued: with the specials that stand before
         a text, without those behind; the beginning alone where nothing else is left."""
-        tokens = [slot.token for slot in self._frame.single]
+        tokens = [slot.token for slot in self.frame.single]
         start = tokens[: tokens.index(None)]
         if not start and not len(ids):
             start = [self.bos_id]
@@ -207,7 +208,7 @@ class Tokenizer:
         self, first: np.ndarray, second: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Two texts with the special tokens around them, and each token's type."""
-        return self._frame.put_around(first, second)
+        return self.frame.put_around(first, second)
 
     def decode(
         self,
@@ -281,7 +282,7 @@ class Tokenizer:
         Names of specials and a chat template lie beside it, in
         `tokenizer_config.json`.
         """
-        formats.write(epath.Path(path), self._json, self._conventions)
+        formats.write(epath.Path(path), self.json, self._conventions)
 
     @functools.cached_property
     def _added_names(self) -> dict[int, bytes]:
@@ -291,13 +292,13 @@ class Tokenizer:
     @functools.cached_property
     def _parsing(self) -> tokenizers.Tokenizer:
         """The library's tokenizer, which takes specials in a text for their ids."""
-        inner = _open(self._json)
+        inner = _open(self.json)
         inner.add_special_tokens(sorted(set(self.specials.values())))
         return inner
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled by its json: the library forgets what else was set."""
-        return Tokenizer, (self._json, self._conventions)
+        return Tokenizer, (self.json, self._conventions)
 
 
 def _as_text(

@@ -42,26 +42,37 @@ class SequenceClassificationTask(Objective):
 
     @property
     def num_outputs(self) -> int:
-        return self.config.num_labels
+        return self.config.num_classes
 
     def documents(self, corpus: Corpus, split: str) -> TokenSource:
         """The documents that have a label.
 
         Raises:
-          ValueError: the corpus has another number of classes than the task.
+          ValueError: the corpus has classes that the task has not, or another number
+            of them where the task names none.
         """
-        num_labels, names = self.config.num_labels, corpus.class_names
+        names, own = corpus.class_names, self.config.labels
         if not names:
             raise ValueError(
                 "the corpus has no classes; name the column that holds them in "
                 "data.prepare.label and prepare it again, or choose another task"
             )
-        if num_labels != len(names):
+        source = corpus.source(split, self.config.text_field).labelled()
+        if not own:
+            if self.config.num_classes != len(names):
+                raise ValueError(
+                    f"task.num_labels={self.config.num_classes}, and the corpus has "
+                    f"{len(names)} classes ({', '.join(names)}); set it to {len(names)}"
+                )
+            return source
+        if strangers := [name for name in names if name not in own]:
             raise ValueError(
-                f"task.num_labels={num_labels}, and the corpus has {len(names)} "
-                f"classes ({', '.join(names)}); set it to {len(names)}"
+                f"the corpus has the class {strangers[0]!r}, and task.labels names "
+                f"{', '.join(own)}; add it there, or leave task.labels out"
             )
-        return corpus.source(split, self.config.text_field).labelled()
+        if names == own:
+            return source
+        return source.numbered([own.index(name) for name in names])
 
     def examples(self, documents: TokenSource) -> Source:
         return Clipped(documents, self.text_length)
@@ -81,7 +92,7 @@ class SequenceClassificationTask(Objective):
 
     def model(self, cfg: ModelConfig, layout: LayoutConfig) -> nn.Module:
         config = self.config
-        return SequenceClassifier(cfg, config.num_labels, config.pooling, layout)
+        return SequenceClassifier(cfg, config.num_classes, config.pooling, layout)
 
     def outputs(self, model: nn.Module) -> Outputs:
         return routed(model)
@@ -111,11 +122,12 @@ class SequenceClassificationTask(Objective):
         return predict
 
     def decode(self, values: Any, corpus: Corpus) -> list[Any]:
-        return [corpus.class_names[k] for k in values]
+        names = self.config.labels or corpus.class_names
+        return [names[k] for k in values]
 
     def report(self, predictions: Iterable[Predictions]) -> dict[str, Any]:
         """Accuracy, macro-F1 and the confusion matrix; see `classification_report`."""
-        C = self.config.num_labels
+        C = self.config.num_classes
         counts_CC = sum(
             (confusion(p.values, p.labels["label"], C) for p in predictions),
             np.zeros((C, C), np.int64),

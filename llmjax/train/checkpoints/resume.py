@@ -13,15 +13,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from llmjax import hub
 from llmjax.config import Checkpoint, ModelConfig, RunConfig, to_dict
-from llmjax.data.store import manifest
 from llmjax.models.forward import variables
 from llmjax.parallel.processes import distributed
-from llmjax.train.checkpoints.checkpoints import FOLDER, load_params
+from llmjax.train.checkpoints.checkpoints import load_params
 from llmjax.train.checkpoints.frozen import PARAMS, split
+from llmjax.train.checkpoints.weights import CONFIG_FILE, of_hub
 from llmjax.train.optimizers.roles import may_grow
 from llmjax.train.state import State
 
-CONFIG_FILE = "config.json"
 # What may differ when a run is resumed: it changes neither data nor updates.
 FREE = (
     "layout",
@@ -157,13 +156,7 @@ def _with_first_rows(leaf: jax.Array, rows: jax.Array) -> jax.Array:
 
 def _weights(init: Checkpoint, mesh: Mesh) -> tuple[ModelConfig, Any]:
     """The model's config and the weights at `init.path`, of a run or of the hub."""
-    path = epath.Path(init.path).expanduser()
-    config = path / CONFIG_FILE
-    package = init.path.startswith("package:")
-    remedy = "copy it back from where it is whole"
-    own = package or (path / FOLDER).is_dir()  # a run has its config in checkpoints too
-    in_folder = not own and "model_type" in manifest.read_json(config, remedy)
-    if package or in_folder or path.suffix == ".gguf":
+    if of_hub(init.path):
         model, params = hub.load(init.path, mesh=mesh, dtype=jnp.float32)
         return model.cfg, params
     run, params = load_params(init.path, init.step)

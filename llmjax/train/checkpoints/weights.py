@@ -1,0 +1,198 @@
+"""Weights from elsewhere, before they are read: their model, tokenizer and classes.
+
+`init.path` is the workdir of a run, or a folder, a .gguf file or a package in the hub's
+formats. Whatever it is, a tokenizer belongs to its weights: every run keeps its own in
+`<workdir>/tokenizer/`.
+"""
+
+import contextlib
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from llmjax import hub
+from llmjax.config import (
+    Checkpoint,
+    ModelConfig,
+    RunConfig,
+    SequenceClassification,
+    TokenizerConfig,
+    TokenizerFile,
+)
+from llmjax.data.prepare import prepare
+from llmjax.data.store import manifest
+from llmjax.data.tokenizers import comparison
+from llmjax.data.tokenizers import tokenizer as tokenizer_lib
+from llmjax.data.tokenizers.tokenizer import Tokenizer
+from llmjax.hub import packages
+from llmjax.hub.origin import HUB
+from llmjax.hub.stored_model import open_model
+from llmjax.parallel.processes import distributed
+from llmjax.tasks.task import Task
+from llmjax.train.checkpoints.checkpoints import FOLDER, Checkpoints
+
+CONFIG_FILE = "config.json"
+TOKENIZER = "tokenizer"  # folder of a workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Weights at a path.
+
+    Attributes:
+      path: `init.path`.
+      model: their model's config.
+      labels: names of their classes; () where they have none.
+      learned: the config that their run trained its tokenizer by; None: of no run.
+      place: file or folder of their tokenizer; None: they have none.
+    """
+
+    path: str
+    model: ModelConfig
+    labels: tuple[str, ...] = ()
+    learned: TokenizerConfig | None = None
+    place: str | None = None
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer | None:
+        """Their tokenizer; None where they have none.
+
+        Raises:
+          ValueError: it is broken.
+        """
+        return None if self.place is None else hub.tokenizer(self.place)
+
+    def tokenizer_file(self, directory: str) -> TokenizerFile:
+        """Their tokenizer as a config's, in a file that the data's room reads.
+
+        Args:
+          directory: `data.directory`, for a tokenizer that lies in no file of its own.
+        """
+        assert self.place is not None and self.tokenizer is not None
+        if not self.place.endswith(".gguf"):
+            return TokenizerFile(self.place)
+        folder = epath.Path(directory).expanduser() / "tokenizers"
+        file = folder / self.tokenizer.fingerprint[:12] / "tokenizer.json"
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self.tokenizer.save(file)
+        return TokenizerFile(str(file.parent))
+
+
+def of_hub(path: str) -> bool:
+    """Whether a path is of the hub's formats, and not the workdir of a run."""
+    if path.startswith(packages.PREFIX) or path.endswith(".gguf"):
+        return True
+    folder = epath.Path(path).expanduser()
+    if (folder / FOLDER).is_dir():  # a run has its config in checkpoints too
+        return False
+    remedy = "copy it back from where it is whole"
+    return "model_type" in manifest.read_json(folder / CONFIG_FILE, remedy)
+
+
+def describe(init: Checkpoint) -> Weights:
+    """The weights at `init.path`, none of them read.
+
+    Raises:
+      FileNotFoundError, ValueError: nothing is there that can be read.
+    """
+    if not of_hub(init.path):
+        return _of_run(init)
+    stored = open_model(init.path)
+    if not stored.path.is_dir():  # of a .gguf file
+        return Weights(init.path, stored.cfg, place=str(stored.path))
+    names, place = _class_names(stored.path / CONFIG_FILE), _place(stored.path)
+    return Weights(init.path, stored.cfg, names, place=place)
+
+
+def _place(folder: Path | epath.Path) -> str | None:
+    """A folder of the hub, if it has a tokenizer."""
+    try:
+        tokenizer_lib.load(folder)
+    except FileNotFoundError:
+        return None
+    return str(folder)
+
+
+def _of_run(init: Checkpoint) -> Weights:
+    with contextlib.closing(Checkpoints(init.path)) as checkpoints:
+        config = checkpoints.run_config(init.step)
+    task = config.task
+    labels = task.labels if isinstance(task, SequenceClassification) else ()
+    place = tokenizer_place(init.path, config)
+    return Weights(init.path, config.model, labels, config.data.tokenizer, place)
+
+
+def _class_names(file: Path) -> tuple[str, ...]:
+    """The names of `id2label`, unless they are transformers' own for none."""
+    named: Any = manifest.read_json(epath.Path(file)).get("id2label") or {}
+    if not isinstance(named, dict) or not all(
+        isinstance(name, str) for name in named.values()
+    ):
+        return ()
+    names = tuple(named.get(str(k), f"LABEL_{k}") for k in range(len(named)))
+    if names == tuple(f"LABEL_{k}" for k in range(len(named))):
+        return ()
+    return names
+
+
+# --- the tokenizer of a run ----------------------------------------------------------
+
+
+def keep_tokenizer_of(task: Task, workdir: epath.Path) -> None:
+    """Writes the tokenizer of a run's task beside its checkpoints, unless it is there.
+
+    Raises:
+      ValueError: another one is there.
+    """
+    tokenizer = getattr(task, "vocabulary", None)
+    if not isinstance(tokenizer, Tokenizer) or not distributed.is_leader():
+        return
+    file = workdir / TOKENIZER / "tokenizer.json"
+    if file.exists():
+        if comparison.agree(tokenizer_lib.load(file), tokenizer):
+            return
+        raise ValueError(
+            f"{file.parent} has another tokenizer than this run; give another --workdir"
+        )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(file)
+
+
+def own_tokenizer(workdir: epath.PathLike) -> str | None:
+    """The folder of the tokenizer that a run keeps; None: it is from before."""
+    folder = epath.Path(workdir).expanduser() / TOKENIZER
+    return str(folder) if (folder / "tokenizer.json").exists() else None
+
+
+def tokenizer_place(workdir: str, config: RunConfig) -> str | None:
+    """Where the tokenizer of a run lies; None: nowhere.
+
+    In its workdir, in the files of the hub that it was converted from, or, of a run
+    from before runs kept theirs, in its corpus.
+    """
+    if (own := own_tokenizer(workdir)) is not None:
+        return own
+    kept = epath.Path(workdir).expanduser() / HUB
+    if kept.is_dir():  # its config names no corpus of its own
+        return _place(kept)
+    try:
+        corpus = prepare.open_corpus(config.data)
+    except (FileNotFoundError, ValueError, ModuleNotFoundError):
+        return None
+    return str(corpus.folder / "tokenizer.json")
+
+
+def load_tokenizer(workdir: str, config: RunConfig) -> Tokenizer:
+    """The tokenizer of a run; `config`: the run's.
+
+    Raises:
+      FileNotFoundError, ValueError: it is nowhere; of its corpus.
+    """
+    place = tokenizer_place(workdir, config)
+    if place is None:
+        return prepare.open_corpus(config.data).tokenizer
+    return hub.tokenizer(place)
