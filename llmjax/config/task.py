@@ -12,6 +12,7 @@ from llmjax.config.checks import (
     checked,
     require,
 )
+from llmjax.config.feed_forward import Activation
 
 # --- left to right -------------------------------------------------------------------
 
@@ -221,19 +222,67 @@ class Denoising:
 
 
 @checked
+class LinearHead:
+    """A text's vector times a matrix; the hub's decoders have no bias (`score`)."""
+
+    kind: ClassVar[str] = "linear"
+    bias: bool = True
+
+
+@checked
+class PoolerHead:
+    """tanh(dense(x)) before the matrix: BERT's pooler, pretrained where weights are."""
+
+    kind: ClassVar[str] = "pooler"
+
+
+@checked
+class DenseHead:
+    """f(dense(x)) before the matrix: RoBERTa's tanh, DistilBERT's relu, ELECTRA's gelu.
+
+    The dense layer is new in every fine-tuning.
+    """
+
+    kind: ClassVar[str] = "dense"
+    activation: Literal["tanh", "gelu", "gelu_tanh", "relu", "silu", "relu_squared"] = (
+        "tanh"
+    )
+
+
+@checked
+class NormedHead:
+    """norm(f(dense(x))) before the matrix: ModernBERT's, its masked LM's own."""
+
+    kind: ClassVar[str] = "normed"
+    activation: Activation = "gelu"
+    bias: bool = False
+
+
+ClassifierHead = LinearHead | PoolerHead | DenseHead | NormedHead
+
+
+@checked
 class SequenceClassification:
-    """One label per text, from the pooled last hidden states.
+    """One label per text, from its last hidden states.
 
     Attributes:
       num_labels: how many classes; None: as many as `labels`.
       labels: names of the classes in the order of their numbers; (): those of the
         data, which a run's own config then names (`llmjax.train.initial.complete`).
+      pooling: the vector of a text: the mean of its tokens', its first or its last.
+      head: what lies between that vector and the classes' logits.
+      text_field: of the corpus, that is read.
+
+    Pooling and head that are both None are those of the model's family in transformers,
+    so that it can be exported; where there is none, the mean and one matrix.
     """
 
     kind: ClassVar[str] = "sequence_classification"
     num_labels: Count | None = None
     labels: tuple[str, ...] = ()
-    pooling: Literal["mean", "first", "last"] = "mean"
+    pooling: Literal["mean", "first", "last"] | None = None
+    head: ClassifierHead | None = None
+    text_field: str = "text"
     text_field: str = "text"
 
     def __post_init__(self):

@@ -123,8 +123,9 @@ def _stranger(name: str) -> str:
     """The reason why a tensor may be there that the model has no use for."""
     if re.match(r"(score|classifier|qa_outputs|classification_head)\b", name):
         return (
-            "it is a classifier's, whose head is not read: have transformers save the "
-            "body alone, AutoModel.from_pretrained(path).save_pretrained(new_path)"
+            "it is a classifier's: name its class in config.json's architectures, such "
+            'as ["BertForSequenceClassification"], or have transformers save the body '
+            "alone, AutoModel.from_pretrained(path).save_pretrained(new_path)"
         )
     return "is config.json another model's?"
 

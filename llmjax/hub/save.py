@@ -16,14 +16,15 @@ import safetensors.numpy
 from flax import traverse_util
 
 from llmjax.config import ModelConfig
-from llmjax.hub import families
+from llmjax.hub import classes, families
 from llmjax.hub import origin as origin_lib
 from llmjax.hub.binding import Bound, bind
 from llmjax.hub.files import FLOATS, INDEX, Shape
 from llmjax.hub.load import abstract
 from llmjax.hub.meaning import normal, simplest
 from llmjax.hub.origin import GENERATION, Origin
-from llmjax.hub.table import Family
+from llmjax.hub.table import Classification, Family
+from llmjax.models.heads.classifier import SequenceClassifier
 
 SHARD_BYTES = 5 * 10**9
 
@@ -82,9 +83,13 @@ def save(
     head, cfg = type(model).__name__, simplest(model.cfg)
     origin: Origin | None = getattr(model, "origin", None)
     first = origin.family if origin else ""
-    chosen = find_family(cfg, head, family, first=first)
+    way = classification(model)
+    chosen = find_family(cfg, head, family, first=first, classification=way)
     tensors = list(_tensors(chosen, cfg, leaves, head == "Encoder"))
-    config = _config(chosen, cfg, head, tensors, origin)
+    config = _config(chosen, cfg, head, tensors, origin, way)
+    if isinstance(model, SequenceClassifier):
+        labels = model.labels or classes.unnamed(model.classes)
+        config |= classes.keys(labels, model.problem)
     partial = path.parent / f".{path.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -118,8 +123,20 @@ def to_hub(
     return {t.name: t.compute() for t in _tensors(family, cfg, leaves, bare)}
 
 
+def classification(model: Any) -> Classification | None:
+    """A classifier's way to classes; None: it is another model."""
+    if not isinstance(model, SequenceClassifier):
+        return None
+    return Classification(model.pooling, model.form)
+
+
 def find_family(
-    cfg: ModelConfig, head: str, name: str | None = None, *, first: str = ""
+    cfg: ModelConfig,
+    head: str,
+    name: str | None = None,
+    *,
+    first: str = "",
+    classification: Classification | None = None,
 ) -> Family:
     """The family `name`, or the first that can express this config and head.
 
@@ -128,6 +145,7 @@ def find_family(
 
     Args:
       first: the family that is tried before all others.
+      classification: of a classifier; None: any.
 
     Raises:
       ValueError: none can; with the reason for each family tried.
@@ -136,7 +154,7 @@ def find_family(
     order = dict.fromkeys((first, *families.MODULES) if first else families.MODULES)
     for model_type in order if name is None else (name,):
         family = families.family(model_type)
-        problem = _problem(family, cfg, head)
+        problem = _problem(family, cfg, head, classification)
         if problem is None:
             return family
         reasons.append(f"{model_type}: {problem}")
@@ -148,21 +166,27 @@ def find_family(
     )
 
 
-def _problem(family: Family, cfg: ModelConfig, head: str) -> str | None:
+def _problem(
+    family: Family, cfg: ModelConfig, head: str, way: Classification | None
+) -> str | None:
     """The reason why a family can't express a config; None if it can."""
     names = [name for name, of in family.architectures.items() if of == head]
-    problems = [_misread(family, cfg, head, name) for name in names]
+    problems = [_misread(family, cfg, head, name, way) for name in names]
     if not problems:
         return f"it has no {head}"
     return None if None in problems else problems[0]
 
 
 def _misread(
-    family: Family, cfg: ModelConfig, head: str, architecture: str
+    family: Family,
+    cfg: ModelConfig,
+    head: str,
+    architecture: str,
+    way: Classification | None,
 ) -> str | None:
     """The reason why a config under an architecture's name isn't read as written."""
     try:
-        written = family.to_hf(simplest(cfg)) | {"architectures": [architecture]}
+        written = _written(family, cfg, way) | {"architectures": [architecture]}
         reread = family.to_config(written)
         ours, theirs = normal(cfg, head), normal(reread, head)
     except (ValueError, AttributeError, KeyError, TypeError) as e:
@@ -172,6 +196,17 @@ def _misread(
         if a != b and (field.name != "pooler" or a):  # a bare model may lack its pooler
             return f"{field.name} is {a} and would become {b}"
     return None
+
+
+def _written(
+    family: Family, cfg: ModelConfig, way: Classification | None
+) -> dict[str, Any]:
+    """What a family writes of a model, its way to classes included."""
+    written = family.to_hf(simplest(cfg))
+    if way is None:
+        return written
+    assert family.classifier is not None
+    return written | family.classifier.to_hf(way)
 
 
 def _check(leaves: Mapping[str, Any], shapes: Mapping[str, Shape]) -> None:
@@ -227,12 +262,13 @@ def _config(
     head: str,
     tensors: Sequence[NewTensor],
     origin: Origin | None,
+    way: Classification | None,
 ) -> dict[str, Any]:
     """The dict of config.json."""
     architecture = next(
         name
         for name, of in family.architectures.items()
-        if of == head and _misread(family, cfg, head, name) is None
+        if of == head and _misread(family, cfg, head, name, way) is None
     )
     sizes: collections.Counter[str] = collections.Counter()
     for tensor in tensors:
@@ -248,11 +284,15 @@ def _config(
         try:
             reread = family.to_config(hf | {"architectures": [architecture]})
             theirs = normal(reread, head)
+            read = family.classifier.to_ours(hf) if way and family.classifier else way
+            if read != way:
+                return False
         except (ValueError, AttributeError, KeyError, TypeError):
             return False
         return dataclasses.replace(theirs, pooler=ours.pooler) == ours
 
-    return common | origin_lib.merged(family.to_hf(cfg), family.name, origin, same)
+    written = _written(family, cfg, way)
+    return common | origin_lib.merged(written, family.name, origin, same)
 
 
 def _write(tensors: Sequence[NewTensor], folder: Path, shard_bytes: int) -> None:

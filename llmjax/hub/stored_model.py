@@ -12,11 +12,13 @@ import flax.linen as nn
 
 from llmjax import config as config_lib
 from llmjax.config import ModelConfig
-from llmjax.hub import families, files, gguf, origin, packages
+from llmjax.hub import classes, families, files, gguf, origin, packages
+from llmjax.hub.classes import Classes
 from llmjax.hub.files import StoredTensor
 from llmjax.hub.origin import Origin
 from llmjax.hub.shared import settle, stored_names
 from llmjax.hub.table import Family, Table
+from llmjax.models.heads.classifier import SequenceClassifier
 from llmjax.models.heads.encoder import Encoder
 from llmjax.models.heads.language import LanguageModel
 from llmjax.models.heads.replaced_tokens import Discriminator
@@ -35,7 +37,9 @@ CLASSIFIERS = {  # ends of architectures -> what they are
     "DoubleHeadsModel": "a language model with a classifier of choices",
 }
 
-HEADS: dict[str, Any] = {c.__name__: c for c in (LanguageModel, Encoder, Discriminator)}
+HEADS: dict[str, Any] = {
+    c.__name__: c for c in (LanguageModel, Encoder, Discriminator, SequenceClassifier)
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +54,7 @@ class StoredModel:
       table: names of its tensors, in this format.
       tensors: name -> tensor in a file.
       origin: what the folder says besides.
+      classes: of a classifier.
     """
 
     path: Path
@@ -59,9 +64,12 @@ class StoredModel:
     table: Table
     tensors: Mapping[str, StoredTensor]
     origin: Origin
+    classes: Classes | None = None
 
     def model(self) -> nn.Module:
         """The module, without weights."""
+        if self.classes is not None:
+            return self.classes.model(self.cfg, self.origin)
         return HEADS[self.head](self.cfg, origin=self.origin)
 
 
@@ -89,7 +97,10 @@ def open_model(path: str | Path) -> StoredModel:
     head = heads[architectures[0]]
     cfg = _pooled(cfg, head, table, tensors)
     about = origin.read(path, family.name, hf)
-    return StoredModel(path, family, head, cfg, table, tensors, about)
+    own = None
+    if head == SequenceClassifier.__name__:
+        own = naming(config, lambda: classes.read(family, hf))
+    return StoredModel(path, family, head, cfg, table, tensors, about, own)
 
 
 def _pooled(

@@ -31,9 +31,9 @@ from the model's own tree, each leaf of which must have exactly one entry.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
-from llmjax.config import Group, ModelConfig
+from llmjax.config import ClassifierHead, Group, ModelConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +111,30 @@ class Gguf:
     table: Callable[[ModelConfig], Table]
 
 
+class Classification(NamedTuple):
+    """The way from a text's hidden states to scores of classes.
+
+    Attributes:
+      pooling, form: of `llmjax.models.heads.classifier.SequenceClassifier`.
+    """
+
+    pooling: Literal["mean", "first", "last"]
+    form: ClassifierHead
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """A family's way to classes of texts: that of its `…ForSequenceClassification`.
+
+    Attributes:
+      to_ours: config.json's dict -> ours; ValueError for what we can't do.
+      to_hf: the reverse, its keys alone; ValueError for one that the family lacks.
+    """
+
+    to_ours: Callable[[dict[str, Any]], Classification]
+    to_hf: Callable[[Classification], dict[str, Any]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Family:
     """A family of the hub: its config and its names, both ways.
@@ -118,13 +142,14 @@ class Family:
     Attributes:
       name: config.json's `model_type`.
       architectures: config.json's `architectures` -> class of `llmjax.models.heads`:
-        "LanguageModel", "Encoder", "Discriminator". `save` writes the first of a class
-        under whose name `to_config` gives the config again.
+        "LanguageModel", "Encoder", "Discriminator", "SequenceClassifier". `save`
+        writes the first of a class under whose name `to_config` gives the config again.
       to_config: config.json's dict -> ModelConfig; ValueError for what we can't do.
       to_hf: the reverse, without `architectures`, `model_type` and `dtype`; ValueError
         for a config that the family can't express.
       table: a config's table.
       gguf: the family in llama.cpp's format, where it has one.
+      classifier: its way to classes of texts, where it has one.
     """
 
     name: str
@@ -133,3 +158,4 @@ class Family:
     to_hf: Callable[[ModelConfig], dict[str, Any]]
     table: Callable[[ModelConfig], Table]
     gguf: Gguf | None = None
+    classifier: Classifier | None = None

@@ -285,13 +285,7 @@ def test_a_strange_config(folder, edit, changes, message):
 @pytest.mark.parametrize(
     ("family", "name", "what", "body"),
     [
-        (
-            "llama",
-            "LlamaForSequenceClassification",
-            "classifier of texts",
-            "LlamaModel",
-        ),
-        ("bert", "BertForSequenceClassification", "classifier of texts", "BertModel"),
+        ("marian", "MarianForSequenceClassification", "classifier of texts", "Marian"),
         ("bert", "BertForTokenClassification", "classifier of tokens", "BertModel"),
         ("roberta", "RobertaForQuestionAnswering", "marks answers", "RobertaModel"),
     ],

@@ -16,7 +16,8 @@ class Outputs:
     """Outputs of one model for one batch; 0 at padding.
 
     Attributes:
-      logits: [B, T, V]; [B, T] from a discriminator; None from a bare model.
+      logits: [B, T, V]; [B, T] from a discriminator; [B, C] from a classifier of texts;
+        None from a bare model.
       hidden: last hidden states [B, T, D].
       pooled: [B, D] from a bare model with a pooler, or None.
       gradients: hub name -> gradient of sum(cotangent * (logits, else hidden, and
@@ -54,7 +55,7 @@ class Error:
 
 
 def blank(value: np.ndarray, segment_ids: np.ndarray) -> np.ndarray:
-    """The value with 0 at padding; a pooled [B, D] has none."""
+    """The value with 0 at padding; what is of a whole row, [B, D], has none."""
     if value.shape[:2] != segment_ids.shape:
         return value
     real = (segment_ids > 0).reshape(segment_ids.shape + (1,) * (value.ndim - 2))

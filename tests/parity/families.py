@@ -4,6 +4,7 @@ A `Variant` is an architecture of transformers with the keyword arguments of its
 `variants(shapes)` lists them all for one draw of the sizes.
 """
 
+from tests.parity.classifiers import SCORES, classifiers
 from tests.parity.decoders import classic_decoders, later_decoders, llamas
 from tests.parity.encoder_decoders import encoder_decoders
 from tests.parity.encoders import encoders
@@ -17,6 +18,7 @@ FAMILIES = (
     later_decoders,
     mixtures,
     encoder_decoders,
+    classifiers,
 )
 
 
@@ -58,6 +60,20 @@ LIVE_ONLY = {
     "bart/scaled",
     "marian/swish",
     "marian/bare",
+    "xlm-roberta/classes",
+    "camembert/classes",
+    "albert/classes",
+    "electra/classes",
+    "gpt2/classes",
+    "modernbert/classes",
+    "gemma3_text/classes",
+    "opt/classes",
+    "gptj/classes",
+    "gpt_neox/classes",
+    "bloom/classes",
+    "falcon/classes",
+    "phi/classes",
+    *(f"{name}/classes" for name in SCORES),
 }
 
 

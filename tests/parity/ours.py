@@ -14,6 +14,7 @@ from llmjax.hub import families
 from llmjax.hub.save import to_hub
 from llmjax.infer.generate import generate
 from llmjax.infer.sampling import Sampling
+from llmjax.models.heads.classifier import SequenceClassifier
 from llmjax.models.heads.encoder import Encoder
 from llmjax.models.heads.replaced_tokens import Discriminator
 from tests.parity import draws
@@ -78,7 +79,7 @@ def forward(model: Any, params: Any, batch: Any) -> tuple[Any, Any, Any]:
     hidden = captured["intermediates"]["transformer"]["__call__"][0][0]
     if isinstance(model, Encoder):
         return None, hidden, output[1]
-    if isinstance(model, Discriminator):
+    if isinstance(model, (Discriminator, SequenceClassifier)):
         return output, hidden, None
     return output[0], hidden, None
 

@@ -9,6 +9,7 @@ comparison draws one change of each variant; all of them, which takes an hour, a
 """
 
 import dataclasses
+import json
 import random
 import sys
 import tempfile
@@ -24,7 +25,8 @@ from llmjax import config as c
 from llmjax.config import ModelConfig
 from llmjax.hub.families import patterns
 from llmjax.hub.load import abstract, load
-from llmjax.hub.save import find_family, save
+from llmjax.hub.origin import Origin
+from llmjax.hub.save import classification, find_family, save
 from tests.parity import draws, ours, reference
 from tests.parity.compare import TOLERANCE, Error, blank, distance
 from tests.parity.families import variants
@@ -105,12 +107,13 @@ def changes(cfg: ModelConfig) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "shared", {"groups": (c.Group(3, shared=True),)}
 
 
-def accepted(cfg: ModelConfig, head: str, family: str) -> Iterator[tuple[str, Any]]:
+def accepted(model: Any, family: str) -> Iterator[tuple[str, Any]]:
     """The changed configs that the family takes."""
-    for name, fields in changes(cfg):
+    head, way = type(model).__name__, classification(model)
+    for name, fields in changes(model.cfg):
         try:
-            changed = dataclasses.replace(cfg, **fields)
-            find_family(changed, head, family)
+            changed = dataclasses.replace(model.cfg, **fields)
+            find_family(changed, head, family, classification=way)
         except (ValueError, ZeroDivisionError):
             continue
         yield name, changed
@@ -138,13 +141,19 @@ def check(
         folder.mkdir()
         reference.write(variant, folder, seed)
         model, _ = load(folder)
-        head = type(model).__name__
-        every = list(accepted(model.cfg, head, variant.family))
+        # a decoder's classifier looks for the padding's id
+        pad = {"pad_token_id": variant.config.get("pad_token_id")}
+        padding = Origin(config=json.dumps(pad)) if classification(model) else None
+        every = list(accepted(model, variant.family))
         if count is not None:
             every = random.Random(seed).sample(every, min(count, len(every)))
         for change, cfg in every:
             errors[change] = compared(
-                type(model)(cfg), variant, inputs, seed, Path(name, change)
+                model.clone(cfg=cfg, origin=padding),
+                variant,
+                inputs,
+                seed,
+                Path(name, change),
             )
             jax.clear_caches()
     return errors

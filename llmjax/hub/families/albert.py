@@ -3,8 +3,8 @@
 from collections import Counter
 from typing import Any
 
-from llmjax.config import Group, LayerSpec, ModelConfig
-from llmjax.hub.families import bert
+from llmjax.config import Group, LayerSpec, ModelConfig, PoolerHead
+from llmjax.hub.families import bert, classifiers
 from llmjax.hub.families.entries import attention, linear, norm
 from llmjax.hub.table import Family, LayerTable, Table
 
@@ -27,6 +27,7 @@ def table(cfg: ModelConfig) -> Table:
         *linear("albert.pooler", "pooler"),
         *bert.head("predictions.dense", "predictions.LayerNorm"),
         *bert.decoder(cfg, *COPIES),
+        *linear("classifier", "classifier"),
     )
     stack = LayerTable("transformer/stack", cfg.layers, BLOCK)
     more = bert.again(cfg, *COPIES)
@@ -74,9 +75,14 @@ def to_hf(cfg: ModelConfig) -> dict[str, Any]:
 FAMILIES = (
     Family(
         "albert",
-        {"AlbertForMaskedLM": "LanguageModel", "AlbertModel": "Encoder"},
+        {
+            "AlbertForMaskedLM": "LanguageModel",
+            "AlbertModel": "Encoder",
+            "AlbertForSequenceClassification": classifiers.CLASS,
+        },
         to_config,
         to_hf,
         table,
+        classifier=classifiers.fixed("first", PoolerHead()),
     ),
 )

@@ -7,8 +7,16 @@ RoBERTa (Liu et al. 2019, 1907.11692), and as it XLM-R (1911.02116) and CamemBER
 import dataclasses
 from typing import Any
 
-from llmjax.config import LayerNorm, Learned, ModelConfig, Plain, Transformed
-from llmjax.hub.families import accept, activations
+from llmjax.config import (
+    DenseHead,
+    LayerNorm,
+    Learned,
+    ModelConfig,
+    Plain,
+    PoolerHead,
+    Transformed,
+)
+from llmjax.hub.families import accept, activations, classifiers
 from llmjax.hub.families.entries import attention, linear, norm
 from llmjax.hub.table import Entry, Family, LayerTable, Table
 
@@ -205,6 +213,7 @@ def bert_table(cfg: ModelConfig) -> Table:
         *POOLER,
         *head(f"{TRANSFORM}.dense", f"{TRANSFORM}.LayerNorm"),
         *decoder(cfg, *COPIES),
+        *linear("classifier", "classifier"),
     )
     stack = LayerTable("transformer/stack", cfg.layers, block("bert."))
     ignored = *unread("bert"), r"cls\.seq_relationship\.(weight|bias)"
@@ -238,6 +247,8 @@ def roberta_table(cfg: ModelConfig) -> Table:
         *linear("roberta.pooler.dense", "pooler"),
         *head("lm_head.dense", "lm_head.layer_norm"),
         *decoder(cfg, *ROBERTA_COPIES),
+        *linear("classifier.dense", "pre_classifier"),
+        *linear("classifier.out_proj", "classifier"),
     )
     stack = LayerTable("transformer/stack", cfg.layers, block("roberta."))
     more = again(cfg, *ROBERTA_COPIES)
@@ -271,8 +282,16 @@ def roberta(name: str, prefix: str) -> Family:
         f"{prefix}ForMaskedLM": "LanguageModel",
         f"{prefix}ForCausalLM": "LanguageModel",
         f"{prefix}Model": "Encoder",
+        f"{prefix}ForSequenceClassification": classifiers.CLASS,
     }
-    return Family(name, classes, roberta_config, roberta_hf, roberta_table)
+    return Family(
+        name,
+        classes,
+        roberta_config,
+        roberta_hf,
+        roberta_table,
+        classifier=classifiers.fixed("first", DenseHead("tanh")),
+    )
 
 
 # --- ELECTRA -------------------------------------------------------------------------
@@ -288,6 +307,8 @@ def electra_table(cfg: ModelConfig) -> Table:
         Entry("generator_lm_head.bias", "output_bias", "V -> V"),
         *linear(f"{discriminator}.dense", "dense"),
         *linear(f"{discriminator}.dense_prediction", "prediction"),
+        *linear("classifier.dense", "pre_classifier"),
+        *linear("classifier.out_proj", "classifier"),
     )
     stack = LayerTable("transformer/stack", cfg.layers, block("electra."))
     return Table(entries, (stack,), unread("electra"), base="electra.")
@@ -314,10 +335,12 @@ FAMILIES = (
             "BertForPreTraining": "LanguageModel",
             "BertLMHeadModel": "LanguageModel",
             "BertModel": "Encoder",
+            "BertForSequenceClassification": classifiers.CLASS,
         },
         bert_config,
         bert_hf,
         bert_table,
+        classifier=classifiers.fixed("first", PoolerHead()),
     ),
     roberta("roberta", "Roberta"),
     roberta("xlm-roberta", "XLMRoberta"),
@@ -328,9 +351,12 @@ FAMILIES = (
             "ElectraForPreTraining": "Discriminator",
             "ElectraForMaskedLM": "LanguageModel",
             "ElectraModel": "Encoder",
+            "ElectraForSequenceClassification": classifiers.CLASS,
         },
         electra_config,
         electra_hf,
         electra_table,
+        # gelu, whatever hidden_act says
+        classifier=classifiers.fixed("first", DenseHead("gelu")),
     ),
 )

@@ -3,7 +3,7 @@
 from typing import Any
 
 from llmjax.config import Alibi, LayerNorm, ModelConfig, Plain
-from llmjax.hub.families import accept
+from llmjax.hub.families import accept, classifiers
 from llmjax.hub.families.entries import interleaved_block, norm
 from llmjax.hub.table import Entry, Family, LayerTable, Table
 
@@ -14,6 +14,7 @@ ENDS = (
     *norm("transformer.word_embeddings_layernorm", f"{EMBEDDER}/norm"),
     *norm("transformer.ln_f", "transformer/stack/final_norm"),
     Entry("lm_head.weight", "unembedding", "V D -> V D"),
+    classifiers.SCORES,
 )
 
 
@@ -62,9 +63,14 @@ def to_hf(cfg: ModelConfig) -> dict[str, Any]:
 FAMILIES = (
     Family(
         "bloom",
-        {"BloomForCausalLM": "LanguageModel", "BloomModel": "Encoder"},
+        {
+            "BloomForCausalLM": "LanguageModel",
+            "BloomModel": "Encoder",
+            **classifiers.score("Bloom"),
+        },
         to_config,
         to_hf,
         table,
+        classifier=classifiers.SCORE,
     ),
 )

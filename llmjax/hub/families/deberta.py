@@ -2,10 +2,17 @@
 
 from typing import Any
 
-from llmjax.config import Disentangled, ModelConfig, ScaledDot
-from llmjax.hub.families import accept, bert
-from llmjax.hub.families.entries import norm
-from llmjax.hub.table import Entry, Family, LayerTable, Table
+from llmjax.config import DenseHead, Disentangled, ModelConfig, ScaledDot
+from llmjax.hub.families import accept, activations, bert, classifiers
+from llmjax.hub.families.entries import linear, norm
+from llmjax.hub.table import (
+    Classification,
+    Classifier,
+    Entry,
+    Family,
+    LayerTable,
+    Table,
+)
 
 RELATIVE = "transformer/stack/relative"
 TRANSFORM = "cls.predictions.transform"
@@ -38,6 +45,8 @@ def table(cfg: ModelConfig) -> Table:
         *norm("deberta.encoder.LayerNorm", f"{RELATIVE}/norm"),
         *bert.head(f"{TRANSFORM}.dense", f"{TRANSFORM}.LayerNorm"),
         *bert.decoder(cfg, *COPIES),
+        *linear("pooler.dense", "pre_classifier"),
+        *linear("classifier", "classifier"),
     )
     stack = LayerTable("transformer/stack", cfg.layers, BLOCK)
     ignored = *bert.unread("deberta"), r"mask_predictions\..*"
@@ -96,12 +105,34 @@ def to_hf(cfg: ModelConfig) -> dict[str, Any]:
     }
 
 
+def classification(hf: dict[str, Any]) -> Classification:
+    accept.only(hf, pooler_hidden_size=hf["hidden_size"])
+    key = "pooler_hidden_act"
+    if hf.get(key) == "tanh":
+        return Classification("first", DenseHead("tanh"))
+    return Classification("first", DenseHead(activations.to_config(hf, key, "gelu")))
+
+
+def classification_keys(own: Classification) -> dict[str, Any]:
+    form = own.form
+    if not isinstance(form, DenseHead):
+        form = DenseHead("gelu")
+    classifiers.refuse_others(own, Classification("first", form))
+    act = form.activation
+    return {"pooler_hidden_act": act if act == "tanh" else activations.to_hf(act)}
+
+
 FAMILIES = (
     Family(
         "deberta-v2",
-        {"DebertaV2ForMaskedLM": "LanguageModel", "DebertaV2Model": "Encoder"},
+        {
+            "DebertaV2ForMaskedLM": "LanguageModel",
+            "DebertaV2Model": "Encoder",
+            "DebertaV2ForSequenceClassification": classifiers.CLASS,
+        },
         to_config,
         to_hf,
         table,
+        classifier=Classifier(classification, classification_keys),
     ),
 )

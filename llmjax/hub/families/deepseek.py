@@ -16,7 +16,7 @@ from llmjax.config import (
     ScaledDot,
     SigmoidRouter,
 )
-from llmjax.hub.families import accept, llama, patterns
+from llmjax.hub.families import accept, classifiers, llama, patterns
 from llmjax.hub.table import Entry, Family, Table
 
 ATTENTION, MLP = "model.layers.{l}.self_attn", "model.layers.{l}.mlp"
@@ -169,9 +169,14 @@ def to_hf(cfg: ModelConfig) -> dict[str, Any]:
 FAMILIES = (
     Family(
         "deepseek_v3",
-        {"DeepseekV3ForCausalLM": "LanguageModel", "DeepseekV3Model": "Encoder"},
+        {
+            "DeepseekV3ForCausalLM": "LanguageModel",
+            "DeepseekV3Model": "Encoder",
+            **classifiers.score("DeepseekV3"),
+        },
         to_config,
         to_hf,
         table,
+        classifier=classifiers.SCORE,
     ),
 )

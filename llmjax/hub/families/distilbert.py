@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from llmjax.config import Learned, ModelConfig
-from llmjax.hub.families import bert
+from llmjax.config import DenseHead, Learned, ModelConfig
+from llmjax.hub.families import bert, classifiers
 from llmjax.hub.families.entries import attention, linear, norm
 from llmjax.hub.table import Entry, Family, LayerTable, Table
 
@@ -20,6 +20,8 @@ ENDS = (
     *bert.head("vocab_transform", "vocab_layer_norm"),
     Entry("vocab_projector.weight", "unembedding", "V D -> V D"),
     Entry("vocab_projector.bias", "output_bias", "V -> V"),
+    *linear("pre_classifier", "pre_classifier"),
+    *linear("classifier", "classifier"),
 )
 NAMES = {  # DistilBERT's keys -> BERT's
     "dim": "hidden_size",
@@ -58,9 +60,14 @@ def to_hf(cfg: ModelConfig) -> dict[str, Any]:
 FAMILIES = (
     Family(
         "distilbert",
-        {"DistilBertForMaskedLM": "LanguageModel", "DistilBertModel": "Encoder"},
+        {
+            "DistilBertForMaskedLM": "LanguageModel",
+            "DistilBertModel": "Encoder",
+            "DistilBertForSequenceClassification": classifiers.CLASS,
+        },
         to_config,
         to_hf,
         table,
+        classifier=classifiers.fixed("first", DenseHead("relu")),
     ),
 )

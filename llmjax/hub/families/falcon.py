@@ -7,7 +7,7 @@ groups of heads and two norms.
 from typing import Any, Literal
 
 from llmjax.config import LayerNorm, ModelConfig, Plain, Rotary
-from llmjax.hub.families import accept, activations, rope
+from llmjax.hub.families import accept, activations, classifiers, rope
 from llmjax.hub.families.entries import linear, norm
 from llmjax.hub.table import Entry, Family, LayerTable, Table
 
@@ -25,6 +25,7 @@ ENDS = (
     ),
     *norm("transformer.ln_f", "transformer/stack/final_norm"),
     Entry("lm_head.weight", "unembedding", "V D -> V D"),
+    classifiers.SCORES,
 )
 
 
@@ -122,9 +123,14 @@ def to_hf(cfg: ModelConfig) -> dict[str, Any]:
 FAMILIES = (
     Family(
         "falcon",
-        {"FalconForCausalLM": "LanguageModel", "FalconModel": "Encoder"},
+        {
+            "FalconForCausalLM": "LanguageModel",
+            "FalconModel": "Encoder",
+            **classifiers.score("Falcon"),
+        },
         to_config,
         to_hf,
         table,
+        classifier=classifiers.SCORE,
     ),
 )

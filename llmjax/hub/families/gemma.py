@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from llmjax.config import LayerSpec, ModelConfig, RMSNorm, Rotary, ScaledDot
-from llmjax.hub.families import accept, llama, patterns, rope
+from llmjax.hub.families import accept, classifiers, llama, patterns, rope
 from llmjax.hub.table import Entry, Family, Table
 
 LAYER = llama.LAYER
@@ -160,23 +160,38 @@ def to_hf_3(cfg: ModelConfig) -> dict[str, Any]:
 FAMILIES = (
     Family(
         "gemma",
-        {"GemmaForCausalLM": "LanguageModel", "GemmaModel": "Encoder"},
+        {
+            "GemmaForCausalLM": "LanguageModel",
+            "GemmaModel": "Encoder",
+            **classifiers.score("Gemma"),
+        },
         to_config_1,
         to_hf_1,
         llama.table,
+        classifier=classifiers.SCORE,
     ),
     Family(
         "gemma2",
-        {"Gemma2ForCausalLM": "LanguageModel", "Gemma2Model": "Encoder"},
+        {
+            "Gemma2ForCausalLM": "LanguageModel",
+            "Gemma2Model": "Encoder",
+            **classifiers.score("Gemma2"),
+        },
         to_config_2,
         to_hf_2,
         table,
+        classifier=classifiers.SCORE,
     ),
     Family(
         "gemma3_text",
-        {"Gemma3ForCausalLM": "LanguageModel", "Gemma3TextModel": "Encoder"},
+        {
+            "Gemma3ForCausalLM": "LanguageModel",
+            "Gemma3TextModel": "Encoder",
+            **classifiers.score("Gemma3Text"),
+        },
         to_config_3,
         to_hf_3,
         table,
+        classifier=classifiers.SCORE,
     ),
 )

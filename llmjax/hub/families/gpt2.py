@@ -3,7 +3,7 @@
 from typing import Any
 
 from llmjax.config import Dot, LayerNorm, Learned, ModelConfig, Plain, ScaledDot
-from llmjax.hub.families import accept, activations
+from llmjax.hub.families import accept, activations, classifiers
 from llmjax.hub.families.entries import norm
 from llmjax.hub.table import Entry, Family, LayerTable, Table
 
@@ -34,6 +34,7 @@ ENDS = (
     Entry("transformer.wpe.weight", "transformer/embedder/positions", "P D -> P D"),
     *norm("transformer.ln_f", "transformer/stack/final_norm"),
     Entry("lm_head.weight", "unembedding", "V D -> V D"),
+    classifiers.SCORES,
 )
 
 
@@ -90,9 +91,14 @@ def to_hf(cfg: ModelConfig) -> dict[str, Any]:
 FAMILIES = (
     Family(
         "gpt2",
-        {"GPT2LMHeadModel": "LanguageModel", "GPT2Model": "Encoder"},
+        {
+            "GPT2LMHeadModel": "LanguageModel",
+            "GPT2Model": "Encoder",
+            **classifiers.score("GPT2"),
+        },
         to_config,
         to_hf,
         table,
+        classifier=classifiers.SCORE,
     ),
 )

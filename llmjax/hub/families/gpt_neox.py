@@ -3,7 +3,7 @@
 from typing import Any
 
 from llmjax.config import LayerNorm, ModelConfig, Plain, Rotary
-from llmjax.hub.families import activations, rope
+from llmjax.hub.families import activations, classifiers, rope
 from llmjax.hub.families.entries import interleaved_block, norm
 from llmjax.hub.table import Entry, Family, LayerTable, Table
 
@@ -12,6 +12,7 @@ ENDS = (
     Entry("gpt_neox.embed_in.weight", "transformer/embedder/table", "V D -> V D"),
     *norm("gpt_neox.final_layer_norm", "transformer/stack/final_norm"),
     Entry("embed_out.weight", "unembedding", "V D -> V D"),
+    classifiers.SCORES,
 )
 BUFFERS = r"gpt_neox\.layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)"
 
@@ -74,9 +75,14 @@ def to_hf(cfg: ModelConfig) -> dict[str, Any]:
 FAMILIES = (
     Family(
         "gpt_neox",
-        {"GPTNeoXForCausalLM": "LanguageModel", "GPTNeoXModel": "Encoder"},
+        {
+            "GPTNeoXForCausalLM": "LanguageModel",
+            "GPTNeoXModel": "Encoder",
+            **classifiers.score("GPTNeoX"),
+        },
         to_config,
         to_hf,
         table,
+        classifier=classifiers.SCORE,
     ),
 )

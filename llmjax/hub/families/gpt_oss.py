@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from llmjax.config import ClampedGated, Gated, Mixture, ModelConfig
-from llmjax.hub.families import accept, llama, mixtral, patterns
+from llmjax.hub.families import accept, classifiers, llama, mixtral, patterns
 from llmjax.hub.table import Entry, Family, Table
 
 MLP = "model.layers.{l}.mlp"
@@ -85,9 +85,14 @@ def to_hf(cfg: ModelConfig) -> dict[str, Any]:
 FAMILIES = (
     Family(
         "gpt_oss",
-        {"GptOssForCausalLM": "LanguageModel", "GptOssModel": "Encoder"},
+        {
+            "GptOssForCausalLM": "LanguageModel",
+            "GptOssModel": "Encoder",
+            **classifiers.score("GptOss"),
+        },
         to_config,
         to_hf,
         table,
+        classifier=classifiers.SCORE,
     ),
 )

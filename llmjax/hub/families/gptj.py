@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from llmjax.config import LayerNorm, ModelConfig, Plain, Rotary
-from llmjax.hub.families import activations
+from llmjax.hub.families import activations, classifiers
 from llmjax.hub.families.entries import attention, linear, norm
 from llmjax.hub.table import Entry, Family, LayerTable, Table
 
@@ -20,6 +20,7 @@ ENDS = (
     *norm("transformer.ln_f", "transformer/stack/final_norm"),
     Entry("lm_head.weight", "unembedding", "V D -> V D"),
     Entry("lm_head.bias", "output_bias", "V -> V"),
+    classifiers.SCORES,
 )
 BUFFERS = r"transformer\.h\.\d+\.attn\.(bias|masked_bias|embed_positions)"
 
@@ -86,9 +87,14 @@ def to_hf(cfg: ModelConfig) -> dict[str, Any]:
 FAMILIES = (
     Family(
         "gptj",
-        {"GPTJForCausalLM": "LanguageModel", "GPTJModel": "Encoder"},
+        {
+            "GPTJForCausalLM": "LanguageModel",
+            "GPTJModel": "Encoder",
+            **classifiers.score("GPTJ"),
+        },
         to_config,
         to_hf,
         table,
+        classifier=classifiers.SCORE,
     ),
 )

@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 from llmjax.config import Gated, ModelConfig, RMSNorm, Rotary
-from llmjax.hub.families import accept, activations, llama_gguf, rope
+from llmjax.hub.families import accept, activations, classifiers, llama_gguf, rope
 from llmjax.hub.families.entries import attention, linear
 from llmjax.hub.table import Entry, Family, Gguf, LayerTable, Table
 
@@ -23,6 +23,7 @@ ENDS = (
     Entry("model.embed_tokens.weight", "transformer/embedder/table", "V D -> V D"),
     Entry("model.norm.weight", "transformer/stack/final_norm/scale", "D -> D"),
     Entry("lm_head.weight", "unembedding", "V D -> V D"),
+    classifiers.SCORES,
 )
 BIASES: dict[tuple[bool, bool], Literal["none", "attention", "mlp", "all"]] = {
     (False, False): "none",
@@ -88,10 +89,12 @@ FAMILIES = (
             "LlamaForCausalLM": "LanguageModel",
             "LLaMAForCausalLM": "LanguageModel",  # in the first files
             "LlamaModel": "Encoder",
+            **classifiers.score("Llama"),
         },
         to_config,
         to_hf,
         table,
         Gguf(llama_gguf.to_hf, llama_gguf.table),
+        classifiers.SCORE,
     ),
 )

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from llmjax.config import Group, ModelConfig
-from llmjax.hub.families import llama, patterns
+from llmjax.hub.families import classifiers, llama, patterns
 from llmjax.hub.table import Family
 
 DEFAULTS = {"num_key_value_heads": 8, "sliding_window": 4096}  # values of absent keys
@@ -24,9 +24,14 @@ def to_hf(cfg: ModelConfig) -> dict[str, Any]:
 FAMILIES = (
     Family(
         "mistral",
-        {"MistralForCausalLM": "LanguageModel", "MistralModel": "Encoder"},
+        {
+            "MistralForCausalLM": "LanguageModel",
+            "MistralModel": "Encoder",
+            **classifiers.score("Mistral"),
+        },
         to_config,
         to_hf,
         llama.table,
+        classifier=classifiers.SCORE,
     ),
 )

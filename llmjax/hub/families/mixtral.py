@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from llmjax.config import Gated, Group, Mixture, ModelConfig
-from llmjax.hub.families import accept, llama, patterns
+from llmjax.hub.families import accept, classifiers, llama, patterns
 from llmjax.hub.table import Entry, Family, Table
 
 MLP = "model.layers.{l}.block_sparse_moe"
@@ -59,9 +59,14 @@ def to_hf(cfg: ModelConfig) -> dict[str, Any]:
 FAMILIES = (
     Family(
         "mixtral",
-        {"MixtralForCausalLM": "LanguageModel", "MixtralModel": "Encoder"},
+        {
+            "MixtralForCausalLM": "LanguageModel",
+            "MixtralModel": "Encoder",
+            **classifiers.score("Mixtral"),
+        },
         to_config,
         to_hf,
         table,
+        classifier=classifiers.SCORE,
     ),
 )

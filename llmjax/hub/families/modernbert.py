@@ -8,13 +8,21 @@ from llmjax.config import (
     LayerNorm,
     LayerSpec,
     ModelConfig,
+    NormedHead,
     Rotary,
     SlidingWindow,
     Transformed,
 )
-from llmjax.hub.families import activations, bert, patterns, rope
+from llmjax.hub.families import activations, bert, classifiers, patterns, rope
 from llmjax.hub.families.entries import linear, norm
-from llmjax.hub.table import Entry, Family, LayerTable, Table
+from llmjax.hub.table import (
+    Classification,
+    Classifier,
+    Entry,
+    Family,
+    LayerTable,
+    Table,
+)
 
 LAYER = "model.layers.{l}"
 QKV = "attention/query", "attention/key", "attention/value"
@@ -55,6 +63,7 @@ ENDS = (
     *bert.head("head.dense", "head.norm"),
     Entry("decoder.weight", "unembedding", "V D -> V D"),
     Entry("decoder.bias", "output_bias", "V -> V"),
+    *linear("classifier", "classifier"),
 )
 THETA = {patterns.FULL: 160_000.0, patterns.SLIDING: 10_000.0}
 BIASES: dict[
@@ -184,12 +193,42 @@ def _head(cfg: ModelConfig) -> dict[str, Any]:
     }
 
 
+POOLING: dict[str, Literal["first", "mean"]] = {"cls": "first", "mean": "mean"}
+
+
+def classification(hf: dict[str, Any]) -> Classification:
+    pooling = hf.get("classifier_pooling", "cls")
+    if pooling not in POOLING:
+        raise ValueError(
+            f"classifier_pooling is {pooling!r}; accepted: {', '.join(POOLING)}"
+        )
+    activation = activations.to_config(hf, "classifier_activation", "gelu")
+    form = NormedHead(activation, hf.get("classifier_bias", False))
+    return Classification(POOLING[pooling], form)
+
+
+def classification_keys(own: Classification) -> dict[str, Any]:
+    form = own.form if isinstance(own.form, NormedHead) else NormedHead()
+    accepted = [Classification(pooling, form) for pooling in POOLING.values()]
+    classifiers.refuse_others(own, *accepted)
+    return {
+        "classifier_pooling": "cls" if own.pooling == "first" else "mean",
+        "classifier_activation": activations.to_hf(form.activation),
+        "classifier_bias": form.bias,
+    }
+
+
 FAMILIES = (
     Family(
         "modernbert",
-        {"ModernBertForMaskedLM": "LanguageModel", "ModernBertModel": "Encoder"},
+        {
+            "ModernBertForMaskedLM": "LanguageModel",
+            "ModernBertModel": "Encoder",
+            "ModernBertForSequenceClassification": classifiers.CLASS,
+        },
         to_config,
         to_hf,
         table,
+        classifier=Classifier(classification, classification_keys),
     ),
 )

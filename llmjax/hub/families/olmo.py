@@ -8,7 +8,7 @@ import dataclasses
 from typing import Any
 
 from llmjax.config import LayerNorm, ModelConfig
-from llmjax.hub.families import accept, llama
+from llmjax.hub.families import accept, classifiers, llama
 from llmjax.hub.table import Entry, Family, Table
 
 LAYER = llama.LAYER
@@ -52,16 +52,26 @@ def table_2(cfg: ModelConfig) -> Table:
 FAMILIES = (
     Family(
         "olmo",
-        {"OlmoForCausalLM": "LanguageModel", "OlmoModel": "Encoder"},
+        {
+            "OlmoForCausalLM": "LanguageModel",
+            "OlmoModel": "Encoder",
+            **classifiers.score("Olmo"),
+        },
         to_config_1,
         to_hf_1,
         llama.table,
+        classifier=classifiers.SCORE,
     ),
     Family(
         "olmo2",
-        {"Olmo2ForCausalLM": "LanguageModel", "Olmo2Model": "Encoder"},
+        {
+            "Olmo2ForCausalLM": "LanguageModel",
+            "Olmo2Model": "Encoder",
+            **classifiers.score("Olmo2"),
+        },
         to_config_2,
         llama.to_hf,
         table_2,
+        classifier=classifiers.SCORE,
     ),
 )

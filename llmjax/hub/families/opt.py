@@ -3,7 +3,7 @@
 from typing import Any
 
 from llmjax.config import LayerNorm, Learned, ModelConfig, Plain
-from llmjax.hub.families import accept, activations, bart
+from llmjax.hub.families import accept, activations, bart, classifiers
 from llmjax.hub.families.entries import norm
 from llmjax.hub.table import Entry, Family, LayerTable, Table
 
@@ -16,6 +16,7 @@ ENDS = (
     ),
     *norm("model.decoder.final_layer_norm", "transformer/stack/final_norm"),
     Entry("lm_head.weight", "unembedding", "V D -> V D"),
+    classifiers.SCORES,
 )
 
 
@@ -75,9 +76,14 @@ def to_hf(cfg: ModelConfig) -> dict[str, Any]:
 FAMILIES = (
     Family(
         "opt",
-        {"OPTForCausalLM": "LanguageModel", "OPTModel": "Encoder"},
+        {
+            "OPTForCausalLM": "LanguageModel",
+            "OPTModel": "Encoder",
+            **classifiers.score("OPT"),
+        },
         to_config,
         to_hf,
         table,
+        classifier=classifiers.SCORE,
     ),
 )

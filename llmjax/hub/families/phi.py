@@ -3,7 +3,7 @@
 from typing import Any
 
 from llmjax.config import LayerNorm, ModelConfig, Plain, Rotary
-from llmjax.hub.families import activations, rope
+from llmjax.hub.families import activations, classifiers, rope
 from llmjax.hub.families.entries import attention, linear, norm
 from llmjax.hub.table import Entry, Family, LayerTable, Table
 
@@ -31,6 +31,7 @@ ENDS = (
     *norm("model.final_layernorm", "transformer/stack/final_norm"),
     Entry("lm_head.weight", "unembedding", "V D -> V D"),
     Entry("lm_head.bias", "output_bias", "V -> V"),
+    classifiers.SCORES,
 )
 
 
@@ -92,9 +93,14 @@ def to_hf(cfg: ModelConfig) -> dict[str, Any]:
 FAMILIES = (
     Family(
         "phi",
-        {"PhiForCausalLM": "LanguageModel", "PhiModel": "Encoder"},
+        {
+            "PhiForCausalLM": "LanguageModel",
+            "PhiModel": "Encoder",
+            **classifiers.score("Phi"),
+        },
         to_config,
         to_hf,
         table,
+        classifier=classifiers.SCORE,
     ),
 )

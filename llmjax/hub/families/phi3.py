@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from llmjax.config import Group, LongRope, ModelConfig, NoScaling, Rotary
-from llmjax.hub.families import llama, patterns, rope
+from llmjax.hub.families import classifiers, llama, patterns, rope
 from llmjax.hub.table import Entry, Family, Table
 
 LAYER = llama.LAYER
@@ -74,9 +74,14 @@ def table(cfg: ModelConfig) -> Table:
 FAMILIES = (
     Family(
         "phi3",
-        {"Phi3ForCausalLM": "LanguageModel", "Phi3Model": "Encoder"},
+        {
+            "Phi3ForCausalLM": "LanguageModel",
+            "Phi3Model": "Encoder",
+            **classifiers.score("Phi3"),
+        },
         to_config,
         to_hf,
         table,
+        classifier=classifiers.SCORE,
     ),
 )

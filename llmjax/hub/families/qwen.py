@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from llmjax.config import Group, ModelConfig
-from llmjax.hub.families import llama, patterns
+from llmjax.hub.families import classifiers, llama, patterns
 from llmjax.hub.table import Entry, Family, Table
 
 DEFAULTS = {"num_key_value_heads": 32, "sliding_window": 4096}  # values of absent keys
@@ -60,16 +60,26 @@ def table_3(cfg: ModelConfig) -> Table:
 FAMILIES = (
     Family(
         "qwen2",
-        {"Qwen2ForCausalLM": "LanguageModel", "Qwen2Model": "Encoder"},
+        {
+            "Qwen2ForCausalLM": "LanguageModel",
+            "Qwen2Model": "Encoder",
+            **classifiers.score("Qwen2"),
+        },
         to_config_2,
         to_hf,
         llama.table,
+        classifier=classifiers.SCORE,
     ),
     Family(
         "qwen3",
-        {"Qwen3ForCausalLM": "LanguageModel", "Qwen3Model": "Encoder"},
+        {
+            "Qwen3ForCausalLM": "LanguageModel",
+            "Qwen3Model": "Encoder",
+            **classifiers.score("Qwen3"),
+        },
         to_config_3,
         to_hf,
         table_3,
+        classifier=classifiers.SCORE,
     ),
 )

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from llmjax.config import Gated, LayerSpec, Mixture, ModelConfig, SoftmaxRouter
-from llmjax.hub.families import llama, patterns, qwen
+from llmjax.hub.families import classifiers, llama, patterns, qwen
 from llmjax.hub.families.entries import linear
 from llmjax.hub.table import Entry, Family, Table
 
@@ -138,16 +138,26 @@ def to_hf_2(cfg: ModelConfig) -> dict[str, Any]:
 FAMILIES = (
     Family(
         "qwen2_moe",
-        {"Qwen2MoeForCausalLM": "LanguageModel", "Qwen2MoeModel": "Encoder"},
+        {
+            "Qwen2MoeForCausalLM": "LanguageModel",
+            "Qwen2MoeModel": "Encoder",
+            **classifiers.score("Qwen2Moe"),
+        },
         to_config_2,
         to_hf_2,
         table_2,
+        classifier=classifiers.SCORE,
     ),
     Family(
         "qwen3_moe",
-        {"Qwen3MoeForCausalLM": "LanguageModel", "Qwen3MoeModel": "Encoder"},
+        {
+            "Qwen3MoeForCausalLM": "LanguageModel",
+            "Qwen3MoeModel": "Encoder",
+            **classifiers.score("Qwen3Moe"),
+        },
         to_config_3,
         to_hf_3,
         table_3,
+        classifier=classifiers.SCORE,
     ),
 )

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from llmjax.config import LayerSpec, ModelConfig, NoPositions
-from llmjax.hub.families import llama, patterns
+from llmjax.hub.families import classifiers, llama, patterns
 from llmjax.hub.table import Family
 
 DEFAULTS: dict[str, Any] = {  # values of absent keys
@@ -53,9 +53,14 @@ def to_hf(cfg: ModelConfig) -> dict[str, Any]:
 FAMILIES = (
     Family(
         "smollm3",
-        {"SmolLM3ForCausalLM": "LanguageModel", "SmolLM3Model": "Encoder"},
+        {
+            "SmolLM3ForCausalLM": "LanguageModel",
+            "SmolLM3Model": "Encoder",
+            **classifiers.score("SmolLM3"),
+        },
         to_config,
         to_hf,
         llama.table,
+        classifier=classifiers.SCORE,
     ),
 )

@@ -1,40 +1,71 @@
 """A Transformer whose pooled hidden states are projected to classes."""
 
-from typing import Literal
+import dataclasses
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from llmjax.config import LayoutConfig, ModelConfig
-from llmjax.models.layers import Projection, compute_dtype
+from llmjax.config import (
+    ClassifierHead,
+    DenseHead,
+    LayoutConfig,
+    LinearHead,
+    ModelConfig,
+    NormedHead,
+    PoolerHead,
+    Transformed,
+)
+from llmjax.models.heads.encoder import square
+from llmjax.models.heads.language import OutputTransform
+from llmjax.models.layers import ACTIVATIONS, Projection, compute_dtype
 from llmjax.models.transformer import Batch, Transformer
 
 Pooling = Literal["mean", "first", "last"]
+SINGLE = "single_label_classification"
 
 
 class SequenceClassifier(nn.Module):
-    """A Transformer, its hidden states pooled per text, and a projection to classes.
+    """A Transformer, its hidden states pooled per text, and a head that scores classes.
 
     Attributes:
-      classes: columns of the projection.
+      classes: columns of the last projection.
       pooling: the vector of a text; see `pool`.
+      form: what lies between that vector and the last projection.
+      labels: names of the classes; (): none are known.
+      problem: what the scores mean, by the hub's name: logits of one class of several,
+        of each class by itself, or numbers.
+      origin: what `hub.load` keeps of a folder for `hub.save`; None: not loaded.
     """
 
     cfg: ModelConfig
     classes: int
     pooling: Pooling = "mean"
     layout: LayoutConfig = LayoutConfig()
+    form: ClassifierHead = LinearHead()
+    labels: tuple[str, ...] = dataclasses.field(default=(), kw_only=True, compare=False)
+    problem: str = dataclasses.field(default=SINGLE, kw_only=True, compare=False)
+    origin: Any = dataclasses.field(default=None, kw_only=True, compare=False)
 
     def setup(self):
-        cfg = self.cfg
+        cfg, form = self.cfg, self.form
         self.transformer = Transformer(cfg, self.layout)
+        if isinstance(form, PoolerHead):
+            self.pooler = square(cfg, self.layout, "BGD,DE->BGE")
+        elif isinstance(form, DenseHead):
+            self.pre_classifier = square(cfg, self.layout, "BGD,DE->BGE")
+        elif isinstance(form, NormedHead):
+            output = Transformed(form.activation, form.bias)
+            own = dataclasses.replace(cfg, output=output, embedding_size=None)
+            self.head = OutputTransform(own, self.layout)
+        self.dropout = nn.Dropout(cfg.dropout, deterministic=False)
         self.classifier = Projection(
             "BGD,DC->BGC",
             (cfg.d_model, self.classes),
             ("D", "C"),
             cfg.init_std,
-            bias=1,
+            bias=0 if form == LinearHead(bias=False) else 1,
             dtype=compute_dtype(self.layout),
         )
 
@@ -44,9 +75,21 @@ class SequenceClassifier(nn.Module):
         Place g of a row's G is its segment g + 1.
         """
         x_BTD, _ = self.transformer(batch)
-        pooled_BGD = pool(x_BTD, texts(batch), self.pooling)
-        logits_BGC = self.classifier(pooled_BGD).astype(jnp.float32)
+        x_BGD = self._formed(pool(x_BTD, texts(batch), self.pooling))
+        if self.cfg.dropout and self.has_rng("dropout"):
+            x_BGD = self.dropout(x_BGD)
+        logits_BGC = self.classifier(x_BGD).astype(jnp.float32)
         return logits_BGC if has_segments(batch) else logits_BGC[:, 0]
+
+    def _formed(self, x_BGD: jax.Array) -> jax.Array:
+        """The input of the last projection."""
+        if isinstance(self.form, PoolerHead):
+            return jnp.tanh(self.pooler(x_BGD))
+        if isinstance(self.form, DenseHead):
+            name = self.form.activation
+            act = jnp.tanh if name == "tanh" else ACTIVATIONS[name]
+            return act(self.pre_classifier(x_BGD))
+        return self.head(x_BGD) if isinstance(self.form, NormedHead) else x_BGD
 
 
 def has_segments(batch: Batch) -> bool:

@@ -1,0 +1,89 @@
+"""Classes of texts in config.json: their names, and what a model's scores of them mean.
+
+transformers counts classes by `id2label`; without it there are `num_labels`, or 2, and
+they are named LABEL_0, LABEL_1, …
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from llmjax.hub.table import Classification, Family
+from llmjax.models.heads.classifier import SINGLE, SequenceClassifier
+
+PROBLEMS = (SINGLE, "multi_label_classification", "regression")
+
+
+@dataclasses.dataclass(frozen=True)
+class Classes:
+    """The classes of a model on disk.
+
+    Attributes:
+      classification: the way to their scores.
+      labels: their names.
+      problem: what the scores mean, one of `PROBLEMS`.
+    """
+
+    classification: Classification
+    labels: tuple[str, ...]
+    problem: str
+
+    def model(self, cfg: Any, origin: Any) -> SequenceClassifier:
+        """The module, without weights."""
+        return SequenceClassifier(
+            cfg,
+            len(self.labels),
+            self.classification.pooling,
+            form=self.classification.form,
+            labels=self.labels,
+            problem=self.problem,
+            origin=origin,
+        )
+
+
+def read(family: Family, hf: dict[str, Any]) -> Classes:
+    """The classes of a config.json.
+
+    Raises:
+      ValueError: names that can't be, or a way to scores that we can't go.
+    """
+    assert family.classifier is not None
+    labels = _labels(hf)
+    problem = hf.get("problem_type")
+    if problem is None:  # as transformers guesses it
+        problem = "regression" if len(labels) == 1 else SINGLE
+    if problem not in PROBLEMS:
+        raise ValueError(
+            f"problem_type is {problem!r}; accepted: {', '.join(map(repr, PROBLEMS))}"
+        )
+    return Classes(family.classifier.to_ours(hf), labels, problem)
+
+
+def _labels(hf: dict[str, Any]) -> tuple[str, ...]:
+    names = hf.get("id2label")
+    if names is None:
+        count = hf.get("num_labels", 2)
+        if type(count) is not int or not 0 < count <= 10**6:
+            raise ValueError(f"num_labels is {count!r}; accepted: a number from 1 on")
+        return unnamed(count)
+    places = [str(i) for i in range(len(names))]
+    if not names or not isinstance(names, dict) or {*map(str, names)} != {*places}:
+        raise ValueError(
+            f"id2label is {str(names)[:80]}; accepted: a name for each class from 0 on"
+        )
+    by_place = {str(place): str(name) for place, name in names.items()}
+    return tuple(by_place[place] for place in places)
+
+
+def unnamed(count: int) -> tuple[str, ...]:
+    """The names of classes that have none, as transformers has them."""
+    return tuple(f"LABEL_{i}" for i in range(count))
+
+
+def keys(labels: Sequence[str], problem: str) -> dict[str, Any]:
+    """The keys of config.json: the reverse of `read`."""
+    return {
+        "id2label": {str(i): name for i, name in enumerate(labels)},
+        "label2id": {name: i for i, name in enumerate(labels)},
+        "problem_type": problem,
+    }

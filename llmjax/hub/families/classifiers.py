@@ -1,0 +1,38 @@
+"""Heads for classes of texts that several families have, and their last projection."""
+
+from typing import Any
+
+from llmjax.config import ClassifierHead, LinearHead
+from llmjax.hub.table import Classification, Classifier, Entry
+
+CLASS = "SequenceClassifier"
+
+
+def fixed(pooling: Any, form: ClassifierHead) -> Classifier:
+    """The one way of a family, whatever its config.json says."""
+    own = Classification(pooling, form)
+
+    def to_hf(classification: Classification) -> dict[str, Any]:
+        refuse_others(classification, own)
+        return {}
+
+    return Classifier(lambda hf: own, to_hf)
+
+
+def refuse_others(classification: Classification, *own: Classification) -> None:
+    """Raises ValueError for a way to classes that is none of the family's own."""
+    if classification not in own:
+        raise ValueError(
+            f"task.pooling is {classification.pooling!r} and task.head "
+            f"{classification.form}; this family has "
+            + " or ".join(f"{c.pooling!r} and {c.form}" for c in own)
+        )
+
+
+SCORE = fixed("last", LinearHead(bias=False))
+SCORES = Entry("score.weight", "classifier/kernel", "C D -> D C")
+
+
+def score(name: str) -> dict[str, str]:
+    """The architecture of a decoder's classifier, `name`ForSequenceClassification."""
+    return {f"{name}ForSequenceClassification": CLASS}

@@ -1,0 +1,141 @@
+"""Classifiers of texts in the hub's format; their outputs are in the goldens."""
+
+import dataclasses
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from llmjax import hub
+from llmjax.config import (
+    DenseHead,
+    LayerNorm,
+    Learned,
+    LinearHead,
+    ModelConfig,
+    Plain,
+    PoolerHead,
+)
+from llmjax.hub.save import find_family
+from llmjax.hub.table import Classification
+from llmjax.models.heads.classifier import SequenceClassifier
+
+TOKENS = {"tokens": jnp.arange(12).reshape(2, 6) % 30}
+LABELS = ("bad", "so so", "good")
+
+
+@pytest.fixture(scope="module")
+def bert() -> ModelConfig:
+    return ModelConfig(
+        architecture="encoder",
+        vocab_size=40,
+        d_model=16,
+        d_ff=24,
+        num_layers=1,
+        num_heads=2,
+        token_types=2,
+        embedding_norm=True,
+        positions=Learned(32),
+        mlp=Plain(),
+        norm=LayerNorm(1e-12),
+        norm_position="post",
+        biases="all",
+        dropout=0.1,
+    )
+
+
+@pytest.fixture(scope="module")
+def classifier(bert):
+    return SequenceClassifier(bert, 3, "first", form=PoolerHead(), labels=LABELS)
+
+
+@pytest.fixture
+def folder(tmp_path, classifier, random_params):
+    params = random_params(classifier, TOKENS)
+    hub.save(classifier, params, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_a_classifier_and_back(folder, classifier, random_params, same, tmp_path):
+    model, params = hub.load(folder)
+    assert model.clone(cfg=classifier.cfg) == classifier and model.labels == LABELS
+    same(params, random_params(classifier, TOKENS))
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architectures"] == ["BertForSequenceClassification"]
+    assert config["id2label"] == {"0": "bad", "1": "so so", "2": "good"}
+    assert config["label2id"] == {"bad": 0, "so so": 1, "good": 2}
+    assert config["problem_type"] == "single_label_classification"
+    renamed = model.clone(labels=("a", "b", "c"))  # the folder's own keys give way
+    hub.save(renamed, params, tmp_path / "renamed")
+    assert hub.load(tmp_path / "renamed")[0].labels == ("a", "b", "c")
+    one, two = (
+        load_file(f / "model.safetensors") for f in (folder, tmp_path / "renamed")
+    )
+    assert one.keys() == two.keys() >= {"classifier.weight", "bert.pooler.dense.bias"}
+
+
+@pytest.mark.parametrize("problem", ["multi_label_classification", "regression"])
+def test_the_kind_of_problem_is_kept(problem, folder, edit, tmp_path):
+    edit(folder / "config.json", problem_type=problem)
+    model, params = hub.load(folder)
+    assert model.problem == problem
+    hub.save(model, params, tmp_path / "again")
+    config = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert config["problem_type"] == problem
+
+
+def test_classes_without_names_have_transformers_names(folder, edit):
+    edit(folder / "config.json", id2label=None, num_labels=3, problem_type=None)
+    model, _ = hub.load(folder)
+    assert model.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
+    assert model.problem == "single_label_classification"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"id2label": ["a"]}, "id2label is .*; accepted: a name for each class from 0"),
+        ({"id2label": {}}, "id2label is {}; accepted"),
+        ({"id2label": {"0": "a", "2": "b"}}, "id2label is .*; accepted"),
+        ({"id2label": None, "num_labels": 1.5}, "num_labels is 1.5; accepted"),
+        ({"id2label": None, "num_labels": -1}, "num_labels is -1; accepted"),
+        ({"problem_type": "riddle"}, "problem_type is 'riddle'; accepted: 'single_"),
+        (
+            {"id2label": {"0": "a", "1": "b"}},
+            r"'classifier.weight' has the shape \(3, ",
+        ),
+    ],
+)
+def test_classes_that_cannot_be_are_named(changes, message, folder, edit):
+    edit(folder / "config.json", **changes)
+    with pytest.raises(ValueError, match=message):
+        hub.load(folder)
+
+
+def test_a_way_to_classes_that_the_family_lacks_is_named(bert, random_params, tmp_path):
+    model = SequenceClassifier(bert, 2, "mean", form=LinearHead())
+    params = random_params(model, TOKENS)
+    with pytest.raises(ValueError, match="bert: task.pooling is 'mean' and task.head"):
+        hub.save(model, params, tmp_path / "out")
+    ours = Classification("first", DenseHead("relu"))
+    head = "SequenceClassifier"
+    with pytest.raises(ValueError, match="the family bert: task.pooling is 'first' an"):
+        find_family(bert, head, "bert", classification=ours)
+    untyped = dataclasses.replace(bert, token_types=0)
+    assert find_family(untyped, head, classification=ours).name == "distilbert"
+
+
+def test_the_last_token_of_a_decoder_is_scored_without_a_bias(
+    cfg, random_params, tmp_path
+):
+    model = SequenceClassifier(cfg, 3, "last", form=LinearHead(bias=False))
+    params = random_params(model, TOKENS)
+    assert params["classifier"].keys() == {"kernel"}
+    assert hub.save(model, params, tmp_path / "out").name == "llama"
+    again, loaded = hub.load(tmp_path / "out")
+    assert again.clone(cfg=cfg) == model
+    np.testing.assert_array_equal(
+        again.apply({"params": loaded}, TOKENS), model.apply({"params": params}, TOKENS)
+    )
