@@ -8,7 +8,7 @@ A second call takes a second, and a killed one continues where it was.
 from typing import Any
 
 from experiments import cli
-from llmjax.data.prepare import prepare
+from llmjax.data.prepare import prepare, selecting
 from llmjax.train import initial
 
 
@@ -27,6 +27,8 @@ def describe(corpus: prepare.Corpus) -> dict[str, Any]:
         "corpus": manifest["corpus"],
         "folder": str(corpus.folder),
         "class_names": list(corpus.class_names),
+        "documents": manifest["dataset"]["documents"],
+        "dropped": selecting.dropped(manifest["dataset"].get("cleaning", {})),
         "vocab_size": corpus.tokenizer.vocab_size,
         "content_sha256": manifest["dataset"]["content_sha256"],
         "tokenizer_sha256": corpus.tokenizer.fingerprint,

@@ -1,6 +1,7 @@
 """Sources of examples, and their way to the global batch."""
 
-from typing import Annotated, ClassVar, Literal
+import dataclasses
+from typing import Annotated, Any, ClassVar, Literal
 
 from llmjax.config.checks import (
     BelowOne,
@@ -186,6 +187,10 @@ class PrepareConfig:
         others below only `validation` and `test` are read.
       text, label: the fields that hold them; label "" for none. The values of a label
         are the classes; of a dataset that names its classes, their numbers or -1.
+        Texts with labels are taken as they are, where the fields below don't say
+        otherwise.
+      split: the field that says "train", "validation" or "test"; "": none; None:
+        "split", where the files have it and their own names say no split.
       cleaning: what is changed in a text, in the order of this list; (): nothing. The
         default mends wrong encoding and keeps all else. Prompts are never cleaned: with
         the default, both agree; where more steps are named, pass prompts through
@@ -199,11 +204,15 @@ class PrepareConfig:
         tabs and line breaks. "nfc": Unicode's composed form.
         "spaces": plain for no-break ones, and none at the ends of lines.
         "blank_lines": one at most at a place, and none at the ends of a text.
-      min_characters: shorter documents are dropped.
+      min_characters: shorter documents are dropped; None: than 80, of texts with
+        labels none.
       language: keep only documents in it (ISO 639-1, "en"); None: all.
       quality: "gopher": the rules of Rae et al. 2021, A1.1.
-      near_duplicates: drop near copies (MinHash), split by their clusters.
-      validation, test: shares held out.
+      exact_duplicates: drop copies; None: of texts without labels.
+      near_duplicates: drop near copies (MinHash), split by their clusters; None: of
+        texts without labels.
+      validation, test: shares held out, where the files have no such split: of a
+        single large .txt its tail, else by hashes.
       shards: files per split; None: by size.
       workers: processes; None: one per core.
     """
@@ -211,11 +220,13 @@ class PrepareConfig:
     fields: tuple[RecordField, ...] = ()
     text: str = "text"
     label: str = ""
+    split: str | None = None
     cleaning: tuple[CleaningStep, ...] = ("mojibake",)
-    min_characters: Natural = 80
+    min_characters: Natural | None = None
     language: str | None = None
     quality: Literal["none", "gopher"] = "none"
-    near_duplicates: bool = True
+    exact_duplicates: bool | None = None
+    near_duplicates: bool | None = None
     validation: BelowOne = 0.06
     test: BelowOne = 0.06
     shards: Annotated[int, Range(1, 99_999)] | None = None
@@ -231,6 +242,17 @@ class PrepareConfig:
             len(set(names)) == len(names),
             f"fields have the names {', '.join(names)}; each must have its own",
         )
+
+    def resolved(self) -> "PrepareConfig":
+        """The same with every None said that depends on whether there are labels."""
+        labelled = bool(self.label)
+        usual: dict[str, Any] = {
+            "min_characters": 0 if labelled else 80,
+            "exact_duplicates": not labelled,
+            "near_duplicates": not labelled,
+        }
+        unsaid = {k: v for k, v in usual.items() if getattr(self, k) is None}
+        return dataclasses.replace(self, **unsaid)
 
 
 # --- mixing --------------------------------------------------------------------------

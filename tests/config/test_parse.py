@@ -82,6 +82,8 @@ OTHER = {
     "data.prepare.quality": "gopher",
     "train.damaged": "set_aside",
     "data.prepare.near_duplicates": False,
+    "data.prepare.exact_duplicates": False,
+    "data.prepare.split": "fold",
     "layout.data": 4,
     "layout.plan_topology": "v5e:4x4",
     "layout.compiler_options": ("xla_a=1", "xla_b=x=y"),

@@ -1,5 +1,6 @@
 """Choice of the documents of local files that stay, and their splits, on arrays."""
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -59,6 +60,15 @@ def split_names(prepare: PrepareConfig) -> list[str]:
     """The names of the splits, in the order of `divide`'s numbers."""
     shares = {"validation": prepare.validation, "test": prepare.test}
     return ["train", *(split for split, share in shares.items() if share > 0)]
+
+
+def only(prepare: PrepareConfig, splits: Sequence[str]) -> PrepareConfig:
+    """The same shares of these splits, and none of the others."""
+    return dataclasses.replace(
+        prepare,
+        validation=prepare.validation if "validation" in splits else 0.0,
+        test=prepare.test if "test" in splits else 0.0,
+    )
 
 
 def divide(

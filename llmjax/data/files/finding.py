@@ -10,7 +10,7 @@ import os
 import pathlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from llmjax.data.files import reading_tables, saved_datasets
 from llmjax.data.files.slices import (
@@ -22,6 +22,7 @@ from llmjax.data.files.slices import (
     evenly,
     unreadable,
 )
+from llmjax.data.files.splits import SPLITS, named
 
 _SHARD = re.compile(r"(?:-(\w+))?\.array_record(?:-\d+-of-\d+)?$", re.IGNORECASE)
 _PACKED = re.compile(r"\.(gz|zst)$", re.IGNORECASE)
@@ -43,12 +44,22 @@ class Listing:
       slices: the same, cut.
       class_names: where the dataset names its classes.
       left_out: files of a folder that are of no format.
+      named: whether the files' names say their splits.
+      cut: whether a .txt that is alone, or alone of its split, is cut into passages.
     """
 
     files: tuple[pathlib.Path, ...]
     slices: tuple[FileSlice, ...]
     class_names: tuple[str, ...] = ()
     left_out: tuple[pathlib.Path, ...] = ()
+    named: bool = False
+    cut: bool = False
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits of the files, "train" first; [""] where they say none."""
+        names = dict.fromkeys(file_slice.split for file_slice in self.slices)
+        return sorted(names, key=lambda s: SPLITS.index(s) if s in SPLITS else 9)
 
 
 def path_of(source: str) -> pathlib.Path:
@@ -65,7 +76,7 @@ def exists(source: str) -> bool:
     return bool(source) and bool(_matches(source))
 
 
-def find(source: str, label: str = "") -> Listing:
+def find(source: str, label: str = "", *, cut: bool = False) -> Listing:
     """The files at a path: a file, a folder with all below it, or a glob of these.
 
     What exists under that very name is no glob. Of a folder, hidden files and folders
@@ -74,6 +85,7 @@ def find(source: str, label: str = "") -> Listing:
     Args:
       source: the path.
       label: the field whose class names to read, of a dataset that has them.
+      cut: a .txt that is alone, or alone of its split, is many documents.
 
     Raises:
       ValueError: nothing there that can be read, or an empty file; names it.
@@ -101,8 +113,11 @@ def find(source: str, label: str = "") -> Listing:
         )
     folder = path if path.is_dir() else files[0].parent
     names = reading_tables.class_names(folder, label) if label else ()
-    slices = _sliced(dict.fromkeys(files))
-    return Listing(tuple(dict.fromkeys(files)), slices, names, tuple(left_out))
+    files = [*dict.fromkeys(files)]
+    splits = named(folder, files) if len(files) > 1 else {}
+    slices = _sliced(files, splits, cut)
+    long = any(file_slice.format == "passages" for file_slice in slices)
+    return Listing(tuple(files), slices, names, tuple(left_out), bool(splits), long)
 
 
 def missing(source: str) -> str:
@@ -190,12 +205,14 @@ def _below(folder: pathlib.Path) -> list[pathlib.Path]:
 # --- slices --------------------------------------------------------------------------
 
 
-def _sliced(files: Iterable[pathlib.Path]) -> tuple[FileSlice, ...]:
+def _sliced(
+    files: Iterable[pathlib.Path], splits: Mapping[str, str], cut: bool
+) -> tuple[FileSlice, ...]:
     """The slices of files, texts first."""
     slices: list[FileSlice] = []
-    texts: list[tuple[str, int]] = []
+    texts: dict[str, list[tuple[str, int]]] = {}
     for file in files:
-        form = format_of(file)
+        form, split = format_of(file), splits.get(str(file), "")
         try:
             size = file.stat().st_size
         except OSError as e:
@@ -203,10 +220,23 @@ def _sliced(files: Iterable[pathlib.Path]) -> tuple[FileSlice, ...]:
         if size == 0:
             raise ValueError(f"{file} is empty; delete it, or write it again")
         if form == "txt":
-            texts.append((str(file), size))
+            texts.setdefault(split, []).append((str(file), size))
         else:
-            slices += _slices(file, form, size)
-    return (*_grouped(texts), *slices)
+            own = _slices(file, form, size)
+            slices += [dataclasses.replace(s, split=s.split or split) for s in own]
+    grouped: list[FileSlice] = []
+    for split, of_split in texts.items():
+        alone = cut and len(of_split) == 1 and split not in {s.split for s in slices}
+        own = _passages(*of_split[0]) if alone else _grouped(of_split)
+        grouped += [dataclasses.replace(s, split=split) for s in own]
+    return (*grouped, *slices)
+
+
+def _passages(file: str, size: int) -> Iterator[FileSlice]:
+    """The slices of a .txt of many documents; a packed one is one."""
+    runs = [(0, size)] if _PACKED.search(file) else evenly(size, size)
+    for start, stop in runs:
+        yield FileSlice((file,), "passages", start, stop, size=stop - start)
 
 
 def _slices(file: pathlib.Path, form: str, size: int) -> Iterator[FileSlice]:

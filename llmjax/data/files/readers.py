@@ -8,7 +8,13 @@ dataset saved to disk.
 import functools
 from collections.abc import Iterator
 
-from llmjax.data.files import reading_json, reading_tables, reading_text
+from llmjax.data.files import (
+    passages,
+    reading_json,
+    reading_tables,
+    reading_text,
+    splits,
+)
 from llmjax.data.files.slices import (
     Columns,
     FileSlice,
@@ -35,6 +41,8 @@ def rows(file_slice: FileSlice, columns: Columns) -> Iterator[Row]:
             Row({**others, first: reading_text.text_file(f)}, functools.partial(str, f))
             for f in file_slice.files
         )
+    if file_slice.format == "passages":
+        return passages.rows(file_slice, columns)
     if file_slice.format == "jsonl":
         return reading_json.jsonl(file_slice, columns)
     if file_slice.format == "json":
@@ -47,14 +55,28 @@ def rows(file_slice: FileSlice, columns: Columns) -> Iterator[Row]:
 
 
 def read(file_slice: FileSlice, text: str, label: str) -> Iterator[LabelledText]:
-    """The texts of a slice with their labels; `label`: "" for none.
+    """The texts of a slice with their labels; see `read_split`."""
+    for value, name, _ in read_split(file_slice, text, label, ""):
+        yield value, name
+
+
+def read_split(
+    file_slice: FileSlice, text: str, label: str, split: str
+) -> Iterator[tuple[str, str | None, str]]:
+    """The texts of a slice, with their labels and the splits that they name.
+
+    Args:
+      file_slice: the slice.
+      text, label, split: fields; of the latter two "" for none.
 
     Raises:
-      ValueError: as `rows`, or a field holds no text or no class.
+      ValueError: as `rows`, or a field holds no text, no class or no split.
     """
     columns = {text: "data.prepare.text"}
     if label:
         columns.setdefault(label, "data.prepare.label")
+    if split:
+        columns.setdefault(split, "data.prepare.split")
     for row in rows(file_slice, columns):
         value = row.values[text]
         if not isinstance(value, str | None):
@@ -66,4 +88,5 @@ def read(file_slice: FileSlice, text: str, label: str) -> Iterator[LabelledText]
                 f"{row.where()}: the field {label!r} is {e}; set data.prepare.label to "
                 "a field of names or numbers"
             ) from None
-        yield value or "", name
+        own = splits.of_row(row.values[split], row.where, split) if split else ""
+        yield value or "", name, own

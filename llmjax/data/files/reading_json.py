@@ -87,6 +87,19 @@ def objects(file: str, columns: Columns) -> Iterator[Row]:
                 raise streams.not_utf8(file, streams.first_invalid(again)) from None
 
 
+def first_keys(file: str, form: str) -> list[str]:
+    """The keys of the first object of a .jsonl or .json."""
+    with streams.opened(file) as stream:
+        if form == "jsonl":
+            lines = iter(lambda: stream.readline(LINE_BYTES), b"")
+            line = next((line for line in lines if line.strip()), b"{}")
+            values = json.loads(line.removeprefix(codecs.BOM_UTF8))
+        else:
+            text = io.TextIOWrapper(stream, "utf-8-sig", newline="")
+            values = next(_values(text, file), {})
+    return list(values) if isinstance(values, dict) else []
+
+
 def _values(text: io.TextIOWrapper, file: str) -> Iterator[Any]:
     """The values of an array, or those that stand one after another."""
     buffer = _Buffer(text, file)

@@ -63,6 +63,18 @@ def num_batches(file: pathlib.Path) -> int:
         return sum(1 for _ in _arrow_batches(str(file))[1])
 
 
+def columns(file_slice: FileSlice) -> list[str]:
+    """The columns of a .parquet, an .arrow, or an .array_record of TFDS."""
+    import pyarrow.parquet
+
+    file = file_slice.files[0]
+    if file_slice.format == "array_record":
+        return list(_features(pathlib.Path(file).parent) or ())
+    if file_slice.format == "parquet":
+        return pyarrow.parquet.read_schema(file).names
+    return _arrow_batches(file)[0].names
+
+
 def table(file_slice: FileSlice, columns: Columns) -> Iterator[Row]:
     """The rows of a slice of a .parquet or an .arrow.
 

@@ -30,6 +30,13 @@ def text_file(file: str) -> str:
         raise streams.not_utf8(file, e.start) from None
 
 
+def header(file: str) -> list[str]:
+    """The columns of a .csv."""
+    with streams.opened(file) as stream:
+        text = io.TextIOWrapper(stream, "utf-8-sig", newline="")
+        return next(csv.reader(_lines(text, file)), [])
+
+
 def rows(file: str, columns: Columns) -> Iterator[Row]:
     """The rows of a .csv whose first line names the columns.
 

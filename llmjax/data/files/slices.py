@@ -22,9 +22,10 @@ class FileSlice:
 
     Attributes:
       files: one, or of format "txt" several.
-      format: one of `FORMATS`, or "arrow".
-      start, stop: bytes of an unpacked .jsonl, row groups of a .parquet, batches of an
-        .arrow, records of an .array_record; of the others everything.
+      format: one of `FORMATS`, or "arrow", or "passages" of a single large .txt.
+      start, stop: bytes of an unpacked .jsonl or of passages, row groups of a
+        .parquet, batches of an .arrow, records of an .array_record; of the others
+        everything.
       split: the name that the files give; "" where documents are still to be divided.
       size: bytes, roughly.
     """

@@ -81,14 +81,15 @@ def config(patterns: Iterable[str], prepare: PrepareConfig) -> BeamTextConfig:
         name="files_" + hashlib.sha256(identity.encode()).hexdigest()[:12],
         description=_DESCRIPTION,
         files=files,
-        prepare=prepare,
+        prepare=prepare.resolved(),
     )
 
 
 def _rules(prepare: PrepareConfig) -> dict[str, Any]:
     """The part of a corpus's name that its rules are, unchanged since version 1.0.0."""
-    rules = dataclasses.asdict(prepare)
-    del rules["fields"]
+    rules = dataclasses.asdict(prepare.resolved())
+    for later in ("fields", "split", "exact_duplicates"):
+        del rules[later]
     processes = {name: rules.pop(name) for name in ("shards", "workers")}
     return {**rules, "annotate": "", **processes}
 
@@ -198,6 +199,7 @@ def clean_and_split(
     documents: beam.PCollection, prepare: PrepareConfig
 ) -> beam.PCollection:
     """The documents that stay, cleaned: (split, Document)."""
+    prepare = prepare.resolved()
     unique = (
         documents
         | "Clean" >> beam.FlatMap(_clean, prepare)
@@ -221,7 +223,7 @@ def clean_and_split(
 def _clean(document: Document, prepare: PrepareConfig) -> Iterator[Document]:
     _count("collected")
     text = steps.clean(document.text, prepare.cleaning)
-    if len(text) < prepare.min_characters or not text:
+    if len(text) < (prepare.min_characters or 1):
         _count("dropped_short")
         return
     for rule in filters.rules(prepare):

@@ -113,7 +113,7 @@ def _name(data: DataConfig, source: str) -> str:
     kind, _, rest = source.partition("/")
     if kind == "python_docs":  # needs no TFDS
         return f"python_docs_{docstrings.corpus_name(rest or 'full')}"
-    if not _is_local(source):
+    if not is_local(source):
         name = _builder(data, source).info.full_name.replace("/", "_")
         fields = json.dumps([dataclasses.asdict(f) for f in data.prepare.fields])
         digest = hashlib.sha256(fields.encode()).hexdigest()[:12]
@@ -135,7 +135,7 @@ def _unknown(source: str) -> str:
     return f"data.source={source!r} is not known; {meant} {_ACCEPTED}"
 
 
-def _is_local(source: str) -> bool:
+def is_local(source: str) -> bool:
     """Whether a source is a path, and neither a corpus of ours nor of TFDS."""
     named = source.partition("/")[0] in BUILDERS
     return not named and not source.startswith("tfds:")
@@ -186,7 +186,7 @@ def _prepare(data: DataConfig, source: str, first: Corpus | None) -> None:
 
     with timed("hashing"):
         name = _name(data, source)
-    if _is_local(source) and (left_out := finding.find(source).left_out):
+    if is_local(source) and (left_out := finding.find(source).left_out):
         print(
             f"data.source={source!r}: {len(left_out)} files are of no format that is "
             f"read and left out: {finding.counted(left_out)}",
@@ -197,7 +197,7 @@ def _prepare(data: DataConfig, source: str, first: Corpus | None) -> None:
         documents = _records(data, source, name, timed)
     else:
         documents = _documents(data, source, timed)
-    if _is_local(source) and documents.folder.name != name:
+    if is_local(source) and documents.folder.name != name:
         raise local_files.changed(source)
     folder = _folder(data, name, first)
     folder.mkdir(parents=True, exist_ok=True)
@@ -244,11 +244,11 @@ def _records(
     fields = data.prepare.fields
 
     def make_input() -> record_files.RecordInput:
-        if not _is_local(source):
+        if not is_local(source):
             builder = _builder(data, source)
             builder.download_and_prepare()
             return record_files.tfds_input(builder, fields)
-        local = record_files.local_input(source, fields)
+        local = record_files.local_input(source, data.prepare)
 
         def rows() -> record_files.SplitRows:
             yield from local.rows()
@@ -262,7 +262,7 @@ def _records(
 
 def _documents(data: DataConfig, source: str, timed: local_files.Timed) -> Documents:
     """Stage 1: the documents on disk, and the account of them."""
-    if _is_local(source):
+    if is_local(source):
         return local_files.prepare(source, data, timed)
     builder = _builder(data, source)
     with timed("documents"):

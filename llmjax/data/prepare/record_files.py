@@ -16,12 +16,19 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from llmjax.config import DataConfig, Label, RecordField, Spans, Tags
+from llmjax.config import DataConfig, Label, PrepareConfig, RecordField, Spans, Tags
 from llmjax.data.cleaning import choice
-from llmjax.data.files import finding, readers, reading_tables, typed_values
+from llmjax.data.files import (
+    finding,
+    readers,
+    reading_tables,
+    splits,
+    typed_values,
+)
 from llmjax.data.files.slices import Row, require_columns
-from llmjax.data.prepare import encoding
-from llmjax.data.prepare.local_files import natural
+from llmjax.data.prepare import encoding, selecting
+from llmjax.data.prepare.local_files import resolved
+from llmjax.data.prepare.selecting import natural
 from llmjax.data.store import manifest, records
 from llmjax.data.store.records import RecordSchema
 from llmjax.data.tokenizers.tokenizer import Tokenizer
@@ -39,12 +46,14 @@ class RecordInput:
     Attributes:
       rows: each after its own split.
       own_splits: whether these are the corpus's splits; else records are divided.
+      held_out: splits that are taken from those of "train", as the files have none.
       classes: the names of the classes of a column; () where it has none.
     """
 
     rows: Callable[[], SplitRows]
     own_splits: bool
     classes: Callable[[str], tuple[str, ...]]
+    held_out: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,19 +77,28 @@ class RecordFiles:
         return records.RecordTexts(self.folder / f"{split}.arrow", self.schema)
 
 
-def local_input(source: str, fields: Iterable[RecordField]) -> RecordInput:
+def local_input(source: str, prepare: PrepareConfig) -> RecordInput:
     """The rows of the files at a path."""
-    columns = {f.column or f.name: _key(f) for f in fields}
+    columns = {f.column or f.name: _key(f) for f in prepare.fields}
     listing = finding.find(source)
-    names = {file_slice.split for file_slice in listing.slices}
+    column = resolved(listing, prepare).split or ""
+    if column:
+        columns.setdefault(column, "data.prepare.split")
 
     def rows() -> SplitRows:
         for file_slice in listing.slices:
             for row in readers.rows(file_slice, columns):
-                yield file_slice.split, row
+                split = file_slice.split
+                if column:
+                    split = splits.of_row(row.values[column], row.where, column)
+                yield split, row
 
-    own = len(names) > 1 and "" not in names
-    return RecordInput(rows, own, lambda c: finding.find(source, c).class_names)
+    own = bool(column) or (len(listing.splits) > 1 and "" not in listing.splits)
+    # of a column, all of them are taken to be there
+    held_out = () if column or not own else selecting.held_out(listing.splits, prepare)
+    return RecordInput(
+        rows, own, lambda c: finding.find(source, c).class_names, held_out
+    )
 
 
 def tfds_input(builder: Any, fields: Iterable[RecordField]) -> RecordInput:
@@ -201,7 +219,9 @@ def _batches(
     for split, row in tqdm(source.rows(), "records", unit=" records"):
         record = typed_values.record(row, fields, schema)
         if not source.own_splits:
-            split = _split(record, data)
+            split = _split(record, data.prepare)
+        elif split == "train" and source.held_out:
+            split = _split(record, choice.only(data.prepare, source.held_out))
         batch = open_batches.setdefault(split, [])
         batch.append(record)
         if len(batch) == _BATCH:
@@ -209,11 +229,11 @@ def _batches(
     yield from open_batches.items()
 
 
-def _split(record: typed_values.Record, data: DataConfig) -> str:
+def _split(record: typed_values.Record, prepare: PrepareConfig) -> str:
     """The split of a record, by a hash of its values: equal ones stay together."""
     text = json.dumps(record, sort_keys=True)
-    numbers = choice.divide(choice.hashes_of([text]), np.zeros(1, bool), data.prepare)
-    return choice.split_names(data.prepare)[int(numbers[0])]
+    numbers = choice.divide(choice.hashes_of([text]), np.zeros(1, bool), prepare)
+    return choice.split_names(prepare)[int(numbers[0])]
 
 
 # --- tokens --------------------------------------------------------------------------

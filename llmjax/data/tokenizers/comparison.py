@@ -25,8 +25,9 @@ def agree(one: Tokenizer, other: Tokenizer, *, grown: bool = False) -> bool:
     """
     if one.fingerprint == other.fingerprint:
         return True
-    specials = {k: v for k, v in one.specials.items() if k != "pad"}
-    if one.frame != other.frame or not specials.items() <= other.specials.items():
+    both = (one.specials.keys() & other.specials.keys()) - {"pad"}
+    alike = all(one.specials[name] == other.specials[name] for name in both)
+    if one.frame != other.frame or not alike:
         return False
     vocab, more = _vocab(one), _vocab(other)
     if not vocab.items() <= more.items() or (len(vocab) < len(more) and not grown):
