@@ -3,8 +3,10 @@
     python -m experiments.pretrain --config=configs/pretrain/python_docs.py \
         --workdir=runs/pretrain [--config.train.steps=100] [--profile=10:12]
 
-The same command again continues from the last checkpoint. Writes `config.json`,
-`metrics.jsonl`, `checkpoints/` and `result.json` into the workdir.
+Local files are prepared first, where they are not. The same command again continues
+from the last checkpoint, and with a larger `--config.train.steps` beyond the end.
+Writes `config.json`, `metrics.jsonl`, `checkpoints/`, `tokenizer/` and `result.json`
+into the workdir.
 """
 
 from typing import Any
@@ -20,7 +22,8 @@ PROFILE = flags.DEFINE_string(
 
 
 def main() -> dict[str, Any]:
-    config = initial.complete(cli.config())
+    config = initial.complete(cli.config(), cli.WORKDIR.value)
+    initial.prepare_local(config.data, cli.WORKDIR.value)
     return run.run(config, cli.WORKDIR.value, profile=profile()).result
 
 

@@ -299,14 +299,8 @@ class SequenceClassification:
 
     @property
     def num_classes(self) -> int:
-        """Number of the classes; ValueError where neither field tells it."""
-        number = self.num_labels or len(self.labels)
-        require(
-            number > 0,
-            "config key 'task.labels' is () and nothing else tells the classes: name "
-            "the column of the classes in data.prepare.label, or set task.num_labels",
-        )
-        return number
+        """Number of the classes; 2 where nothing tells it."""
+        return self.num_labels or len(self.labels) or 2
 
 
 # --- several -------------------------------------------------------------------------

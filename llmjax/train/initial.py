@@ -4,39 +4,56 @@
 of a task are those of the data. A run's own config says all of it.
 """
 
+import contextlib
 import dataclasses
+
+import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
 
 from llmjax.config import (
     BPE,
     Bytes,
     Checkpoint,
+    DataConfig,
+    Learned,
     RunConfig,
     SequenceClassification,
     TokenizerFile,
 )
-from llmjax.data.prepare import prepare
+from llmjax.data.prepare import labelled, prepare
 from llmjax.data.tokenizers import comparison
 from llmjax.data.tokenizers import tokenizer as tokenizer_lib
 from llmjax.data.tokenizers.tokenizer import Tokenizer
+from llmjax.parallel.processes import distributed
 from llmjax.tasks.registry import TASKS
 from llmjax.tasks.task import Task
 from llmjax.train import architecture
 from llmjax.train.checkpoints import weights as weights_lib
+from llmjax.train.checkpoints.checkpoints import FOLDER, Checkpoints
 from llmjax.train.checkpoints.weights import Weights
 
 
-def complete(config: RunConfig, *, corpus: bool = True) -> RunConfig:
+def complete(
+    config: RunConfig, workdir: epath.PathLike | None = None, *, corpus: bool = True
+) -> RunConfig:
     """`config` with all that its weights and its data say; complete ones stay the same.
 
     Args:
       config: of a run; with `init.kind` "checkpoint" its model, its tokenizer and its
         special tokens become those at `init.path`.
-      corpus: read the names of classes off the corpus of `config.data`, if prepared.
+      workdir: of the run; one that goes on stays what it was, wherever the weights are
+        now.
+      corpus: read the columns of labelled texts off a local source, and the names of
+        classes off the corpus of `config.data`, if prepared.
 
     Raises:
       ValueError: a field, or a tokenizer, that does not belong to the weights; it names
         the key.
     """
+    if (saved := _going_on(config, workdir)) is not None:
+        return _as_saved(config, saved)
     weights: Weights | None = None
     if isinstance(config.init, Checkpoint):
         init = config.init
@@ -44,14 +61,57 @@ def complete(config: RunConfig, *, corpus: bool = True) -> RunConfig:
         config = _with_tokenizer(config, weights)
         if init.architecture == "checkpoint":
             config = _with_model(config, weights)
+    if corpus and isinstance(config.task, SequenceClassification):
+        first = not jax.distributed.is_initialized() or distributed.is_leader()
+        data = labelled.with_columns(config.data, said=first)
+        config = dataclasses.replace(config, data=data)
     return _with_labels(config, weights, corpus)
 
 
-def check_tokenizer(config: RunConfig, task: Task) -> None:
+def prepare_local(data: DataConfig, workdir: epath.PathLike | None = None) -> None:
+    """Prepares corpora of local files, unless they are; the first process for all.
+
+    Args:
+      data: of a run.
+      workdir: of the run, which may keep its tokenizer.
+
+    Raises:
+      ValueError: as `prepare.prepare`.
+    """
+    sources = [part.source for part in data.mixture] or [data.source]
+    if not all(map(prepare.is_local, sources)):
+        return
+    several = jax.distributed.is_initialized()
+    error: Exception | None = None
+    if not several or distributed.is_leader():
+        try:
+            _prepare(data, workdir)
+        except Exception as e:  # of any kind: the others wait
+            error = e
+    if several:
+        done = multihost_utils.broadcast_one_to_all(np.int32(error is None))
+        if not done and error is None:
+            raise ValueError("the first process could not prepare the data; see there")
+    if error is not None:
+        raise error
+
+
+def _prepare(data: DataConfig, workdir: epath.PathLike | None) -> None:
+    try:
+        weights_lib.open_corpora(workdir, data)
+    except FileNotFoundError:
+        prepare.prepare(data)
+
+
+def check_tokenizer(
+    config: RunConfig, task: Task, workdir: epath.PathLike | None = None
+) -> None:
     """Raises ValueError for a task with another tokenizer than the weights at
-    `init.path`."""
+    `init.path`; a run that goes on has begun with them."""
     init, vocabulary = config.init, getattr(task, "vocabulary", None)
     if not isinstance(init, Checkpoint) or not isinstance(vocabulary, Tokenizer):
+        return
+    if _going_on(config, workdir) is not None:
         return
     theirs = weights_lib.describe(init).tokenizer
     if theirs is not None and not comparison.agree(theirs, vocabulary, grown=True):
@@ -62,6 +122,42 @@ def check_tokenizer(config: RunConfig, task: Task) -> None:
         )
 
 
+def _going_on(config: RunConfig, workdir: epath.PathLike | None) -> RunConfig | None:
+    """The config of a run from the same weights that a workdir holds; None: none."""
+    if workdir is None or not isinstance(config.init, Checkpoint):
+        return None
+    folder = epath.Path(workdir).expanduser() / FOLDER
+    if not folder.is_dir():
+        return None
+    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+        step = checkpoints.latest_step
+        try:
+            saved = None if step is None else checkpoints.run_config(step)
+        except ValueError:  # damaged: said where it is read
+            return None
+    return saved if saved is not None and saved.init == config.init else None
+
+
+def _as_saved(config: RunConfig, saved: RunConfig) -> RunConfig:
+    """A config with what it was completed with when its run began."""
+    init, data, task = config.init, config.data, config.task
+    assert isinstance(init, Checkpoint)
+    if init.architecture == "checkpoint":
+        model = architecture.merged(config.model, saved.model, init.path)
+        config = dataclasses.replace(config, model=model)
+    learned = not isinstance(data.tokenizer, TokenizerFile | Bytes)
+    if learned and isinstance(saved.data.tokenizer, TokenizerFile):
+        data = dataclasses.replace(data, tokenizer=saved.data.tokenizer)
+    prepare, before = data.prepare, saved.data.prepare
+    if not prepare.label and before.label:
+        same = dataclasses.replace(prepare, label=before.label, text=before.text)
+        data = dataclasses.replace(data, prepare=same)
+    kind = SequenceClassification
+    if isinstance(task, kind) and isinstance(saved.task, kind) and not task.labels:
+        task = dataclasses.replace(task, labels=saved.task.labels)
+    return dataclasses.replace(config, data=data, task=task)
+
+
 def _with_model(config: RunConfig, weights: Weights) -> RunConfig:
     model = architecture.merged(config.model, weights.model, weights.path)
     tokenizer = weights.tokenizer
@@ -70,6 +166,14 @@ def _with_model(config: RunConfig, weights: Weights) -> RunConfig:
         needed = max([0, *(i + 1 for i in ids)])
         if needed > model.vocab_size:  # the task brings special tokens of its own
             model = dataclasses.replace(model, vocab_size=-(-needed // 128) * 128)
+    positions, data = model.positions, config.data
+    longest = max(data.seq_len, data.encoder_seq_len or 0)
+    if isinstance(positions, Learned) and positions.max_length < longest:
+        raise ValueError(
+            f"data.seq_len={longest} exceeds the {positions.max_length} positions of "
+            f"the weights at init.path={weights.path!r}; lower it, or set "
+            "model.positions.kind='learned' and .max_length for more, untrained"
+        )
     return dataclasses.replace(config, model=model)
 
 

@@ -12,7 +12,7 @@ import optax
 from etils import epath
 from jax.experimental import multihost_utils
 
-from llmjax.config import Checkpoint, RunConfig
+from llmjax.config import Checkpoint, RunConfig, SequenceClassification
 from llmjax.parallel import mesh as mesh_lib
 from llmjax.parallel import pipeline
 from llmjax.parallel.processes import distributed
@@ -77,7 +77,8 @@ def fit(
         resumed = checkpoints.latest_step is not None
         best = checkpoints.best() if resumed else Best()
         run = checkpoints.run() if resumed else {}
-        resume.save_or_check_config(config, directory, run.get("config"))
+        saved, latest = run.get("config"), checkpoints.latest_step
+        resume.save_or_check_config(config, directory, saved, latest)
         weights.keep_tokenizer_of(program.task, directory)
         state = _start(program, checkpoints)
         rows = run.get("metrics_file")
@@ -232,9 +233,11 @@ def _start(program: Program, checkpoints: Checkpoints) -> State:
         return checkpoints.restore(program.restorable(), frozen=frozen)
     state = program.init()
     if isinstance(init, Checkpoint):
-        state, report = resume.load_initial(
-            state, program.shardings, program.axes, init, program.config.model
-        )
+        task = program.config.task
+        labels = task.labels if isinstance(task, SequenceClassification) else ()
+        parts = program.shardings, program.axes
+        model = program.config.model
+        state, report = resume.load_initial(state, *parts, init, model, labels)
         state = program.with_params(state, state.params)
         if distributed.is_leader():
             print(report)

@@ -9,10 +9,9 @@ import jax
 import optax
 from etils import epath
 
-from llmjax.config import LayoutConfig, MixturePart, RunConfig, TokenizerFile
+from llmjax.config import LayoutConfig, MixturePart, RunConfig
 from llmjax.data.batches.pipeline import Part, Pipeline
-from llmjax.data.prepare import prepare
-from llmjax.data.prepare.prepare import Corpus
+from llmjax.data.store.corpus import Corpus
 from llmjax.parallel.processes import distributed
 from llmjax.tasks.registry import make_task
 from llmjax.tasks.task import Loss, Task, loss_of
@@ -71,18 +70,18 @@ def run(
       ValueError: something does not fit; before anything is traced.
       metrics.finite.NotFiniteError: the run diverged.
     """
-    config = initial.complete(config, corpus=task is None and source is None)
+    config = initial.complete(config, workdir, corpus=task is None and source is None)
     if update is None:
         optimizers.check_length(config.optimizer, config.train.steps)
     if task is None or source is None:
-        corpora = prepare.open_corpora(config.data)
+        corpora = weights.open_corpora(workdir, config.data)
         task = task or make_task(config, corpora[0][1].tokenizer)
         data = config.data
         if source is None:
             source = batches(config, task, corpora, data.train_split)
             source.check(config.train.steps)
         evaluation = evaluation or batches(config, task, corpora, data.eval_split)
-    initial.check_tokenizer(config, task)
+    initial.check_tokenizer(config, task, workdir)
     program = setup.build(
         config,
         task,
@@ -141,10 +140,7 @@ def load(
     config = dataclasses.replace(
         config, layout=layout, train=train, optimizer=optimizer
     )
-    if (own := weights.own_tokenizer(workdir)) is not None:
-        data = dataclasses.replace(config.data, tokenizer=TokenizerFile(own))
-        config = dataclasses.replace(config, data=data)
-    corpora = prepare.open_corpora(config.data)
+    corpora = weights.open_corpora(workdir, config.data)
     task = make_task(config, corpora[0][1].tokenizer)
     pipeline = batches(config, task, corpora, split or config.data.eval_split)
     program = setup.build(config, task, pipeline.batch(0))

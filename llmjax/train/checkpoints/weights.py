@@ -16,6 +16,8 @@ from etils import epath
 from llmjax import hub
 from llmjax.config import (
     Checkpoint,
+    DataConfig,
+    MixturePart,
     ModelConfig,
     RunConfig,
     SequenceClassification,
@@ -24,10 +26,11 @@ from llmjax.config import (
 )
 from llmjax.data.prepare import prepare
 from llmjax.data.store import manifest
+from llmjax.data.store.corpus import Corpus
 from llmjax.data.tokenizers import comparison
 from llmjax.data.tokenizers import tokenizer as tokenizer_lib
 from llmjax.data.tokenizers.tokenizer import Tokenizer
-from llmjax.hub import packages
+from llmjax.hub import gguf, packages
 from llmjax.hub.origin import HUB
 from llmjax.hub.stored_model import open_model
 from llmjax.parallel.processes import distributed
@@ -103,7 +106,8 @@ def describe(init: Checkpoint) -> Weights:
         return _of_run(init)
     stored = open_model(init.path)
     if not stored.path.is_dir():  # of a .gguf file
-        return Weights(init.path, stored.cfg, place=str(stored.path))
+        own = "tokenizer.ggml.tokens" in gguf.read_metadata(stored.path)
+        return Weights(init.path, stored.cfg, place=str(stored.path) if own else None)
     names, place = _class_names(stored.path / CONFIG_FILE), _place(stored.path)
     return Weights(init.path, stored.cfg, names, place=place)
 
@@ -166,6 +170,32 @@ def own_tokenizer(workdir: epath.PathLike) -> str | None:
     """The folder of the tokenizer that a run keeps; None: it is from before."""
     folder = epath.Path(workdir).expanduser() / TOKENIZER
     return str(folder) if (folder / "tokenizer.json").exists() else None
+
+
+def open_corpora(
+    workdir: epath.PathLike | None, data: DataConfig
+) -> list[tuple[MixturePart, Corpus]]:
+    """The corpora of a run's data, whose tokenizer must be the one that it keeps.
+
+    A tokenizer's file may be gone since.
+
+    Raises:
+      FileNotFoundError, ValueError: as `prepare.open_corpora`, or another tokenizer.
+    """
+    own = None if workdir is None else own_tokenizer(workdir)
+    if own is None:
+        return prepare.open_corpora(data)
+    if isinstance(data.tokenizer, TokenizerFile):
+        data = dataclasses.replace(data, tokenizer=TokenizerFile(own))
+    corpora = prepare.open_corpora(data)
+    kept, theirs = tokenizer_lib.load(own), corpora[0][1].tokenizer
+    if not comparison.agree(kept, theirs):
+        raise ValueError(
+            f"the corpus in {corpora[0][1].folder} has another tokenizer than the run "
+            f"in {workdir}: {comparison.difference(kept, theirs)}; set "
+            f"data.tokenizer.kind='file' and .path={own!r}, and prepare it again"
+        )
+    return corpora
 
 
 def tokenizer_place(workdir: str, config: RunConfig) -> str | None:

@@ -1,0 +1,67 @@
+"""Small models in the hub's formats, with tokenizers of their own."""
+
+import csv
+import json
+import string
+
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+
+from llmjax import hub
+from llmjax.hub import families
+from llmjax.models.heads.language import LanguageModel
+
+SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+BERT = {
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 32,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+
+
+def bert_tokenizer(*more: str) -> tokenizers.Tokenizer:
+    """BERT's: lower case, words cut into letters, [CLS] … [SEP]; `more`: added."""
+    letters = string.ascii_lowercase
+    words = [*SPECIALS, *letters, *(f"##{c}" for c in letters), ".", "good"]
+    vocab = {word: i for i, word in enumerate(words)}
+    inner = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    inner.normalizer = normalizers.BertNormalizer(lowercase=True)
+    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    inner.decoder = decoders.WordPiece()
+    inner.add_special_tokens([*SPECIALS, *more])
+    inner.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    return inner
+
+
+def bert(folder, random_params, tokenizer=None, **changes):
+    """Writes a BERT with random weights as transformers would; gives its config."""
+    cfg = families.family("bert").to_config(BERT | changes)
+    model = LanguageModel(cfg)
+    params = random_params(model, {"tokens": np.ones((1, 2), np.int32)}, std=0.1)
+    hub.save(model, params, folder)
+    inner = bert_tokenizer() if tokenizer is None else tokenizer
+    inner.save(str(folder / "tokenizer.json"))
+    names = {f"{n}_token": f"[{n.upper()}]" for n in ("pad", "unk", "cls", "sep")}
+    (folder / "tokenizer_config.json").write_text(json.dumps(names))
+    return cfg
+
+
+def write_texts(file, count=60, classes=("bad", "good")):
+    """A csv of sentences whose first word says the class."""
+    with file.open("w", newline="") as f:
+        writer = csv.writer(f)
+        writer.writerow(("sentence", "label"))
+        for i in range(count):
+            name = classes[i % len(classes)]
+            writer.writerow((f"{name} it is, {'xyz'[i % 3] * (i % 5)}", name))
+    return file

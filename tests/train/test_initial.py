@@ -1,0 +1,274 @@
+"""The weights that a run starts from bring architecture, tokenizer and classes."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from llmjax.config import (
+    UL2,
+    Bytes,
+    Checkpoint,
+    DataConfig,
+    Learned,
+    MaskedLM,
+    ModelConfig,
+    OptimizerConfig,
+    PrepareConfig,
+    RunConfig,
+    SequenceClassification,
+    TokenizerFile,
+    TrainConfig,
+    WarmupCosine,
+    WordPiece,
+)
+from llmjax.data.prepare import prepare
+from llmjax.data.tokenizers import comparison
+from llmjax.data.tokenizers import tokenizer as tokenizer_lib
+from llmjax.hub import tokenizer as hub_tokenizer
+from llmjax.tasks.registry import make_task
+from llmjax.train import initial, run
+from llmjax.train.checkpoints import resume, weights
+from tests.train import folders, toy
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory, random_params):
+    """A folder of the hub, and its model's config."""
+    folder = tmp_path_factory.mktemp("hub") / "bert"
+    return folder, folders.bert(folder, random_params)
+
+
+@pytest.fixture
+def config(bert):
+    data = DataConfig(seq_len=16, batch_size=4)
+    return RunConfig(task=MaskedLM(), data=data, init=Checkpoint(str(bert[0])))
+
+
+def model(config, **fields):
+    return toy.change(config, model=fields)
+
+
+# --- architecture --------------------------------------------------------------------
+
+
+def test_a_folder_brings_its_model_and_tokenizer(bert, config):
+    complete = initial.complete(config)
+    assert complete.model == bert[1]
+    assert complete.data.tokenizer == TokenizerFile(str(bert[0]))
+    assert initial.complete(complete) == complete
+    tokenizer = tokenizer_lib.make(complete.data.tokenizer, ())
+    ids = tokenizer.encode("GOOD", special_tokens=True)
+    assert ids.tolist() == [2, tokenizer.encode("good")[0], 3]
+
+
+def test_fields_that_leave_the_weights_as_they_are_stay(bert, config):
+    own = model(config, dropout=0.3, num_layers=2, positions=Learned(32))
+    assert initial.complete(own).model == dataclasses.replace(bert[1], dropout=0.3)
+    grown = initial.complete(model(config, vocab_size=128)).model
+    assert grown == dataclasses.replace(bert[1], vocab_size=128)
+    again = initial.complete(model(config, vocab_size=128, dropout=0.3))
+    assert initial.complete(again) == again
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        (
+            {"d_model": 32},
+            "'model.d_model' is 32, and the weights at .* have 16; leave",
+        ),
+        ({"num_layers": 3}, "'model.num_layers' is 3, and .* have 2"),
+        ({"vocab_size": 48}, "'model.vocab_size' is 48"),
+        ({"positions": Learned(16)}, "'model.positions.max_length' is 16"),
+        ({"biases": "qkv"}, "'model.biases' is 'qkv'.*init.architecture='config'"),
+    ],
+    ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
+)
+def test_fields_that_change_the_weights_are_named(fields, says, config):
+    with pytest.raises(ValueError, match=says):
+        initial.complete(model(config, **fields))
+
+
+def test_the_config_s_own_architecture(bert, config):
+    init = Checkpoint(str(bert[0]), architecture="config")
+    own = model(dataclasses.replace(config, init=init), d_model=32, vocab_size=64)
+    complete = initial.complete(own)
+    assert complete.model == own.model
+    assert complete.data.tokenizer == TokenizerFile(str(bert[0]))
+
+
+def test_special_tokens_of_a_task_are_added_to_the_vocabulary(bert, config):
+    """The 59 tokens and UL2's sentinels behind them need more than BERT's 64 rows."""
+    own = dataclasses.replace(config, task=UL2())
+    assert initial.complete(own).model.vocab_size == 256
+    assert initial.complete(initial.complete(own)) == initial.complete(own)
+
+
+def test_rows_longer_than_the_positions_of_the_weights(config):
+    with pytest.raises(ValueError, match="seq_len=64 exceeds the 32 positions of the"):
+        initial.complete(toy.change(config, data={"seq_len": 64}))
+
+
+# --- tokenizer -----------------------------------------------------------------------
+
+
+def test_another_tokenizer_is_named(bert, config, tmp_path):
+    for other in (WordPiece(64), Bytes()):
+        with pytest.raises(ValueError, match=r"'data\.tokenizer' is of kind '(wo|by)"):
+            initial.complete(toy.change(config, data={"tokenizer": other}))
+    inner = json.loads((bert[0] / "tokenizer.json").read_text())
+    vocab = inner["model"]["vocab"]
+    vocab["good"], vocab["."] = vocab["."], vocab["good"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(inner))
+    other = TokenizerFile(str(tmp_path))
+    with pytest.raises(ValueError, match="57 of its 59 tokens have the same id"):
+        initial.complete(toy.change(config, data={"tokenizer": other}))
+
+
+def test_a_tokenizer_with_more_tokens_may_follow(bert, config, tmp_path):
+    folders.bert_tokenizer("<new>").save(str(tmp_path / "tokenizer.json"))
+    file = TokenizerFile(str(tmp_path))
+    complete = initial.complete(toy.change(config, data={"tokenizer": file}))
+    assert complete.data.tokenizer == file
+    one, more = (tokenizer_lib.load(p) for p in (bert[0], tmp_path))
+    assert comparison.agree(one, more, grown=True)
+    assert not comparison.agree(one, more)
+    assert not comparison.agree(more, one, grown=True)
+
+
+def test_a_copy_of_a_tokenizer_is_the_same(bert, tmp_path):
+    """Written again with its specials said, it has another fingerprint."""
+    tokenizer = tokenizer_lib.make(Bytes(), ())
+    tokenizer.save(tmp_path / "tokenizer.json")
+    names = {"bos_token": tokenizer.specials["bos"]}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(names))
+    copy = tokenizer_lib.load(tmp_path)
+    assert copy.fingerprint != tokenizer.fingerprint
+    assert comparison.agree(tokenizer, copy) and comparison.agree(copy, tokenizer)
+
+
+def test_batches_of_another_tokenizer_are_refused(config, tmp_path):
+    """Before anything is traced, also where the caller brings task and batches."""
+    complete = initial.complete(config)
+    task = make_task(toy.change(complete, model={"vocab_size": 512}), BYTES)
+    source = toy.batches(toy.CONFIG)
+    with pytest.raises(ValueError, match="tokenizer of the data is not that of the"):
+        run.run(config, tmp_path / "run", task=task, source=source)
+    assert not (tmp_path / "run").exists()
+
+
+BYTES = tokenizer_lib.make(Bytes(), ())
+
+
+def test_a_gguf_file_brings_its_tokenizer(tmp_path, config, monkeypatch):
+    """It lies in no file that the data's room reads, and is written to one."""
+    path = tmp_path / "m.gguf"
+    described = weights.Weights(str(path), ModelConfig(), place=str(path))
+    monkeypatch.setattr(weights, "describe", lambda init: described)
+    monkeypatch.setattr(weights.hub, "tokenizer", lambda place: BYTES)
+    own = toy.change(config, data={"directory": str(tmp_path / "cache")})
+    complete = initial.complete(own)
+    file = complete.data.tokenizer
+    assert file.path.startswith(str(tmp_path / "cache"))
+    assert comparison.agree(tokenizer_lib.make(file, ()), BYTES)
+    assert initial.complete(complete) == complete
+
+
+# --- a run ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tuned(bert, tmp_path_factory):
+    """A classifier, fine-tuned from the folder on a csv for two steps."""
+    place = tmp_path_factory.mktemp("tuned")
+    folders.write_texts(place / "texts.csv")
+    config = RunConfig(
+        task=SequenceClassification(),
+        data=DataConfig(
+            source=str(place / "texts.csv"),
+            directory=str(place / "cache"),
+            packing="pad",
+            seq_len=16,
+            batch_size=8,
+            prefetch=0,
+            prepare=PrepareConfig(validation=0.2, test=0.2, workers=1),
+        ),
+        train=TrainConfig(steps=2, log_every=1, eval_every=2, checkpoint_every=2),
+        optimizer=OptimizerConfig(schedule=WarmupCosine(1)),
+        init=Checkpoint(str(bert[0])),
+    )
+    complete = initial.complete(config)
+    initial.prepare_local(complete.data)
+    run.run(complete, place / "run", progress=False)
+    return place, config
+
+
+def test_a_run_says_what_it_was_completed_with(tuned, bert):
+    place, _ = tuned
+    saved, _ = run.load_params(place / "run")
+    assert saved.task.labels == ("bad", "good") and saved.model == bert[1]
+    assert (saved.data.prepare.text, saved.data.prepare.label) == ("sentence", "label")
+    kept = tokenizer_lib.load(place / "run" / "tokenizer")
+    assert comparison.agree(kept, hub_tokenizer(bert[0]))
+    counts = prepare.open_corpus(saved.data).manifest["dataset"]["cleaning"]
+    assert counts["kept"] == counts["collected"] == 60
+
+
+def test_a_run_brings_its_own_tokenizer_and_classes(tuned, tmp_path):
+    place, config = tuned
+    init = Checkpoint(str(place / "run"))
+    complete = initial.complete(dataclasses.replace(config, init=init))
+    assert complete.data.tokenizer == TokenizerFile(str(place / "run" / "tokenizer"))
+    assert complete.task.labels == ("bad", "good")
+    program, params, _ = run.load(place / "run")
+    labels = complete.task.labels
+    for names, taken in ((labels, True), (labels[::-1], False)):
+        state, text = resume.load_initial(
+            program.init(),
+            program.shardings,
+            program.axes,
+            init,
+            program.config.model,
+            names,
+        )
+        assert ("created 0" in text) == taken and ("left over 0" in text) == taken
+        same = np.array_equal(
+            state.params["classifier"]["kernel"], params["classifier"]["kernel"]
+        )
+        assert same == taken
+
+
+def test_a_run_goes_on_where_its_weights_are_gone(tuned, tmp_path, bert):
+    place, config = tuned
+    moved = bert[0].rename(tmp_path / "elsewhere")
+    try:
+        complete = initial.complete(config, place / "run")
+        assert complete.task.labels == ("bad", "good")
+        result = run.run(complete, place / "run", progress=False).result
+        assert result["step"] == 2 and result["finished"]
+        with pytest.raises((ValueError, FileNotFoundError), match=str(bert[0])):
+            initial.complete(config)
+    finally:
+        moved.rename(bert[0])
+
+
+def test_classes_in_the_order_of_the_weights(tuned, bert):
+    """A folder whose classes are those of the data, in another order."""
+    config = tuned[1]
+    file = bert[0] / "config.json"
+    before = file.read_text()
+    named = {"id2label": {"0": "good", "1": "bad", "2": "none"}}
+    file.write_text(json.dumps(json.loads(before) | named))
+    try:
+        complete = initial.complete(config)
+    finally:
+        file.write_text(before)
+    assert complete.task.labels == ("good", "bad", "none")
+    corpus = prepare.open_corpus(complete.data)
+    source = make_task(complete, corpus.tokenizer).source(corpus, "train")
+    plain = corpus.source("train").labels.tolist()  # 0: bad
+    assert [int(source[i]["label"]) for i in range(len(source))] == [
+        1 - label for label in plain
+    ]
