@@ -18,6 +18,7 @@ from llmjax.config import (
     Checkpoint,
     DataConfig,
     Learned,
+    ModelConfig,
     RunConfig,
     SequenceClassification,
     TokenizerFile,
@@ -58,7 +59,7 @@ def complete(
     if isinstance(config.init, Checkpoint):
         init = config.init
         weights = weights_lib.describe(init)
-        config = _with_tokenizer(config, weights)
+        config = _with_tokenizer(config, weights, corpus)
         if init.architecture == "checkpoint":
             config = _with_model(config, weights)
     if corpus and isinstance(config.task, SequenceClassification):
@@ -144,7 +145,7 @@ def _as_saved(config: RunConfig, saved: RunConfig) -> RunConfig:
     assert isinstance(init, Checkpoint)
     if init.architecture == "checkpoint":
         model = architecture.merged(config.model, saved.model, init.path)
-        config = dataclasses.replace(config, model=model)
+        config = _replaced(config, model)
     learned = not isinstance(data.tokenizer, TokenizerFile | Bytes)
     if learned and isinstance(saved.data.tokenizer, TokenizerFile):
         data = dataclasses.replace(data, tokenizer=saved.data.tokenizer)
@@ -166,22 +167,35 @@ def _with_model(config: RunConfig, weights: Weights) -> RunConfig:
         needed = max([0, *(i + 1 for i in ids)])
         if needed > model.vocab_size:  # the task brings special tokens of its own
             model = dataclasses.replace(model, vocab_size=-(-needed // 128) * 128)
+    return _replaced(config, model)
+
+
+def _replaced(config: RunConfig, model: ModelConfig) -> RunConfig:
+    """The config with the model of its weights, which its rows must fit."""
     positions, data = model.positions, config.data
     longest = max(data.seq_len, data.encoder_seq_len or 0)
     if isinstance(positions, Learned) and positions.max_length < longest:
+        name = "seq_len" if data.seq_len == longest else "encoder_seq_len"
         raise ValueError(
-            f"data.seq_len={longest} exceeds the {positions.max_length} positions of "
-            f"the weights at init.path={weights.path!r}; lower it, or set "
-            "model.positions.kind='learned' and .max_length for more, untrained"
+            f"data.{name}={longest} exceeds the {positions.max_length} positions that "
+            "the weights at init.path have; lower it, or set model.positions.kind="
+            "'learned' and model.positions.max_length for more, which are untrained"
         )
     return dataclasses.replace(config, model=model)
 
 
-def _with_tokenizer(config: RunConfig, weights: Weights) -> RunConfig:
+def _with_tokenizer(config: RunConfig, weights: Weights, corpus: bool) -> RunConfig:
     own, theirs = config.data.tokenizer, weights.tokenizer
-    if theirs is None:
+    given = isinstance(own, TokenizerFile | Bytes)
+    if theirs is None and (given or not corpus):
         return config
-    if isinstance(own, TokenizerFile | Bytes):
+    if theirs is None:
+        raise ValueError(
+            f"the weights at init.path={weights.path!r} have no tokenizer beside them, "
+            f"and one of the kind {own.kind!r} would be learned from the data; give "
+            "theirs, by data.tokenizer.kind='file' and data.tokenizer.path"
+        )
+    if given:
         chosen = tokenizer_lib.make(own, ())
         if comparison.agree(theirs, chosen, grown=True):
             return config

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -125,6 +126,17 @@ def test_another_tokenizer_is_named(bert, config, tmp_path):
     other = TokenizerFile(str(tmp_path))
     with pytest.raises(ValueError, match="57 of its 59 tokens have the same id"):
         initial.complete(toy.change(config, data={"tokenizer": other}))
+
+
+def test_weights_without_a_tokenizer_take_none_from_the_data(bert, config, tmp_path):
+    shutil.copytree(bert[0], tmp_path / "bare")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "bare" / file).unlink()
+    own = dataclasses.replace(config, init=Checkpoint(str(tmp_path / "bare")))
+    with pytest.raises(ValueError, match="no tokenizer beside them, and one of the ki"):
+        initial.complete(own)
+    file = TokenizerFile(str(bert[0]))
+    assert initial.complete(toy.change(own, data={"tokenizer": file})).model == bert[1]
 
 
 def test_a_tokenizer_with_more_tokens_may_follow(bert, config, tmp_path):

@@ -10,9 +10,19 @@ import pytest
 from etils import epath
 
 from llmjax import hub
-from llmjax.config import Checkpoint, FullRemat, RMSNorm, Rotary, to_dict
+from llmjax.config import (
+    Checkpoint,
+    Constant,
+    FullRemat,
+    Linear,
+    RMSNorm,
+    Rotary,
+    to_dict,
+)
 from llmjax.models.heads.language import LanguageModel
+from llmjax.train import loop
 from llmjax.train.checkpoints import resume
+from llmjax.train.metrics import writers
 from tests.train import toy
 
 
@@ -28,7 +38,7 @@ def workdir(tmp_path):
         ({"optimizer": {"learning_rate": 0.5}}, "optimizer.learning_rate=0.01"),
         ({"data": {"shuffle_seed": 7}}, "data.shuffle_seed=0"),
         ({"model": {"positions": Rotary(500.0)}}, "model.positions.theta=10000.0"),
-        ({"train": {"steps": 11}}, "train.steps=10"),
+        ({"train": {"steps": 9}}, "train.steps=10"),
     ],
 )
 def test_another_run_is_refused(parts, key, workdir):
@@ -56,6 +66,54 @@ def test_what_changes_neither_data_nor_updates_is_free(workdir):
     resume.save_or_check_config(other, workdir, to_dict(toy.CONFIG))
     saved = json.loads((workdir / "config.json").read_text())
     assert saved["layout"]["fsdp"] == 4
+
+
+# --- more steps ----------------------------------------------------------------------
+
+
+def test_more_steps_extend_a_finished_run_to_the_bit(noisy, train, held_out, tmp_path):
+    """Under a constant rate, also one that was interrupted on the way."""
+    optimizer = {"schedule": Constant(2), "ema": 0.8}
+    whole, *parts = (
+        toy.change(noisy, optimizer=optimizer, train={"steps": steps})
+        for steps in (10, 4, 7, 10)
+    )
+    state, _ = fit(whole, train, held_out, tmp_path / "whole")
+    for config in parts:
+        extended, result = fit(config, train, held_out, tmp_path / "parts")
+        assert result["finished"] and result["step"] == config.train.steps
+    toy.assert_same_bits(extended, state)
+    rows = [writers.read(tmp_path / name) for name in ("whole", "parts")]
+    assert toy.untimed(trained(rows[0])) == toy.untimed(trained(rows[1]))
+
+
+def fit(config, train, held_out, workdir):
+    return loop.fit(toy.program(config), train, held_out, workdir, progress=False)
+
+
+def trained(rows):
+    return [row for row in rows if "train/loss" in row]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "says"),
+    [
+        (Constant(2), r"extended from 10 to 20 steps; its learning rate stays"),
+        (
+            Linear(2, 0.1),
+            r"schedule 'linear' now ends at step 20, and the learning rate goes from "
+            r"0\.00213 to 0\.006 at step 10; under .*'constant'",
+        ),
+    ],
+)
+def test_what_becomes_of_the_schedule_is_said(schedule, says, workdir, capsys):
+    """Of 8 steps from 0.01 to 0.001 the seventh is done, of 18 the eighth follows."""
+    before = toy.change(toy.CONFIG, optimizer={"schedule": schedule})
+    longer = toy.change(before, train={"steps": 20})
+    resume.save_or_check_config(longer, workdir, to_dict(before), 10)
+    assert re.search(says, capsys.readouterr().out)
+    assert resume.save_or_check_config(before, workdir, to_dict(before), 10) is None
+    assert not capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,7 @@ class Weights:
         Raises:
           ValueError: it is broken.
         """
-        return None if self.place is None else hub.tokenizer(self.place)
+        return None if self.place is None else _load(self.place)
 
     def tokenizer_file(self, directory: str) -> TokenizerFile:
         """Their tokenizer as a config's, in a file that the data's room reads.
@@ -225,4 +225,10 @@ def load_tokenizer(workdir: str, config: RunConfig) -> Tokenizer:
     place = tokenizer_place(workdir, config)
     if place is None:
         return prepare.open_corpus(config.data).tokenizer
-    return hub.tokenizer(place)
+    return _load(place)
+
+
+def _load(place: str) -> Tokenizer:
+    if place.endswith(".gguf"):
+        return hub.tokenizer(place)
+    return tokenizer_lib.load(place)
