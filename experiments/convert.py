@@ -48,10 +48,8 @@ from llmjax.train.checkpoints.checkpoints import FOLDER, Checkpoints, load_param
 from llmjax.train.checkpoints.weights import load_tokenizer
 from llmjax.train.state import State
 
-SOURCE = flags.DEFINE_string(
-    "source", None, "a hub folder, .gguf, package:NAME or run", required=True
-)
-TARGET = flags.DEFINE_string("target", None, "a new folder", required=True)
+SOURCE = flags.DEFINE_string("source", "", "a hub folder, .gguf, package:NAME or run")
+TARGET = flags.DEFINE_string("target", "", "a new folder")
 TO = flags.DEFINE_enum(
     "to", None, ["checkpoint", "hub"], "format of the target; the other one if absent"
 )
@@ -220,4 +218,4 @@ def write_checkpoint(model: Any, params: Any, target: Path, beside: list[Path]) 
 
 
 if __name__ == "__main__":
-    cli.launch(main)
+    cli.launch(main, required=("source", "target"))

@@ -1,4 +1,4 @@
-"""Continues prompts with a pretrained model, to standard output.
+r"""Continues prompts with a pretrained model, to standard output.
 
     python -m experiments.generate --run=runs/quickstart/pretrain \
         --prompt='Return the' --prompt='Raises' --temperature=0.8 --top_p=0.95

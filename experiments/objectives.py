@@ -1,4 +1,4 @@
-"""Pretrains by every objective, and tabulates what each has learned.
+r"""Pretrains by every objective, and tabulates what each has learned.
 
     python -m experiments.objectives --workdir=runs/objectives \
         [--only=ul2,masked_lm] [--quick]

@@ -1,4 +1,4 @@
-"""Compiles a run's step for a TPU topology; reports whether it fits and how fast it is.
+r"""Compiles a run's step for a TPU topology; reports whether it fits and how fast.
 
     python -m experiments.plan --config=configs/pretrain/llama2_7b.py \
         [--topology=v5p:4x4x4] [--num_slices=2] [--search] [--price=4.2] \

@@ -1,4 +1,4 @@
-"""Checks that every config compiles for the TPUs that it names, fits and is sharded.
+r"""Checks that every config compiles for the TPUs that it names, fits and is sharded.
 
     python -m experiments.plan_gate [--compile=quick|all|none] [--only=llama3] \
         [--workers=2]

@@ -1,19 +1,19 @@
-"""Pretrains a model.
+r"""Pretrains a model.
 
     python -m experiments.pretrain --config=configs/pretrain/python_docs.py \
         --workdir=runs/pretrain [--config.train.steps=100] [--profile=10:12]
 
 Local files are prepared first, where they are not. The same command again continues
-from the last checkpoint, and with a larger `--config.train.steps` beyond the end.
-Writes `config.json`, `metrics.jsonl`, `checkpoints/`, `tokenizer/` and `result.json`
-into the workdir.
+from the last checkpoint, and with a larger --config.train.steps beyond the end. SIGTERM
+saves and ends with code 143. Writes `config.json`, `metrics.jsonl`, `checkpoints/`,
+`tokenizer/` and `result.json` into the workdir.
 """
 
 from typing import Any
 
 from absl import flags
 
-from experiments import cli
+from experiments import cli, words
 from llmjax.train import initial, run
 
 PROFILE = flags.DEFINE_string(
@@ -45,4 +45,4 @@ def profile() -> tuple[int, int] | None:
 
 
 if __name__ == "__main__":
-    cli.launch(main, required=("config", "workdir"))
+    cli.launch(main, ("config", "workdir"), words.training)

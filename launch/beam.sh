@@ -8,6 +8,7 @@
 # `bash launch/beam.sh -m MODULE ...` runs another module in it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/help.sh
 
 say() { echo "beam: $*" >&2; }
 

@@ -5,6 +5,7 @@
 #     bash launch/constrain.sh python3.11 python3.12 python3.13
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/help.sh
 
 if (($# == 0)); then
   echo "usage: bash launch/constrain.sh PYTHON [PYTHON ...]" >&2
@@ -26,7 +27,7 @@ for python in "$@"; do
   {
     echo "# Python $minor: what launch/env.sh installs."
     echo "# Made by: bash launch/constrain.sh python$minor"
-    "${pip[@]}" freeze --exclude-editable
+    "${pip[@]}" freeze --all --exclude pip --exclude wheel --exclude-editable
   } >"$scratch/$minor.txt"
   mv "$scratch/$minor.txt" "$pins"
   echo "constrain: $pins pins $(grep -c == "$pins") packages"

@@ -11,6 +11,7 @@
 # application-default login`, and the Dataflow API enabled in the project.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/help.sh
 
 fail() { echo "dataflow: $*" >&2 && exit 2; }
 

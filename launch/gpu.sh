@@ -9,6 +9,7 @@
 # --bucket: the workdir is copied there (launch/sync.sh).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/help.sh
 source launch/flags.sh
 
 processes=1 cuda=13 restarts=3 bucket=""

@@ -11,12 +11,14 @@
 #
 # Says which process was lost, with what code or signal and after which step; with
 # --restarts all start again, from the last checkpoint. The exit code is that of the lost
-# process, 128 + its signal if one killed it, 2 for a mistake in the flags, else 0.
+# process, 128 + its signal if one killed it, 143 where SIGTERM made the run save and end
+# early, 2 for a mistake in the flags, else 0.
 # A run may go on with another number of processes: its batches stay the same.
 # --bucket: the workdir is copied there (launch/sync.sh).
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
+source launch/help.sh
 
 bucket="" dry="" flags=()
 while (($#)); do

@@ -8,6 +8,7 @@
 # constraints/parity-*.txt has pins for; PYTHON names one.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/help.sh
 
 say() { echo "parity: $*" >&2; }
 

@@ -10,6 +10,7 @@
 # that only this script looks into: another jax would look for the TPU itself.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/help.sh
 source launch/env.sh
 
 say() { echo "plan: $*" >&2; }

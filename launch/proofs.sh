@@ -7,6 +7,7 @@
 # At full size each is run by hand (the head of each file in tests/proofs/ says how).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/help.sh
 source launch/env.sh
 
 export JAX_PLATFORMS=cpu

@@ -5,6 +5,7 @@
 #     bash launch/quickstart.sh [--quick] [--workdir=DIR]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/help.sh
 source launch/env.sh
 
 echo "quickstart: python -m experiments.quickstart --workdir=runs/quickstart $*"

@@ -7,11 +7,14 @@
 #       -- python -m experiments.pretrain --config=... --workdir=runs/x
 #
 # From a folder that all nodes share; the workdir must be on a shared disk too. Two
-# minutes before its time is over the run saves, and when the job was preempted Slurm
-# queues it again; the same command again goes on. A process that is lost ends the job
+# minutes before its time is over the run saves and ends with code 143, so that Slurm
+# takes the job for no success; a job that was preempted it queues again itself. The same
+# command again goes on; to chain jobs, submit the next with
+# SBATCH_DEPENDENCY=afternotok:JOB. A process that is lost ends the job
 # (srun --kill-on-bad-exit). --bucket: the workdir is copied there (launch/sync.sh).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/help.sh
 source launch/flags.sh
 
 name="" nodes="" gpus="" time="" partition="" account="" bucket="" cpus=8 cuda=13

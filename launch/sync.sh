@@ -10,6 +10,7 @@
 # these come back. The exit code is COMMAND's.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/help.sh
 
 say() { echo "sync: $*" >&2; }
 fail() { say "$@" && exit 2; }

@@ -11,6 +11,7 @@
 # most tests trace and compile small programs, which takes one core.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/help.sh
 source launch/env.sh
 
 export JAX_PLATFORMS=cpu

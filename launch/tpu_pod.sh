@@ -14,6 +14,7 @@
 # same command again goes on; the slice is left, to be deleted by hand.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/help.sh
 source launch/flags.sh
 source launch/tpu.sh
 

@@ -12,6 +12,7 @@
 # made again. The same command again goes on; the VM is left, to be deleted by hand.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/help.sh
 source launch/flags.sh
 source launch/tpu.sh
 

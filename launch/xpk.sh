@@ -13,6 +13,7 @@
 # again, --restarts times, from the last checkpoint.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/help.sh
 source launch/flags.sh
 
 name="" cluster="" project="" zone="" type="" bucket=""

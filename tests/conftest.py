@@ -34,6 +34,13 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_sessionfinish() -> None:
+    """Collects what is left, and no more: pytest does once the session is over, when a
+    worker of xdist is interrupted after five seconds, which a whole suite exceeds."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def tiny() -> ModelConfig:
     """A decoder whose axes all differ in size: D 16, F 24, N 4, K 2, H 6, V 40."""

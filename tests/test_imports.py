@@ -24,6 +24,7 @@ FLOORS = {
     "plan": 5,
     "configs": 6,
     "experiments": 6,
+    "__main__": 7,  # of the command, which runs experiments by name
 }
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "chex"}
 # room -> rooms below it that it must still know nothing of

@@ -184,6 +184,32 @@ def test_what_cannot_be_is_refused_by_name(script, line, told):
     assert told in done.stderr
 
 
+SOURCED = {"env", "flags", "help", "tpu"}  # by the others
+
+
+@pytest.mark.parametrize(
+    "script",
+    sorted({path.stem for path in (ROOT / "launch").glob("*.sh")} - SOURCED),
+)
+def test_help_is_the_head_of_the_script_and_installs_nothing(script, tmp_path):
+    programs = tmp_path / "bin"  # with no Python, nothing can be
+    programs.mkdir()
+    for name in ("bash", "basename", "dirname"):
+        (programs / name).symlink_to(f"/usr/bin/{name}")
+    done = subprocess.run(
+        ["/bin/bash", ROOT / "launch" / f"{script}.sh", "--help"],
+        cwd=tmp_path,
+        env={"PATH": str(programs)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    head = (ROOT / "launch" / f"{script}.sh").read_text().split("\nset -euo")[0]
+    lines = [line.removeprefix("#").removeprefix(" ") for line in head.splitlines()]
+    assert done.stdout.splitlines() == lines[1:] and len(lines) > 3
+
+
 HOSTILE = "--workdir='runs/$(touch ran)`touch ran` x;touch ran'"
 TOUCHY = "'gs://bkt/$(touch ran);touch ran'"
 

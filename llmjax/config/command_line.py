@@ -12,6 +12,8 @@ from ml_collections import config_flags
 from llmjax.config import keys
 from llmjax.config.schema import RunConfig
 
+NOTHING = "get_config of the config file gives None; end it with `return config`"
+
 
 class _OrNone(flags.ArgumentParser):
     """Reads None, of any field, and all else as another parser does."""
@@ -58,20 +60,22 @@ def reworded() -> Iterator[None]:
     try:
         yield
     except flags.IllegalFlagValueError as e:
+        match = re.search(r"^flag --config=(.*?): Error whilst parsing", str(e))
+        if match:
+            raise ValueError(_inside(match[1], str(e))) from e
         match = re.search(r"^flag --config\.([\w.]+)=(.*): .* as a ConfigDict", str(e))
         if not match:
             raise
         raise ValueError(_not_a_value(match[1], match[2])) from e
-    except OSError as e:  # of a config file, told late by the first flag that needs it
-        match = re.search(r"Attempted \[\w+ path\]:\s*(\S+)", str(e))
+    except OSError as e:  # ml_collections raises it when the config is first read
+        match = re.search(r"earlier failure to load: *(.*)", str(e), re.DOTALL)
         if not match:
             raise
-        raise ValueError(
-            f"--config={match[1]} can't be read; give a file such as "
-            "configs/pretrain/python_docs.py"
-        ) from e
+        raise ValueError(f"the file of --config can't be read: {match[1]}") from e
     except (AttributeError, KeyError) as e:
         text = str(e).replace("\\'", "'")
+        if "NoneType" in text:
+            raise ValueError(NOTHING) from e
         match = re.search(r'Key "(?:.*\.)?(\w+)" does not exist', text) or re.match(
             r"[\"']*(\w+)[\"']*(\\n|\n|$)", text
         )
@@ -95,6 +99,13 @@ def reworded() -> Iterator[None]:
         raise ValueError(
             f"config key '{match[1]}' is of type {match[2]}; accepted: {match[3]}"
         ) from e
+
+
+def _inside(file: str, text: str) -> str:
+    """The message for an error with a traceback through a config file."""
+    lines = re.findall(rf'File "{re.escape(file)}", line (\d+)', text)
+    place = f", line {lines[-1]}" if lines else ""
+    return f"--config={file}{place}: {text.strip().splitlines()[-1]}"
 
 
 def _check_places(argv: list[str]) -> None:

@@ -5,6 +5,9 @@ import json
 import math
 import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -108,11 +111,32 @@ def test_a_workdir_that_takes_nothing(number, code, capsys):
 
 
 def test_required_flags(mains, tmp_path):
-    done = mains.run("pretrain", PRETRAIN)
-    assert done.code != 0 and "--workdir" in done.err
-    assert "Traceback" not in done.err
+    assert_told(mains.run("pretrain", PRETRAIN), "--workdir is missing; --help")
+    assert_told(mains.run("convert"), "--source and --target are missing")
     done = mains.run("pretrain", PRETRAIN, f"--workdir={tmp_path}", "stray")
-    assert done.code != 0 and "stray" in done.err
+    assert_told(done, "'stray' belongs to no flag")
+    assert_told(mains.run("pretrain", "--wrkdir=x"), "wrkdir", "Did you mean: workdir")
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "last"),
+    [
+        ("raise KeyboardInterrupt", 130, "interrupted"),
+        ("return {'finished': False, 'step': 3}", 143, ""),
+        ("return {'finished': True, 'step': 3}", 0, ""),
+    ],
+)
+def test_exit_codes(body, code, last, tmp_path):
+    """As a scheduler sees them: a run that SIGTERM ended early is no success."""
+    main = f"from experiments import cli\ndef main():\n    {body}\ncli.launch(main)"
+    done = subprocess.run(
+        [sys.executable, "-c", main, f"--workdir={tmp_path}"],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr.strip()) == (code, last)
+    assert (tmp_path / "result.json").exists() == (code != 130)
 
 
 @pytest.mark.parametrize("main", ["evaluate", "generate"])
@@ -144,4 +168,4 @@ def test_a_config_file_that_is_not_there(flags, mains, tmp_path):
     done = mains.run(
         "pretrain", f"--config={tmp_path}/none.py", f"--workdir={tmp_path}", *flags
     )
-    assert_told(done, f"--config={tmp_path}/none.py can't be read; give a file such as")
+    assert_told(done, f"--config={tmp_path}/none.py is not there; give the path of a ")

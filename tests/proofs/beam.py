@@ -59,8 +59,8 @@ def write(folder: Path, documents: list[str]) -> None:
 def by_beam(source: Path, directory: Path, *more: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "experiments.prepare_beam", "--text_field=content"]
     command += [f"--input={source}/*", f"--directory={directory}", *more]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout[done.stdout.index("\n{") :])
+    subprocess.run([*command, f"--workdir={directory}"], check=True)
+    return json.loads((directory / "result.json").read_text())
 
 
 def main() -> None:

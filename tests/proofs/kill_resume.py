@@ -22,6 +22,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from llmjax.parallel.processes import supervise
+
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 60
 CONFIG = [
@@ -100,8 +102,8 @@ def half_written(workdir: Path) -> list[str]:
     return [p.name for p in folder.iterdir() if "orbax-checkpoint-tmp" in p.name]
 
 
-def finish(process: subprocess.Popen, workdir: Path) -> None:
-    if process.wait():
+def finish(process: subprocess.Popen, workdir: Path, code: int = 0) -> None:
+    if process.wait() != code:
         print(workdir.with_suffix(".log").read_text()[-3000:])
         sys.exit(f"the run in {workdir} ended with {process.returncode}")
 
@@ -147,18 +149,18 @@ def killed(workdir: Path, cache: Path) -> list[str]:
 
 
 def ended(workdir: Path, cache: Path) -> list[str]:
-    """Sends SIGTERM twice and lets the run end; it must save and exit with 0."""
+    """Sends SIGTERM twice and lets the run end; it must save and exit with 143."""
     told = []
     for step in (13, 37):
         process = start(workdir, cache)
         if not interrupt(process, workdir, logged(step), signal.SIGTERM):
             sys.exit("the run was over before it could be ended")
-        finish(process, workdir)
+        finish(process, workdir, supervise.STOPPED)
         saved = sorted(int(p.name) for p in (workdir / "checkpoints").iterdir())
         result = json.loads((workdir / "result.json").read_text())
         if result["finished"] or result["step"] != saved[-1]:
             sys.exit(f"SIGTERM: result.json says {result}, saved are {saved}")
-        told.append(f"SIGTERM after row {step}: exit 0, saved at step {saved[-1]}")
+        told.append(f"SIGTERM after row {step}: exit 143, saved at step {saved[-1]}")
     finish(start(workdir, cache), workdir)
     return told
 

@@ -21,6 +21,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from llmjax.parallel.processes import supervise
+
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = [
     "--config=configs/pretrain/python_docs.py",
@@ -142,10 +144,10 @@ def ended(parent: Path) -> tuple[Path, str]:
     run = Supervised(2, workdir)
     run.wait_for(KILLED)
     run.process.terminate()
-    seconds = run.end()
+    seconds = run.end(supervise.STOPPED)
     result = json.loads((workdir / "result.json").read_text())
     Supervised(1, workdir).end()
-    return workdir, f"0 after {seconds:.1f} s, saved at step {result['step']}"
+    return workdir, f"143 after {seconds:.1f} s, saved at step {result['step']}"
 
 
 def main() -> None:

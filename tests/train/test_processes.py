@@ -1,5 +1,6 @@
 """Two real processes train as one does; one is lost, and all goes on from there."""
 
+import json
 import sys
 
 import numpy as np
@@ -27,6 +28,14 @@ def test_a_lost_process_is_named_and_then_it_goes_on_as_a_single_one_does(
     said = capfd.readouterr().err
     assert "process 1 of 2 was killed by SIGKILL after step" in said
     assert "the other 1 have ended" in said
+    # told to end by something else than the supervisor: both save, and end at one step
+    told = [*flags, "--restarts=2", *command[len(flags) :], "--lose=1:5"]
+    told.append("--signal=SIGTERM")
+    assert supervise.main(told) == supervise.STOPPED
+    said = capfd.readouterr().err
+    assert "was lost" not in said and "starting all again" not in said
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert not result["finished"] and 3 < result["step"] < 10
     assert supervise.main(command) == 0
 
     listed = manifest.read_json(

@@ -108,6 +108,18 @@ def test_sigterm_goes_to_all_who_may_save_and_nothing_is_started_again(tmp_path)
     assert out == b"saved\n" and "saved" in (tmp_path / "1.log").read_text()
 
 
+def test_one_that_sigterm_ended_early_is_no_loss_and_no_success(tmp_path, capfd):
+    """The others save, too: all are told, waited for, and not started again."""
+    count = f"echo x >>{tmp_path}/count"
+    early = f"{count}; sleep 0.3; exit {supervise.STOPPED}"
+    other = f"trap 'sleep 2; {STEP}; exit {supervise.STOPPED}' TERM; {WAIT}"
+    flags = ["--restarts=2", "--timeout=1"]
+    code, said = run(tmp_path, capfd, early, other, flags=flags)
+    assert code == 143 and (tmp_path / "count").read_text() == "x\n"
+    assert (tmp_path / "1.step").read_text() == "7"  # 2 s, not the 1 s of a loss
+    assert "ended with" not in said
+
+
 def test_dry_run_prints_a_command_for_each_process(capsys):
     flags = ["--dry_run", "--processes=2", "--devices=4", "--logs=L"]
     assert supervise.main([*flags, "--", "python", "-m", "x", "--a=b c"]) == 0

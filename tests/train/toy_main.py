@@ -15,6 +15,7 @@ from tests.train import toy
 ROOT = Path(__file__).parents[2]
 LAYOUT = flags.DEFINE_list("layout", [], "Sizes of the mesh: fsdp=2,tensor=2.")
 LOSE = flags.DEFINE_string("lose", None, "k:n, process k kills itself at step n.")
+SIGNAL = flags.DEFINE_string("signal", "SIGKILL", "By which signal.")
 
 
 def main() -> dict[str, Any]:
@@ -31,7 +32,7 @@ def main() -> dict[str, Any]:
 
 
 def kill() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.Signals[SIGNAL.value])
 
 
 if __name__ == "__main__":

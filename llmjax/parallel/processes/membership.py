@@ -7,6 +7,7 @@ import traceback
 from absl import flags
 
 from llmjax.config import TrainConfig
+from llmjax.parallel.processes.supervise import STOPPED
 
 BARRIER = "experimental_orbax_use_distributed_barrier"  # it has a time-out
 
@@ -66,10 +67,11 @@ def rank() -> int:
 def leave(error: BaseException) -> None:
     """Ends this process at once if it is one of several and `error` is a failure.
 
-    jax's own exit waits for the others, which may be waiting for this one.
+    jax's own exit waits for the others, which may wait for this one. After SIGTERM
+    all have saved, and end together.
     """
     code = error.code if isinstance(error, SystemExit) else 1
-    if not _joined() or code in (None, 0):
+    if not _joined() or code in (None, 0, STOPPED):
         return
     if not isinstance(error, SystemExit):
         traceback.print_exception(error)

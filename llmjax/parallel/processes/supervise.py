@@ -6,10 +6,12 @@ When a process ends badly, jax may abort the others or leave them waiting for it
 whoever started them watches: it says which process ended, how, and after which step,
 ends the others (SIGTERM, then SIGKILL after --timeout), and, with --restarts, starts
 all again; the run goes on from its last checkpoint. SIGTERM and Ctrl-C go to every
-process; they save and end.
+process; they save and end. So they do where one of them has SIGTERM from elsewhere, and
+nothing is started again.
 
-Exit codes: 0 where all ended well; 2 for a mistake in the flags; else that of the
-process that was lost, or 128 + the number of the signal that killed it, as shells have.
+Exit codes: 0 where all ended well; 2 for a mistake in the flags; 143 where SIGTERM made
+a run end early; else that of the process that was lost, or 128 + the number of the
+signal that killed it, as shells have.
 """
 
 import argparse
@@ -27,6 +29,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 STEP_FILE = "LLMJAX_STEP_FILE"
+# The exit code of a run that SIGTERM ended early: 128 + the signal, as of one that it
+# killed. A scheduler takes it for no success; what there is is saved.
+STOPPED = 128 + signal.SIGTERM
 SAVING = 600  # seconds that a run may take to save when it is told to end
 RANKS = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "TPU_WORKER_ID")
 
@@ -97,7 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         lost = run.wait()
         if lost is None:
             return 0
-        if lost.code == 2 or run.signals or not left:  # 2: a mistake stays one
+        final = lost.code in (2, STOPPED)  # a mistake stays one; it was told to end
+        if final or run.signals or not left:
             return lost.exit_code
         left -= 1
         say(f"starting all again from the last checkpoint; {left} restarts left")
@@ -209,11 +215,12 @@ class Run:
         deadline = None
         while deadline is None or time.monotonic() < deadline:
             codes = [p.poll() for p in self.processes]
-            if any(codes) and not self.signals:
+            lost = any(code not in (None, 0, STOPPED) for code in codes)
+            if lost and not self.signals:
                 return self._end_after_loss()
             if None not in codes:
                 return self._first_lost()
-            if self.signals and deadline is None:
+            if (self.signals or STOPPED in codes) and deadline is None:
                 deadline = time.monotonic() + SAVING
                 self._signal(signal.SIGTERM)
             elif len(self.signals) > 1:

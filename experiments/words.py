@@ -1,0 +1,76 @@
+"""A main's result in words; its JSON goes into `<workdir>/result.json`."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from llmjax.config import wording
+
+_HASH = re.compile(r"[0-9a-f]{32,}")
+_SHORT = 8  # values of a list that are shown
+
+
+def of(result: Mapping[str, Any]) -> str:
+    """A result's numbers and words, one a line; tables and hashes are left out."""
+    return wording.table(dict(_rows(result, "")))
+
+
+def training(result: Mapping[str, Any]) -> str:
+    """The result of `llmjax.train.run.run`."""
+    if not result["finished"]:
+        done = f"stopped early at step {result['step']:,}; the same command goes on"
+    elif result["stopped_early"]:
+        done = f"step {result['step']:,}, since train.patience is used up"
+    else:
+        done = f"step {result['step']:,}"
+    first = result.get("seconds_to_first_step")
+    rows = {
+        "finished" if result["finished"] else "not finished": done,
+        "held out": metrics(result.get("eval", {})),
+        "training": metrics(result.get("train", {}), OF_TRAINING),
+        "speed": f"{result.get('tokens_per_second', 0):,.0f} tokens/s"
+        + (f", the first step after {wording.duration(first)}" if first else ""),
+        "peak memory": wording.size(result["peak_memory_bytes"]),
+    }
+    return wording.table(rows)
+
+
+OF_TRAINING = ("loss", "accuracy", "bits_per_byte")
+
+
+def metrics(values: Mapping[str, float], names: tuple[str, ...] = ()) -> str:
+    """Metrics on one line; those of `names` only, where there are any."""
+    chosen = [n for n in names or values if n in values]
+    return ", ".join(f"{n.replace('_', ' ')} {number(values[n])}" for n in chosen)
+
+
+def number(value: float) -> str:
+    """A number with the digits that matter."""
+    if isinstance(value, int) or (abs(value) >= 1000 and value == round(value)):
+        return f"{value:,.0f}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _rows(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    for key, value in values.items():
+        name = f"{prefix}{key.replace('_', ' ')}"
+        if isinstance(value, Mapping):
+            yield from _rows(value, f"{name} ")
+        elif isinstance(value, list | tuple):
+            if value and len(value) <= _SHORT and not any(map(_nested, value)):
+                yield name, ", ".join(map(_scalar, value))
+        elif value is not None:
+            text = _scalar(value)
+            if not _HASH.fullmatch(text):
+                size = name.endswith("bytes")
+                yield name, wording.size(value) if size else text
+
+
+def _nested(value: Any) -> bool:
+    return isinstance(value, Mapping | list | tuple)
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return number(value) if isinstance(value, int | float) else str(value)
