@@ -9,9 +9,8 @@
 # From a folder that all nodes share; the workdir must be on a shared disk too. Two
 # minutes before its time is over the run saves and ends with code 143, so that Slurm
 # takes the job for no success; a job that was preempted it queues again itself. The same
-# command again goes on; to chain jobs, submit the next with
-# SBATCH_DEPENDENCY=afternotok:JOB. A process that is lost ends the job
-# (srun --kill-on-bad-exit). --bucket: the workdir is copied there (launch/sync.sh).
+# command again goes on. A process that is lost ends the job (srun --kill-on-bad-exit).
+# --bucket: the workdir is copied there (launch/sync.sh).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/help.sh
