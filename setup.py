@@ -112,6 +112,8 @@ setup(
         "wandb": ["wandb>=0.19"],
         # What it is tested with.
         "parity": ["onnx>=1.17", "torch>=2.6", "transformers>=5.23"],
+        # What its pages are built with (launch/docs.sh).
+        "docs": ["furo>=2025.9", "myst-parser>=5", "sphinx>=9"],
         "dev": [
             "beartype>=0.20",
             "gguf>=0.17",

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The proofs behind README's claims, at sizes that take minutes together; continuous
-# integration runs them so that they stay runnable:
+# The proofs behind the claims of README and docs/, at sizes that take minutes together;
+# continuous integration runs them so that they stay runnable:
 #
 #     bash launch/proofs.sh
 #

@@ -36,7 +36,7 @@ part() {
 
 part style python -m ruff check .
 part format python -m ruff format --check .
-part types python -m mypy llmjax experiments configs tests/proofs
+part types python -m mypy llmjax experiments configs tests/proofs docs
 part shell shellcheck -x launch/*.sh .ci/run
 part tests python -m pytest -n "${WORKERS:-2}" --dist=loadfile --durations=10 \
   -m "$marked" "$@"

@@ -1,10 +1,11 @@
 """Attention where the mesh axis `sequence` cuts the tokens of a row.
 
 `layout.context.kind` says how queries meet keys of other devices:
-  gather: each device gathers all keys and values, and keeps its own queries.
-  ring: keys and values travel around (`llmjax.models.attention.ring`).
-  ulysses: all-to-all, so that each device has whole rows of some heads, and back
-    (DeepSpeed-Ulysses, arXiv:2309.14509).
+
+- gather: each device gathers all keys and values, and keeps its own queries.
+- ring: keys and values travel around (`llmjax.models.attention.ring`).
+- ulysses: all-to-all, so that each device has whole rows of some heads, and back
+  (DeepSpeed-Ulysses, arXiv:2309.14509).
 """
 
 from typing import Any

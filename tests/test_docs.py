@@ -1,0 +1,287 @@
+"""Every command and every piece of code in README, CONTRIBUTING and docs/ runs, at toy
+size; what needs more than a machine like this says so, and exists with its flags."""
+
+import ast
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from docs import house
+from llmjax import config as cfg
+from tests.pages import ROOT, STARTS, Command, Page, pages
+
+PAGES = {page.name: page for page in pages()}
+# What shrinks a command: any config to a toy on a small corpus.
+TOY = [
+    "--config.data.source=python_docs/small",
+    "--config.data.tokenizer.vocab_size=512",
+    "--config.model.vocab_size=512",
+    "--config.model.d_model=16",
+    "--config.model.d_ff=32",
+    "--config.model.num_layers=1",
+    "--config.model.num_heads=2",
+    "--config.model.num_kv_heads=2",
+    "--config.data.batch_size=8",
+    "--config.data.seq_len=32",
+    "--config.train.steps=2",
+    "--config.optimizer.schedule.warmup_steps=1",
+    "--config.train.eval_batches=1",
+]
+MAINS = {
+    "benchmark": ["--steps=1", "--repeats=1"],
+    "generate": ["--max_new_tokens=2"],
+    "benchmark_loader": ["--millions=1", "--rounds=1", "--batches=2"],
+    "benchmark_prepare": ["--megabytes=1", "--vocab_size=300"],
+    "objectives": ["--quick", "--only=next_sentence"],
+}
+REASONS = ("needs ", "takes ", "installs ", "is mentioned")
+
+COMMANDS = list(dict.fromkeys(c for page in PAGES.values() for c in page.commands()))
+MENTIONS = [c for page in PAGES.values() for c in page.mentions()]
+STORIES = [
+    page.name
+    for page in PAGES.values()
+    if page.code
+    and page.name != "CONTRIBUTING.md"  # tests/hub/test_contributing.py
+    and page.name not in [other.earlier for other in PAGES.values()]
+]
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    return tmp_path_factory.mktemp("pages")
+
+
+# --- what runs -----------------------------------------------------------------------
+
+
+def toy(command: Command, workdir: Path):
+    """The command's words and its environment, shrunk, with runs/ in `workdir`."""
+    words = [word.replace("runs/", f"{workdir}/") for word in command.words]
+    environment = dict(os.environ, PYTHONPATH=str(ROOT), JAX_PLATFORMS="cpu")
+    environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
+    while re.match(r"\w+=", words[0]):
+        name, _, value = words.pop(0).partition("=")
+        environment[name] = value
+    if "--dry_run" in words:
+        return words, environment
+    if words[0] == "bash":
+        # the script would make an environment; this one has all that it needs
+        module = re.search(r"exec python -m (\S+)", (ROOT / words[1]).read_text())
+        words = ["python", "-m", module[1], "--quick", f"--workdir={workdir}/quick"]
+    assert words[:2] == ["python", "-m"], command.line
+    name = words[2].removeprefix("experiments.")
+    words += TOY if any(w.startswith("--config=") for w in words) else []
+    return [sys.executable, *words[1:], *MAINS.get(name, [])], environment
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command", [c for c in COMMANDS if not c.reason], ids=lambda c: c.line
+)
+def test_command(command, workdir):
+    words, environment = toy(command, workdir)
+    done = subprocess.run(
+        words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_compile")
+@pytest.mark.parametrize("name", STORIES)
+def test_code(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    story = [PAGES[name]]
+    while story[0].earlier:
+        story.insert(0, PAGES[story[0].earlier])
+    scope = {"__name__": "page"}
+    for page in story:
+        for fence in page.code:
+            code = "\n" * (fence.line - 1) + fence.text
+            exec(compile(code, ROOT / page.name, "exec"), scope)
+
+
+# --- what is not run -----------------------------------------------------------------
+
+
+def flags_of(module: Path) -> set[str]:
+    """The flags that a module and the modules of ours that it imports define."""
+    names: set[str] = set()
+    for path in [module, ROOT / "experiments/cli.py"]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call) or not node.args:
+                continue
+            function = getattr(node.func, "attr", "")
+            first = node.args[0]
+            if isinstance(first, ast.Constant) and (
+                function.startswith("DEFINE_") or function == "add_argument"
+            ):
+                names.add(str(first.value).lstrip("-"))
+    text = module.read_text()
+    return names | set(re.findall(r'"--(\w+)" in sys\.argv', text))
+
+
+def check(words: list[str]) -> None:
+    """Fails unless the command exists and knows each of its flags."""
+    while re.match(r"\w+=", words[0]):
+        words = words[1:]
+    if words[0] == "llmjax":
+        words = ["python", "-m", f"experiments.{words[1]}", *words[2:]]
+    elif words[:2] == ["python", "-m"]:
+        pass
+    elif words[:2] == ["pip", "install"]:
+        extras = re.findall(r"\[(\w+)\]", words[-1])
+        text = (ROOT / "setup.py").read_text()
+        assert [extra for extra in extras if f'"{extra}": [' not in text] == []
+        assert extras, words
+        return
+    else:
+        check_script(words)
+        return
+    module = ROOT / f"{words[2].replace('.', '/')}.py"
+    module = module if module.exists() else module.with_suffix("") / "__main__.py"
+    names, config = flags_of(module), None
+    for word in words[3:]:
+        match = re.fullmatch(r"--(\w+)((?:\.\w+)*)(=.*)?", word)
+        assert match, f"{word} is no flag"
+        assert match[1] in names, f"{module} has no flag --{match[1]}"
+        if match[1] == "config" and not match[2]:
+            config = read_config(match[3][1:])
+        elif match[2]:
+            value = cfg.default() if config is None else config
+            for key in match[2][1:].split("."):
+                value = value[key]
+
+
+def read_config(name: str):
+    """What a config file gives."""
+    if not (ROOT / name).exists() and name.isupper():
+        return None  # a placeholder
+    spec = importlib.util.spec_from_file_location("page_config", ROOT / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    cfg.parse(config)
+    return config
+
+
+def check_script(words: list[str]) -> None:
+    """Fails unless the script exists and names each of its flags."""
+    assert words[0] == "bash" and re.match(r"launch/|\.ci/", words[1]), words
+    text = (ROOT / words[1]).read_text()
+    sourced = re.findall(r"source (launch/\S+)", text)
+    text += "".join((ROOT / name).read_text() for name in sourced)
+    if module := re.search(r"python3?\S* -m (\w+(?:\.\w+)+)", text):
+        path = ROOT / f"{module[1].replace('.', '/')}.py"
+        text += path.read_text() if path.exists() else ""
+    rest = words[2:]
+    if "--" in rest:
+        rest, inner = rest[: rest.index("--")], rest[rest.index("--") + 1 :]
+        check(inner)
+    for word in rest:
+        if match := re.match(r"--(\w+)", word):
+            assert match[1] in text, f"{words[1]} has no flag --{match[1]}"
+
+
+NOT_RUN = [c for c in [*COMMANDS, *MENTIONS] if c.reason]
+
+
+@pytest.mark.parametrize("command", NOT_RUN, ids=lambda c: c.line)
+def test_a_command_that_is_not_run_exists(command):
+    assert command.reason.startswith(REASONS), f"{command.reason!r} is no reason"
+    check(command.words)
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ("python -m experiments.pretrai --workdir=x", "No such file"),
+        ("python -m experiments.pretrain --wrkdir=x", "no flag --wrkdir"),
+        ("python -m experiments.pretrain --config=configs/x.py", "configs/x.py"),
+        ("python -m experiments.pretrain --config.model.layers=1", "layers"),
+        ("bash launch/nothing.sh", "nothing.sh"),
+        ("bash launch/local.sh --procs=4", "no flag --procs"),
+        ("bash launch/local.sh --processes=4 -- python -m nothing", "No such file"),
+        ("pip install -e '.[nothing]'", "nothing"),
+        ("make docs", "make"),
+    ],
+)
+def test_a_wrong_command_is_seen(line, error):
+    with pytest.raises((AssertionError, KeyError, OSError), match=error):
+        check(Command("page", line, "needs a TPU").words)
+
+
+# --- the pages -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES.values(), ids=lambda page: page.name)
+def test_a_page_hides_no_command(page):
+    for fence in page.fences:
+        if fence.language not in ("bash", "console", "python"):
+            lines = fence.text.splitlines()
+            hidden = [x for x in lines if re.match(rf"\s*(\$ )?({STARTS}|source )", x)]
+            assert not hidden, f"line {fence.line}: give it the language bash"
+    assert not re.findall(rf"^    +({STARTS}).*", page.prose, flags=re.M)
+
+
+def test_a_hidden_command_is_seen():
+    for text in ("```text\npip install x\n```\n", "So:\n\n    python -m x.y\n"):
+        with pytest.raises(AssertionError):
+            test_a_page_hides_no_command(Page("page.md", text))
+
+
+@pytest.mark.parametrize("page", PAGES.values(), ids=lambda page: page.name)
+def test_a_fence_needs_no_scrolling(page):
+    code = [fence for fence in page.fences if not fence.language.startswith("{")]
+    lines = [line for fence in code for line in fence.text.splitlines()]
+    assert [line for line in lines if len(line) > 90] == []
+
+
+@pytest.mark.parametrize("page", PAGES.values(), ids=lambda page: page.name)
+def test_what_a_page_names_exists(page):
+    links = re.findall(r"\]\(([^)#]+?)\)", page.prose)
+    folder = (ROOT / page.name).parent
+    links = [link for link in links if "reference/" not in link]
+    assert [link for link in links if not (folder / link).exists()] == []
+    rooms = "launch|configs|tests|llmjax|experiments|docs|constraints"
+    paths = set(re.findall(rf"`((?:{rooms})/[\w/.-]*)`", page.prose))
+    planned = {"llmjax/hub/families/starcoder2.py"}  # CONTRIBUTING's example
+    assert [x for x in paths - planned if not (ROOT / x).exists()] == []
+
+
+def test_every_main_is_shown():
+    text = "".join(page.text for page in PAGES.values())
+    mains = {p.stem for p in (ROOT / "experiments").glob("[a-z]*.py")}
+    shown = set(re.findall(r"(?:experiments\.|llmjax )(\w+)", text))
+    with_main = {
+        m for m in mains if "__main__" in (ROOT / f"experiments/{m}.py").read_text()
+    }
+    assert with_main <= shown
+
+
+def test_every_script_is_shown():
+    text = "".join(page.text for page in PAGES.values())
+    scripts = {p.name for p in (ROOT / "launch").glob("*.sh")}
+    parts = {"env.sh", "flags.sh", "tpu.sh"}  # which others read
+    assert {name for name in scripts - parts if name not in text} == set()
+
+
+def test_readme_is_short():
+    assert PAGES["README.md"].text.count("\n") <= 160
+
+
+def test_the_picture_of_the_house_is_of_today():
+    assert house.FILE.read_text() == house.picture(), "run python -m docs.house"
+
+
+def test_every_room_is_on_the_page_of_the_house():
+    rooms = {p.parent.name for p in (ROOT / "llmjax").glob("*/__init__.py")}
+    text = PAGES["docs/house.md"].text
+    assert {room for room in rooms if f"`llmjax/{room}/`" not in text} == set()
