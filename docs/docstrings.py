@@ -26,7 +26,7 @@ def restore_property(
 
 def process(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]):
     """Escapes what reStructuredText would read; adds the fields of a dataclass."""
-    lines[:] = literal_blocks(escape("\n".join(lines)).splitlines())
+    lines[:] = listed(literal_blocks(escape("\n".join(lines)).splitlines()))
     if what == "class" and (fields := source_of_fields(obj)):
         code = [f"   {line}" for line in fields.splitlines()]
         lines += ["", ".. code-block:: python", "", *code, ""]
@@ -63,6 +63,23 @@ def literal_blocks(lines: list[str]) -> list[str]:
             literal = False
         result.append(line.replace("\\", "") if literal else line)
     return result
+
+
+def listed(lines: list[str]) -> list[str]:
+    """Attributes as a list: several may share a text, which napoleon does not know."""
+    if "Attributes:" not in lines:
+        return lines
+    start = lines.index("Attributes:")
+    below = lines[start + 1 :]
+    texts = (i for i, line in enumerate(below) if line and not line.startswith(" "))
+    end = next(texts, len(below))
+    items = [
+        re.sub(r"^  ([\w, ]+):(?= |$)", r"* **\1**:", line)
+        if re.match(r"  \w", line)
+        else line[2:]
+        for line in below[:end]
+    ]
+    return [*lines[:start], *items, *lines[start + 1 + end :]]
 
 
 def in_section(lines: list[str]) -> bool:
