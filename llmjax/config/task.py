@@ -283,7 +283,6 @@ class SequenceClassification:
     pooling: Literal["mean", "first", "last"] | None = None
     head: ClassifierHead | None = None
     text_field: str = "text"
-    text_field: str = "text"
 
     def __post_init__(self):
         names, number = self.labels, self.num_labels
