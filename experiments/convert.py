@@ -34,7 +34,7 @@ from flax import traverse_util
 from experiments import cli
 from llmjax import hub
 from llmjax.config import Checkpoint, DataConfig, Learned, RunConfig
-from llmjax.hub import families, origin, packages, tokenizer_files
+from llmjax.hub import families, gguf, origin, packages, tokenizer_files
 from llmjax.hub.files import float_type, read_json
 from llmjax.hub.load import abstract, check, read_params
 from llmjax.hub.origin import GENERATION, HUB, Origin
@@ -184,7 +184,25 @@ def from_hub() -> Iterator[Loaded]:
     params = read_params(stored, model, dtype=DTYPE.value)
     entries = check(stored, abstract(model)[0])
     names = {leaf: entry.name for entry in entries for leaf in entry.paths}
-    yield model, params, names, tokenizer_files.beside(stored.path)
+    with tempfile.TemporaryDirectory() as folder:
+        beside = tokenizer_files.beside(stored.path)
+        if stored.path.is_file():
+            beside = tokenizer_of_gguf(stored.path, Path(folder))
+        yield model, params, names, beside
+
+
+def tokenizer_of_gguf(path: Path, folder: Path) -> list[Path]:
+    """The tokenizer in a .gguf file as files in a folder; none where it has none."""
+    metadata = gguf.read_metadata(path)
+    if "tokenizer.ggml.tokens" not in metadata:
+        return []
+    name = metadata.get("general.architecture")
+    longest = metadata.get(f"{name}.context_length") or DataConfig().seq_len
+    try:
+        return tokenizer_files.write(hub.tokenizer(path), folder, longest)
+    except ValueError as e:
+        print(f"the target gets no tokenizer: {e}", file=sys.stderr)
+        return []
 
 
 def write_checkpoint(model: Any, params: Any, target: Path, beside: list[Path]) -> None:

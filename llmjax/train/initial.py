@@ -153,9 +153,12 @@ def _as_saved(config: RunConfig, saved: RunConfig) -> RunConfig:
     if not prepare.label and before.label:
         same = dataclasses.replace(prepare, label=before.label, text=before.text)
         data = dataclasses.replace(data, prepare=same)
-    kind = SequenceClassification
-    if isinstance(task, kind) and isinstance(saved.task, kind) and not task.labels:
-        task = dataclasses.replace(task, labels=saved.task.labels)
+    kind, old = SequenceClassification, saved.task
+    if isinstance(task, kind) and isinstance(old, kind):
+        if not task.labels:
+            task = dataclasses.replace(task, labels=old.labels)
+        if task.pooling is None and task.head is None:
+            task = dataclasses.replace(task, pooling=old.pooling, head=old.head)
     return dataclasses.replace(config, data=data, task=task)
 
 

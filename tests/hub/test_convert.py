@@ -1,5 +1,6 @@
 """experiments.convert: the hub, GGUF and checkpoints into each other."""
 
+import dataclasses
 import json
 import re
 
@@ -8,9 +9,14 @@ import pytest
 from safetensors.numpy import load_file
 
 from llmjax import hub
+from llmjax.config import Checkpoint, DataConfig, RunConfig
+from llmjax.data.tokenizers import comparison, tokenizer
 from llmjax.hub import families
+from llmjax.models.heads.language import LanguageModel
+from llmjax.train import initial
 from llmjax.train.checkpoints.checkpoints import load_params
 from tests.experiments.forked import Mains
+from tests.hub.test_gguf_vocabulary import describe, train
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +64,30 @@ def test_gguf_to_hub_in_another_type(mains, tmp_path, cfg, params, write_gguf):
         written[name], tensors[name].astype(written[name].dtype)
     )
     assert json.loads((target / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_the_tokenizer_of_a_gguf_file_comes_along(
+    mains, tmp_path, cfg, random_params, write_gguf
+):
+    """Into a folder of the hub, and as that of a run which starts from the file."""
+    metadata = {
+        key: value.tolist() if isinstance(value, np.ndarray) else value
+        for key, value in describe(train(), "gpt-2").items()
+    }
+    cfg = dataclasses.replace(cfg, vocab_size=len(metadata["tokenizer.ggml.tokens"]))
+    params = random_params(LanguageModel(cfg), {"tokens": np.ones((1, 2), np.int32)})
+    tensors = hub.to_hub(families.family("llama"), cfg, params)
+    path = write_gguf(tmp_path / "m.gguf", cfg, tensors, also=metadata)
+    target = tmp_path / "hub"
+    done = mains.run("convert", f"--source={path}", f"--target={target}", "--to=hub")
+    assert done.code == 0, done.err
+    own = hub.tokenizer(path)
+    assert comparison.agree(own, hub.tokenizer(target))
+    data = DataConfig(directory=str(tmp_path / "cache"))
+    complete = initial.complete(RunConfig(data=data, init=Checkpoint(str(path))))
+    assert complete.model.vocab_size == cfg.vocab_size
+    made = tokenizer.make(complete.data.tokenizer, ())
+    assert comparison.agree(own, made)
 
 
 def test_the_tokenizer_comes_along(mains, folder, tmp_path):
