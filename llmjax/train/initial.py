@@ -8,9 +8,8 @@ import contextlib
 import dataclasses
 
 import jax
-import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
+from orbax.checkpoint import multihost
 
 from llmjax.config import (
     BPE,
@@ -34,6 +33,8 @@ from llmjax.train import architecture
 from llmjax.train.checkpoints import weights as weights_lib
 from llmjax.train.checkpoints.checkpoints import FOLDER, Checkpoints
 from llmjax.train.checkpoints.weights import Weights
+
+PATIENCE = 24 * 60 * 60  # seconds that processes wait for the first to prepare
 
 
 def complete(
@@ -83,25 +84,13 @@ def prepare_local(data: DataConfig, workdir: epath.PathLike | None = None) -> No
     if not all(map(prepare.is_local, sources)):
         return
     several = jax.distributed.is_initialized()
-    error: Exception | None = None
-    if not several or distributed.is_leader():
+    if not several or distributed.is_leader():  # whose failure ends the others
         try:
-            _prepare(data, workdir)
-        except Exception as e:  # of any kind: the others wait
-            error = e
+            weights_lib.open_corpora(workdir, data)
+        except FileNotFoundError:
+            prepare.prepare(data)
     if several:
-        done = multihost_utils.broadcast_one_to_all(np.int32(error is None))
-        if not done and error is None:
-            raise ValueError("the first process could not prepare the data; see there")
-    if error is not None:
-        raise error
-
-
-def _prepare(data: DataConfig, workdir: epath.PathLike | None) -> None:
-    try:
-        weights_lib.open_corpora(workdir, data)
-    except FileNotFoundError:
-        prepare.prepare(data)
+        multihost.sync_global_processes("corpora prepared", timeout=PATIENCE)
 
 
 def check_tokenizer(

@@ -66,6 +66,16 @@ def test_labelled_texts_are_all_kept(corpus, tmp_path, capsys):
     assert "1 documents have no label" in said
 
 
+def test_of_a_few_texts_each_split_has_one(corpus, tmp_path):
+    source = write(tmp_path / "a.csv", [(f"{i}", "ab"[i % 2]) for i in range(12)])
+    _, texts = corpus(source, label="label", validation=0.01, test=0.01)
+    assert {split: len(own) for split, own in texts.items()} == {
+        "train": 10,
+        "validation": 1,
+        "test": 1,
+    }
+
+
 def test_what_is_asked_to_be_dropped_is_said(corpus, tmp_path, capsys):
     source = write(tmp_path / "a.csv", rows(60))
     asked = {"exact_duplicates": True, "min_characters": 10}

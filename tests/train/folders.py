@@ -63,5 +63,6 @@ def write_texts(file, count=60, classes=("bad", "good")):
         writer.writerow(("sentence", "label"))
         for i in range(count):
             name = classes[i % len(classes)]
-            writer.writerow((f"{name} it is, {'xyz'[i % 3] * (i % 5)}", name))
+            other = "".join("abcdefghij"[int(digit)] for digit in str(i))
+            writer.writerow((f"{name} it is, {other}", name))
     return file

@@ -11,6 +11,7 @@ from llmjax.config import PrepareConfig
 from llmjax.data.cleaning import duplicates
 
 DROP_SIMILARITY = 0.8  # at and above: the same text twice, the longest stays
+FEW = 8  # different texts, of which a split may stay empty
 CLUSTER_SIMILARITY = 0.5  # at and above: relatives, which are never held out
 
 
@@ -77,11 +78,15 @@ def divide(
     """The number of the split of each document, by its hash: int8 [n].
 
     Only one without relatives can be held out: what is held out is unlike anything
-    else, so that each text counts once.
+    else, so that each text counts once. Of more than `FEW` texts each split has one.
     """
     shares = [share for share in (prepare.validation, prepare.test) if share > 0]
     edges = 1 - np.cumsum(shares[::-1])[::-1]
     point = (hashes[:, 0] >> np.uint64(11)).astype(np.float64) / 2**53
     split = np.searchsorted(edges, point, "right").astype(np.int8)
     split[related] = 0
+    for k in range(1, len(shares) + 1):  # of a few texts chance may hold out none
+        free = (split == 0) & ~related
+        if not (split == k).any() and len(np.unique(hashes[free, 0])) > FEW:
+            split[hashes[:, 0] == hashes[free, 0].max()] = k
     return split
