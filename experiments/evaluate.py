@@ -3,7 +3,7 @@
     python -m experiments.evaluate --run=runs/finetune --split=test --workdir=runs/eval
 
 Prints the task's metrics and its report, such as a classification's macro-F1 and
-confusion matrix.
+confusion matrix with the classes' names.
 """
 
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from absl import flags
 
 from experiments import cli
+from llmjax.parallel.processes import membership
 from llmjax.train import run
 from llmjax.train.metrics import evaluation
 
@@ -22,7 +23,11 @@ STEP = flags.DEFINE_integer("step", None, "Checkpoint; default: the best.")
 def main() -> dict[str, Any]:
     program, params, batches = run.load(RUN.value, SPLIT.value, STEP.value)
     result: dict[str, Any] = evaluation.evaluate(program, params, batches)
-    result |= program.task.report(evaluation.predictions(program, params, batches))
+    report = program.task.report(evaluation.predictions(program, params, batches))
+    words = program.task.describe(report) if report else ""
+    if words and membership.rank() == 0:
+        print(words)
+    result |= report
     return {"run": RUN.value, "split": SPLIT.value, **result}
 
 

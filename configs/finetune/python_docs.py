@@ -17,6 +17,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.init.path = "runs/pretrain"
     config.task.kind = "sequence_classification"
     config.task.num_labels = 11
+    config.task.pooling = "mean"
     config.task.text_field = "masked_text"
     config.data.packing = "pad"
     config.data.batch_size = 16

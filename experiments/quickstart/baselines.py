@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from llmjax.data.store.tokens import TokenSource
-from llmjax.tasks.labelled.sequence_classification import (
+from llmjax.tasks.labelled.confusion import (
     classification_report,
     confusion,
 )

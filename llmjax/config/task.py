@@ -297,6 +297,16 @@ class SequenceClassification:
         )
 
     @property
+    def pooling_or_mean(self) -> Literal["mean", "first", "last"]:
+        """The pooling; the mean where none is said."""
+        return self.pooling or "mean"
+
+    @property
+    def form(self) -> ClassifierHead:
+        """The head; one matrix where none is said."""
+        return self.head or LinearHead()
+
+    @property
     def num_classes(self) -> int:
         """Number of the classes; 2 where nothing tells it."""
         return self.num_labels or len(self.labels) or 2

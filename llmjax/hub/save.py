@@ -1,6 +1,7 @@
 """A model saved in the hub's format, which transformers loads."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import json
@@ -128,6 +129,22 @@ def classification(model: Any) -> Classification | None:
     if not isinstance(model, SequenceClassifier):
         return None
     return Classification(model.pooling, model.form)
+
+
+def way_to_classes(cfg: ModelConfig) -> Classification | None:
+    """The way of the first family that can express a classifier of this config.
+
+    None: none can.
+    """
+    for name in families.MODULES:
+        family = families.family(name)
+        if family.classifier is None:
+            continue
+        with contextlib.suppress(ValueError, AttributeError, KeyError, TypeError):
+            way = family.classifier.to_ours(family.to_hf(simplest(cfg)))
+            if _problem(family, cfg, SequenceClassifier.__name__, way) is None:
+                return way
+    return None
 
 
 def find_family(

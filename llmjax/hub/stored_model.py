@@ -17,7 +17,7 @@ from llmjax.hub.classes import Classes
 from llmjax.hub.files import StoredTensor
 from llmjax.hub.origin import Origin
 from llmjax.hub.shared import settle, stored_names
-from llmjax.hub.table import Family, Table
+from llmjax.hub.table import Classification, Family, Table
 from llmjax.models.heads.classifier import SequenceClassifier
 from llmjax.models.heads.encoder import Encoder
 from llmjax.models.heads.language import LanguageModel
@@ -65,6 +65,19 @@ class StoredModel:
     tensors: Mapping[str, StoredTensor]
     origin: Origin
     classes: Classes | None = None
+
+    def way_to_classes(self) -> Classification | None:
+        """The way to classes of texts that a fine-tuning of this model takes.
+
+        Raises:
+          ValueError: the folder asks for one that we can't do.
+        """
+        if self.classes is not None:
+            return self.classes.classification
+        hf, classifier = json.loads(self.origin.config), self.family.classifier
+        if classifier is None or not self.path.is_dir():
+            return None
+        return naming(self.path / "config.json", lambda: classifier.to_ours(hf))
 
     def model(self) -> nn.Module:
         """The module, without weights."""

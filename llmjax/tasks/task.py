@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import flax.linen as nn
@@ -106,8 +106,14 @@ class Task(Protocol):
         Where rows hold several labelled texts, `valid` being [B, G], [B, G, ...].
         """
 
-    def decode(self, values: Any, corpus: Corpus) -> list[Any]:
-        """Predictions [n, ...] in words, one per example: text, or names of classes."""
+    def decode(self, values: Any, corpus: Corpus | None) -> list[Any]:
+        """Predictions [n, ...] in words, one per example: a text, or what is predicted
+        by name.
+
+        Args:
+          values: of `predict`, on the host.
+          corpus: that the examples are of; None: rows of `questions`.
+        """
 
     def report(self, predictions: Iterable[Predictions]) -> dict[str, Any]:
         """Metrics of a whole split that are no sums over examples; {}: none.
@@ -115,6 +121,9 @@ class Task(Protocol):
         Args:
           predictions: of every example once, some at a time; the same on all processes.
         """
+
+    def describe(self, report: Mapping[str, Any]) -> str:
+        """A report for people, without what one line can say; "": nothing."""
 
 
 def loss_of(task: Task, model: nn.Module) -> Loss:
@@ -140,6 +149,8 @@ class Objective(abc.ABC):
       specials: special tokens of the task beside the tokenizer's own.
       reads_loss: whether `score` has the terms of `config.loss`.
       num_outputs, labels, declared: see `Task`.
+      inputs: names of the texts of a row that predictions are made from; (): the task
+        predicts nothing for rows without labels.
     """
 
     run: RunConfig
@@ -150,6 +161,7 @@ class Objective(abc.ABC):
     specials: ClassVar[tuple[str, ...]] = ()
     reads_loss: ClassVar[bool] = True
     labels: ClassVar[tuple[str, ...]] = ()
+    inputs: ClassVar[tuple[str, ...]] = ()
     declared: ClassVar[Mapping[str, Feature]] = {}
 
     @property
@@ -232,8 +244,16 @@ class Objective(abc.ABC):
     def predict(self, model: nn.Module) -> Callable[[Variables, Batch], Any]:
         """See `Task.predict`."""
 
-    def decode(self, values: Any, corpus: Corpus) -> list[Any]:
+    def decode(self, values: Any, corpus: Corpus | None) -> list[Any]:
         return list(values)
 
     def report(self, predictions: Iterable[Predictions]) -> dict[str, Any]:
         return {}
+
+    def questions(self, rows: Sequence[Mapping[str, str]]) -> TokenSource:
+        """Documents of rows that have the texts of `inputs` and no labels; their
+        `examples` are predicted for."""
+        raise NotImplementedError(f"{self.config.kind!r} has no `inputs`")
+
+    def describe(self, report: Mapping[str, Any]) -> str:
+        return ""

@@ -17,6 +17,7 @@ from llmjax.config import (
     Checkpoint,
     DataConfig,
     Learned,
+    LinearHead,
     ModelConfig,
     RunConfig,
     SequenceClassification,
@@ -26,6 +27,8 @@ from llmjax.data.prepare import labelled, prepare
 from llmjax.data.tokenizers import comparison
 from llmjax.data.tokenizers import tokenizer as tokenizer_lib
 from llmjax.data.tokenizers.tokenizer import Tokenizer
+from llmjax.hub.save import way_to_classes
+from llmjax.hub.table import Classification
 from llmjax.parallel.processes import distributed
 from llmjax.tasks.registry import TASKS
 from llmjax.tasks.task import Task
@@ -67,7 +70,7 @@ def complete(
         first = not jax.distributed.is_initialized() or distributed.is_leader()
         data = labelled.with_columns(config.data, said=first)
         config = dataclasses.replace(config, data=data)
-    return _with_labels(config, weights, corpus)
+    return _with_labels(_with_head(config, weights), weights, corpus)
 
 
 def prepare_local(data: DataConfig, workdir: epath.PathLike | None = None) -> None:
@@ -202,6 +205,18 @@ def _with_tokenizer(config: RunConfig, weights: Weights, corpus: bool) -> RunCon
         f"config key 'data.tokenizer' is of kind {own.kind!r} and not the tokenizer of "
         f"the weights at init.path={weights.path!r} ({difference}); leave it out"
     )
+
+
+def _with_head(config: RunConfig, weights: Weights | None) -> RunConfig:
+    """The config with a head of the weights' family, so that it can be exported."""
+    task, init = config.task, config.init
+    if not isinstance(task, SequenceClassification) or task.pooling or task.head:
+        return config
+    own = isinstance(init, Checkpoint) and init.architecture == "checkpoint"
+    way = weights.way if weights and own else None
+    way = way or way_to_classes(config.model) or Classification("mean", LinearHead())
+    task = dataclasses.replace(task, pooling=way.pooling, head=way.form)
+    return dataclasses.replace(config, task=task)
 
 
 def _with_labels(config: RunConfig, weights: Weights | None, corpus: bool) -> RunConfig:

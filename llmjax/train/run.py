@@ -19,6 +19,7 @@ from llmjax.train import initial, loop, setup
 from llmjax.train.checkpoints import weights
 from llmjax.train.checkpoints.checkpoints import load_params
 from llmjax.train.gradient import GradientEstimator, value_and_grad
+from llmjax.train.metrics import evaluation as evaluation_lib
 from llmjax.train.optimizers import optimizers
 from llmjax.train.setup import Batches, Program
 from llmjax.train.state import State, WithAxes
@@ -96,7 +97,20 @@ def run(
     state, result = loop.fit(
         program, source, evaluation, workdir, profile=profile, progress=progress
     )
+    if result["finished"] and evaluation is not None and task.labels:
+        result |= _report(program, state, evaluation)
     return Run(state, program, result)
+
+
+def _report(program: Program, state: State, evaluation: Batches) -> dict[str, Any]:
+    """The task's report of a run's last weights; its words are printed."""
+    params = optimizers.averaged(state.opt_state, state.params)
+    values = evaluation_lib.predictions(program, params, evaluation, state.frozen)
+    report = program.task.report(values)
+    words = program.task.describe(report) if report else ""
+    if words and distributed.is_leader():
+        print(words)
+    return {"report": report} if report else {}
 
 
 Corpora = list[tuple[MixturePart, Corpus]]

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 
 from llmjax import hub
 from llmjax.config import (
+    Alibi,
     DenseHead,
     LayerNorm,
     Learned,
@@ -18,7 +19,8 @@ from llmjax.config import (
     Plain,
     PoolerHead,
 )
-from llmjax.hub.save import find_family
+from llmjax.hub.save import find_family, way_to_classes
+from llmjax.hub.stored_model import open_model
 from llmjax.hub.table import Classification
 from llmjax.models.heads.classifier import SequenceClassifier
 
@@ -139,3 +141,15 @@ def test_the_last_token_of_a_decoder_is_scored_without_a_bias(
     np.testing.assert_array_equal(
         again.apply({"params": loaded}, TOKENS), model.apply({"params": params}, TOKENS)
     )
+
+
+def test_a_model_s_family_has_a_way_to_classes(cfg, bert):
+    assert way_to_classes(bert) == Classification("first", PoolerHead())
+    assert way_to_classes(cfg) == Classification("last", LinearHead(bias=False))
+    assert way_to_classes(dataclasses.replace(cfg, positions=Alibi())) is None
+
+
+def test_a_folder_s_way_is_its_own(folder, edit):
+    assert open_model(folder).way_to_classes() == Classification("first", PoolerHead())
+    edit(folder / "config.json", architectures=["BertModel"])
+    assert open_model(folder).way_to_classes() == Classification("first", PoolerHead())

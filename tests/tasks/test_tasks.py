@@ -136,7 +136,7 @@ def test_rows_that_only_fill_up_do_not_count(tiny, random_params):
     both = loss(params, {}, {}, batch, None)
     assert float(both[1]) == 2 and float(both[2]["accuracy"][1]) == 2
     chosen = jax.jit(task.predict(model))({"params": params}, batch)
-    right = (np.asarray(chosen) == np.asarray(batch["label"])).sum()
+    right = (np.asarray(chosen["label"]) == np.asarray(batch["label"])).sum()
     assert float(both[2]["accuracy"][0]) == right
 
 
@@ -161,7 +161,10 @@ def test_labelled_texts_of_a_split_are_cut_to_a_row(packing, tiny):
     examples = [source[i] for i in range(len(source))]
     assert [x["tokens"].tolist() for x in examples] == [[3, 4], [7, 8]]
     assert [int(x["label"]) for x in examples] == [2, 0]
-    assert bound.decode(np.array([2, 0]), Labelled("a", "b", "c")) == ["c", "a"]
+    values = {"label": np.array([2, 0]), "probabilities": np.eye(3)[[2, 0]]}
+    named = bound.decode(values, Labelled("a", "b", "c"))
+    assert named[0]["label"] == "c" and named[1]["probability"] == 1
+    assert named[1]["probabilities"] == {"a": 1, "b": 0, "c": 0}
     with pytest.raises(
         ValueError, match=r"num_labels=3, and the corpus has 2 classes \(a, b\)"
     ):

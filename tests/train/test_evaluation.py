@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from llmjax.tasks.labelled.sequence_classification import (
+from llmjax.tasks.labelled.confusion import (
     classification_report,
     confusion,
 )
@@ -43,11 +43,15 @@ def test_every_example_counts_once(classifying):
     assert found["accuracy"] == pytest.approx(np.mean(right))
     parts = list(predictions(program, params, texts))
     assert [part.ids.tolist() for part in parts] == [[*range(8)], [8, 9, 10]]
-    hits = [part.values == part.labels["label"] for part in parts]
+    hits = [part.values["label"] == part.labels["label"] for part in parts]
     assert np.concatenate(hits).tolist() == [bool(r) for r in right]
     report = program.task.report(iter(parts))
     assert report["accuracy"] == pytest.approx(np.mean(right))
     assert np.shape(report["confusion"]) == (toy.LABELS, toy.LABELS)
+    shares = np.concatenate([part.values["probabilities"] for part in parts])
+    np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-5)
+    chosen = np.concatenate([part.values["label"] for part in parts])
+    np.testing.assert_array_equal(shares.argmax(1), chosen)
 
 
 def test_a_metric_that_is_not_finite_is_an_error_with_its_reason(classifying):
@@ -90,7 +94,7 @@ def test_each_text_of_a_packed_row_has_a_prediction(classifying):
     assert part.ids.tolist() == places.tolist() and len(places) == 9
     assert part.labels["label"].tolist() == (places % toy.LABELS).tolist()
     metrics = program.evaluate(params, {}, {}, program.place(texts.rows))
-    hits = part.values == part.labels["label"]
+    hits = part.values["label"] == part.labels["label"]
     assert tuple(map(float, metrics["accuracy"])) == (hits.sum(), 9)
 
 

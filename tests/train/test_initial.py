@@ -9,13 +9,16 @@ import pytest
 
 from llmjax.config import (
     UL2,
+    Alibi,
     Bytes,
     Checkpoint,
     DataConfig,
     Learned,
+    LinearHead,
     MaskedLM,
     ModelConfig,
     OptimizerConfig,
+    PoolerHead,
     PrepareConfig,
     RunConfig,
     SequenceClassification,
@@ -221,6 +224,7 @@ def test_a_run_says_what_it_was_completed_with(tuned, bert):
     place, _ = tuned
     saved, _ = run.load_params(place / "run")
     assert saved.task.labels == ("bad", "good") and saved.model == bert[1]
+    assert (saved.task.pooling, saved.task.head) == ("first", PoolerHead())
     assert (saved.data.prepare.text, saved.data.prepare.label) == ("sentence", "label")
     kept = tokenizer_lib.load(place / "run" / "tokenizer")
     assert comparison.agree(kept, hub_tokenizer(bert[0]))
@@ -284,3 +288,23 @@ def test_classes_in_the_order_of_the_weights(tuned, bert):
     assert [int(source[i]["label"]) for i in range(len(source))] == [
         1 - label for label in plain
     ]
+
+
+def test_a_head_is_the_family_s_unless_it_is_said(config, tiny):
+    def head(**fields):
+        task = SequenceClassification(labels=("a", "b"), **fields)
+        own = dataclasses.replace(config, task=task)
+        complete = initial.complete(own, corpus=False).task
+        return complete.pooling, complete.head
+
+    assert head() == ("first", PoolerHead())
+    assert head(pooling="mean") == ("mean", None)  # one matrix
+    assert head(head=LinearHead()) == (None, LinearHead())  # of the mean
+    scratch = RunConfig(tiny, SequenceClassification(labels=("a", "b")))
+    task = initial.complete(scratch, corpus=False).task
+    assert (task.pooling, task.head) == ("last", LinearHead(bias=False))
+    strange = dataclasses.replace(tiny, positions=Alibi())
+    task = initial.complete(
+        dataclasses.replace(scratch, model=strange), corpus=False
+    ).task
+    assert (task.pooling, task.head) == ("mean", LinearHead())

@@ -115,7 +115,10 @@ def to_config_3(hf: dict[str, Any]) -> ModelConfig:
     local = dataclasses.replace(
         patterns.windowed(hf["sliding_window"]), positions=rope.whole(positions)
     )
-    cfg = _to_config(hf | {"rope_parameters": far, "rope_scaling": None}, local)
+    unread = {"attn_logit_softcapping": None}  # a key, but its attention caps nothing
+    cfg = _to_config(
+        hf | {"rope_parameters": far, "rope_scaling": None} | unread, local
+    )
     return dataclasses.replace(cfg, qk_norm="head")
 
 

@@ -1,7 +1,7 @@
 """Sequence classification: one label per text."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -13,9 +13,10 @@ from llmjax.config import LayoutConfig, ModelConfig
 from llmjax.data.batches.chunks import Clipped
 from llmjax.data.batches.pipeline import Source
 from llmjax.data.store.corpus import Corpus
-from llmjax.data.store.tokens import TokenSource
+from llmjax.data.store.tokens import TokenSource, from_documents
 from llmjax.models.forward import forward
 from llmjax.models.heads.classifier import SequenceClassifier
+from llmjax.tasks.labelled.confusion import classification_report, confusion, table
 from llmjax.tasks.losses import cross_entropy
 from llmjax.tasks.routing import Routed, routed, with_routing
 from llmjax.tasks.task import (
@@ -39,6 +40,7 @@ class SequenceClassificationTask(Objective):
     architectures = ("decoder", "encoder")
     packings = ("pad", "first_fit")
     labels = ("label",)
+    inputs = ("text",)
 
     @property
     def num_outputs(self) -> int:
@@ -92,7 +94,14 @@ class SequenceClassificationTask(Objective):
 
     def model(self, cfg: ModelConfig, layout: LayoutConfig) -> nn.Module:
         config = self.config
-        return SequenceClassifier(cfg, config.num_classes, config.pooling, layout)
+        return SequenceClassifier(
+            cfg,
+            config.num_classes,
+            config.pooling_or_mean,
+            layout,
+            config.form,
+            labels=config.labels,
+        )
 
     def outputs(self, model: nn.Module) -> Outputs:
         return routed(model)
@@ -113,45 +122,45 @@ class SequenceClassificationTask(Objective):
         return with_routing(outputs, jnp.sum(minimised * valid), count, metrics)
 
     def predict(self, model: nn.Module) -> Callable[[Variables, Batch], Any]:
-        """The likeliest class of each text, int [B] or [B, G]."""
+        """The likeliest class of each text, and the probability of every class.
+
+        `label` int [B] or [B, G], `probabilities` float32 with an axis C behind.
+        """
 
         def predict(variables, batch):
             logits, _ = forward(model, variables, batch)
-            return jnp.argmax(logits, axis=-1)
+            label = jnp.argmax(logits, axis=-1)
+            return {"label": label, "probabilities": nn.softmax(logits)}
 
         return predict
 
-    def decode(self, values: Any, corpus: Corpus) -> list[Any]:
-        names = self.config.labels or corpus.class_names
-        return [names[k] for k in values]
+    def questions(self, rows: Sequence[Mapping[str, str]]) -> TokenSource:
+        vocabulary: Any = self.vocabulary
+        ids = vocabulary.encode_batch([row["text"] for row in rows])
+        return from_documents(ids)
+
+    def decode(self, values: Any, corpus: Corpus | None) -> list[dict[str, Any]]:
+        """The name of each text's class, its probability, and those of all classes."""
+        names = self.config.labels or (corpus.class_names if corpus else ())
+        names = names or tuple(map(str, range(self.config.num_classes)))
+        return [
+            {
+                "label": names[k],
+                "probability": float(p_C[k]),
+                "probabilities": dict(zip(names, map(float, p_C), strict=True)),
+            }
+            for k, p_C in zip(values["label"], values["probabilities"], strict=True)
+        ]
 
     def report(self, predictions: Iterable[Predictions]) -> dict[str, Any]:
         """Accuracy, macro-F1 and the confusion matrix; see `classification_report`."""
         C = self.config.num_classes
         counts_CC = sum(
-            (confusion(p.values, p.labels["label"], C) for p in predictions),
+            (confusion(p.values["label"], p.labels["label"], C) for p in predictions),
             np.zeros((C, C), np.int64),
         )
-        return classification_report(counts_CC)
+        return classification_report(counts_CC, self.config.labels)
 
-
-def confusion(predicted: np.ndarray, right: np.ndarray, classes: int) -> np.ndarray:
-    """Examples of each right class (rows) and predicted class, int64 [C, C]."""
-    counts_CC = np.zeros((classes, classes), np.int64)
-    np.add.at(counts_CC, (right, predicted), 1)
-    return counts_CC
-
-
-def classification_report(counts_CC: np.ndarray) -> dict[str, Any]:
-    """Accuracy, macro-F1 and the confusion matrix, from its counts.
-
-    Macro-F1 is scikit-learn's: the mean of 2 tp / (2 tp + fp + fn) over the classes
-    that are right or predicted somewhere.
-    """
-    hits, both = np.diag(counts_CC), counts_CC.sum(0) + counts_CC.sum(1)
-    f1 = 2 * hits[both > 0] / both[both > 0]
-    return {
-        "accuracy": float(hits.sum() / counts_CC.sum()),
-        "macro_f1": float(f1.mean()),
-        "confusion": counts_CC.tolist(),
-    }
+    def describe(self, report: Mapping[str, Any]) -> str:
+        """The confusion matrix with the names of the classes."""
+        return table(np.array(report["confusion"]), report["labels"])

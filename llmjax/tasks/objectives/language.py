@@ -52,7 +52,8 @@ class LanguageObjective(Objective):
 
         return predict
 
-    def decode(self, values: Any, corpus: Corpus) -> list[Any]:
+    def decode(self, values: Any, corpus: Corpus | None) -> list[Any]:
+        assert corpus is not None
         return [corpus.tokenizer.decode(row) for row in values]
 
 

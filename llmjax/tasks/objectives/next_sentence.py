@@ -125,7 +125,7 @@ class SentencePairTask(MaskedLMTask):
 
         return predict
 
-    def decode(self, values: Any, corpus: Corpus) -> list[Any]:
+    def decode(self, values: Any, corpus: Corpus | None) -> list[Any]:
         return [bool(follows) for follows in values]
 
 

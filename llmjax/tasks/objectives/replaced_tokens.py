@@ -117,7 +117,7 @@ class ReplacedTokensTask(MaskedLMTask):
 
         return predict
 
-    def decode(self, values: Any, corpus: Corpus) -> list[Any]:
+    def decode(self, values: Any, corpus: Corpus | None) -> list[Any]:
         return [row.tolist() for row in values]
 
     def _places(self, batch: Batch) -> tuple[jax.Array, jax.Array]:

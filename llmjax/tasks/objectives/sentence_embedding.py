@@ -128,7 +128,7 @@ class SentenceEmbeddingTask(Objective):
         """The embedding of `tokens`, float32 [B, D] of length 1."""
         return lambda variables, batch: self._embed(model, variables, batch, None)
 
-    def decode(self, values: Any, corpus: Corpus) -> list[Any]:
+    def decode(self, values: Any, corpus: Corpus | None) -> list[Any]:
         return [vector.tolist() for vector in values]
 
     def _embed(

@@ -33,6 +33,7 @@ from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.hub import gguf, packages
 from llmjax.hub.origin import HUB
 from llmjax.hub.stored_model import open_model
+from llmjax.hub.table import Classification
 from llmjax.parallel.processes import distributed
 from llmjax.tasks.task import Task
 from llmjax.train.checkpoints.checkpoints import FOLDER, Checkpoints
@@ -49,6 +50,7 @@ class Weights:
       path: `init.path`.
       model: their model's config.
       labels: names of their classes; () where they have none.
+      way: the way to classes of texts, of their family or their run.
       learned: the config that their run trained its tokenizer by; None: of no run.
       place: file or folder of their tokenizer; None: they have none.
     """
@@ -56,6 +58,7 @@ class Weights:
     path: str
     model: ModelConfig
     labels: tuple[str, ...] = ()
+    way: Classification | None = None
     learned: TokenizerConfig | None = None
     place: str | None = None
 
@@ -109,7 +112,8 @@ def describe(init: Checkpoint) -> Weights:
         own = "tokenizer.ggml.tokens" in gguf.read_metadata(stored.path)
         return Weights(init.path, stored.cfg, place=str(stored.path) if own else None)
     names, place = _class_names(stored.path / CONFIG_FILE), _place(stored.path)
-    return Weights(init.path, stored.cfg, names, place=place)
+    way = stored.way_to_classes()
+    return Weights(init.path, stored.cfg, names, way, place=place)
 
 
 def _place(folder: Path | epath.Path) -> str | None:
@@ -125,9 +129,12 @@ def _of_run(init: Checkpoint) -> Weights:
     with contextlib.closing(Checkpoints(init.path)) as checkpoints:
         config = checkpoints.run_config(init.step)
     task = config.task
-    labels = task.labels if isinstance(task, SequenceClassification) else ()
+    labels: tuple[str, ...] = ()
+    way = None
+    if isinstance(task, SequenceClassification):
+        labels, way = task.labels, Classification(task.pooling_or_mean, task.form)
     place = tokenizer_place(init.path, config)
-    return Weights(init.path, config.model, labels, config.data.tokenizer, place)
+    return Weights(init.path, config.model, labels, way, config.data.tokenizer, place)
 
 
 def _class_names(file: Path) -> tuple[str, ...]:
