@@ -33,12 +33,21 @@ from flax import traverse_util
 
 from experiments import cli
 from llmjax import hub
-from llmjax.config import Checkpoint, DataConfig, Learned, RunConfig
+from llmjax.config import (
+    CausalLM,
+    Checkpoint,
+    DataConfig,
+    Learned,
+    RunConfig,
+    SequenceClassification,
+    TaskConfig,
+)
 from llmjax.hub import families, gguf, origin, packages, tokenizer_files
 from llmjax.hub.files import float_type, read_json
 from llmjax.hub.load import abstract, check, read_params
 from llmjax.hub.origin import GENERATION, HUB, Origin
 from llmjax.hub.stored_model import open_model
+from llmjax.models.heads.classifier import SINGLE, SequenceClassifier
 from llmjax.models.heads.language import LanguageModel
 from llmjax.models.heads.multi_token import PredictionHeads, first_head
 from llmjax.models.heads.pairs import PairModel
@@ -211,19 +220,26 @@ def write_checkpoint(model: Any, params: Any, target: Path, beside: list[Path]) 
     Beside it lie the source's own files, for the way back.
 
     Raises:
-      ValueError: the model is no language model, or the target has checkpoints.
+      ValueError: the model is neither a language model nor a classifier of texts, or
+        the target has checkpoints.
     """
-    if type(model) is not LanguageModel:
+    task: TaskConfig = CausalLM()
+    if isinstance(model, SequenceClassifier) and model.problem == SINGLE:
+        task = SequenceClassification(None, model.labels, model.pooling, model.form)
+    elif type(model) is not LanguageModel:
         raise ValueError(
             f"{SOURCE.value} is a {type(model).__name__}; a checkpoint is of a "
-            "LanguageModel. Give the folder itself to init, which takes what fits"
+            "LanguageModel or of a SequenceClassifier of one class of several. Give "
+            "the folder itself to init, which takes what fits"
         )
     if (target / FOLDER).exists():
         raise ValueError(f"{target / FOLDER} exists; give a new folder")
     data, positions = DataConfig(), model.cfg.positions
     if isinstance(positions, Learned) and positions.max_length < data.seq_len:
         data = DataConfig(seq_len=positions.max_length)
-    checkpoints = Checkpoints(target, RunConfig(model=model.cfg, data=data))
+    if isinstance(task, SequenceClassification):
+        data = dataclasses.replace(data, packing="pad")
+    checkpoints = Checkpoints(target, RunConfig(model.cfg, task, data))
     checkpoints.save(State(np.zeros((), np.int32), params, {}, {}, {}))
     checkpoints.close()
     (target / HUB).mkdir(exist_ok=True)

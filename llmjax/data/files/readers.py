@@ -1,6 +1,6 @@
 """Slices of files of many formats as rows.
 
-.txt (a document per file), .jsonl, .json, .csv, each also .gz or .zst, .parquet,
+.txt (a document per file), .jsonl, .json, .csv, .tsv, each also .gz or .zst, .parquet,
 .array_record (UTF-8 text, or examples of TFDS), and the .arrow of a Hugging Face
 dataset saved to disk.
 """
@@ -47,8 +47,9 @@ def rows(file_slice: FileSlice, columns: Columns) -> Iterator[Row]:
         return reading_json.jsonl(file_slice, columns)
     if file_slice.format == "json":
         return reading_json.objects(file_slice.files[0], columns)
-    if file_slice.format == "csv":
-        return reading_text.rows(file_slice.files[0], columns)
+    if file_slice.format in ("csv", "tsv"):
+        delimiter = "\t" if file_slice.format == "tsv" else ","
+        return reading_text.rows(file_slice.files[0], columns, delimiter)
     if file_slice.format == "array_record":
         return reading_tables.array_record(file_slice, columns)
     return reading_tables.table(file_slice, columns)

