@@ -30,6 +30,7 @@ proof meshes --quick --steps=4 --model=decoder --model=dropless --mesh="fsdp 2 r
 proof loader_memory --quick
 proof storage --quick
 proof hostile --quick
+proof predict --quick
 
 printf '\n%s' "$summary"
 exit "$failed"

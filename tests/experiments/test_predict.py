@@ -8,6 +8,7 @@ import re
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
@@ -177,7 +178,7 @@ def test_mistakes_are_one_line(mains, classifier, tmp_path, tiny):
     there = write_csv(tmp_path / "there.csv", ["good"])
     lm = RunConfig(tiny)
     params = make_model(lm).init(
-        jax.random.key(0), {"tokens": np.zeros((1, 4), np.int32)}
+        jax.random.key(0), {"tokens": jnp.zeros((1, 4), jnp.int32)}
     )
     checkpoints = Checkpoints(tmp_path / "lm", lm)
     weights = jax.tree.map(np.asarray, nn.unbox(params)["params"])
