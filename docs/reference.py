@@ -14,9 +14,10 @@ def folders() -> list[Path]:
 def page(folder: Path) -> str:
     """A page of reStructuredText: each module's docstring, classes and functions."""
     name = ".".join(folder.parts)
+    title = "Reference" if name == "llmjax" else name
     lines = [
-        name,
-        "=" * len(name),
+        title,
+        "=" * len(title),
         "",
         f".. automodule:: {name}",
         "   :no-members:",
