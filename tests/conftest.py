@@ -2,13 +2,15 @@
 
 import gc
 import importlib.metadata
+import importlib.util
 import os
 from pathlib import Path
 
 FLAGS = "--xla_force_host_platform_device_count=8"
-# the emitters compile a tiny program in twice the time; XLA ends the process of a
-# jaxlib that doesn't know a flag, and 0.11 has no other emitters
-if importlib.metadata.version("jaxlib").startswith("0.10."):
+# the emitters compile a tiny program in twice the time; XLA ends the process of who
+# doesn't know a flag: jaxlib 0.11 has no other emitters, and libtpu none at all
+with_tpu_compiler = importlib.util.find_spec("libtpu") is not None
+if importlib.metadata.version("jaxlib").startswith("0.10.") and not with_tpu_compiler:
     FLAGS += " --xla_cpu_use_fusion_emitters=false"
 CACHE = Path(__file__).parents[1] / ".cache" / "jax"
 
