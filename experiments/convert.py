@@ -169,7 +169,9 @@ def origin_of(config: RunConfig, folder: Path) -> tuple[Origin, list[Path]]:
         print(f"the target gets no tokenizer: {e}", file=sys.stderr)
         ids = {}
     else:
-        tokenizer_files.write(tokenizer, folder, longest)
+        texts = isinstance(config.task, SequenceClassification)
+        whole = texts or config.model.architecture == "encoder"
+        tokenizer_files.write(tokenizer, folder, longest, ends=whole)
         ids = {
             "bos_token_id": tokenizer.bos_id,
             "eos_token_id": tokenizer.eos_id,

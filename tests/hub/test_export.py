@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokenizers
 from safetensors.numpy import load_file
 
 from llmjax import config, hub
 from llmjax.config import DataConfig, RunConfig
 from llmjax.data.prepare.prepare import prepare
+from llmjax.data.tokenizers import comparison
 from llmjax.models.forward import forward, variables
 from llmjax.models.heads.language import LanguageModel
 from llmjax.tasks.registry import make_model
@@ -143,6 +145,25 @@ def test_a_run_brings_its_tokenizer_and_its_ids(mains, run, tmp_path, data):
     about = written(tmp_path / "m", "tokenizer_config.json")
     assert about["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert about["eos_token"] == tokenizer.specials["eos"]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_special_tokens_stand_around_a_text_there_too(
+    whole, mains, run, tmp_path, data
+):
+    """Before a prompt, and at both ends of an encoder's text."""
+    task, fields = (config.MaskedLM(), BERT) if whole else (config.CausalLM(), {})
+    workdir, _, _ = run("specials", task, **fields)
+    converted(mains, workdir, tmp_path / "m")
+    own = prepare(data).tokenizer
+    library = tokenizers.Tokenizer.from_file(str(tmp_path / "m" / "tokenizer.json"))
+    ids = own.encode("Text 3 is of words.")
+    around = own.with_specials(ids) if whole else own.with_beginning(ids)
+    assert library.encode("Text 3 is of words.").ids == around.tolist()
+    two = own.pair_with_specials(ids, ids)[0].tolist()
+    pair = library.encode("Text 3 is of words.", "Text 3 is of words.")
+    assert (pair.ids == two) == whole
+    assert comparison.agree(own, hub.tokenizer(tmp_path / "m"))
 
 
 def test_a_run_whose_corpus_is_gone_says_so(mains, run, tmp_path, data):

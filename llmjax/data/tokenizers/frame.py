@@ -1,7 +1,7 @@
 """The special tokens that a tokenizer puts around a text, and around two."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tokenizers
@@ -30,10 +30,22 @@ class Frame:
     single: tuple[Slot, ...] = (Slot(),)
     pair: tuple[Slot, ...] = (Slot(), Slot(text=1, type=1))
 
+    @staticmethod
+    def before(tokens: Sequence[int]) -> "Frame":
+        """These before a text, or before two."""
+        slots = (*map(Slot, tokens), Slot())
+        return Frame(slots, (*slots, Slot(text=1, type=1)))
+
     @property
     def num_specials(self) -> int:
         """Number of special tokens around one text."""
         return sum(slot.token is not None for slot in self.single)
+
+    @property
+    def beginning(self) -> tuple[int, ...]:
+        """The special tokens before a text."""
+        tokens = [slot.token for slot in self.single]
+        return tuple(t for t in tokens[: tokens.index(None)] if t is not None)
 
     def put_around(self, *texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Ids and token types, int32 [n], of one text or two with the specials."""

@@ -198,8 +198,7 @@ class Tokenizer:
     def with_beginning(self, ids: np.ndarray) -> np.ndarray:
         """`ids` of a text that is to be continued: with the specials that stand before
         a text, without those behind; the beginning alone where nothing else is left."""
-        tokens = [slot.token for slot in self.frame.single]
-        start = tokens[: tokens.index(None)]
+        start = list(self.frame.beginning)
         if not start and not len(ids):
             start = [self.bos_id]
         return np.concatenate([start, ids]).astype(np.int32)
