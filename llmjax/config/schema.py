@@ -105,9 +105,12 @@ class Checkpoint:
     """Weights from elsewhere: where names agree, adapted to a larger vocabulary.
 
     `path` is the workdir of an earlier run (`step` None: its best one), a folder or
-    .gguf file in the hub's formats, or a pinned package ("package:NAME"). The
-    `architecture` is that of the weights, and what of `model` changes it an error; or
-    the config's own, which takes the weights that fit it.
+    .gguf file in the hub's formats, or a pinned package ("package:NAME").
+
+    `architecture` "checkpoint": the model is that of the weights, and the fields of
+    `model` that are not at their defaults must leave the weights as they are (dropout)
+    or add rows at their end (vocab_size). "config": it is the config's own and takes
+    the weights that fit. In both the tokenizer is that of the weights.
     """
 
     kind: ClassVar[str] = "checkpoint"

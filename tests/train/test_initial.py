@@ -26,6 +26,7 @@ from llmjax.config import (
     TrainConfig,
     WarmupCosine,
     WordPiece,
+    to_dict,
 )
 from llmjax.data.prepare import prepare
 from llmjax.data.tokenizers import comparison
@@ -34,6 +35,7 @@ from llmjax.hub import tokenizer as hub_tokenizer
 from llmjax.tasks.registry import make_task
 from llmjax.train import initial, run
 from llmjax.train.checkpoints import resume, weights
+from tests import two_processes
 from tests.train import folders, toy
 
 
@@ -111,7 +113,7 @@ def test_special_tokens_of_a_task_are_added_to_the_vocabulary(bert, config):
 
 
 def test_rows_longer_than_the_positions_of_the_weights(config):
-    with pytest.raises(ValueError, match="seq_len=64 exceeds the 32 positions of the"):
+    with pytest.raises(ValueError, match="=64 exceeds the 32 positions that the"):
         initial.complete(toy.change(config, data={"seq_len": 64}))
 
 
@@ -308,3 +310,27 @@ def test_a_head_is_the_family_s_unless_it_is_said(config, tiny):
         dataclasses.replace(scratch, model=strange), corpus=False
     ).task
     assert (task.pooling, task.head) == ("mean", LinearHead())
+
+
+PREPARE_TOGETHER = """
+import json
+from llmjax.config import parse
+from llmjax.data.prepare import prepare
+from llmjax.train import initial
+data = parse(json.loads(sys.argv[3])).data
+initial.prepare_local(data)
+assert len(prepare.open_corpus(data).source("train")) > 0
+"""
+
+
+@pytest.mark.slow
+def test_the_first_of_several_processes_prepares(tmp_path):
+    folders.write_texts(tmp_path / "texts.csv")
+    rules = PrepareConfig(text="sentence", label="label", workers=1)
+    data = DataConfig(
+        source=str(tmp_path / "texts.csv"),
+        directory=str(tmp_path / "cache"),
+        tokenizer=Bytes(),
+        prepare=rules,
+    )
+    two_processes.run(PREPARE_TOGETHER, json.dumps(to_dict(RunConfig(data=data))))
