@@ -1,4 +1,4 @@
-"""Predicts for the rows of a file: a label for each text, with its probability.
+r"""Predicts for the rows of a file: a label for each text, with its probability.
 
     python -m experiments.predict --run=runs/finetune --input=texts.csv \
         --output=predictions.jsonl
@@ -32,7 +32,13 @@ from tqdm import tqdm
 
 from experiments import cli
 from llmjax import hub
-from llmjax.config import DataConfig, Learned, RunConfig, SequenceClassification
+from llmjax.config import (
+    DataConfig,
+    Learned,
+    RunConfig,
+    SequenceClassification,
+    wording,
+)
 from llmjax.data.files import finding, readers, reading_text
 from llmjax.data.files.slices import FileSlice, Row
 from llmjax.hub import packages
@@ -65,6 +71,7 @@ MAX_LENGTH = flags.DEFINE_integer(
 )
 UNBOUNDED = 512  # tokens of a text for a model of the hub that names no longest
 DIGITS = 6  # behind the point
+SHOWN = 10  # labels whose numbers are printed
 OWN = ("row", "label", "probability", "probabilities")  # columns of the output
 
 
@@ -77,42 +84,55 @@ class Source(NamedTuple):
     step: int | None
 
 
-def main() -> None:
+def main() -> dict[str, Any]:
     source = open_source(RUN.value or "")
     columns = text_columns(source)
-    listing = rows_of(INPUT.value or "", columns)
+    rows = rows_of(INPUT.value or "", columns)
     output, done = open_output(source, columns)
     predictor = Predictor(source.config, source.task, source.params, BATCH_SIZE.value)
     before = output.counts if output else {}
-    counts = Counter[str](before.get("labels", {}))
-    cut = before.get("cut", 0)
+    counts, cut = Counter[str](before.get("labels", {})), before.get("cut", 0)
     with tqdm(unit=" rows", initial=done, disable=output is None or None) as bar:
-        for chunk in chunks(listing, done):
+        for chunk in chunks(rows, done):
             answers = predictor(chunk, columns)
             if output is not None:
                 counts.update(str(answer.get("label")) for answer in answers)
                 so_far = {"labels": dict(counts), "cut": cut + predictor.cut}
                 numbered = zip(itertools.count(done), chunk, answers)
-                rows = [row_of(n, row, columns, said) for n, row, said in numbered]
-                output.write(rows, so_far)
+                lines = [row_of(n, row, columns, said) for n, row, said in numbered]
+                output.write(lines, so_far)
             done += len(chunk)
             bar.update(len(chunk))
     if not done:
         raise ValueError(f"--input={INPUT.value} has no rows")
     if output is not None:
         output.finish()
-        longest = source.config.data.seq_len
-        print(words(done, counts, cut + predictor.cut, longest))
+    return {
+        "run": RUN.value,
+        "step": source.step,
+        "input": INPUT.value,
+        "output": OUTPUT.value,
+        "rows": done,
+        "labels": dict(counts.most_common()),
+        "max_length": source.config.data.seq_len,
+        "cut": cut + predictor.cut,
+    }
 
 
-def words(rows: int, counts: Counter[str], cut: int, longest: int) -> str:
-    """The end of it, for people."""
-    share = ", ".join(f"{n} {label}" for label, n in counts.most_common(10))
-    more = f", and {len(counts) - 10} more labels" if len(counts) > 10 else ""
-    lines = [f"{rows} rows of {INPUT.value}: {share}{more}", f"in {OUTPUT.value}"]
-    if cut:
-        lines.append(f"{cut} texts were cut to the {longest} tokens that are read")
-    return "\n".join(lines)
+def describe(result: Mapping[str, Any]) -> str:
+    """The result in words."""
+    labels = [*result["labels"].items()]
+    shown = ", ".join(f"{n:,} {label}" for label, n in labels[:SHOWN])
+    more = f", {len(labels) - SHOWN} more labels" if len(labels) > SHOWN else ""
+    rows = {
+        "rows": f"{result['rows']:,} of {result['input']}",
+        "labels": f"{shown}{more}",
+        "written to": result["output"],
+    }
+    if result["cut"]:
+        longest = result["max_length"]
+        rows["cut"] = f"{result['cut']:,} texts, to the {longest} tokens that are read"
+    return wording.table(rows)
 
 
 def row_of(
@@ -332,4 +352,4 @@ def served_by(model: Any) -> str:
 
 
 if __name__ == "__main__":
-    cli.launch(main, required=("run", "input", "output"))
+    cli.launch(main, ("run", "input", "output"), describe)

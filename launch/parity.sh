@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Every family of llmjax.hub against transformers, on fresh shapes, after chat templates
-# and tokenizers, and a classifier's way to transformers' pipeline. Arguments go to tests/parity/live.py:
+# and tokenizers, and a classifier's way to transformers' pipeline. Arguments go to
+# tests/parity/live.py:
 #
 #     bash launch/parity.sh [--seed=7] [llama qwen3/tied ...]
 #
