@@ -12,8 +12,9 @@ settings from the folder of the hub that it began with.
 
 Of a run's model the part is converted that the hub has a form for: of several
 prediction heads the first, a causal language model; of a model of sentence pairs the
-masked language model; of a detector of replaced tokens the discriminator. Prints every
-leaf and the hub's name for it, and what is left out.
+masked language model; of a detector of replaced tokens the discriminator. A classifier
+of texts keeps the names of its classes. Prints every leaf and the hub's name for it,
+and what is left out.
 """
 
 import contextlib

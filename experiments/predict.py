@@ -163,11 +163,12 @@ def text_columns(source: Source) -> dict[str, str]:
     first, *others = source.task.inputs
     columns = {first: TEXT.value or source.config.data.prepare.text}
     columns |= {name: name for name in others}
-    for name in KEEP.value:
+    flag = {name: "--text" for name in columns.values()}
+    for name in [*KEEP.value, *flag]:
         if name in OWN:
             raise ValueError(
-                f"--keep={name} is a column that the output has of its own; rename it "
-                "in the input"
+                f"{flag.get(name, '--keep')}={name} is a column that the output has of "
+                "its own; rename it in the input"
             )
     return columns
 

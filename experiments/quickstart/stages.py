@@ -94,7 +94,8 @@ def finetune(
 def evaluate_classifier(workdir: epath.Path) -> dict[str, Any]:
     """Accuracy, macro-F1 and confusion matrix of a classifier on the test split."""
     program, params, batches = run.load(workdir, "test")
-    return program.task.report(evaluation.predictions(program, params, batches))
+    report = program.task.report(evaluation.predictions(program, params, batches))
+    return {name: report[name] for name in ("accuracy", "macro_f1", "confusion")}
 
 
 def continuation(pretrained: epath.Path, corpus: Corpus, prompt: str) -> str:

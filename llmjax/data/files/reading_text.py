@@ -1,4 +1,4 @@
-"""Text files as rows: .txt and .csv, also packed as .gz or .zst."""
+"""Text files as rows: .txt, .csv and .tsv, also packed as .gz or .zst."""
 
 import csv
 import functools
