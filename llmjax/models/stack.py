@@ -15,6 +15,7 @@ from llmjax.config import (
     Mixture,
     ModelConfig,
 )
+from llmjax.models.activations import NAMES, record, recording
 from llmjax.models.attention.latent import LatentAttention
 from llmjax.models.attention.multihead import Attention
 from llmjax.models.cache import Cache, KeyValues, LayerCache
@@ -64,6 +65,7 @@ class Block(nn.Module):
 
             return call
 
+        record(self, "hidden_states", x_BTD)
         mlp = self._mlp(context)
         attention = attend("attention", cross=False)
         if cfg.residual != "sequential":
@@ -80,6 +82,7 @@ class Block(nn.Module):
             if self.cross:
                 cross_attention = attend("cross_attention", cross=True)
                 x_BTD = self._residual("cross_attention", cross_attention, x_BTD)
+            record(self, "middle_states", x_BTD)
             x_BTD = self._residual("mlp", mlp, x_BTD)
         if cached is None:
             return x_BTD, None
@@ -119,6 +122,12 @@ class Block(nn.Module):
                 x_BTD = Norm(cfg.norm, name=f"{name}_post_norm")(x_BTD)
             if cfg.dropout and self.has_rng("dropout"):
                 x_BTD = nn.Dropout(cfg.dropout, deterministic=False)(x_BTD)
+            record(
+                self,
+                f"{name.removeprefix('cross_')}_outputs",
+                x_BTD,
+                f"{name}_recorded",
+            )
             return x_BTD
 
 
@@ -179,6 +188,7 @@ class Stack(nn.Module):
             written.append(caches)
         if self.cfg.norm_position != "post":
             x_BTD = Norm(self.cfg.norm, name="final_norm")(x_BTD)
+        record(self, "hidden_states", x_BTD)
         return gathered(x_BTD, self.layout), tuple(written)
 
     def group(
@@ -192,8 +202,8 @@ class Stack(nn.Module):
     ) -> tuple[jax.Array, GroupCache | None]:
         """The states after one of the groups; a kind of stack may override it.
 
-        On a mesh with a pipeline it goes through that, except to make weights and to
-        decode: then each device computes all layers.
+        On a mesh with a pipeline it goes through that, except to make weights, to
+        decode and to record activations: then each device computes all layers.
 
         Args:
           index: of the group in `groups`.
@@ -205,7 +215,8 @@ class Stack(nn.Module):
         """
         group = self.groups[index]
         stages = pipeline.mesh_stages()
-        if stages > 1 and caches is None and not self.is_initializing():
+        whole = caches is not None or self.is_initializing() or recording(self)
+        if stages > 1 and not whole:
             plan = pipeline.circular_schedule(self.layout, stages)
             return self._pipelined(group, name, plan, x_BTD, context), None
         body = self._repeats(group, group.repeat)
@@ -218,12 +229,11 @@ class Stack(nn.Module):
         """The class of modules that scan over so many repeats of a group."""
         looped = self.layout.unroll < count
         body = remat(Repeat, self.layout, looped=looped)
-        stacked: Any = {"variable_axes": {"params": 0, STATISTICS: 0}}
+        stacked: Any = {"variable_axes": dict.fromkeys((STATISTICS, *NAMES), 0)}
         if group.shared:
-            stacked = {
-                "variable_broadcast": "params",
-                "variable_axes": {STATISTICS: 0},
-            }
+            stacked["variable_broadcast"] = "params"
+        else:
+            stacked["variable_axes"]["params"] = 0
         return nn.scan(
             body,
             **stacked,

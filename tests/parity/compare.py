@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from tests.parity.draws import Inputs
+
 TOLERANCE = 1e-5  # relative to the largest value
 # relative to the largest gradient: a tensor's gradient is compared with at least this,
 # because where it is 0 (a key's bias before a softmax) only rounding is left
@@ -60,6 +62,39 @@ def blank(value: np.ndarray, segment_ids: np.ndarray) -> np.ndarray:
         return value
     real = (segment_ids > 0).reshape(segment_ids.shape + (1,) * (value.ndim - 2))
     return np.where(real, value, np.float32(0))
+
+
+def blank_layers(
+    values: dict[str, np.ndarray], inputs: Inputs
+) -> dict[str, np.ndarray]:
+    """Activations of all layers with 0 where the state, or the query, is padding."""
+    out = {}
+    for name, value in values.items():
+        encoder = name.startswith("encoder_")
+        segment_ids = inputs.encoder_segment_ids if encoder else inputs.segment_ids
+        assert segment_ids is not None
+        real_BT = segment_ids > 0
+        maps = name.endswith("attentions")  # [L, B, N, T, S]; else [L, B, T, D]
+        streams = value.shape[3 if maps else 2] // real_BT.shape[1]
+        real_BT = np.tile(real_BT, (1, streams))
+        real = real_BT[None, :, None, :, None] if maps else real_BT[None, ..., None]
+        out[name] = np.where(real, value, np.float32(0))
+    return out
+
+
+def compare_layers(
+    ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]
+) -> dict[str, Error]:
+    """The errors of activations of all layers, 0 at padding on both sides."""
+    errors = {}
+    for name in ours.keys() | theirs.keys():
+        a, b = ours.get(name), theirs.get(name)
+        if a is None or b is None:
+            where = "ours" if b is None else "theirs"
+            errors[name] = Error(float("inf"), f"only {where}", TOLERANCE)
+        else:
+            errors[name] = Error(distance(a, b), _largest(a, b), TOLERANCE)
+    return errors
 
 
 def distance(ours: np.ndarray, theirs: np.ndarray, at_least: float = 0.0) -> float:

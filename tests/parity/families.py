@@ -77,6 +77,27 @@ LIVE_ONLY = {
 }
 
 
+# variants with golden activations of every layer: post-norm, disentangled, local and
+# global, shared, pre-norm, sinks, latent, capped, two stacks, two streams
+INSPECTED = (
+    "bert/tied",
+    "roberta/tied",
+    "deberta-v2/v3",
+    "modernbert/biases",
+    "albert/shared",
+    "gpt2/tied",
+    "llama/default",
+    "qwen3/tied",
+    "gemma2/capped",
+    "gemma3_text/scaled",
+    "gpt_oss/alternating",
+    "deepseek_v3/yarn",
+    "t5/1.1",
+    "bart/plain",
+    "xlnet/two-stream",
+)
+
+
 def variants(shapes: Shapes) -> list[Variant]:
     """Every variant of every family at these sizes."""
     return [variant for build in FAMILIES for variant in build(shapes)]

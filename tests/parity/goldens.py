@@ -1,7 +1,8 @@
 """Golden files: outputs of transformers, to be compared without it.
 
 A file holds a variant's config.json, the names and shapes of its tensors, the inputs
-and the outputs; weights are drawn again by name.
+and the outputs; weights are drawn again by name. Of some variants another file, in
+`layers`, holds the states and attention maps of all layers.
 """
 
 import dataclasses
@@ -74,6 +75,24 @@ class Golden:
             for name, shape in self.tensors.items()
         }
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def layers_path(name: str) -> Path:
+    """The path of the activations of a variant's layers."""
+    return FOLDER / "layers" / path(name).name
+
+
+def save_layers(name: str, activations: dict[str, np.ndarray]) -> None:
+    """Writes the activations of all layers of a variant, for its golden file."""
+    layers_path(name).parent.mkdir(parents=True, exist_ok=True)
+    arrays: dict[str, Any] = dict(activations)
+    np.savez_compressed(layers_path(name), **arrays)
+
+
+def read_layers(name: str) -> dict[str, np.ndarray]:
+    """The activations of all layers of a variant."""
+    with np.load(layers_path(name), allow_pickle=False) as npz:
+        return dict(npz)
 
 
 def path(name: str) -> Path:

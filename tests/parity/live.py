@@ -22,11 +22,11 @@ from llmjax.hub.load import load
 from llmjax.hub.save import save
 from tests.parity import draws, ours, reference
 from tests.parity import saved as saved_lib
-from tests.parity.compare import TOLERANCE, Error, compare, distance
+from tests.parity.compare import TOLERANCE, Error, compare, compare_layers, distance
 from tests.parity.families import variants
 from tests.parity.shapes import Shapes, Variant
 
-COLUMNS = ("logits", "gradients", "decode", "load", "reload", "changed")
+COLUMNS = ("logits", "gradients", "layers", "decode", "load", "reload", "changed")
 
 
 def check(variant: Variant, shapes: Shapes, seed: int) -> dict[str, Error]:
@@ -42,6 +42,11 @@ def check(variant: Variant, shapes: Shapes, seed: int) -> dict[str, Error]:
         decode = expected.decoded is not None
         actual = ours.run(folder, model, params, inputs, seed=seed, decode=decode)
         errors = compare(actual, expected)
+        layers = compare_layers(
+            ours.layers(model, params, inputs),
+            reference.activations(variant, theirs, inputs),
+        )
+        errors |= {f"layers {name}": error for name, error in layers.items()}
         errors["load"] = loaded(folder, model, params)
         save(model, params, saved, family=variant.family)
         errors["reload"] = reloaded(variant, saved, inputs, expected)

@@ -14,11 +14,12 @@ from llmjax.hub import families
 from llmjax.hub.save import to_hub
 from llmjax.infer.generate import generate
 from llmjax.infer.sampling import Sampling
+from llmjax.models.activations import activations
 from llmjax.models.heads.classifier import SequenceClassifier
 from llmjax.models.heads.encoder import Encoder
 from llmjax.models.heads.replaced_tokens import Discriminator
 from tests.parity import draws
-from tests.parity.compare import Outputs, blank
+from tests.parity.compare import Outputs, blank, blank_layers
 from tests.parity.draws import NEW_TOKENS, Inputs
 
 
@@ -82,6 +83,14 @@ def forward(model: Any, params: Any, batch: Any) -> tuple[Any, Any, Any]:
     if isinstance(model, (Discriminator, SequenceClassifier)):
         return output, hidden, None
     return output[0], hidden, None
+
+
+def layers(model: Any, params: Any, inputs: Inputs) -> dict[str, np.ndarray]:
+    """Hidden states and attention maps of all layers, 0 at padding."""
+    run = jax.jit(lambda params, batch: activations(model, {"params": params}, batch))
+    values = run(params, batch_of(inputs))
+    arrays = {name: np.asarray(value) for name, value in values.items()}
+    return blank_layers(arrays, inputs)
 
 
 def decoded(model: Any, params: Any, inputs: Inputs) -> np.ndarray:

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from transformers.core_model_loading import revert_weight_conversion
 
 from tests.parity import draws
-from tests.parity.compare import Outputs, blank
+from tests.parity.compare import Outputs, blank, blank_layers
 from tests.parity.draws import NEW_TOKENS, Inputs
 from tests.parity.shapes import Variant
 
@@ -136,28 +136,43 @@ def forgotten(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
+def activations(
+    variant: Variant, model: torch.nn.Module, inputs: Inputs
+) -> dict[str, np.ndarray]:
+    """Hidden states and attention maps, stacked over the layers; 0 at padding."""
+    with torch.no_grad():
+        if variant.alone:
+            rows = [_layers(variant, forgotten(model), row) for row in inputs.rows()]
+            out = {k: np.concatenate([r[k] for r in rows], axis=1) for k in rows[0]}
+        else:
+            out = _layers(variant, model, inputs)
+    return blank_layers(out, inputs)
+
+
+def _layers(
+    variant: Variant, model: torch.nn.Module, inputs: Inputs
+) -> dict[str, np.ndarray]:
+    """`activations` of the batch as one, padding as it comes.
+
+    Of two streams the content is before the queries, along the queries' axis.
+    """
+    asked = {"output_hidden_states": True, "output_attentions": True}
+    output = model(**arguments(variant, inputs), **asked)
+    out = {}
+    for name, layers in output.items():
+        if name.endswith(("hidden_states", "attentions")) and len(layers):
+            if isinstance(layers[0], tuple):  # maps of both streams
+                layers = [torch.cat(both, dim=2) for both in layers]
+            elif inputs.hidden_mask is not None:  # states of the streams by turns
+                both = zip(layers[::2], layers[1::2], strict=True)
+                layers = [torch.cat(states, dim=1) for states in both]
+            out[name] = torch.stack(layers).numpy()
+    return out
+
+
 def together(variant: Variant, model: torch.nn.Module, inputs: Inputs):
     """`forward` of the batch as one."""
-    arguments = {"input_ids": inputs.tokens, "attention_mask": inputs.segment_ids}
-    if variant.kind == "encoder-decoder":
-        arguments = {
-            "input_ids": inputs.encoder_tokens,
-            "attention_mask": inputs.encoder_segment_ids,
-            "decoder_input_ids": inputs.tokens,
-            "decoder_attention_mask": inputs.segment_ids,
-        }
-    elif variant.takes_positions:
-        arguments["position_ids"] = inputs.positions
-    if inputs.token_types is not None:
-        arguments["token_type_ids"] = inputs.token_types
-    tensors = {k: torch.from_numpy(v).long() for k, v in arguments.items()}
-    if inputs.hidden_mask is not None:
-        tensors["perm_mask"] = torch.from_numpy(inputs.hidden_mask).float()
-        tensors["target_mapping"] = torch.eye(inputs.tokens.shape[1]).repeat(
-            len(inputs.tokens), 1, 1
-        )
-    if variant.family == "xlnet":
-        tensors["attention_mask"] = tensors["attention_mask"].float()
+    tensors = arguments(variant, inputs)
     core = model.base_model
     if core is model and variant.kind == "encoder-decoder":
         core = model.decoder  # T5's
@@ -173,6 +188,31 @@ def together(variant: Variant, model: torch.nn.Module, inputs: Inputs):
         hidden,
         getattr(output, "pooler_output", None),
     )
+
+
+def arguments(variant: Variant, inputs: Inputs) -> dict[str, torch.Tensor]:
+    """The inputs as the variant's forward takes them."""
+    arrays = {"input_ids": inputs.tokens, "attention_mask": inputs.segment_ids}
+    if variant.kind == "encoder-decoder":
+        arrays = {
+            "input_ids": inputs.encoder_tokens,
+            "attention_mask": inputs.encoder_segment_ids,
+            "decoder_input_ids": inputs.tokens,
+            "decoder_attention_mask": inputs.segment_ids,
+        }
+    elif variant.takes_positions:
+        arrays["position_ids"] = inputs.positions
+    if inputs.token_types is not None:
+        arrays["token_type_ids"] = inputs.token_types
+    tensors = {k: torch.from_numpy(v).long() for k, v in arrays.items()}
+    if inputs.hidden_mask is not None:
+        tensors["perm_mask"] = torch.from_numpy(inputs.hidden_mask).float()
+        tensors["target_mapping"] = torch.eye(inputs.tokens.shape[1]).repeat(
+            len(inputs.tokens), 1, 1
+        )
+    if variant.family == "xlnet":
+        tensors["attention_mask"] = tensors["attention_mask"].float()
+    return tensors
 
 
 def gradients(model: torch.nn.Module) -> dict[str, np.ndarray]:

@@ -101,6 +101,31 @@ def einsum_attention(
 
     The scale is already in q. Softmax in float32. Values may be of another size.
     """
+    B, T, N, _ = q_BTNH.shape
+    p_BKGTS = _probabilities(q_BTNH, k_BSKH, mask, modifiers)
+    p_BKGTS = p_BKGTS.astype(v_BSKW.dtype)
+    if modifiers.dropout is not None:
+        p_BKGTS = modifiers.dropout(p_BKGTS)
+    o_BTKGW = jnp.einsum("BKGTS,BSKW->BTKGW", p_BKGTS, v_BSKW)
+    return o_BTKGW.reshape(B, T, N, -1)
+
+
+def attention_map(
+    q_BTNH: Float[Array, "B T N H"],
+    k_BSKH: Float[Array, "B S K H"],
+    mask: Mask,
+    modifiers: ScoreModifiers = UNMODIFIED,
+) -> Float[Array, "B N T S"]:
+    """The probabilities of `einsum_attention` before dropout, in float32."""
+    p_BKGTS = _probabilities(q_BTNH, k_BSKH, mask, modifiers)
+    B, _, _, T, S = p_BKGTS.shape
+    return p_BKGTS.reshape(B, -1, T, S)
+
+
+def _probabilities(
+    q_BTNH: jax.Array, k_BSKH: jax.Array, mask: Mask, modifiers: ScoreModifiers
+) -> jax.Array:
+    """softmax(modified q.k) in float32, [B, K, G, T, S]."""
     B, T, N, H = q_BTNH.shape
     S, K = k_BSKH.shape[1:3]
     q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H)
@@ -125,11 +150,7 @@ def einsum_attention(
         p_BKGTS = jax.nn.softmax(s_BKGTS, axis=-1)[..., :-1]
     if mask.hidden_BTS is not None and visible is not None:  # some may see nothing
         p_BKGTS = p_BKGTS * jnp.any(visible, axis=-1)[:, None, None, :, None]
-    p_BKGTS = p_BKGTS.astype(v_BSKW.dtype)
-    if modifiers.dropout is not None:
-        p_BKGTS = modifiers.dropout(p_BKGTS)
-    o_BTKGW = jnp.einsum("BKGTS,BSKW->BTKGW", p_BKGTS, v_BSKW)
-    return o_BTKGW.reshape(B, T, N, -1)
+    return p_BKGTS
 
 
 def blocked_attention(

@@ -7,7 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from llmjax.config import Latent, LayerSpec, LayoutConfig, ModelConfig
-from llmjax.models.attention.implementations import attend, einsum_attention
+from llmjax.models.activations import record
+from llmjax.models.attention.implementations import (
+    attend,
+    attention_map,
+    einsum_attention,
+)
 from llmjax.models.attention.multihead import (
     Cached,
     layer_mask,
@@ -66,6 +71,8 @@ class LatentAttention(nn.Module):
             k_BSNH, v_BSNH = kv_BSNH[..., :H], kv_BSNH[..., H:]
             rope = jnp.broadcast_to(k_rope_BT1H, (*k_BSNH.shape[:-1], heads.rotary_dim))
             k_BSNH = jnp.concatenate([k_BSNH, rope], axis=-1)
+            operands = q_BTNH, k_BSNH, mask
+            record(self, "attentions", lambda: attention_map(*operands))
             o_BTNH = attend(self.layout, q_BTNH, k_BSNH, v_BSNH, mask)
             return self._out(o_BTNH), None
         key_values, layer, slot = cached

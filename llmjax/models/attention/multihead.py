@@ -15,7 +15,12 @@ from llmjax.config import (
     ScaledDot,
     SlidingWindow,
 )
-from llmjax.models.attention.implementations import attend, einsum_attention
+from llmjax.models.activations import record
+from llmjax.models.attention.implementations import (
+    attend,
+    attention_map,
+    einsum_attention,
+)
 from llmjax.models.attention.mask import Mask
 from llmjax.models.attention.modifiers import ScoreModifiers
 from llmjax.models.cache import KeyValues
@@ -106,6 +111,8 @@ class Attention(nn.Module):
         q_BTNH, bias = positions.scores(scores)
         modifiers = self._modifiers(bias, positions.reads_content)
         if cached is None:
+            operands = q_BTNH, k_BSKH, mask, modifiers
+            record(self, "attentions", lambda: attention_map(*operands))
             o_BTNH = attend(self.layout, q_BTNH, k_BSKH, v_BSKH, mask, modifiers)
         else:  # few queries against many keys: nothing to cut
             o_BTNH = einsum_attention(q_BTNH, k_BSKH, v_BSKH, mask, modifiers)

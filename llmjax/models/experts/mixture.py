@@ -15,6 +15,7 @@ from llmjax.config import (
     ModelConfig,
     SigmoidRouter,
 )
+from llmjax.models.activations import record
 from llmjax.models.experts.dispatch import Experts
 from llmjax.models.layers import FeedForward, Projection
 
@@ -91,6 +92,7 @@ class MixtureOfExperts(nn.Module):
         """The experts of each token and their weights, both [B, T, top_k]."""
         mlp = self.mlp
         logits_BTE = self._router(x_BTD, "router", mlp.num_experts)
+        record(self, "router_logits", logits_BTE)
         sigmoid = isinstance(mlp.router, SigmoidRouter)
         score_BTE = jax.nn.sigmoid(logits_BTE) if sigmoid else nn.softmax(logits_BTE)
         balance_E: Any = None
