@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -41,15 +42,17 @@ def mixed(tiny):
     return dataclasses.replace(tiny, groups=groups)
 
 
-def text(model, params, batch=BATCH):
-    """The program of a loss and its gradients, as the compiler gets it."""
+def texts(model, params, batch=BATCH):
+    """A loss as it is traced, and its step as the compiler gets it."""
 
     def loss(params, batch):
         out, sums = forward(model, {"params": params}, batch)
         leaves = jax.tree.leaves((out, sums))
         return sum(jnp.sum(jnp.float32(leaf) ** 2) for leaf in leaves)
 
-    return jax.jit(jax.value_and_grad(loss)).lower(params, batch).as_text()
+    traced = re.sub("0x[0-9a-f]+", "", str(jax.make_jaxpr(loss)(params, batch)))
+    lowered = jax.jit(jax.value_and_grad(loss)).lower(params, batch)
+    return traced, lowered.as_text()
 
 
 @pytest.mark.parametrize("remat", [FullRemat(), LayoutConfig().remat])
@@ -57,13 +60,13 @@ def test_the_program_is_the_same_without_them(mixed, random_params, monkeypatch,
     """As if no layer recorded anything, and no scan carried it."""
     model = LanguageModel(mixed, LayoutConfig(remat=remat))
     params = random_params(model, BATCH)
-    before = text(model, params)
+    before = texts(model, params)
     monkeypatch.setattr(stack, "NAMES", ())
     for module in stack, multihead, latent, mixture:
         monkeypatch.setattr(module, "record", lambda *args: None)
     monkeypatch.setattr(stack, "recording", lambda *args: False)
     jax.clear_caches()
-    assert text(model, params) == before
+    assert texts(model, params) == before
 
 
 def test_they_are_part_of_the_program_when_asked_for(mixed, random_params):
