@@ -136,16 +136,32 @@ def batches(config: RunConfig, task: Task, corpora: Corpora, split: str) -> Pipe
 def load(
     workdir: epath.PathLike, split: str | None = None, step: int | None = None
 ) -> tuple[Program, Any, Pipeline]:
-    """A trained run, to evaluate: its program, its weights, the batches of a split.
+    """A trained run, to use: its program, its weights, the batches of a split.
 
-    The weights are one tree, frozen ones among them. The mesh is of the devices that
-    are here, whatever the run was trained on.
+    The program has the run's config, model and task, and `evaluate` and `predict`,
+    compiled where they are first called. The weights are one tree, frozen and averaged
+    ones among them: the "params" of the model. `batches.batch(k)` is the k-th of
+    training, `batches.evaluation()` gives each example once. The mesh is of the devices
+    that are here, whatever the run was trained on; on several, the model is applied
+    within `mesh.use(program.mesh)`.
+
+        program, params, batches = run.load("runs/finetune", split="test")
+        evaluation.evaluate(program, params, batches)["accuracy"]
+        inside = activations(program.model, {"params": params}, batches.batch(0))
+        inside["hidden_states"]  # [layers + 1, B, T, D]
+        inside["attentions"]  # [layers, B, heads, T, T]
 
     Args:
       workdir: of the run.
       split: None: the run's evaluation split.
       step: of the checkpoint; None: the best.
+
+    Raises:
+      FileNotFoundError: no such run, or its corpus is not prepared.
+      ValueError: no such step, a checkpoint that can't be read, or a folder of the hub:
+        that has no task and no data, and `hub.load.load` gives its model and weights.
     """
+    _check_run(workdir)
     config, params = load_params(workdir, step)
     here = config.layout.mesh_fields(LayoutConfig().mesh_sizes)
     layout = dataclasses.replace(config.layout, microbatches=1, **here)
@@ -160,3 +176,14 @@ def load(
     program = setup.build(config, task, pipeline.batch(0))
     params = jax.tree.map(distributed.spread, params, program.shardings.params)
     return program, params, pipeline
+
+
+def _check_run(workdir: epath.PathLike) -> None:
+    """Raises ValueError where the folder is the hub's."""
+    folder = epath.Path(workdir).expanduser()
+    if any(folder.glob("*.safetensors")) and not (folder / "checkpoints").exists():
+        raise ValueError(
+            f"{folder} is a folder of the hub, which has no task and no data; "
+            "llmjax.hub.load.load gives its model and weights, and a run with "
+            "init.path trains from it"
+        )

@@ -8,6 +8,9 @@ import pytest
 
 from llmjax import hub
 from llmjax.data.tokenizers import comparison
+from llmjax.models.activations import activations
+from llmjax.train import run
+from llmjax.train.metrics import evaluation
 from tests.experiments.forked import Mains
 from tests.train import folders
 
@@ -83,6 +86,22 @@ def test_it_is_extended_evaluated_and_exported(mains, tuned):
     assert done.code == 0, done.err
     own, written = hub.tokenizer(place / "bert"), hub.tokenizer(place / "exported")
     assert comparison.agree(own, written)
+
+
+def test_a_run_is_loaded_and_looked_into(tuned):
+    """The example of `run.load`."""
+    program, params, batches = run.load(tuned.place / "run", split="test")
+    assert 0 <= evaluation.evaluate(program, params, batches)["accuracy"] <= 1
+    batch = batches.batch(0)
+    inside = activations(program.model, {"params": params}, batch)
+    (B, T), model = batch["tokens"].shape, program.config.model
+    assert inside["hidden_states"].shape == (model.L + 1, B, T, model.d_model)
+    assert inside["attentions"].shape == (model.L, B, model.num_heads, T, T)
+
+
+def test_a_folder_of_the_hub_is_no_run(tuned):
+    with pytest.raises(ValueError, match=r"bert is a folder of the hub.*hub\.load"):
+        run.load(tuned.place / "bert")
 
 
 def test_prepare_data_takes_the_same_tokenizer(mains, tuned):
