@@ -8,6 +8,7 @@
 # only this script looks into: the environment of the other scripts stays as pinned.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/help.sh
 source launch/env.sh
 
 say() { echo "docs: $*" >&2; }

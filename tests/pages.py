@@ -61,7 +61,7 @@ class Page:
                 continue
             reason = ""
             for line in fence.text.replace("\\\n", " ").splitlines():
-                line = line.removeprefix("$ ").strip()
+                line = " ".join(line.removeprefix("$ ").split())
                 if line.startswith("#") or not line:
                     reason = line.lstrip("# ").rstrip(":")
                 else:

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from docs import house
+from experiments import config_files
 from llmjax import config as cfg
 from tests.pages import ROOT, STARTS, Command, Page, pages
+from tests.train import folders
 
 PAGES = {page.name: page for page in pages()}
 # What shrinks a command: any config to a toy on a small corpus.
@@ -32,6 +34,12 @@ TOY = [
     "--config.optimizer.schedule.warmup_steps=1",
     "--config.train.eval_batches=1",
 ]
+# What shrinks one that takes its sizes from the weights that it starts from.
+TOY_TUNING = [
+    "--config.data.seq_len=16",
+    "--config.train.steps=2",
+    "--config.optimizer.schedule.warmup_steps=1",
+]
 MAINS = {
     "benchmark": ["--steps=1", "--repeats=1"],
     "generate": ["--max_new_tokens=2"],
@@ -39,6 +47,7 @@ MAINS = {
     "benchmark_prepare": ["--megabytes=1", "--vocab_size=300"],
     "objectives": ["--quick", "--only=next_sentence"],
 }
+PLACES = r"runs/(?=\w)|((?:FOLDER|texts\.csv|new\.csv)$)"  # to be in the test's folder
 REASONS = ("needs ", "takes ", "installs ", "is mentioned")
 
 COMMANDS = list(dict.fromkeys(c for page in PAGES.values() for c in page.commands()))
@@ -53,8 +62,13 @@ STORIES = [
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    return tmp_path_factory.mktemp("pages")
+def workdir(tmp_path_factory, random_params):
+    """Where the commands run: what README takes from its reader lies there."""
+    folder = tmp_path_factory.mktemp("pages")
+    folders.bert(folder / "FOLDER", random_params)
+    folders.write_texts(folder / "texts.csv", 60)
+    folders.write_texts(folder / "new.csv", 6)
+    return folder
 
 
 # --- what runs -----------------------------------------------------------------------
@@ -71,14 +85,18 @@ def toy(command: Command, workdir: Path):
         environment[name] = value
     if "--dry_run" in words:
         return words, environment
-    words = [word.replace("runs/", f"{workdir}/") for word in words]
+    words = [re.sub(PLACES, rf"{workdir}/\1", word) for word in words]
+    if words[0] == "llmjax":
+        words = ["python", "-m", *words]
     if words[0] == "bash":
         # the script would make an environment; this one has all that it needs
         module = re.search(r"exec python -m (\S+)", (ROOT / words[1]).read_text())
         words = ["python", "-m", module[1], "--quick", f"--workdir={workdir}/quick"]
     assert words[:2] == ["python", "-m"], command.line
     name = words[2].removeprefix("experiments.")
-    words += TOY if any(w.startswith("--config=") for w in words) else []
+    if any(word.startswith("--config=") for word in words):
+        own = [*TOY_TUNING, f"--config.data.directory={workdir}/cache"]
+        words += own if name == "llmjax" else TOY
     return [sys.executable, *words[1:], *MAINS.get(name, [])], environment
 
 
@@ -127,15 +145,18 @@ def flags_of(module: Path) -> set[str]:
             ):
                 names.add(str(first.value).lstrip("-"))
     text = module.read_text()
-    return names | set(re.findall(r'"--(\w+)" in sys\.argv', text))
+    return names | {"help"} | set(re.findall(r'"--(\w+)" in sys\.argv', text))
 
 
 def check(words: list[str]) -> None:
     """Fails unless the command exists and knows each of its flags."""
     while re.match(r"\w+=", words[0]):
         words = words[1:]
+    if words in (["llmjax", "--help"], ["python", "-m", "experiments.NAME"]):
+        return
     if words[0] == "llmjax":
-        words = ["python", "-m", f"experiments.{words[1]}", *words[2:]]
+        name = "pretrain" if words[1] == "NAME" else words[1]  # any
+        words = ["python", "-m", f"experiments.{name}", *words[2:]]
     elif words[:2] == ["python", "-m"]:
         pass
     elif words[:2] == ["pip", "install"]:
@@ -164,9 +185,8 @@ def check(words: list[str]) -> None:
 
 def read_config(name: str):
     """What a config file gives."""
-    if not (ROOT / name).exists() and name.isupper():
-        return None  # a placeholder
-    spec = importlib.util.spec_from_file_location("page_config", ROOT / name)
+    file = config_files.path_of(name)
+    spec = importlib.util.spec_from_file_location("page_config", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     config = module.get_config()
@@ -216,7 +236,7 @@ def test_a_command_that_is_not_run_exists(command):
     ],
 )
 def test_a_wrong_command_is_seen(line, error):
-    with pytest.raises((AssertionError, KeyError, OSError), match=error):
+    with pytest.raises((AssertionError, LookupError, OSError, ValueError), match=error):
         check(Command("page", line, "needs a TPU").words)
 
 
@@ -260,19 +280,18 @@ def test_what_a_page_names_exists(page):
 
 def test_every_main_is_shown():
     text = "".join(page.text for page in PAGES.values())
-    mains = {p.stem for p in (ROOT / "experiments").glob("[a-z]*.py")}
-    shown = set(re.findall(r"(?:experiments\.|llmjax )(\w+)", text))
-    with_main = {
-        m for m in mains if "__main__" in (ROOT / f"experiments/{m}.py").read_text()
-    }
-    assert with_main <= shown
+    files = (ROOT / "experiments").glob("[a-z]*.py")
+    mains = {p.stem for p in files if "\nif __name__ ==" in p.read_text()}
+    assert mains <= set(re.findall(r"(?:experiments\.|llmjax )(\w+)", text))
 
 
 def test_every_script_is_shown():
     text = "".join(page.text for page in PAGES.values())
-    scripts = {p.name for p in (ROOT / "launch").glob("*.sh")}
-    parts = {"env.sh", "flags.sh", "tpu.sh"}  # which others read
-    assert {name for name in scripts - parts if name not in text} == set()
+    scripts = {p.name: p.read_text() for p in (ROOT / "launch").glob("*.sh")}
+    parts = {
+        n for n in scripts if any(f"source launch/{n}" in s for s in scripts.values())
+    }
+    assert [name for name in scripts.keys() - parts if name not in text] == []
 
 
 def test_readme_is_short():
