@@ -19,7 +19,7 @@ PLACES = {
     "experiments": (425, "one main for each command"),
     "configs": (885, "one file for each run"),
     "plan": (150, "compile for a TPU without one"),
-    "infer": (425, "generate text"),
+    "infer": (425, "generate, predict"),
     "train": (150, "the step, the loop, checkpoints"),
     "tasks": (150, "objectives, labels, metrics"),
     "hub": (705, "Hugging Face's formats, in and out"),

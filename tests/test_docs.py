@@ -50,7 +50,8 @@ MAINS = {
 PLACES = r"runs/(?=\w)|((?:FOLDER|texts\.csv|new\.csv)$)"  # to be in the test's folder
 REASONS = ("needs ", "takes ", "installs ", "is mentioned")
 
-COMMANDS = list(dict.fromkeys(c for page in PAGES.values() for c in page.commands()))
+_ALL = [command for page in PAGES.values() for command in page.commands()]
+COMMANDS = list({command.line: command for command in reversed(_ALL)}.values())[::-1]
 MENTIONS = [c for page in PAGES.values() for c in page.mentions()]
 STORIES = [
     page.name
