@@ -51,7 +51,7 @@ PLACES = r"runs/(?=\w)|((?:FOLDER|texts\.csv|new\.csv)$)"  # to be in the test's
 REASONS = ("needs ", "takes ", "installs ", "is mentioned")
 
 _ALL = [command for page in PAGES.values() for command in page.commands()]
-COMMANDS = list({command.line: command for command in reversed(_ALL)}.values())[::-1]
+COMMANDS = list({command.line: command for command in _ALL}.values())
 MENTIONS = [c for page in PAGES.values() for c in page.mentions()]
 STORIES = [
     page.name
