@@ -2,12 +2,14 @@
 
     python -m experiments.prepare_data --config=configs/pretrain/python_docs.py
 
-A second call takes a second, and a killed one continues where it was.
+A second call takes a second, and a killed one continues where it was. Prints what was
+read, kept and dropped, the splits and their tokens; with --workdir, its `result.json`
+has the hashes of every file, as the corpus' own manifest.json has.
 """
 
 from typing import Any
 
-from experiments import cli
+from experiments import cli, words
 from llmjax.data.prepare import prepare, selecting
 from llmjax.train import initial
 
@@ -39,4 +41,4 @@ def describe(corpus: prepare.Corpus) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    cli.launch(main, required=("config",))
+    cli.launch(main, ("config",), words.prepared)

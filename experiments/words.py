@@ -35,6 +35,37 @@ def training(result: Mapping[str, Any]) -> str:
     return wording.table(rows)
 
 
+def prepared(result: Mapping[str, Any]) -> str:
+    """The result of `experiments.prepare_data`: a table for each corpus."""
+    return "\n\n".join(map(_corpus, result.get("mixture", [result])))
+
+
+def _corpus(account: Mapping[str, Any]) -> str:
+    documents, dropped = account["documents"], account["dropped"]
+    kept, lost = sum(documents.values()), sum(dropped.values())
+    things = "record" if account["record_files"] else "document"
+    splits = [f"{split} {n:,}" for split, n in documents.items()]
+    reasons = [f"{n:,} {reason.replace('_', ' ')}" for reason, n in dropped.items()]
+    fields: dict[str, list[str]] = {}
+    for name, file in account["token_files"].items():
+        field, _, split = name.partition("/")
+        count = f"{split} {wording.short(file['tokens'])}"
+        fields.setdefault(field, []).append(count)
+    return wording.table(
+        {
+            "corpus": account["corpus"],
+            "folder": account["folder"],
+            "read": wording.count(kept + lost, things),
+            "dropped": f"{lost:,}: {', '.join(reasons)}" if lost else "none",
+            "kept": f"{kept:,}: {', '.join(splits)}",
+            "labels": ", ".join(account["class_names"]),
+            **{f"tokens of {k}": ", ".join(parts) for k, parts in fields.items()},
+            "tokenizer": f"{account['vocab_size']:,} tokens",
+            "time": wording.duration(sum(account["seconds"].values())),
+        }
+    )
+
+
 OF_TRAINING = ("loss", "accuracy", "bits_per_byte")
 
 
@@ -46,9 +77,8 @@ def metrics(values: Mapping[str, float], names: tuple[str, ...] = ()) -> str:
 
 def number(value: float) -> str:
     """A number with the digits that matter."""
-    if isinstance(value, int) or (abs(value) >= 1000 and value == round(value)):
-        return f"{value:,.0f}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    whole = isinstance(value, int) or abs(value) >= 1000
+    return f"{value:,.0f}" if whole else f"{value:.4g}"
 
 
 def _rows(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
@@ -63,7 +93,7 @@ def _rows(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
             text = _scalar(value)
             if not _HASH.fullmatch(text):
                 size = name.endswith("bytes")
-                yield name, wording.size(value) if size else text
+                yield name.removesuffix(" bytes"), wording.size(value) if size else text
 
 
 def _nested(value: Any) -> bool:

@@ -86,6 +86,7 @@ def fit(
         _report_bubble(program)
         with _sigterm() as terminated, mesh_lib.use(program.mesh), log:
             if not resumed and evaluation is not None:
+                log.evaluating()
                 metrics = _evaluate(program, state, evaluation)
                 _check_best_metric(config, metrics)
                 log.evaluated(0, metrics)
@@ -181,6 +182,7 @@ def _train(
             metrics = None
             if evaluation is not None and (now % config.eval_every == 0 or done):
                 log.flush()
+                log.evaluating()
                 metrics = _evaluate(program, state, evaluation)
                 log.evaluated(now, metrics)
                 best = best.after(now, metrics[config.best_metric], config)
@@ -228,7 +230,7 @@ def _start(program: Program, checkpoints: Checkpoints) -> State:
     init = program.config.init
     if checkpoints.latest_step is not None:
         if distributed.is_leader():
-            print(f"going on from step {checkpoints.latest_step}")
+            print(_going_on(program.config, checkpoints), flush=True)
         frozen = {name: tree.values for name, tree in program.frozen.items()}
         return checkpoints.restore(program.restorable(), frozen=frozen)
     state = program.init()
@@ -242,6 +244,21 @@ def _start(program: Program, checkpoints: Checkpoints) -> State:
         if distributed.is_leader():
             print(report)
     return state
+
+
+def _going_on(config: RunConfig, checkpoints: Checkpoints) -> str:
+    """A line that says from where a run goes on, or that it is finished."""
+    step, steps = checkpoints.latest_step, config.train.steps
+    assert step is not None
+    if step == steps:
+        return (
+            f"this run is finished, step {step:,} of {steps:,}; more steps extend it: "
+            f"--config.train.steps={2 * steps}"
+        )
+    best = checkpoints.best()
+    if best.exhausted(config.train):
+        return f"{best.report(step, config.train)}; a larger train.patience goes on"
+    return f"going on from step {step:,} of {steps:,}"
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from llmjax.data.store.corpus import Corpus
 from llmjax.parallel.processes import distributed
 from llmjax.tasks.registry import make_task
 from llmjax.tasks.task import Loss, Task, loss_of
-from llmjax.train import initial, loop, setup
+from llmjax.train import initial, loop, outline, setup
 from llmjax.train.checkpoints import weights
 from llmjax.train.checkpoints.checkpoints import load_params
 from llmjax.train.gradient import GradientEstimator, value_and_grad
@@ -74,6 +74,7 @@ def run(
     config = initial.complete(config, workdir, corpus=task is None and source is None)
     if update is None:
         optimizers.check_length(config.optimizer, config.train.steps)
+    corpora: Corpora = []
     if task is None or source is None:
         corpora = weights.open_corpora(workdir, config.data)
         task = task or make_task(config, corpora[0][1].tokenizer)
@@ -94,6 +95,8 @@ def run(
         frozen=frozen,
         extra=extra,
     )
+    if progress and distributed.is_leader():
+        print(outline.of(program, source, corpora), flush=True)
     state, result = loop.fit(
         program, source, evaluation, workdir, profile=profile, progress=progress
     )

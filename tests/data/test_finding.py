@@ -104,15 +104,21 @@ def test_every_spelling_of_a_format_is_read_and_others_are_named(
     made = corpus(folder, tmp_path / "cache")
     assert sorted(made.texts("train")) == [*"abcdef"]
     error = capfd.readouterr().err
-    assert (
-        "mixed': 5 files are of no format that is read and left out: 2 .pdf (g.pd"
-        in (error)
-    )
+    left_out = "mixed': 5 files left out, of no format that is read: 2 .pdf (g.pdf)"
+    assert left_out in error
     assert "1 without an ending (README)" in error and "1 .gz (i.parquet.gz)" in error
     for file in [*folder.glob("[a-f]*"), folder / "dataset_infos.json"]:
         file.unlink(missing_ok=True)
     with pytest.raises(ValueError, match=r"holds no file .*It has 2 \.pdf \(g\.pdf\)"):
         corpus(folder, tmp_path / "cache")
+
+
+def test_a_folder_of_hidden_files_says_so(tmp_path: pathlib.Path) -> None:
+    (tmp_path / ".b").mkdir()
+    for name in (".a.txt", ".b/c.txt"):
+        (tmp_path / name).write_text("x")
+    with pytest.raises(ValueError, match=r"Not read: 2 hidden files, as \.a\.txt\."):
+        finding.find(str(tmp_path))
 
 
 def test_what_describes_a_dataset_is_no_data(tmp_path: pathlib.Path) -> None:

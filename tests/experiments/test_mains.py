@@ -1,6 +1,7 @@
 """Every main as a command at toy size: what it prints and what it leaves behind."""
 
 import json
+import re
 import shutil
 import types
 
@@ -91,6 +92,18 @@ def test_pretrain(pretrained):
     assert (result["step"], result["finished"]) == (4, True)
     assert result["eval"]["bits_per_byte"] > 0 and result["tokens_per_second"] > 0
     assert "4/4" in pretrained.done.err  # the bar
+    assert "held out: loss" in pretrained.done.err and "evaluate" in pretrained.done.err
+    for name, text in {
+        "model": "LanguageModel, decoder: 2 layers, width 16, 2 heads, vocabulary 300",
+        "starts from": "random weights, train.seed 0",
+        "batch": r"\d+ rows × 16 tokens = ",
+        "steps": r"4 = [\d.]+ epochs; evaluated every 2, saved every 2",
+        "optimizer": r"\w+, learning rate 0.003 after 1 step of warm-up",
+        "devices": "1 × cpu",
+        "finished": "step 4",
+        "held out": ".*loss ",
+    }.items():
+        assert re.search(f"^{name} +{text}", pretrained.done.out, re.MULTILINE), name
     config = json.loads((pretrained.workdir / "config.json").read_text())
     assert config["model"]["d_model"] == 16
     steps = [
@@ -104,7 +117,8 @@ def test_pretrain(pretrained):
 def test_the_same_command_again_and_another(mains, pretrained):
     again = [*PRETRAIN, *pretrained.data, f"--workdir={pretrained.workdir}"]
     done = succeed(mains, "pretrain", *again)
-    assert "going on from step 4" in done.out
+    assert "finished, step 4 of 4; more steps extend it" in done.out
+    assert "train:" not in done.err  # no bar where nothing is done
     done = mains.run("pretrain", *again, "--config.optimizer.learning_rate=0.5")
     assert done.code == 2 and "optimizer.learning_rate=0.003" in done.err
 

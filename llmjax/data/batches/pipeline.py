@@ -105,6 +105,14 @@ class Pipeline:
         """Rows of an epoch, which shows every example once."""
         return sum(part.packing.rows(0) for part in self._parts)
 
+    def epochs(self, steps: int) -> dict[str, float]:
+        """How often each source is gone through in so many steps, by its name."""
+        rows = self._interleaving.before(self._curriculum.first_row(steps)).tolist()
+        return {
+            part.name: count / part.packing.rows(0)
+            for part, count in zip(self._parts, rows, strict=True)
+        }
+
     @functools.cached_property
     def eval_batches(self) -> int:
         """Batches that `evaluation` yields without `max_batches`."""

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
+from llmjax.config import wording
 from llmjax.data.files import reading_tables, saved_datasets
 from llmjax.data.files.slices import (
     BLOCK,
@@ -107,6 +108,9 @@ def find(source: str, label: str = "", *, cut: bool = False) -> Listing:
             files.append(match)
     if not files:
         there = f" It has {counted(left_out)}." if left_out else ""
+        if hidden := _hidden(path):
+            number = wording.count(len(hidden), "hidden file")
+            there += f" Not read: {number}, as {hidden[0].name}."
         raise ValueError(
             f"data.source={source!r} holds no file that can be read; accepted: "
             f"{ACCEPTED}, or a Hugging Face dataset saved to disk.{there}"
@@ -200,6 +204,16 @@ def _below(folder: pathlib.Path) -> list[pathlib.Path]:
             if path.is_file() or not path.exists()  # a link to nothing is an error
         ]
     return sorted(files)
+
+
+def _hidden(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The files below a folder whose own name, or a folder's there, has a dot first."""
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    ]
 
 
 # --- slices --------------------------------------------------------------------------

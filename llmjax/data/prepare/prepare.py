@@ -22,7 +22,14 @@ from etils import epath
 from tqdm import tqdm
 
 from llmjax import __version__
-from llmjax.config import Bytes, DataConfig, MixturePart, TokenizerFile, WordPiece
+from llmjax.config import (
+    Bytes,
+    DataConfig,
+    MixturePart,
+    TokenizerFile,
+    WordPiece,
+    wording,
+)
 from llmjax.data.corpora import docstrings
 from llmjax.data.corpora.builders import BUILDERS
 from llmjax.data.files import finding
@@ -188,8 +195,8 @@ def _prepare(data: DataConfig, source: str, first: Corpus | None) -> None:
         name = _name(data, source)
     if is_local(source) and (left_out := finding.find(source).left_out):
         print(
-            f"data.source={source!r}: {len(left_out)} files are of no format that is "
-            f"read and left out: {finding.counted(left_out)}",
+            f"data.source={source!r}: {wording.count(len(left_out), 'file')} left out, "
+            f"of no format that is read: {finding.counted(left_out)}",
             file=sys.stderr,
         )
     documents: Documents | RecordFiles
@@ -331,6 +338,13 @@ def _tokenizer(
         texts: Any = _training_texts(documents, data.train_split) if learns else ()
         with tqdm(texts, "tokenizer", disable=not learns) as bar:
             tokenizer = tokenizer_lib.make(data.tokenizer, bar)
+        size = getattr(data.tokenizer, "vocab_size", 0) if learns else 0
+        if tokenizer.vocab_size < size:
+            print(
+                f"the tokenizer has {tokenizer.vocab_size:,} tokens and not "
+                f"data.tokenizer.vocab_size={size:,}: the text holds no more to learn",
+                file=sys.stderr,
+            )
     tokenizer.save(path)
     saved = tokenizer_lib.load(path).fingerprint
     write_json(record, {**stage, "sha256": saved})

@@ -216,16 +216,17 @@ def _batches(
 ) -> Iterator[tuple[str, list[typed_values.Record]]]:
     """Records of one split, some at a time, in the order of the rows."""
     open_batches: dict[str, list[typed_values.Record]] = {}
-    for split, row in tqdm(source.rows(), "records", unit=" records"):
-        record = typed_values.record(row, fields, schema)
-        if not source.own_splits:
-            split = _split(record, data.prepare)
-        elif split == "train" and source.held_out:
-            split = _split(record, choice.only(data.prepare, source.held_out))
-        batch = open_batches.setdefault(split, [])
-        batch.append(record)
-        if len(batch) == _BATCH:
-            yield split, open_batches.pop(split)
+    with tqdm(source.rows(), "records", unit=" records") as rows:
+        for split, row in rows:
+            record = typed_values.record(row, fields, schema)
+            if not source.own_splits:
+                split = _split(record, data.prepare)
+            elif split == "train" and source.held_out:
+                split = _split(record, choice.only(data.prepare, source.held_out))
+            batch = open_batches.setdefault(split, [])
+            batch.append(record)
+            if len(batch) == _BATCH:
+                yield split, open_batches.pop(split)
     yield from open_batches.items()
 
 
@@ -257,11 +258,12 @@ def write_tokens(
     account = manifest.read_json(place / "account.json")
     if account.get("key") != key(files, tokenizer):
         account = {"key": key(files, tokenizer), "files": {}}
-    for split in tqdm(files.account["documents"], "tokens"):
-        name = f"{split}.arrow"
-        if name not in account["files"] or not (place / name).exists():
-            account["files"][name] = records.write_tokens(
-                place / name, files.folder / name, files.schema, tokenizer
-            )
-            manifest.write_json(place / "account.json", account)
+    with tqdm(files.account["documents"], "tokens") as splits:
+        for split in splits:
+            name = f"{split}.arrow"
+            if name not in account["files"] or not (place / name).exists():
+                account["files"][name] = records.write_tokens(
+                    place / name, files.folder / name, files.schema, tokenizer
+                )
+                manifest.write_json(place / "account.json", account)
     return {f"records/{name}": file for name, file in account["files"].items()}

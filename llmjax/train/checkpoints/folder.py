@@ -28,8 +28,8 @@ class Folder:
         """Names the checkpoint at `path`; reads nothing yet."""
         self.path = path
         self.remedy = (
-            f"move {path} away to go on from the one before it, or let "
-            "train.damaged='set_aside' do so"
+            f"move {path} away to use the one before it, or name another step; "
+            "train.damaged='set_aside' lets a run that trains on do so itself"
         )
 
     @functools.cached_property

@@ -39,12 +39,13 @@ class Log:
         self.watch = Stopwatch()
         self.curriculum = Curriculum(config.data)
         self.results: dict[str, Any] = {}
+        self.shown = dict.fromkeys(("loss", "rate", "skipped", "eval"), "")
         self.bar = tqdm.tqdm(
             total=config.train.steps,
             initial=start,
             desc="train",
             unit="step",
-            disable=not (progress and leader),
+            disable=not (progress and leader) or start >= config.train.steps,
             mininterval=1.0,
         )
 
@@ -91,12 +92,12 @@ class Log:
             row |= {name: float(value) for name, value in scalars.items()}
             row["tokens_per_second"] = rate = self.watch.rate_since_last()
             self._write(step, "train", row)
-            postfix = [f"{rate:,.0f} tokens/s"]
+            self.shown |= {"loss": "", "rate": f"{rate:,.0f} tokens/s" if rate else ""}
             if "loss" in row:  # a step that float16 skipped has none
-                postfix.insert(0, f"loss {row['loss']:.3f}")
+                self.shown["loss"] = f"loss {row['loss']:.3f}"
             if row.get("skipped"):
-                postfix.append(f"{row['skipped']:.0f} steps skipped")
-            self.bar.set_postfix_str(", ".join(postfix))
+                self.shown["skipped"] = f"{row['skipped']:.0f} steps skipped"
+            self._show()
 
     def last_checkpoint(self) -> str:
         """A phrase that says from where the run can go on."""
@@ -109,10 +110,22 @@ class Log:
         files = [w for w in self.writers if isinstance(w, writers.JsonLines)]
         return files[0].account() if files else None
 
+    def evaluating(self) -> None:
+        """Says on the bar that an evaluation goes on."""
+        self.bar.set_description_str("evaluate")
+
     def evaluated(self, step: int, metrics: dict[str, float]) -> None:
         """Writes an evaluation's metrics; its time does not count as training's."""
         self._write(step, "eval", metrics)
+        names = dict.fromkeys(["loss", self.config.train.best_metric])
+        values = [f"{n} {metrics[n]:.3f}" for n in names if n in metrics]
+        self.shown["eval"] = f"held out: {', '.join(values)}"
+        self.bar.set_description_str("train", refresh=False)
+        self._show()
         self.watch.restart()
+
+    def _show(self) -> None:
+        self.bar.set_postfix_str("; ".join(filter(None, self.shown.values())))
 
     def _write(self, step: int, kind: str, row: dict[str, float]) -> None:
         for writer in self.writers:

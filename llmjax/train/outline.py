@@ -1,0 +1,171 @@
+"""A run in words, before its first step."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from llmjax.config import Checkpoint, MixturePart, RunConfig, wording
+from llmjax.data.batches.curriculum import Curriculum
+from llmjax.data.batches.pipeline import Pipeline
+from llmjax.data.store.corpus import Corpus
+from llmjax.train.setup import Batches, Program
+
+Corpora = Sequence[tuple[MixturePart, Corpus]]
+
+
+def of(program: Program, source: Batches, corpora: Corpora = ()) -> str:
+    """A table of a run's parts, with notes on what may be meant otherwise.
+
+    Args:
+      program: from `setup.build`.
+      source: of the batches.
+      corpora: where the batches come from, if they are the config's.
+    """
+    config = program.config
+    rows = {
+        "model": _model(program),
+        "parameters": _parameters(program),
+        "task": _task(config),
+        "starts from": _start(config),
+        **_data(config, corpora),
+        "batch": _batch(config),
+        "steps": _steps(config, source),
+        "optimizer": _optimizer(config),
+        "devices": _devices(program),
+    }
+    notes = _notes(config, source, corpora)
+    return "\n".join([wording.table(rows), *(f"note: {note}" for note in notes)])
+
+
+def _model(program: Program) -> str:
+    cfg = program.config.model
+    return (
+        f"{type(program.model).__name__}, {cfg.architecture.replace('_', '-')}: "
+        f"{wording.count(cfg.L, 'layer')}, width {cfg.d_model:,}, "
+        f"{wording.count(cfg.num_heads, 'head')}, vocabulary {cfg.vocab_size:,}"
+    )
+
+
+def _parameters(program: Program) -> str:
+    trained = _size(program.abstract.params)
+    whole = trained + _size(program.abstract.frozen.get("params", {}))
+    part = f", {wording.short(trained)} of them trained" if trained < whole else ""
+    return wording.short(whole) + part
+
+
+def _size(tree: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def _task(config: RunConfig) -> str:
+    labels: tuple[str, ...] = getattr(config.task, "labels", ())
+    shown = ", ".join(labels[:8]) + (", …" if len(labels) > 8 else "")
+    classes = f", {wording.count(len(labels), 'class', 'classes')}: {shown}"
+    return config.task.kind + (classes if labels else "")
+
+
+def _start(config: RunConfig) -> str:
+    if isinstance(config.init, Checkpoint):
+        return f"the weights of {config.init.path}"
+    return f"random weights, train.seed {config.train.seed}"
+
+
+def _data(config: RunConfig, corpora: Corpora) -> dict[str, str]:
+    """What the splits of each corpus hold."""
+    field = getattr(config.task, "text_field", "text")
+    splits = dict.fromkeys((config.data.train_split, config.data.eval_split))
+    rows = {}
+    for k, (_, corpus) in enumerate(corpora):
+        documents = corpus.manifest["dataset"]["documents"]
+        parts = []
+        for split in splits:
+            if split in documents:
+                text = f"{split} {wording.count(documents[split], 'document')}"
+                count = _tokens(corpus, split, field)
+                tokens = f", {wording.short(count)} tokens" if count else ""
+                parts.append(text + tokens)
+        name = corpus.manifest["corpus"]
+        rows[f"data {k + 1}" if len(corpora) > 1 else "data"] = (
+            f"{name}: {'; '.join(parts)}"
+        )
+    return rows
+
+
+def _tokens(corpus: Corpus, split: str, field: str) -> int:
+    """Tokens of a split's documents; 0 for records, which are not counted."""
+    files = corpus.manifest["token_files"]
+    account = files.get(f"{field}/{split}") or files.get(f"text/{split}")
+    return account["tokens"] if account else 0
+
+
+def _batch(config: RunConfig) -> str:
+    shapes = Curriculum(config.data).shapes()
+    texts = [f"{rows:,} rows × {tokens:,} tokens" for rows, tokens in shapes]
+    text = ", then ".join(texts)
+    if len(shapes) == 1:
+        text += f" = {shapes[0][0] * shapes[0][1]:,}"
+    k = config.layout.microbatches
+    return text + (f", in {k} microbatches" if k > 1 else "")
+
+
+def _steps(config: RunConfig, source: Batches) -> str:
+    train = config.train
+    text = f"{train.steps:,}"
+    if isinstance(source, Pipeline):
+        epochs = source.epochs(train.steps)
+        if len(epochs) == 1:
+            (count,) = epochs.values()
+            text += f" = {count:.3g} {'epoch' if count == 1 else 'epochs'}"
+        else:
+            each = (f"{name} {count:.3g}" for name, count in epochs.items())
+            text += f"; epochs: {', '.join(each)}"
+    return (
+        f"{text}; evaluated every {train.eval_every:,}, saved every "
+        f"{train.checkpoint_every:,}"
+    )
+
+
+def _optimizer(config: RunConfig) -> str:
+    optimizer, schedule = config.optimizer, config.optimizer.schedule
+    warmup = schedule.warmup_steps
+    text = f"{optimizer.algorithm.kind}, learning rate {optimizer.learning_rate:g}"
+    if warmup:
+        text += f" after {wording.count(warmup, 'step')} of warm-up"
+    if (final := getattr(schedule, "final", None)) is not None:
+        form = "cosine" if schedule.kind == "warmup_cosine" else "line"
+        text += f", then a {form} to {optimizer.learning_rate * final:g}"
+    return text
+
+
+def _devices(program: Program) -> str:
+    devices = program.mesh.devices.flat
+    text = f"{len(devices)} × {devices[0].device_kind}"
+    axes = {name: n for name, n in program.mesh.shape.items() if n > 1}
+    if axes:
+        text += f", as {', '.join(f'{name} {n}' for name, n in axes.items())}"
+    if jax.process_count() > 1:
+        text += f", in {jax.process_count()} processes"
+    return text
+
+
+def _notes(config: RunConfig, source: Batches, corpora: Corpora) -> list[str]:
+    """Sizes that a small corpus makes no sense of."""
+    data, notes = config.data, []
+    split = data.train_split
+    field = getattr(config.task, "text_field", "text")
+    tokens = sum(_tokens(corpus, split, field) for _, corpus in corpora)
+    if 0 < tokens < data.seq_len:
+        notes.append(
+            f"data.seq_len={data.seq_len:,} is more than all {tokens:,} tokens of the "
+            f"split {split!r}; a smaller one wastes less"
+        )
+    if isinstance(source, Pipeline) and corpora:
+        rows: int = source.rows_per_epoch
+        if data.batch_size > rows:
+            notes.append(
+                f"data.batch_size={data.batch_size:,} is more than the "
+                f"{wording.count(rows, 'row')} of the split {split!r}: each step "
+                "repeats them"
+            )
+    return notes

@@ -1,0 +1,45 @@
+"""What is said of a run before it starts."""
+
+import pytest
+from etils import epath
+
+from llmjax.config import Bytes, MixturePart
+from llmjax.data.store.corpus import Corpus
+from llmjax.data.tokenizers import tokenizer
+from llmjax.train import outline, setup
+from tests.train import toy
+
+
+def described(data, **parts):
+    """The words for a run on 12 documents, 240 tokens."""
+    config = toy.change(toy.CONFIG, data=data, **parts)
+    source = toy.batches(config, documents=12)
+    program = setup.build(config, toy.task(config), source.batch(0))
+    manifest = {
+        "corpus": "x_1",
+        "dataset": {"documents": {"train": 12}},
+        "token_files": {"text/train": {"documents": 12, "tokens": 240}},
+    }
+    here = epath.Path()
+    corpus = Corpus(tokenizer.make(Bytes(), ()), (), manifest, here, here)
+    return outline.of(program, source, [(MixturePart("x"), corpus)])
+
+
+def test_a_run_in_words():
+    rows = dict(line.split("  ", 1) for line in described({}).splitlines())
+    rows = {name: text.strip() for name, text in rows.items()}
+    assert rows["data"] == "x_1: train 12 documents, 240 tokens"
+    assert rows["batch"].startswith("8 rows × 16 tokens = 128")
+    assert rows["starts from"].startswith("random weights")
+    assert "note" not in rows
+
+
+@pytest.mark.parametrize(
+    ("data", "note"),
+    [
+        ({"seq_len": 512}, "data.seq_len=512 is more than all 240 tokens of the split"),
+        ({"batch_size": 64}, "data.batch_size=64 is more than the"),
+    ],
+)
+def test_sizes_beyond_the_data_are_noted(data, note):
+    assert f"note: {note}" in described(data)
