@@ -130,7 +130,8 @@ def report(result: dict[str, Any], describe: Callable[[dict[str, Any]], str]) ->
       ValueError: there is such a number; after all is written.
     """
     text, wrong = to_json(result)
-    print(describe(result), flush=True)
+    if shown := describe(result):
+        print(shown, flush=True)
     if WORKDIR.value is not None:
         write_result(WORKDIR.value, text)
     if wrong:

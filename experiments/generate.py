@@ -116,6 +116,8 @@ def main() -> dict[str, Any]:
         for prompt, ids in zip(texts, rows, strict=True)
     ]
     alone = CHAT.value or source.model.cfg.architecture == "encoder_decoder"
+    if source.step is not None:
+        print(f"by the checkpoint of step {source.step:,}", file=sys.stderr)
     for item in generations:
         print(f"{'' if alone else item['prompt']}{item['text']}\n---", flush=True)
     return {
@@ -249,4 +251,4 @@ def ends(source: Source) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    cli.launch(main, required=("run",))
+    cli.launch(main, ("run",), lambda _: "")  # the texts alone are its output

@@ -170,7 +170,7 @@ def test_a_damaged_checkpoint_is_named(damage, copy, program):
     if damage is foreign:
         damaged = [step / "run" / "metadata"]  # without which nothing is known
     assert str(e.value).split(" is ")[0] in map(str, damaged)
-    assert f"; move {step} away to go on from the one before it" in str(e.value)
+    assert f"; move {step} away to use the one before it" in str(e.value)
     assert "\n" not in str(e.value)
 
 
@@ -181,7 +181,7 @@ def test_a_damaged_checkpoint_without_checksums_is_named(damage, copy, program):
     damage(step)
     with pytest.raises(ValueError, match=re.escape(str(step))) as e:
         Checkpoints(copy).restore(program.restorable())
-    assert f"; move {step} away to go on from the one before it" in str(e.value)
+    assert f"; move {step} away to use the one before it" in str(e.value)
     assert "\n" not in str(e.value)
 
 
@@ -240,7 +240,7 @@ def test_to_go_on_the_last_whole_one_is_taken_only_when_told(saved, program, cap
     for step in ("8", "10"):
         flip_largest(folder / step)
     writing = Checkpoints(saved, program.config)
-    with pytest.raises(ValueError, match="or let train.damaged='set_aside' do so"):
+    with pytest.raises(ValueError, match="train.damaged='set_aside' lets"):
         writing.restore(program.restorable())
     writing.set_aside_damaged()
     assert int(writing.restore(program.restorable()).step) == 6

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import textwrap
 from collections.abc import Collection, Mapping, Set
 from typing import Any
 
@@ -19,6 +20,7 @@ from llmjax.config import (
     RunConfig,
     parse,
     to_dict,
+    wording,
 )
 from llmjax.models.forward import variables
 from llmjax.parallel.processes import distributed
@@ -208,7 +210,14 @@ def _report(
     if not grown:
         del kinds["loaded, with new rows"]
     return [f"initial weights from {path}:"] + [
-        f"  {kind} {len(names)}: {', '.join(sorted(names)) or 'none'}"
+        textwrap.fill(
+            f"{kind} {len(names)}: {', '.join(sorted(names)) or 'none'}",
+            wording.WIDTH,
+            initial_indent="  ",
+            subsequent_indent="    ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
         for kind, names in kinds.items()
     ]
 
