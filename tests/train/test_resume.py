@@ -134,10 +134,11 @@ def test_weights_of_another_run(whole, tuning, noisy):
     average = whole.state.opt_state[-1].average
     toy.assert_same_bits(begun.params["transformer"], average["transformer"])
     toy.assert_same_bits(begun.params["classifier"], state.params["classifier"])
-    head, loaded, created, left = text.splitlines()
+    head, loaded, *more, created, left = text.splitlines()
     count = len(jax.tree.leaves(average["transformer"]))
     assert str(whole.workdir) in head
     assert loaded.startswith(f"  loaded {count}: transformer/embedder/table")
+    assert all(line.startswith("    transformer/") for line in more)
     assert created == "  created 2: classifier/bias, classifier/kernel"
     assert left == "  left over 0: none"
     restarted = tuning.with_params(begun, begun.params)
