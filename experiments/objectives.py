@@ -111,6 +111,7 @@ def learn(name: str, folder: epath.Path) -> list[Row]:
     settings = config(name)
     prepare.prepare(settings.data)
     trained = run.run(settings, folder).result
+    cli.stop_unless_finished(trained)
     program, params, batches = run.load(folder, step=settings.train.steps)
     totals = evaluation.totals(program, params, batches)
     means = evaluation.means([totals])

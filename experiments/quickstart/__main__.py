@@ -59,6 +59,7 @@ def main() -> None:
         peak, _ = flops.matmul_peak()
     with stage("pretrain"):
         trained = run.run(config, pretrained).result
+        cli.stop_unless_finished(trained)
     with stage("evaluate"):
         bits = stages.bits_per_byte(pretrained) | compressors
     with stage("fine-tune"):

@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
-from llmjax.config import LayoutConfig
+from llmjax.config import LayoutConfig, wording
 from llmjax.parallel.axes import BATCH_AXES, RULES, Rules
 
 
@@ -35,7 +35,8 @@ def make_mesh(
         sizes[free[0]] = len(devices) // fixed
     if math.prod(sizes.values()) != len(devices):
         raise ValueError(
-            f"layout asks for {fixed} devices ({text}) and there are {len(devices)}; "
+            f"layout asks for {wording.count(fixed, 'device')} ({text}) and there are "
+            f"{len(devices)}; "
             f"make the product of layout's axes {len(devices)}, or one of them -1"
         )
     return Mesh(

@@ -101,7 +101,7 @@ def _tokens(corpus: Corpus, split: str, field: str) -> int:
 
 def _batch(config: RunConfig) -> str:
     shapes = Curriculum(config.data).shapes()
-    texts = [f"{rows:,} rows × {tokens:,} tokens" for rows, tokens in shapes]
+    texts = [f"{wording.count(B, 'row')} × {T:,} tokens" for B, T in shapes]
     text = ", then ".join(texts)
     if len(shapes) == 1:
         text += f" = {shapes[0][0] * shapes[0][1]:,}"

@@ -63,7 +63,7 @@ def test_labelled_texts_are_all_kept(corpus, tmp_path, capsys):
     assert selecting.dropped(counts) == {"empty": 1} and counts["unlabelled"] == 1
     said = capsys.readouterr().err
     assert "61 of 62 documents are kept; dropped: 1 empty" in said
-    assert "1 documents have no label" in said
+    assert "1 document without a label" in said
 
 
 def test_of_a_few_texts_each_split_has_one(corpus, tmp_path):

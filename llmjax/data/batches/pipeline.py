@@ -11,7 +11,7 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from llmjax.config import DataConfig, Explicit
+from llmjax.config import DataConfig, Explicit, wording
 from llmjax.data.batches import curriculum, interleaving, streams
 from llmjax.data.batches.rows import Features, Part, PartRows, Source
 from llmjax.data.batches.streams import Batch, Feature
@@ -137,7 +137,7 @@ class Pipeline:
 
             last = bisect.bisect_left(range(steps), True, key=dry)
             raise ValueError(
-                f"{part.name} runs dry: it has {limit} rows in "
+                f"{part.name} runs dry: it has {wording.count(limit, 'row')} in "
                 f"max_epochs={part.max_epochs:g}, and {steps} steps ask for {rows} of "
                 "them; raise its max_epochs, lower its weight, or set train.steps to "
                 f"{last} or fewer"

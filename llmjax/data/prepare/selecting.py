@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from llmjax.config import PrepareConfig
+from llmjax.config import PrepareConfig, wording
 from llmjax.data.cleaning import choice, duplicates
 from llmjax.data.files import finding
 from llmjax.data.files import splits as own_splits
@@ -69,8 +69,8 @@ def report(account: dict[str, Any], prepare: PrepareConfig) -> list[str]:
         lines.append(f"{source}: {kept}; dropped: {', '.join(reasons)}")
     if n := counts.get("unlabelled", 0):
         lines.append(
-            f"{source}: {n:,} documents have no label, and no task with labels reads "
-            "them"
+            f"{source}: {wording.count(n, 'document')} without a label, which no task "
+            "with labels reads"
         )
     for split in account.get("held_out", ()):
         share = getattr(prepare, split)

@@ -6,7 +6,7 @@ from typing import Any
 
 from orbax.checkpoint import checkpoint_managers as policies
 
-from llmjax.config import TrainConfig
+from llmjax.config import TrainConfig, wording
 
 Metrics = Mapping[str, Any] | None  # of an evaluation; None where there was none
 
@@ -40,9 +40,10 @@ class Best:
     def report(self, step: int, config: TrainConfig) -> str:
         """Why a run stopped at `step`, for a person."""
         return (
-            f"stopped at step {step} of {config.steps}: {self.since} evaluations in a "
-            f"row without a better {config.best_metric} than {self.value} of step "
-            f"{self.step} (train.patience={config.patience})"
+            f"stopped at step {step} of {config.steps}: "
+            f"{wording.count(self.since, 'evaluation')} in a row without a better "
+            f"{config.best_metric} than {self.value} of step {self.step} "
+            f"(train.patience={config.patience})"
         )
 
 

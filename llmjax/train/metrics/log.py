@@ -96,7 +96,7 @@ class Log:
             if "loss" in row:  # a step that float16 skipped has none
                 self.shown["loss"] = f"loss {row['loss']:.3f}"
             if row.get("skipped"):
-                self.shown["skipped"] = f"{row['skipped']:.0f} steps skipped"
+                self.shown["skipped"] = f"skipped {row['skipped']:.0f}"
             self._show()
 
     def last_checkpoint(self) -> str:
