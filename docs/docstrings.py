@@ -7,6 +7,8 @@ import re
 import textwrap
 from typing import Any
 
+SECTIONS = {"Args", "Attributes", "Raises", "Returns", "Yields", "Example"}
+
 
 def connect(app: Any) -> None:
     """Registers what changes docstrings and signatures, around napoleon's reading."""
@@ -66,27 +68,36 @@ def literal_blocks(lines: list[str]) -> list[str]:
 
 
 def listed(lines: list[str]) -> list[str]:
-    """Attributes as a list: several may share a text, which napoleon does not know."""
-    if "Attributes:" not in lines:
-        return lines
-    start = lines.index("Attributes:")
-    below = lines[start + 1 :]
-    texts = (i for i, line in enumerate(below) if line and not line.startswith(" "))
-    end = next(texts, len(below))
-    items = [
-        re.sub(r"^  ([\w, ]+):(?= |$)", r"* **\1**:", line)
-        if re.match(r"  \w", line)
-        else line[2:]
-        for line in below[:end]
-    ]
-    return [*lines[:start], *items, *lines[start + 1 + end :]]
+    """Indented lines `name: text` as a list, where napoleon reads none of them.
+
+    So are attributes: several may share a text, which napoleon does not know.
+    """
+    result: list[str] = []
+    items = False  # whether the last line was part of the list
+    for i, line in enumerate(lines):
+        if line == "Attributes:":
+            continue
+        item = re.match(r"  ([\w, ]+):(?= |$)", line)
+        if item and not in_section(lines[:i], but="Attributes"):
+            if not items and result and result[-1]:
+                result.append("")
+            result.append(f"* **{item[1]}**:{line[item.end() :]}")
+            items = True
+        elif items and line.startswith("    "):
+            result.append(line[2:])
+        else:
+            if items and line:
+                result.append("")
+            items = items and not line
+            result.append(line)
+    return result
 
 
-def in_section(lines: list[str]) -> bool:
+def in_section(lines: list[str], but: str = "") -> bool:
     """Whether the last line at the margin begins a section, as `Args:` does."""
     margin = [line for line in lines if line.strip() and not line.startswith(" ")]
-    sections = r"(Args|Attributes|Raises|Returns|Yields|Example):"
-    return bool(margin) and re.fullmatch(sections, margin[-1]) is not None
+    header = margin[-1].removesuffix(":") if margin else ""
+    return header in SECTIONS - {but}
 
 
 def source_of_fields(cls: type) -> str:
