@@ -111,7 +111,7 @@ def test_command(command, workdir):
         words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.strip()
+    assert (done.stdout + done.stderr).strip()
 
 
 @pytest.mark.slow
