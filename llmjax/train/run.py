@@ -184,7 +184,7 @@ def load(
 def _check_run(workdir: epath.PathLike) -> None:
     """Raises ValueError where the folder is the hub's."""
     folder = epath.Path(workdir).expanduser()
-    if any(folder.glob("*.safetensors")) and not (folder / "checkpoints").exists():
+    if (folder / "config.json").exists() and weights.of_hub(str(folder)):
         raise ValueError(
             f"{folder} is a folder of the hub, which has no task and no data; "
             "llmjax.hub.load.load gives its model and weights, and a run with "
