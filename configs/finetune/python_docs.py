@@ -29,6 +29,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.layout.unroll = 1  # a short run: it compiles faster
     config.optimizer.algorithm.kind = "adamw"
     config.optimizer.algorithm.newton_schulz_steps = None
-    config.optimizer.learning_rate = 1e-3
+    config.optimizer.learning_rate = 5e-4
     config.optimizer.schedule.warmup_steps = 10
     return config

@@ -3,10 +3,11 @@
     python -m experiments.quickstart --workdir=runs/quickstart
     python tests/proofs/finetune_seeds.py [--workdir=runs/quickstart]
 
-Both take as many steps; from scratch at its own best of three learning rates, chosen
-on the validation split. A seed draws the new weights and the order of the texts. Prints
-test accuracy and macro-F1, their means and spreads (largest - smallest); exits 1 where
-the means are not further apart than the larger of the two spreads.
+Both read the same labelled texts and take as many steps; from scratch at its own best
+of its learning rates, chosen on the validation split. A seed draws the new weights
+and the order of the texts. Prints test accuracy and macro-F1, their means and spreads
+(largest - smallest); exits 1 where the means are not further apart than the larger of
+the two spreads.
 """
 
 import os
@@ -21,9 +22,8 @@ from etils import epath
 
 from experiments import cli
 from experiments.quickstart import stages
-from experiments.quickstart.configs import configs
+from experiments.quickstart.configs import TEXTS, configs
 from llmjax import config as cfg
-from llmjax.train import run
 from llmjax.train.checkpoints.checkpoints import load_params
 
 SEEDS = (0, 1, 2)
@@ -41,7 +41,7 @@ def measure(name: str, config, folder: epath.Path) -> list[dict[str, float]]:
     out = []
     for seed in SEEDS:
         workdir = folder / f"{name}_seed{seed}"
-        run.run(seeded(config, seed), workdir, progress=False)
+        stages.train_on_few(seeded(config, seed), workdir, TEXTS)
         out.append(stages.evaluate_classifier(workdir))
         scores = "  ".join(f"{m} {out[-1][m]:.4f}" for m in METRICS)
         print(f"{name:10} seed {seed}: {scores}", flush=True)
@@ -55,12 +55,12 @@ def main(_) -> None:
     config, _ = load_params(pretrained)
     print(f"pretrained: {pretrained}, {config.train.steps} steps")
     # finds scratch's best learning rate, or reads what quickstart found
-    _, tune = configs(pretrained)
+    *_, tune = configs(workdir)
     tune.data.directory = config.data.directory
-    best = stages.finetune(tune, workdir)["scratch"]["learning_rate"]
+    best = stages.finetune(tune, workdir, TEXTS)["scratch"]["learning_rate"]
     print(f"from scratch: best learning rate {best:g} of {stages.SCRATCH_RATES}")
 
-    _, tune = configs(pretrained)
+    *_, tune = configs(workdir)
     tune.data.directory = config.data.directory
     tuned = measure("fine-tuned", tune, folder)
     tune.init = {"kind": "scratch"}
