@@ -164,15 +164,19 @@ def origin_of(config: RunConfig, folder: Path) -> tuple[Origin, list[Path]]:
     if file.is_file() and "model_type" in (hf := read_json(file)):
         about = origin.read(file.parent, str(hf["model_type"]), hf)
     longest = max(config.data.seq_len, hf.get("max_position_embeddings") or 0)
+    texts = isinstance(config.task, SequenceClassification)
     try:
         tokenizer = load_tokenizer(SOURCE.value, config)
     except (FileNotFoundError, ValueError) as e:
         print(f"the target gets no tokenizer: {e}", file=sys.stderr)
         ids = {}
     else:
-        texts = isinstance(config.task, SequenceClassification)
         whole = texts or config.model.architecture == "encoder"
-        tokenizer_files.write(tokenizer, folder, longest, ends=whole)
+        # a classifier's texts are cut where they were cut in training
+        read = config.data.seq_len if texts else longest
+        if isinstance(positions := config.model.positions, Learned):
+            read = min(read, positions.max_length)
+        tokenizer_files.write(tokenizer, folder, read, ends=whole)
         ids = {
             "bos_token_id": tokenizer.bos_id,
             "eos_token_id": tokenizer.eos_id,
@@ -241,7 +245,8 @@ def write_checkpoint(model: Any, params: Any, target: Path, beside: list[Path]) 
     if isinstance(positions, Learned) and positions.max_length < data.seq_len:
         data = DataConfig(seq_len=positions.max_length)
     if isinstance(task, SequenceClassification):
-        data = dataclasses.replace(data, packing="pad")
+        longest = tokenizer_files.longest(model, beside) or data.seq_len
+        data = dataclasses.replace(data, packing="pad", seq_len=longest)
     checkpoints = Checkpoints(target, RunConfig(model.cfg, task, data))
     checkpoints.save(State(np.zeros((), np.int32), params, {}, {}, {}))
     checkpoints.close()

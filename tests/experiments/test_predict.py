@@ -88,7 +88,7 @@ def test_probabilities_are_those_of_transformers_pipeline(predicted):
         assert answer["probabilities"] == pytest.approx(scores, abs=1e-5)
         assert answer["label"] == max(scores, key=scores.__getitem__)
         assert answer["probability"] == answer["probabilities"][answer["label"]]
-    assert f"{len(TEXTS)} of " in out and "1 texts, to the 40 tokens that" in out
+    assert f"{len(TEXTS)} of " in out and "2 texts, to the 20 tokens that" in out
 
 
 def test_a_checkpoint_and_its_export_predict_the_same(

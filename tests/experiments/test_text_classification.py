@@ -86,6 +86,8 @@ def test_it_is_extended_evaluated_and_exported(mains, tuned):
     assert done.code == 0, done.err
     own, written = hub.tokenizer(place / "bert"), hub.tokenizer(place / "exported")
     assert comparison.agree(own, written)
+    about = json.loads((place / "exported" / "tokenizer_config.json").read_text())
+    assert about["model_max_length"] == 16  # as the run cuts, of 32 positions
 
 
 def test_a_run_is_loaded_and_looked_into(tuned):
