@@ -3,6 +3,7 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 
 from llmjax.config import (
@@ -64,6 +65,20 @@ def test_labelled_texts_are_all_kept(corpus, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "61 of 62 documents are kept; dropped: 1 empty" in said
     assert "1 document without a label" in said
+
+
+def test_one_class_is_not_several_by_the_way_it_is_written(corpus, tmp_path):
+    """As pandas writes numbers beside a gap, and people write names."""
+    labels = ["1", "1.0", "0.0", "0", "", " ", "2.5", "caf\u00e9", " cafe\u0301 "]
+    own = [(f"text {i}", label) for i, label in enumerate(labels * 3)]
+    for_held_out = {"validation": 0.0, "test": 0.0}
+    source = write(tmp_path / "a.csv", own)
+    made, _ = corpus(source, label="label", **for_held_out)
+    assert made.class_names == ("0", "1", "2.5", "caf\u00e9")
+    assert made.manifest["dataset"]["cleaning"]["unlabelled"] == 6
+    assert np.bincount(made.source("train", "text").labels + 1).tolist() == [
+        *(6, 6, 6, 3, 6)
+    ]
 
 
 def test_of_a_few_texts_each_split_has_one(corpus, tmp_path):

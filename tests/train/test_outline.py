@@ -1,9 +1,18 @@
 """What is said of a run before it starts."""
 
+import dataclasses
+
 import pytest
 from etils import epath
 
-from llmjax.config import Bytes, MixturePart
+from llmjax.config import (
+    Bytes,
+    DataConfig,
+    MixturePart,
+    PrepareConfig,
+    SequenceClassification,
+)
+from llmjax.data.prepare import prepare
 from llmjax.data.store.corpus import Corpus
 from llmjax.data.tokenizers import tokenizer
 from llmjax.train import outline, setup
@@ -43,3 +52,24 @@ def test_a_run_in_words():
 )
 def test_sizes_beyond_the_data_are_noted(data, note):
     assert f"note: {note}" in described(data)
+
+
+def test_a_class_without_a_text_to_learn_from_is_noted(tmp_path):
+    (folder := tmp_path / "own").mkdir()
+    for name, labels in (("train", "ab"), ("validation", "abc")):
+        rows = [f"{name} {i},{labels[i % len(labels)]}" for i in range(12)]
+        (folder / f"{name}.csv").write_text("\n".join(["text,label", *rows]))
+    rules = PrepareConfig(label="label", test=0.0, workers=1)
+    data = DataConfig(
+        source=str(folder),
+        directory=str(tmp_path / "cache"),
+        tokenizer=Bytes(),
+        prepare=rules,
+    )
+    corpora = [(MixturePart("x"), prepare.prepare(data))]
+    config = dataclasses.replace(
+        toy.CONFIG,
+        task=SequenceClassification(None, ("a", "b", "c")),
+        data=dataclasses.replace(data, packing="pad", seq_len=16),
+    )
+    assert outline.unseen(config, corpora) == ["c"]

@@ -3,7 +3,9 @@
 import dataclasses
 import decimal
 import itertools
+import re
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -13,6 +15,8 @@ BLOCK = 1024  # rows that are read at a time
 LabelledText = tuple[str, str | None]  # text, name of the class
 TEXT_FORMATS = ("txt", "jsonl", "json", "csv", "tsv")  # also packed as .gz or .zst
 FORMATS = (*TEXT_FORMATS, "parquet", "array_record")
+LABEL_FORM = 2  # raise it when the same labels get other names
+_WHOLE = re.compile(r"(-?[0-9]+)\.0+")
 Columns = Mapping[str, str]  # column of a file -> the config key that names it
 
 
@@ -93,14 +97,20 @@ def unreadable(file: Any, e: OSError) -> ValueError:
 def label_name(value: Any) -> str | None:
     """The name of the class of a label as a file has it.
 
-    1 and 1.0 are one class; None, "" and NaN, which pandas has for nothing, are none.
+    1, 1.0 and "1.0", as pandas writes numbers in a column with gaps, are one class; so
+    are names that differ only in white space around them or in Unicode's form. None, ""
+    and NaN, which pandas has for nothing, are none.
 
     Raises:
       ValueError: it is a list, an object or bytes.
     """
     if isinstance(value, list | dict | bytes):
         raise ValueError(f"{type(value).__name__} and no class")
-    if value is None or value == "" or value != value:
+    if isinstance(value, str):
+        name = unicodedata.normalize("NFC", value.strip())
+        whole = _WHOLE.fullmatch(name)
+        return (whole[1] if whole else name) or None
+    if value is None or value != value:
         return None
     if isinstance(value, float | decimal.Decimal) and value % 1 == 0:
         value = int(value)

@@ -119,7 +119,7 @@ def _class(classes: tuple[str, ...], value: Any, numbered: bool) -> str | None:
     """
     if isinstance(value, list | dict | bytes):
         raise ValueError(f"{_described(value)} and no class")
-    name = label_name(value)
+    name = value if isinstance(value, str) and value in classes else label_name(value)
     if isinstance(value, float) and name and "." in name:
         raise ValueError(f"{_described(value)} and no class")
     number_alone = numbered and isinstance(value, int | float)

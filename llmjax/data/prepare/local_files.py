@@ -23,7 +23,7 @@ from llmjax.config import DataConfig, PrepareConfig
 from llmjax.data.cleaning import choice, duplicates, filters, steps
 from llmjax.data.files import columns as columns
 from llmjax.data.files import finding, passages, readers
-from llmjax.data.files.slices import FileSlice
+from llmjax.data.files.slices import LABEL_FORM, FileSlice
 from llmjax.data.prepare import selecting, workers
 from llmjax.data.store import manifest
 from llmjax.data.store.documents import (
@@ -127,6 +127,8 @@ def _rules(prepare: PrepareConfig) -> dict[str, Any]:
 
 def _own(listing: finding.Listing, prepare: PrepareConfig) -> Iterator[dict[str, Any]]:
     """What else decides it, where the files themselves say something."""
+    if prepare.label or prepare.fields:
+        yield {"labels": LABEL_FORM}
     held_out = selecting.held_out(listing.splits, prepare)
     if listing.named or listing.cut or held_out:
         cut = passages.FORM if listing.cut else 0
