@@ -18,6 +18,7 @@ lie in OUTPUT.part until all are there. Any number of devices gives the same row
 
 import dataclasses
 import itertools
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -43,7 +44,7 @@ from llmjax.data.files.slices import FileSlice, Row
 from llmjax.hub import packages, tokenizer_files
 from llmjax.infer.generate import generates
 from llmjax.infer.output import Output
-from llmjax.infer.predict import CHUNK, Predictor, chunks
+from llmjax.infer.predict import CHUNK, Predictor, chunks, fingerprint
 from llmjax.models.heads.classifier import SINGLE, SequenceClassifier
 from llmjax.parallel.processes import membership
 from llmjax.tasks.registry import TASKS, make_model, make_task
@@ -139,8 +140,26 @@ def row_of(
 ) -> dict[str, Any]:
     """A row of the output."""
     names = dict.fromkeys([*KEEP.value, *columns.values()])
-    there = {name: row.values[name] for name in names}
+    there = {name: as_written(row.values[name]) for name in names}
     return {"row": number, **there, **rounded(answer)}
+
+
+def as_written(value: Any) -> Any:
+    """A value of the input as the output has it: text where JSON has no form for it.
+
+    In a table, lists and objects are JSON in a cell.
+    """
+    text = json.dumps(value, ensure_ascii=False, default=text_of)
+    value = json.loads(text, parse_constant=lambda name: None)  # NaN and the like
+    table = not (OUTPUT.value or "").lower().endswith(".jsonl")
+    if table and isinstance(value, dict | list):
+        return json.dumps(value, ensure_ascii=False)
+    return value
+
+
+def text_of(value: Any) -> str:
+    """A date, a number of exact decimals or bytes as text."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def rounded(value: Any) -> Any:
@@ -247,6 +266,7 @@ def identity(source: Source, columns: Mapping[str, str]) -> dict[str, Any]:
     return {
         "run": RUN.value,
         "step": source.step,
+        "weights": fingerprint(source.config, source.task, source.params),
         "input": [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files],
         "columns": [*columns.values(), *KEEP.value],
         "batch_size": BATCH_SIZE.value,

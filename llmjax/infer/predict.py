@@ -7,7 +7,9 @@ predictions, depends on the rows alone and not on the number of devices.
 """
 
 import dataclasses
+import hashlib
 import itertools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +20,9 @@ from jax.sharding import Mesh
 
 from llmjax.config import EinsumAttention, LayoutConfig, RunConfig, Scratch
 from llmjax.data.batches.pipeline import Pipeline
+from llmjax.data.cleaning import steps
 from llmjax.data.files.slices import Row
+from llmjax.data.prepare import prepare
 from llmjax.parallel import mesh as mesh_lib
 from llmjax.parallel.processes import distributed
 from llmjax.tasks.task import Objective
@@ -55,6 +59,7 @@ class Predictor:
           mesh: None: over all devices that are here.
         """
         self.task, self.cut = task, 0
+        self._cleaning = prepare.cleaning(config.data)
         here = config.layout.mesh_fields(LayoutConfig().mesh_sizes)
         layout = dataclasses.replace(config.layout, microbatches=1, **here)
         mesh = mesh or mesh_lib.make_mesh(layout)
@@ -81,14 +86,17 @@ class Predictor:
         """What the task's `decode` says of each row.
 
         Args:
-          rows: with texts in all `columns`.
+          rows: with texts in all `columns`, which are cleaned as the run's were.
           columns: each of the task's `inputs` -> its column.
 
         Raises:
           ValueError: a row without a token; it names its place.
         """
         task = self.task
-        texts = [{k: row.values[c] for k, c in columns.items()} for row in rows]
+        texts = [
+            {k: steps.clean(row.values[c], self._cleaning) for k, c in columns.items()}
+            for row in rows
+        ]
         lengths = task.questions(texts).lengths
         needed = np.array([task.length(int(n)) for n in lengths])
         if not needed.all():
@@ -128,6 +136,23 @@ class Predictor:
         parts = jax.device_get(parts)
         joined = jax.tree.map(lambda *x: np.concatenate(x), *parts)
         return jax.tree.map(lambda x: x[: len(texts)], joined)
+
+
+def fingerprint(config: RunConfig, task: Objective, params: Any) -> str:
+    """A hash of all that predictions follow from, besides the rows.
+
+    Args:
+      config, task: of the run.
+      params: its weights, whole on this process.
+    """
+    said = [config.model, config.task, prepare.cleaning(config.data)]
+    tokenizer = getattr(task.vocabulary, "fingerprint", "")
+    digest = hashlib.sha256(json.dumps([*map(repr, said), tokenizer]).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        value = np.ascontiguousarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {value.dtype}".encode())
+        digest.update(value.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def chunks(rows: Iterator[Row], start: int) -> Iterator[list[Row]]:

@@ -1,10 +1,13 @@
 """experiments.predict: labels for the rows of a file, from runs and from the hub."""
 
 import csv
+import datetime
+import decimal
 import gzip
 import json
 import os
 import re
+import shutil
 
 import flax.linen as nn
 import jax
@@ -13,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from llmjax.config import RunConfig
 from llmjax.tasks.registry import make_model
@@ -171,6 +174,57 @@ def test_a_row_that_cannot_be_read_is_named_and_the_rows_before_it_stay(
     assert done.code == 0, done.err
     assert output.read_bytes() == (tmp_path / "again.jsonl").read_bytes()
     assert [row["row"] for row in rows(output)] == [*range(1200)]
+
+
+def test_rows_of_other_weights_are_not_gone_on_with(mains, classifier, tmp_path):
+    """A folder that was written again has the path that it had."""
+    texts = ["good film"] * 1100 + ["poor film"]
+    lines = [json.dumps({"text": t}) for t in texts]
+    source, output = tmp_path / "texts.jsonl", tmp_path / "out.jsonl"
+    source.write_text("\n".join([*lines[:1100], '{"text": null}']))
+    folder = tmp_path / "model"
+    shutil.copytree(classifier, folder)
+    assert predict(mains, folder, source, output).code == 2
+    weights = load_file(folder / "model.safetensors")
+    weights["classifier.bias"] += 1
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    done = predict(mains, folder, source, output)
+    assert done.code == 2 and "out.jsonl.part was begun with weights " in done.err
+
+
+def test_kept_columns_of_any_kind(mains, classifier, tmp_path):
+    """Objects of different keys don't move the columns of a table."""
+    columns = {
+        "text": ["good", "poor"],
+        "meta": [{"a": 1, "b": [1.5]}, None],
+        "day": [datetime.date(2024, 5, 17), None],
+        "price": [decimal.Decimal("1.50"), None],
+        "share": [float("nan"), 0.5],
+        "raw": [b"x", None],
+    }
+    source = tmp_path / "texts.parquet"
+    pyarrow.parquet.write_table(pa.table(columns), source)
+    keep = "--keep=meta,day,price,share,raw"
+    for form in ("jsonl", "csv"):
+        output = tmp_path / f"out.{form}"
+        done = predict(mains, classifier, source, output, keep)
+        assert done.code == 0, done.err
+    first, second = rows(tmp_path / "out.jsonl")
+    kept = {key: first[key] for key in columns}
+    assert kept == {
+        "text": "good",
+        "meta": {"a": 1, "b": [1.5]},
+        "day": "2024-05-17",
+        "price": "1.50",
+        "share": None,
+        "raw": "x",
+    }
+    assert second["share"] == 0.5 and second["meta"] is None
+    with (tmp_path / "out.csv").open(newline="") as file:
+        table = [*csv.DictReader(file)]
+    assert [json.loads(row["meta"] or "null") for row in table] == columns["meta"]
+    assert [row["share"] for row in table] == ["", "0.5"]
+    assert [row["label"] for row in table] == [first["label"], second["label"]]
 
 
 def test_mistakes_are_one_line(mains, classifier, tmp_path, tiny):

@@ -38,14 +38,19 @@ def run(tiny):
 
 @pytest.fixture(scope="module")
 def make(run, random_params):
-    """(devices, rows of a batch) -> a predictor; its weights are always the same."""
+    """(devices, rows of a batch) -> a predictor; its weights are always the same.
+
+    Also with the source of the run's texts.
+    """
     task = make_task(run, Vocabulary(40))
     model = task.model(run.model, run.layout)
     params = random_params(model, {"tokens": np.zeros((1, 4), np.int32)})
 
-    def predictor(devices, batch_size):
+    def predictor(devices, batch_size, source="python_docs"):
         mesh = make_mesh(run.layout, jax.devices()[:devices])
-        return Predictor(run, task, params, batch_size, mesh)
+        data = dataclasses.replace(run.data, source=source)
+        config = dataclasses.replace(run, data=data)
+        return Predictor(config, task, params, batch_size, mesh)
 
     return predictor
 
@@ -94,6 +99,15 @@ def test_chunks_begin_where_a_chunk_begins(monkeypatch):
     assert [[*c] for c in chunks(iter(rows), 0)] == [rows[:4], rows[4:8], rows[8:]]
     assert [[*c] for c in chunks(iter(rows), 4)] == [rows[4:8], rows[8:]]
     assert [*chunks(iter(rows), 12)] == []
+
+
+def test_texts_are_cleaned_as_those_that_were_learned_from(make):
+    """Those of files; other corpora bring their texts as they are."""
+    (broken,), (whole,) = table([1]), table([1])
+    broken.values["review"], whole.values["review"] = "schÃ¶n", "schön"
+    (mended,) = make(1, 2, "texts.csv")([broken], COLUMNS)
+    as_is = make(1, 2)
+    assert [mended] == as_is([whole], COLUMNS) != as_is([broken], COLUMNS)
 
 
 # --- the file ------------------------------------------------------------------------

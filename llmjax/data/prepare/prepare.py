@@ -24,6 +24,7 @@ from tqdm import tqdm
 from llmjax import __version__
 from llmjax.config import (
     Bytes,
+    CleaningStep,
     DataConfig,
     MixturePart,
     TokenizerFile,
@@ -146,6 +147,13 @@ def is_local(source: str) -> bool:
     """Whether a source is a path, and neither a corpus of ours nor of TFDS."""
     named = source.partition("/")[0] in BUILDERS
     return not named and not source.startswith("tfds:")
+
+
+def cleaning(data: DataConfig) -> tuple[CleaningStep, ...]:
+    """The steps that the texts of `data` go through, by `cleaning.steps.clean`."""
+    sources = [part.source for part in data.mixture] or [data.source]
+    documents = not data.prepare.fields and all(map(is_local, sources))
+    return data.prepare.cleaning if documents else ()
 
 
 def _builder(data: DataConfig, source: str) -> Any:
