@@ -82,7 +82,8 @@ def reworded() -> Iterator[None]:
         if not match:
             _check_places(sys.argv)
             raise
-        raise ValueError(keys.unknown(match[1], RunConfig)) from e
+        place = _place(match[1], sys.argv)
+        raise ValueError(keys.unknown(match[1], RunConfig, place)) from e
     except IndexError:
         _check_places(sys.argv)
         raise
@@ -99,6 +100,19 @@ def reworded() -> Iterator[None]:
         raise ValueError(
             f"config key '{match[1]}' is of type {match[2]}; accepted: {match[3]}"
         ) from e
+
+
+def _place(key: str, argv: list[str]) -> str | None:
+    """The path by which a flag sets `key`, which the config lacks there; None: none."""
+    accepted = set(keys.paths(RunConfig))
+    for argument in argv:
+        match = re.match(r"--?config\.([\w.]+)", argument)
+        parts = match[1].split(".") if match else []
+        if key in parts:
+            path = ".".join(parts[: parts.index(key) + 1])
+            if path not in accepted:
+                return path
+    return None
 
 
 def _inside(file: str, text: str) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import types
 import typing
 from collections.abc import Iterable
@@ -26,26 +27,40 @@ def hints(cls: type) -> dict[str, Any]:
     return {f.name: types[f.name] for f in dataclasses.fields(cls)}
 
 
-def unknown(path: str, cls: type) -> str:
+def unknown(path: str, cls: type, place: str | None = None) -> str:
     """The message for a key that `cls`, a dataclass of the config, lacks.
 
     It names the closest key of `cls`, or of what lies below it.
+
+    Args:
+      path: the key; all before its last dot is where `cls` lies.
+      cls: which lacks it.
+      place: the key as it was set, below `cls`; of keys with one name the closest to it
+        is named.
     """
     *parents, key = path.split(".")
-    suffixes: dict[str, str] = {}
+    suffixes: dict[str, list[str]] = {}
     for candidate in paths(cls):
         parts = candidate.split(".")
         for i in range(len(parts)):
-            suffixes.setdefault(".".join(parts[i:]), candidate)
+            suffixes.setdefault(".".join(parts[i:]), []).append(candidate)
+    path = place or path
     values = choices(cls)
     if key in values and key not in suffixes:
         holder = ".".join([*parents, values[key]])
         return f"unknown config key '{path}'; {key!r} is a value of '{holder}'"
     near = difflib.get_close_matches(key, suffixes, n=1, cutoff=0.6)
     if near:
-        meant = ".".join([*parents, suffixes[near[0]]])
+        closest, *others = suffixes[near[0]]
+        if place is not None:
+            closest = max([closest, *others], key=functools.partial(_likeness, place))
+        meant = ".".join([*parents, closest])
         return f"unknown config key '{path}'; did you mean '{meant}'?"
     return f"unknown config key '{path}'; known: {', '.join(sorted(hints(cls)))}"
+
+
+def _likeness(path: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, path, other).ratio()
 
 
 def _inner(hint: Any) -> list[type]:

@@ -100,6 +100,12 @@ def test_none_of_a_key_that_has_none_is_refused(path, kind, monkeypatch):
         ("data.mixture[0].source=a", "is a part of 'data.mixture'; set all of it, in"),
         ("train.wandb=True", "'wandb' is a value of 'train.writers'"),
         ("wandb=True", "'wandb'; 'wandb' is a value of 'train.writers'"),
+        (
+            "data.tokenizer.vocab_sise=300",
+            "'data.tokenizer.vocab_sise'; did you mean 'data.tokenizer.vocab_size'",
+        ),
+        ("model.vocab_sise=300", "'model.vocab_sise'; did you mean 'model.vocab_size'"),
+        ("model.learning_rte=1", "did you mean 'optimizer.learning_rate'"),
         ("optimizer.lion=1", "'lion' is a value of 'optimizer.algorithm.kind'"),
     ],
 )
