@@ -3,7 +3,7 @@
     python -m experiments.evaluate --run=runs/finetune --split=test --workdir=runs/eval
 
 Prints the task's metrics and its report, such as a classification's macro-F1 and
-confusion matrix with the classes' names.
+confusion matrix with the classes' names, of the best checkpoint or of `--step`.
 """
 
 from typing import Any
@@ -21,14 +21,15 @@ STEP = flags.DEFINE_integer("step", None, "Checkpoint; default: the best.")
 
 
 def main() -> dict[str, Any]:
-    program, params, batches = run.load(RUN.value, SPLIT.value, STEP.value)
+    step, program, params, batches = run.read(RUN.value, SPLIT.value, STEP.value)
     result: dict[str, Any] = evaluation.evaluate(program, params, batches)
     report = program.task.report(evaluation.predictions(program, params, batches))
     words = program.task.describe(report) if report else ""
     if words and membership.rank() == 0:
         print(words)
     result |= report
-    return {"run": RUN.value, "split": SPLIT.value, **result}
+    split = SPLIT.value or program.config.data.eval_split
+    return {"run": RUN.value, "step": step, "split": split, **result}
 
 
 if __name__ == "__main__":

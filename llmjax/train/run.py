@@ -16,8 +16,7 @@ from llmjax.parallel.processes import distributed
 from llmjax.tasks.registry import make_task
 from llmjax.tasks.task import Loss, Task, loss_of
 from llmjax.train import initial, loop, outline, setup
-from llmjax.train.checkpoints import weights
-from llmjax.train.checkpoints.checkpoints import load_params
+from llmjax.train.checkpoints import checkpoints, weights
 from llmjax.train.gradient import GradientEstimator, value_and_grad
 from llmjax.train.metrics import evaluation as evaluation_lib
 from llmjax.train.optimizers import optimizers
@@ -164,8 +163,15 @@ def load(
       ValueError: no such step, a checkpoint that can't be read, or a folder of the hub:
         that has no task and no data, and `hub.load.load` gives its model and weights.
     """
+    return read(workdir, split, step)[1:]
+
+
+def read(
+    workdir: epath.PathLike, split: str | None = None, step: int | None = None
+) -> tuple[int, Program, Any, Pipeline]:
+    """The step of the checkpoint that `load` takes, and what `load` gives."""
     _check_run(workdir)
-    config, params = load_params(workdir, step)
+    step, config, params = checkpoints.read(workdir, step)
     here = config.layout.mesh_fields(LayoutConfig().mesh_sizes)
     layout = dataclasses.replace(config.layout, microbatches=1, **here)
     train = dataclasses.replace(config.train, eval_batches=None)
@@ -178,7 +184,7 @@ def load(
     pipeline = batches(config, task, corpora, split or config.data.eval_split)
     program = setup.build(config, task, pipeline.batch(0))
     params = jax.tree.map(distributed.spread, params, program.shardings.params)
-    return program, params, pipeline
+    return step, program, params, pipeline
 
 
 def _check_run(workdir: epath.PathLike) -> None:

@@ -155,6 +155,8 @@ def test_evaluate(mains, pretrained, place):
     result = result_of(place / "evaluated", done)
     trained = json.loads((pretrained.workdir / "result.json").read_text())
     assert result["loss"] == pytest.approx(trained["eval"]["loss"], rel=1e-5)
+    assert (result["step"], result["split"]) == (4, "validation")
+    assert re.search(r"^step +4$", done.out, re.M)
     done = mains.run("evaluate", flags[0], "--split=nowhere")
     assert done.code == 2 and "no split 'nowhere'" in done.err
 

@@ -34,7 +34,7 @@ from llmjax.data.tokenizers import tokenizer as tokenizer_lib
 from llmjax.hub import tokenizer as hub_tokenizer
 from llmjax.tasks.registry import make_task
 from llmjax.train import initial, run
-from llmjax.train.checkpoints import resume, weights
+from llmjax.train.checkpoints import checkpoints, resume, weights
 from tests import two_processes
 from tests.train import folders, toy
 
@@ -95,6 +95,15 @@ def test_fields_that_leave_the_weights_as_they_are_stay(bert, config):
 def test_fields_that_change_the_weights_are_named(fields, says, config):
     with pytest.raises(ValueError, match=says):
         initial.complete(model(config, **fields))
+
+
+def test_weights_that_are_nowhere(bert, tmp_path):
+    for path, says in [
+        (bert[0].with_name("brt"), "is not there: .*did you mean '.*bert'.*; accepted"),
+        (tmp_path, "has no checkpoints/, as a run, and no config.json with a model_ty"),
+    ]:
+        with pytest.raises(FileNotFoundError, match=f"^init.path='{path}' {says}"):
+            weights.describe(Checkpoint(str(path)))
 
 
 def test_the_config_s_own_architecture(bert, config):
@@ -224,7 +233,7 @@ def tuned(bert, tmp_path_factory):
 
 def test_a_run_says_what_it_was_completed_with(tuned, bert):
     place, _ = tuned
-    saved, _ = run.load_params(place / "run")
+    saved, _ = checkpoints.load_params(place / "run")
     assert saved.task.labels == ("bad", "good") and saved.model == bert[1]
     assert (saved.task.pooling, saved.task.head) == ("first", PoolerHead())
     assert (saved.data.prepare.text, saved.data.prepare.label) == ("sentence", "label")

@@ -24,6 +24,7 @@ from llmjax.config import (
     TokenizerConfig,
     TokenizerFile,
 )
+from llmjax.data.files import finding
 from llmjax.data.prepare import prepare
 from llmjax.data.store import manifest
 from llmjax.data.store.corpus import Corpus
@@ -40,6 +41,7 @@ from llmjax.train.checkpoints.checkpoints import FOLDER, Checkpoints
 
 CONFIG_FILE = "config.json"
 TOKENIZER = "tokenizer"  # folder of a workdir
+PLACES = "accepted: the workdir of a run, a folder or .gguf file of the hub, package:NAME"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +128,7 @@ def _place(folder: Path | epath.Path) -> str | None:
 
 
 def _of_run(init: Checkpoint) -> Weights:
+    _check_place(init.path)
     with contextlib.closing(Checkpoints(init.path)) as checkpoints:
         config = checkpoints.run_config(init.step)
     task = config.task
@@ -135,6 +138,19 @@ def _of_run(init: Checkpoint) -> Weights:
         labels, way = task.labels, Classification(task.pooling_or_mean, task.form)
     place = tokenizer_place(init.path, config)
     return Weights(init.path, config.model, labels, way, config.data.tokenizer, place)
+
+
+def _check_place(path: str) -> None:
+    """Raises FileNotFoundError where neither a run nor a model of the hub is."""
+    folder = epath.Path(path).expanduser()
+    if (folder / FOLDER).is_dir():
+        return
+    if folder.exists():
+        reason = f"has no {FOLDER}/, as a run, and no {CONFIG_FILE} with a model_type"
+    else:
+        near = "" if "://" in path else f": {finding.missing(path)}"
+        reason = f"is not there{near}"
+    raise FileNotFoundError(f"init.path={path!r} {reason}; {PLACES}")
 
 
 def _class_names(file: Path) -> tuple[str, ...]:
