@@ -362,8 +362,8 @@ def at_length(config: RunConfig, longest: int) -> RunConfig:
 def served_by(model: Any) -> str:
     """The main that a model is for."""
     if generates(model):
-        return "continue texts with experiments.generate, or fine-tune it on labels"
-    return "fine-tune it on labels with experiments.finetune first"
+        return "continue texts with `llmjax generate`, or fine-tune it on labels"
+    return "fine-tune it on labels with `llmjax finetune` first"
 
 
 if __name__ == "__main__":

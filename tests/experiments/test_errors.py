@@ -67,7 +67,7 @@ def test_a_wrong_flag(flags, words, mains, tmp_path):
 def test_a_missing_corpus(mains, tmp_path):
     place = f"--config.data.directory={tmp_path}"
     done = mains.run("pretrain", PRETRAIN, f"--workdir={tmp_path}/run", place)
-    assert_told(done, "'python_docs' is not prepared", "experiments.prepare_data")
+    assert_told(done, "'python_docs' is not prepared", "llmjax prepare_data")
 
 
 @pytest.mark.parametrize("main", ["pretrain", "prepare_data"])

@@ -241,7 +241,7 @@ def test_mistakes_are_one_line(mains, classifier, tmp_path, tiny):
     out = tmp_path / "out.jsonl"
     for run, path, output, more, message in (
         (tmp_path / "lm", source, out, [], "task.kind='causal_lm', which gives .* no"),
-        (tmp_path / "lm", source, out, [], "continue texts with experiments.generate"),
+        (tmp_path / "lm", source, out, [], "continue texts with `llmjax generate`"),
         (tmp_path / "no", source, out, [], "no does not exist; give the workdir of a"),
         (classifier, tmp_path / "no.csv", out, [], "--input=.*no.csv is not there: th"),
         (classifier, source, there, [], "--output=.*there.csv is there; remove it, or"),

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-PREPARE = "`python -m experiments.prepare_data --config=...`"
+PREPARE = "`llmjax prepare_data --config=...`"
 _TICK = 0.02  # seconds: time stamps are no finer than a tick of the system's clock
 REWRITE = f"delete it and run {PREPARE}"
 BOOT = epath.Path("/proc/sys/kernel/random/boot_id")

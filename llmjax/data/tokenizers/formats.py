@@ -49,8 +49,7 @@ def read(path: epath.PathLike, pattern: str | None = None) -> tuple[str, Convent
         path = files[0]
     if not path.exists():
         raise FileNotFoundError(
-            f"no tokenizer at {path}; "
-            "`python -m experiments.prepare_data --config=...` makes one"
+            f"no tokenizer at {path}; `llmjax prepare_data --config=...` makes one"
         )
     data = path.read_bytes()
     beside, added = conventions.read(path.parent)

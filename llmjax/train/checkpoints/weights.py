@@ -41,7 +41,9 @@ from llmjax.train.checkpoints.checkpoints import FOLDER, Checkpoints
 
 CONFIG_FILE = "config.json"
 TOKENIZER = "tokenizer"  # folder of a workdir
-PLACES = "accepted: the workdir of a run, a folder or .gguf file of the hub, package:NAME"
+PLACES = (
+    "accepted: the workdir of a run, a folder or .gguf file of the hub, package:NAME"
+)
 
 
 @dataclasses.dataclass(frozen=True)
