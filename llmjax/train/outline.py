@@ -175,6 +175,11 @@ def _notes(config: RunConfig, source: Batches, corpora: Corpora) -> list[str]:
                 f"{wording.count(rows, 'row')} of the split {split!r}: each step "
                 "repeats them"
             )
+        if cut := source.cut:
+            notes.append(
+                f"longer than data.seq_len={data.seq_len:,}, so that only the start is "
+                f"read: {wording.count(cut, 'text')} of the split {split!r}"
+            )
     if names := unseen(config, corpora):
         notes.append(
             f"no text of the split {split!r} has {', '.join(map(repr, names))}: "

@@ -12,17 +12,19 @@ from llmjax.config import (
     PrepareConfig,
     SequenceClassification,
 )
+from llmjax.data.batches.pipeline import Pipeline
 from llmjax.data.prepare import prepare
 from llmjax.data.store.corpus import Corpus
+from llmjax.data.store.tokens import from_documents
 from llmjax.data.tokenizers import tokenizer
 from llmjax.train import outline, setup
 from tests.train import toy
 
 
-def described(data, **parts):
+def described(data, source=None, **parts):
     """The words for a run on 12 documents, 240 tokens."""
     config = toy.change(toy.CONFIG, data=data, **parts)
-    source = toy.batches(config, documents=12)
+    source = source(config) if source else toy.batches(config, documents=12)
     program = setup.build(config, toy.task(config), source.batch(0))
     manifest = {
         "corpus": "x_1",
@@ -73,3 +75,18 @@ def test_a_class_without_a_text_to_learn_from_is_noted(tmp_path):
         data=dataclasses.replace(data, packing="pad", seq_len=16),
     )
     assert outline.unseen(config, corpora) == ["c"]
+
+
+@pytest.mark.parametrize(("length", "cut"), [(6, "2 texts"), (9, "1 text"), (13, None)])
+def test_texts_that_are_cut_are_noted(length, cut):
+    def clipped(config):
+        documents = from_documents([range(3, 3 + n) for n in (4, 12, 8)])
+        bound = toy.task(config)
+        source = bound.examples(documents)
+        return Pipeline(source, bound.features, config.data, bound.length)
+
+    words = described({"seq_len": length, "packing": "pad"}, clipped)
+    assert ("only the start is read" in words) == (cut is not None)
+    if cut:
+        assert f"so that only the start is read: {cut} of the split 'train'" in words
+        assert f"note: longer than data.seq_len={length}, " in words

@@ -83,6 +83,11 @@ class Clipped:
         """The tokens of each, int64 [len]."""
         return np.minimum(self._documents.lengths, self._length)
 
+    @property
+    def cut(self) -> int:
+        """How many are longer than what is kept."""
+        return int(np.count_nonzero(self._documents.lengths > self._length))
+
     def __len__(self) -> int:
         return len(self._documents)
 

@@ -105,6 +105,11 @@ class Pipeline:
         """Rows of an epoch, which shows every example once."""
         return sum(part.packing.rows(0) for part in self._parts)
 
+    @functools.cached_property
+    def cut(self) -> int:
+        """Texts of which only the start is read."""
+        return sum(part.cut for part in self._parts)
+
     def epochs(self, steps: int) -> dict[str, float]:
         """How often each source is gone through in so many steps, by its name."""
         rows = self._interleaving.before(self._curriculum.first_row(steps)).tolist()

@@ -94,6 +94,12 @@ class PartRows:
             _require_whole(part.name, lengths, data.seq_len, self.streams.per_segment)
             self.segments = data.max_segments or lengths.most_in_row(data.seq_len)
 
+    @property
+    def cut(self) -> int:
+        """Texts of which only the start is read, as a source that clips them counts."""
+        cut: int = getattr(self._part.source, "cut", 0)
+        return cut
+
     @functools.cached_property
     def limit(self) -> int | None:
         """Rows of all epochs together; None: without end."""
