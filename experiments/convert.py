@@ -163,7 +163,8 @@ def origin_of(config: RunConfig, folder: Path) -> tuple[Origin, list[Path]]:
     file = begun.expanduser() / "config.json"
     if file.is_file() and "model_type" in (hf := read_json(file)):
         about = origin.read(file.parent, str(hf["model_type"]), hf)
-    longest = max(config.data.seq_len, hf.get("max_position_embeddings") or 0)
+    begun_with = hf.get("max_position_embeddings") or hf.get("n_positions") or 0
+    longest = max(config.data.seq_len, begun_with)
     texts = isinstance(config.task, SequenceClassification)
     try:
         tokenizer = load_tokenizer(SOURCE.value, config)

@@ -75,6 +75,8 @@ def merged(
     """
     own = json.loads(origin.config) if origin else {}
     own = {k: RENEWED.get(k, v) for k, v in own.items() if k not in DROPPED}
+    if "n_positions" in hf:  # transformers takes the other for the same key
+        own.pop("max_position_embeddings", None)
     if origin is None or not own:
         return hf
     if origin.family == family and same(own):

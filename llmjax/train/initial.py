@@ -186,9 +186,11 @@ def _with_tokenizer(config: RunConfig, weights: Weights, corpus: bool) -> RunCon
         return config
     if theirs is None:
         raise ValueError(
-            f"the weights at init.path={weights.path!r} have no tokenizer beside them, "
-            f"and one of the kind {own.kind!r} would be learned from the data; give "
-            "theirs, by data.tokenizer.kind='file' and data.tokenizer.path"
+            f"the weights at init.path={weights.path!r} have no tokenizer.json or "
+            f"SentencePiece model beside them, and one of the kind {own.kind!r} would "
+            "be learned from the data; give theirs, by data.tokenizer.kind='file' and "
+            "data.tokenizer.path. Of a vocab.txt or vocab.json transformers makes a "
+            "tokenizer.json: AutoTokenizer.from_pretrained(path).save_pretrained(path)"
         )
     if given:
         chosen = tokenizer_lib.make(own, ())

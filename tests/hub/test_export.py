@@ -123,6 +123,23 @@ def test_of_replaced_tokens_the_discriminator(mains, run, tmp_path):
     assert "left out: generator" in done.out
 
 
+def test_gpt2_names_its_positions_once(mains, run, tmp_path, data):
+    """transformers reads max_position_embeddings as n_positions, the table's size."""
+    fields = {
+        "d_ff": 64,
+        "positions": config.Learned(32),
+        "mlp": config.Plain("gelu_tanh"),
+        "norm": config.LayerNorm(1e-5),
+        "biases": "all",
+    }
+    workdir, _, _ = run("gpt2", config.CausalLM(), **fields)
+    assert data.seq_len == 24
+    converted(mains, workdir, tmp_path / "m", "--family=gpt2")
+    about = written(tmp_path / "m")
+    assert about["n_positions"] == 32 and "max_position_embeddings" not in about
+    assert written(tmp_path / "m", "tokenizer_config.json")["model_max_length"] == 24
+
+
 def written(folder, name="config.json"):
     return json.loads((folder / name).read_text())
 

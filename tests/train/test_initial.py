@@ -147,7 +147,7 @@ def test_weights_without_a_tokenizer_take_none_from_the_data(bert, config, tmp_p
     for file in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "bare" / file).unlink()
     own = dataclasses.replace(config, init=Checkpoint(str(tmp_path / "bare")))
-    with pytest.raises(ValueError, match="no tokenizer beside them, and one of the ki"):
+    with pytest.raises(ValueError, match="SentencePiece model beside them, and one of"):
         initial.complete(own)
     file = TokenizerFile(str(bert[0]))
     assert initial.complete(toy.change(own, data={"tokenizer": file})).model == bert[1]
