@@ -191,10 +191,10 @@ class PrepareConfig:
         otherwise.
       split: the field that says "train", "validation" or "test"; "": none; None:
         "split", where the files have it and their own names say no split.
-      cleaning: what is changed in a text, in the order of this list; (): nothing. The
-        default mends wrong encoding and keeps all else. Prompts are never cleaned: with
-        the default, both agree; where more steps are named, pass prompts through
-        `llmjax.data.cleaning.steps.clean` as well.
+      cleaning: what is changed in a text, in the order of this list; (): nothing;
+        None: of texts without labels wrong encoding is mended ("mojibake"). Texts that
+        are predicted are cleaned as those that were learned from; prompts never: where
+        more steps are named, pass them through `llmjax.data.cleaning.steps.clean`.
         "mojibake": UTF-8 that was read as another encoding ("schÃ¶n") is read again.
         "windows_1252": U+0080 to U+009F become the characters that Windows has there.
         "ligatures": "fi" for U+FB01 and its like. "width": usual letters, digits and
@@ -221,7 +221,7 @@ class PrepareConfig:
     text: str = "text"
     label: str = ""
     split: str | None = None
-    cleaning: tuple[CleaningStep, ...] = ("mojibake",)
+    cleaning: tuple[CleaningStep, ...] | None = None
     min_characters: Natural | None = None
     language: str | None = None
     quality: Literal["none", "gopher"] = "none"
@@ -247,6 +247,7 @@ class PrepareConfig:
         """The same with every None said that depends on whether there are labels."""
         labelled = bool(self.label)
         usual: dict[str, Any] = {
+            "cleaning": () if labelled else ("mojibake",),
             "min_characters": 0 if labelled else 80,
             "exact_duplicates": not labelled,
             "near_duplicates": not labelled,

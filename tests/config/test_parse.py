@@ -89,6 +89,7 @@ OTHER = {
     "layout.compiler_options": ("xla_a=1", "xla_b=x=y"),
     "layout.optimizer_sharding": "data",
     "layout.optimizer_memory": "host",
+    "data.prepare.cleaning": ("nfc",),
     "layout.pipeline.microbatches": 4,
     "layout.microbatches": 2,
     "optimizer.decay": "all",

@@ -54,10 +54,12 @@ def corpus(tmp_path):
 
 
 def test_labelled_texts_are_all_kept(corpus, tmp_path, capsys):
-    source = write(tmp_path / "a.csv", [*rows(60), ("", "good"), ("unknown", "")])
+    mangled = "sch\u00c3\u00b6n"  # as what predicts them reads them, here or elsewhere
+    own = [*rows(60), ("", "good"), (mangled, "")]
+    source = write(tmp_path / "a.csv", own)
     made, texts = corpus(source, label="label", validation=0.2, test=0.2)
     kept = sorted(text for split in texts.values() for text in split)
-    assert kept == sorted([*(text for text, _ in rows(60)), "unknown"])
+    assert kept == sorted([*(text for text, _ in rows(60)), mangled])
     held_out = {*texts["validation"], *texts["test"]}
     assert not held_out & {*texts["train"]}  # copies stay together
     counts = made.manifest["dataset"]["cleaning"]
@@ -108,6 +110,7 @@ def test_texts_without_labels_are_cleaned_as_the_web_is(corpus, tmp_path, capsys
     said = capsys.readouterr().err
     assert "1 shorter than 80 characters" in said and "1 copies of others" in said
     assert PrepareConfig().resolved().near_duplicates
+    assert PrepareConfig().resolved().cleaning == ("mojibake",)
     assert not PrepareConfig(label="y").resolved().near_duplicates
 
 

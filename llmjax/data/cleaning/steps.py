@@ -16,12 +16,12 @@ _BLANK_LINES = re.compile(r"\n{3,}")
 _ENCODING = ftfy.TextFixerConfig(fix_c1_controls=False)
 
 
-def clean(text: str, steps: Iterable[CleaningStep]) -> str:
+def clean(text: str, steps: Iterable[CleaningStep] | None) -> str:
     """`text` after these steps, in the order of `STEPS`; without steps, `text`.
 
     A pure function of both: prompts can go through it as the documents did.
     """
-    chosen = set(steps)
+    chosen = set(steps or ())
     for name, step in STEPS.items():
         if name in chosen:
             text = step(text)

@@ -321,4 +321,4 @@ class WheelCorpus(tfds.core.GeneratorBasedBuilder):
 
 def _clean(text: str) -> str:
     """A publisher's text as local files are cleaned, without white space around it."""
-    return steps.clean(text, PrepareConfig.cleaning).strip()
+    return steps.clean(text, PrepareConfig().resolved().cleaning).strip()

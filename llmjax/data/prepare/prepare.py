@@ -153,7 +153,7 @@ def cleaning(data: DataConfig) -> tuple[CleaningStep, ...]:
     """The steps that the texts of `data` go through, by `cleaning.steps.clean`."""
     sources = [part.source for part in data.mixture] or [data.source]
     documents = not data.prepare.fields and all(map(is_local, sources))
-    return data.prepare.cleaning if documents else ()
+    return (data.prepare.resolved().cleaning or ()) if documents else ()
 
 
 def _builder(data: DataConfig, source: str) -> Any:
