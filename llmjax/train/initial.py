@@ -33,6 +33,7 @@ from llmjax.parallel.processes import distributed
 from llmjax.tasks.registry import TASKS
 from llmjax.tasks.task import Task
 from llmjax.train import architecture
+from llmjax.train.checkpoints import resume
 from llmjax.train.checkpoints import weights as weights_lib
 from llmjax.train.checkpoints.checkpoints import FOLDER, Checkpoints
 from llmjax.train.checkpoints.weights import Weights
@@ -81,8 +82,10 @@ def prepare_local(data: DataConfig, workdir: epath.PathLike | None = None) -> No
       workdir: of the run, which may keep its tokenizer.
 
     Raises:
-      ValueError: as `prepare.prepare`.
+      ValueError: as `prepare.prepare`, or the workdir holds a run on other sources.
     """
+    if (saved := _saved(workdir)) is not None:
+        resume.check_sources(data, saved.data, workdir)
     sources = [part.source for part in data.mixture] or [data.source]
     if not all(map(prepare.is_local, sources)):
         return
@@ -117,7 +120,14 @@ def check_tokenizer(
 
 def _going_on(config: RunConfig, workdir: epath.PathLike | None) -> RunConfig | None:
     """The config of a run from the same weights that a workdir holds; None: none."""
-    if workdir is None or not isinstance(config.init, Checkpoint):
+    saved = _saved(workdir) if isinstance(config.init, Checkpoint) else None
+    return saved if saved is not None and saved.init == config.init else None
+
+
+def _saved(workdir: epath.PathLike | None) -> RunConfig | None:
+    """The config of the run that a workdir holds; None: none, or one that is damaged,
+    which is said where its checkpoint is read."""
+    if workdir is None:
         return None
     folder = epath.Path(workdir).expanduser() / FOLDER
     if not folder.is_dir():
@@ -125,10 +135,9 @@ def _going_on(config: RunConfig, workdir: epath.PathLike | None) -> RunConfig | 
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
         step = checkpoints.latest_step
         try:
-            saved = None if step is None else checkpoints.run_config(step)
-        except ValueError:  # damaged: said where it is read
+            return None if step is None else checkpoints.run_config(step)
+        except ValueError:
             return None
-    return saved if saved is not None and saved.init == config.init else None
 
 
 def _as_saved(config: RunConfig, saved: RunConfig) -> RunConfig:

@@ -123,6 +123,17 @@ def test_the_same_command_again_and_another(mains, pretrained):
     assert done.code == 2 and "optimizer.learning_rate=0.003" in done.err
 
 
+def test_other_texts_in_the_same_workdir(mains, pretrained, place):
+    (place / "other.txt").write_text("something else entirely " * 200)
+    source = f"--config.data.source={place}/other.txt"
+    args = [*PRETRAIN, *pretrained.data, source, f"--workdir={pretrained.workdir}"]
+    done = mains.run("pretrain", *args)
+    last = done.err.splitlines()[-1]
+    assert done.code == 2 and "holds a run with data.source=" in last, done.err
+    assert "other.txt'; set it back, or give another --workdir" in last
+    assert not [*place.rglob("other_*")]  # prepared for nothing
+
+
 def test_finetune_without_labels(mains, pretrained, place):
     """A folder has no labels to tune on; that is told before anything is traced."""
     args = [

@@ -16,6 +16,7 @@ from llmjax import hub
 from llmjax.config import (
     Checkpoint,
     Constant,
+    DataConfig,
     ModelConfig,
     RunConfig,
     parse,
@@ -89,10 +90,22 @@ def _check_same(config: RunConfig, before: RunConfig, workdir: epath.Path) -> No
         longer = key == "train.steps" and old[key] < new[key]
         named = key == "task.labels" and not old.get(key)  # from before they were kept
         if old.get(key) != new.get(key) and not (free or longer or named):
-            raise ValueError(
-                f"{workdir} holds a run with {key}={old.get(key)!r} and this one has "
-                f"{new.get(key)!r}; set it back, or give another --workdir"
-            )
+            raise _another(workdir, key, old.get(key), new.get(key))
+
+
+def check_sources(data: DataConfig, before: DataConfig, workdir: Any) -> None:
+    """Raises ValueError for other sources than those of the run in `workdir`."""
+    for field in ("source", "mixture"):
+        old, new = getattr(before, field), getattr(data, field)
+        if old != new:
+            raise _another(workdir, f"data.{field}", old, new)
+
+
+def _another(workdir: Any, key: str, old: Any, new: Any) -> ValueError:
+    return ValueError(
+        f"{workdir} holds a run with {key}={old!r} and this one has {new!r}; set it "
+        "back, or give another --workdir"
+    )
 
 
 def extension(config: RunConfig, steps: int, step: int) -> str:
