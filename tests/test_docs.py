@@ -3,6 +3,7 @@ size; what needs more than a machine like this says so, and exists with its flag
 
 import ast
 import importlib.util
+import itertools
 import os
 import re
 import subprocess
@@ -47,7 +48,8 @@ MAINS = {
     "benchmark_prepare": ["--megabytes=1", "--vocab_size=300"],
     "objectives": ["--quick", "--only=next_sentence"],
 }
-PLACES = r"runs/(?=\w)|((?:FOLDER|texts\.csv|new\.csv)$)"  # to be in the test's folder
+# what is to be in the test's folder
+PLACES = r"runs/(?=\w)|((?:FOLDER|texts\.csv|new\.csv|book\.txt)$)"
 REASONS = ("needs ", "takes ", "installs ", "is mentioned")
 
 _ALL = [command for page in PAGES.values() for command in page.commands()]
@@ -69,6 +71,13 @@ def workdir(tmp_path_factory, random_params):
     folders.bert(folder / "FOLDER", random_params)
     folders.write_texts(folder / "texts.csv", 60)
     folders.write_texts(folder / "new.csv", 6)
+    book = (
+        " ".join(["on", *chapter, "they went."])
+        for chapter in itertools.permutations(
+            ("foot", "horse", "ships", "wheels", "wings", "trains")
+        )
+    )
+    (folder / "book.txt").write_text("\n\n".join(book))
     return folder
 
 
@@ -96,8 +105,12 @@ def toy(command: Command, workdir: Path):
     assert words[:2] == ["python", "-m"], command.line
     name = words[2].removeprefix("experiments.")
     if any(word.startswith("--config=") for word in words):
-        own = [*TOY_TUNING, f"--config.data.directory={workdir}/cache"]
-        words += own if name == "llmjax" else TOY
+        if any(word.startswith("--config.data.source=") for word in words):
+            tuned = any(word.startswith("--config.init.path=") for word in words)
+            words += TOY_TUNING if tuned else TOY[1:]  # not TOY's own source
+            words.append(f"--config.data.directory={workdir}/cache")
+        else:
+            words += TOY
     return [sys.executable, *words[1:], *MAINS.get(name, [])], environment
 
 
@@ -161,10 +174,12 @@ def check(words: list[str]) -> None:
     elif words[:2] == ["python", "-m"]:
         pass
     elif words[:2] == ["pip", "install"]:
-        extras = re.findall(r"\[(\w+)\]", words[-1])
+        extras = re.findall(r"\[(\w+)\]", " ".join(words))
         text = (ROOT / "setup.py").read_text()
         assert [extra for extra in extras if f'"{extra}": [' not in text] == []
-        assert extras, words
+        assert extras or "." in words, words
+        pins = [word for word in words if word.startswith("constraints/")]
+        assert [file for file in pins if not (ROOT / file).exists()] == []
         return
     else:
         check_script(words)
@@ -233,6 +248,7 @@ def test_a_command_that_is_not_run_exists(command):
         ("bash launch/local.sh --procs=4", "no flag --procs"),
         ("bash launch/local.sh --processes=4 -- python -m nothing", "No such file"),
         ("pip install -e '.[nothing]'", "nothing"),
+        ("pip install -e . -c constraints/2.7.txt", "2.7"),
         ("make docs", "make"),
     ],
 )
