@@ -54,7 +54,8 @@ from llmjax.models.heads.multi_token import PredictionHeads, first_head
 from llmjax.models.heads.pairs import PairModel
 from llmjax.models.heads.replaced_tokens import Discriminator, ReplacedTokenDetector
 from llmjax.tasks.registry import make_model
-from llmjax.train.checkpoints.checkpoints import FOLDER, Checkpoints, load_params
+from llmjax.train.checkpoints.checkpoints import FOLDER, Checkpoints
+from llmjax.train.checkpoints.checkpoints import read as read_run
 from llmjax.train.checkpoints.weights import load_tokenizer
 from llmjax.train.state import State
 
@@ -108,7 +109,8 @@ def from_run() -> Iterator[Loaded]:
     Raises:
       ValueError: the hub has no form of the task's model.
     """
-    config, params = load_params(SOURCE.value, step=STEP.value)
+    step, config, params = read_run(SOURCE.value, STEP.value)
+    print(f"the checkpoint of step {step:,}")
     model, params = hub_form(config, params)
     if DTYPE.value is not None:
         params = jax.tree.map(lambda x: x.astype(DTYPE.value), params)

@@ -124,7 +124,9 @@ def describe(result: Mapping[str, Any]) -> str:
     labels = [*result["labels"].items()]
     shown = ", ".join(f"{n:,} {label}" for label, n in labels[:SHOWN])
     more = f", {len(labels) - SHOWN} more labels" if len(labels) > SHOWN else ""
+    step = "" if result["step"] is None else f", step {result['step']:,}"
     rows = {
+        "run": f"{result['run']}{step}",
         "rows": f"{result['rows']:,} of {result['input']}",
         "labels": f"{shown}{more}",
         "written to": result["output"],

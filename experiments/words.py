@@ -27,12 +27,22 @@ def training(result: Mapping[str, Any]) -> str:
     rows = {
         "finished" if result["finished"] else "not finished": done,
         "held out": metrics(result.get("eval", {})),
+        "best": _best(result),
         "training": metrics(result.get("train", {}), OF_TRAINING),
         "speed": f"{result.get('tokens_per_second', 0):,.0f} tokens/s"
         + (f", the first step after {wording.duration(first)}" if first else ""),
         "peak memory": wording.size(result["peak_memory_bytes"]),
     }
     return wording.table(rows)
+
+
+def _best(result: Mapping[str, Any]) -> str:
+    """The best evaluation, where it is not the last."""
+    best = result.get("best")
+    if not best or best["step"] == result["step"]:
+        return ""
+    metric = metrics({best["metric"]: best["value"]})
+    return f"{metric} at step {best['step']:,}"
 
 
 def prepared(result: Mapping[str, Any]) -> str:

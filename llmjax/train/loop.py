@@ -111,6 +111,9 @@ def fit(
         "peak_memory_bytes": flops.peak_memory_bytes(),
         **log.summary(),
     }
+    if best.value is not None:
+        metric = config.train.best_metric
+        result["best"] = {"step": best.step, "metric": metric, "value": best.value}
     return state, result
 
 

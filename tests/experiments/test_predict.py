@@ -113,6 +113,7 @@ def test_a_checkpoint_and_its_export_predict_the_same(
         flags = ("--keep=id", "--batch_size=3")
         done = predict(mains, tmp_path / name, source, output, *flags)
         assert done.code == 0, done.err
+        assert bool(re.search(r",\s+step 0$", done.out, re.M)) == (name == "run")
         with output.open(newline="") as file:
             answers = [*csv.DictReader(file)]
         assert [a["text"] for a in answers] == TEXTS

@@ -76,6 +76,7 @@ def test_it_is_extended_evaluated_and_exported(mains, tuned):
     assert done.code == 0, done.err
     result = json.loads((place / "evaluated" / "result.json").read_text())
     assert np.shape(result["confusion"]) == (3, 3)
+    step = result["step"]
 
     (place / "texts.csv").rename(place / "elsewhere.csv")  # the run has its tokenizer
     try:
@@ -84,6 +85,7 @@ def test_it_is_extended_evaluated_and_exported(mains, tuned):
     finally:
         (place / "elsewhere.csv").rename(place / "texts.csv")
     assert done.code == 0, done.err
+    assert f"the checkpoint of step {step}\n" in done.out
     own, written = hub.tokenizer(place / "bert"), hub.tokenizer(place / "exported")
     assert comparison.agree(own, written)
     about = json.loads((place / "exported" / "tokenizer_config.json").read_text())

@@ -65,6 +65,10 @@ def test_a_run():
         "speed": "3,067 tokens/s, the first step after 12 s",
         "peak memory": "1.5 GiB",
     }
+    best = {"step": 1500, "metric": "bits_per_byte", "value": 1.9}
+    assert "best" not in words.training({**result, "best": {**best, "step": 2000}})
+    shown = rows(words.training({**result, "best": best}))
+    assert shown["best"].strip() == "bits per byte 1.9 at step 1,500"
     early = words.training({**result, "finished": False})
     assert "not finished" in early and "the same command goes on" in early
 

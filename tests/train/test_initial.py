@@ -99,7 +99,7 @@ def test_fields_that_change_the_weights_are_named(fields, says, config):
 
 def test_weights_that_are_nowhere(bert, tmp_path):
     for path, says in [
-        (bert[0].with_name("brt"), "is not there: .*did you mean '.*bert'.*; accepted"),
+        (bert[0].with_name("brt"), "is not there: .*did you mean '.*bert'.* accepted"),
         (tmp_path, "has no checkpoints/, as a run, and no config.json with a model_ty"),
     ]:
         with pytest.raises(FileNotFoundError, match=f"^init.path='{path}' {says}"):

@@ -152,7 +152,8 @@ def _check_place(path: str) -> None:
     else:
         near = "" if "://" in path else f": {finding.missing(path)}"
         reason = f"is not there{near}"
-    raise FileNotFoundError(f"init.path={path!r} {reason}; {PLACES}")
+    end = " " if reason.endswith("?") else "; "
+    raise FileNotFoundError(f"init.path={path!r} {reason}{end}{PLACES}")
 
 
 def _class_names(file: Path) -> tuple[str, ...]:
