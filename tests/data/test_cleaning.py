@@ -52,7 +52,7 @@ KEPT = (
 
 @pytest.mark.parametrize("text", KEPT)
 def test_texts_are_kept_as_they_are(text: str) -> None:
-    assert steps.clean(text, PrepareConfig().cleaning) == text
+    assert steps.clean(text, PrepareConfig().resolved().cleaning) == text
 
 
 def test_mojibake_is_mended_and_the_lines_beside_it_are_not_touched() -> None:
@@ -64,7 +64,7 @@ def test_mojibake_is_mended_and_the_lines_beside_it_are_not_touched() -> None:
         ("Ð¿Ñ\x80Ð\xb8Ð²ÐµÑ\x82", "привет"),
     ):
         text = f"  {kept}\r\n\t{wrong}\n{kept}"
-        mended = steps.clean(text, PrepareConfig().cleaning)
+        mended = steps.clean(text, PrepareConfig().resolved().cleaning)
         assert mended == f"  {kept}\r\n\t{right}\n{kept}"
         assert steps.clean(text, ()) == text
 

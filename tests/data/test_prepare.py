@@ -120,14 +120,12 @@ def test_labels_are_classes_by_name(
         source = corpus.source(split)
         assert list(corpus.texts(split)) == list(whole.texts(split))
         for i, text in enumerate(corpus.texts(split)):
-            if text in wanted:  # all but the one with wrong encoding
-                assert source[i]["label"] == wanted[text]
-                assert corpus.tokenizer.decode(source[i]["tokens"]) == text
-                seen += 1
-    assert seen == 149
+            assert source[i]["label"] == wanted[text]  # one has a wrong encoding
+            assert corpus.tokenizer.decode(source[i]["tokens"]) == text
+            seen += 1
+    assert seen == 150
     texts = [t for split in SPLITS for t in corpus.texts(split)]
-    mended = next(t for t in texts if t.endswith("schön"))
-    assert mended.endswith("\n \n \n  \0\uff21\uff22 schön")
+    assert any(t.endswith("\n \n \n  \0\uff21\uff22 schÃ¶n") for t in texts)
     counts = corpus.manifest["dataset"]["cleaning"]
     assert counts["collected"] == counts["kept"] == 150
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from llmjax.config import DataConfig, PrepareConfig
+from llmjax.config import DataConfig, Label, PrepareConfig, Spans, Tags
 from llmjax.data.cleaning import choice, duplicates, filters, steps
 from llmjax.data.files import columns as columns
 from llmjax.data.files import finding, passages, readers
@@ -127,7 +127,8 @@ def _rules(prepare: PrepareConfig) -> dict[str, Any]:
 
 def _own(listing: finding.Listing, prepare: PrepareConfig) -> Iterator[dict[str, Any]]:
     """What else decides it, where the files themselves say something."""
-    if prepare.label or prepare.fields:
+    named = any(isinstance(f.type, Label | Tags | Spans) for f in prepare.fields)
+    if prepare.label or named:
         yield {"labels": LABEL_FORM}
     held_out = selecting.held_out(listing.splits, prepare)
     if listing.named or listing.cut or held_out:
