@@ -50,13 +50,18 @@ def read(family: Family, hf: dict[str, Any]) -> Classes:
     assert family.classifier is not None
     labels = _labels(hf)
     problem = hf.get("problem_type")
-    if problem is None:  # as transformers guesses it
-        problem = "regression" if len(labels) == 1 else SINGLE
+    if problem is None:
+        problem = _guess(len(labels))
     if problem not in PROBLEMS:
         raise ValueError(
             f"problem_type is {problem!r}; accepted: {', '.join(map(repr, PROBLEMS))}"
         )
     return Classes(family.classifier.to_ours(hf), labels, problem)
+
+
+def _guess(count: int) -> str:
+    """What scores of so many classes mean where nothing says it, as in transformers."""
+    return "regression" if count == 1 else SINGLE
 
 
 def _labels(hf: dict[str, Any]) -> tuple[str, ...]:
@@ -81,9 +86,11 @@ def unnamed(count: int) -> tuple[str, ...]:
 
 
 def keys(labels: Sequence[str], problem: str) -> dict[str, Any]:
-    """The keys of config.json: the reverse of `read`."""
-    return {
+    """The keys of config.json: the reverse of `read`, which guesses a usual problem."""
+    names = {
         "id2label": {str(i): name for i, name in enumerate(labels)},
         "label2id": {name: i for i, name in enumerate(labels)},
-        "problem_type": problem,
     }
+    return (
+        names if problem == _guess(len(labels)) else names | {"problem_type": problem}
+    )

@@ -90,6 +90,8 @@ def save(
     config = _config(chosen, cfg, head, tensors, origin, way)
     if isinstance(model, SequenceClassifier):
         labels = model.labels or classes.unnamed(model.classes)
+        if config.get("problem_type") != model.problem:
+            config.pop("problem_type", None)
         config |= classes.keys(labels, model.problem)
     partial = path.parent / f".{path.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)

@@ -68,7 +68,7 @@ def test_a_classifier_and_back(folder, classifier, random_params, same, tmp_path
     assert config["architectures"] == ["BertForSequenceClassification"]
     assert config["id2label"] == {"0": "bad", "1": "so so", "2": "good"}
     assert config["label2id"] == {"bad": 0, "so so": 1, "good": 2}
-    assert config["problem_type"] == "single_label_classification"
+    assert "problem_type" not in config  # the usual one
     renamed = model.clone(labels=("a", "b", "c"))  # the folder's own keys give way
     hub.save(renamed, params, tmp_path / "renamed")
     assert hub.load(tmp_path / "renamed")[0].labels == ("a", "b", "c")
@@ -86,6 +86,9 @@ def test_the_kind_of_problem_is_kept(problem, folder, edit, tmp_path):
     hub.save(model, params, tmp_path / "again")
     config = json.loads((tmp_path / "again" / "config.json").read_text())
     assert config["problem_type"] == problem
+    usual = model.clone(problem="single_label_classification")
+    hub.save(usual, params, tmp_path / "usual")
+    assert hub.load(tmp_path / "usual")[0].problem == usual.problem
 
 
 def test_classes_without_names_have_transformers_names(folder, edit):

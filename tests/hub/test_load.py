@@ -285,7 +285,12 @@ def test_a_strange_config(folder, edit, changes, message):
 @pytest.mark.parametrize(
     ("family", "name", "what", "body"),
     [
-        ("marian", "MarianForSequenceClassification", "classifier of texts", "Marian"),
+        (
+            "marian",
+            "MarianForSequenceClassification",
+            "classifier of texts",
+            "MarianModel",
+        ),
         ("bert", "BertForTokenClassification", "classifier of tokens", "BertModel"),
         ("roberta", "RobertaForQuestionAnswering", "marks answers", "RobertaModel"),
     ],
