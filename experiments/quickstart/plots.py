@@ -143,4 +143,4 @@ def _name_lines(axes: Any, references: Mapping[str, float]) -> None:
 def _legend(axes: Any, held_out: Sequence[float]) -> None:
     last = f", {held_out[-1]:.2f} at the end" if held_out else ""
     labels = ("training", f"held out{last}")
-    axes.legend(axes.lines[:2], labels, frameon=False, loc="best")
+    axes.legend(axes.lines[:2], labels, edgecolor="none", framealpha=1, loc="best")

@@ -37,7 +37,10 @@ def assert_told(done, *words):
     ("flags", "words"),
     [
         (["--config.modle.d_model=64"], ["'modle'", "did you mean 'model'"]),
-        (["--config.model.d_modle=64"], ["'d_modle'", "did you mean 'model.d_model'"]),
+        (
+            ["--config.model.d_modle=64"],
+            ["'model.d_modle'", "did you mean 'model.d_model'"],
+        ),
         (["--config.model.d_model=wide"], ["d_model=wide: accepted: int"]),
         (["--config.data.packing=7"], ["data.packing", "7", "'chunk', 'pad'"]),
         (
