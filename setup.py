@@ -43,7 +43,7 @@ class Build(build_py):
             self.copy_file(str(ROOT / file), str(target))
 
     def get_source_files(self) -> list[str]:
-        """What a source distribution needs, too."""
+        """The files of a source distribution, mains and configs among them."""
         return [*super().get_source_files(), *map(str, shared())]
 
     def get_outputs(self, include_bytecode: bool = True) -> list[str]:

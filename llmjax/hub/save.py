@@ -220,7 +220,7 @@ def _misread(
 def _written(
     family: Family, cfg: ModelConfig, way: Classification | None
 ) -> dict[str, Any]:
-    """What a family writes of a model, its way to classes included."""
+    """The config.json that a family writes of a model, its head of classes included."""
     written = family.to_hf(simplest(cfg))
     if way is None:
         return written

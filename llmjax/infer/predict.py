@@ -83,7 +83,7 @@ class Predictor:
         self._sizes = np.array([*sizes, longest])
 
     def __call__(self, rows: Sequence[Row], columns: Mapping[str, str]) -> list[Any]:
-        """What the task's `decode` says of each row.
+        """The decoded prediction of each row, as the task's `decode` gives it.
 
         Args:
           rows: with texts in all `columns`, which are cleaned as the run's were.

@@ -136,7 +136,7 @@ def _of_stack(name: str, stack: Mapping[str, Any], before: str) -> dict[str, jax
 
 
 def _groups(stack: Mapping[str, Any]) -> Iterator[dict[str, list[jax.Array]]]:
-    """Of each group in order: own and cross -> values [repeats, ...] of its pattern."""
+    """Yields each group's values [repeats, ...] per layer of its pattern, by kind."""
     for group in _numbered(stack, "group"):
         kinds: dict[str, list[jax.Array]] = {}
         for layer in _numbered(group, "layer"):

@@ -79,7 +79,7 @@ def _start(config: RunConfig) -> str:
 
 
 def _data(config: RunConfig, corpora: Corpora) -> dict[str, str]:
-    """What the splits of each corpus hold."""
+    """Documents and tokens of each split, by corpus."""
     field = getattr(config.task, "text_field", "text")
     splits = dict.fromkeys((config.data.train_split, config.data.eval_split))
     rows = {}
