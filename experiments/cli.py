@@ -1,18 +1,20 @@
 """Shared by the mains: flags, one-line errors, exit codes, and result.json.
 
-Exit codes: 0 where all is done; 2 for a user's mistake; 130 after Ctrl-C; 143, as of a
-process that SIGTERM killed, for a run that it ended early, which is saved: the same
-command goes on. Anything else is a failure.
+Exit codes: 0 where all is done; 2 for a user's mistake; 130 after Ctrl-C; 141 where
+nobody reads any more what is printed, as behind `| head`; 143, as of a process that
+SIGTERM killed, for a run that it ended early, which is saved: the same command goes on.
+Anything else is a failure.
 """
 
 import contextlib
 import errno
 import json
 import math
-import signal
+import os
+import select
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TextIO
 
 from absl import app, flags, logging
 from etils import epath
@@ -44,6 +46,7 @@ MISTAKES = (
 )
 FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # which the same command may survive
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+UNREAD = 141  # 128 + SIGPIPE
 
 
 def launch(
@@ -75,7 +78,6 @@ def launch(
 
     def parse(argv: list[str]) -> list[str]:
         if {"--help", "-help", "-h"} & set(argv[1:]):
-            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # for `--help | head`
             print(usage.text(required))
             sys.exit(0)
         with one_line_errors(), cfg.reworded():
@@ -94,7 +96,8 @@ def launch(
             return argv[:1]
 
     try:
-        app.run(absl_main, flags_parser=parse)
+        with quiet_without_reader():
+            app.run(absl_main, flags_parser=parse)
     except flags.Error as e:
         print(f"error: {e}", file=sys.stderr)
         sys.exit(2)
@@ -124,16 +127,16 @@ def stop_unless_finished(result: dict[str, Any] | None) -> None:
 
 
 def report(result: dict[str, Any], describe: Callable[[dict[str, Any]], str]) -> None:
-    """Prints a main's result, and writes it; null for a number that is not finite.
+    """Writes a main's result, and prints it; null for a number that is not finite.
 
     Raises:
       ValueError: there is such a number; after all is written.
     """
     text, wrong = to_json(result)
-    if shown := describe(result):
-        print(shown, flush=True)
     if WORKDIR.value is not None:
         write_result(WORKDIR.value, text)
+    if shown := describe(result):
+        print(shown, flush=True)
     if wrong:
         raise ValueError(f"the result has numbers that are not finite: {wrong[0]}")
 
@@ -163,6 +166,30 @@ def write_result(workdir: str, text: str) -> None:
     part = folder / "result.json.part"
     part.write_text(text + "\n")
     part.replace(folder / "result.json")
+
+
+@contextlib.contextmanager
+def quiet_without_reader() -> Iterator[None]:
+    """Ends the program without a word where nobody reads what it prints any more."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        broken = [stream for stream in (sys.stdout, sys.stderr) if _broken(stream)]
+        if not broken:
+            raise  # a pipe between our own processes
+        for stream in broken:  # which Python flushes once more at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        sys.exit(UNREAD)
+
+
+def _broken(stream: TextIO) -> bool:
+    """Whether a stream is a pipe without a reader."""
+    pipe = select.poll()
+    pipe.register(stream, select.POLLOUT)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in pipe.poll(0))
 
 
 @contextlib.contextmanager

@@ -13,8 +13,9 @@ settings from the folder of the hub that it began with.
 Of a run's model the part is converted that the hub has a form for: of several
 prediction heads the first, a causal language model; of a model of sentence pairs the
 masked language model; of a detector of replaced tokens the discriminator. A classifier
-of texts keeps the names of its classes. Prints every leaf and the hub's name for it,
-and what is left out.
+of texts keeps the names of its classes. Prints how many tensors were read, what is
+tied, known by an older name or left out, and with --leaves every leaf with the hub's
+name for it.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +43,18 @@ from llmjax.config import (
     RunConfig,
     SequenceClassification,
     TaskConfig,
+    wording,
 )
 from llmjax.hub import families, gguf, origin, packages, tokenizer_files
+from llmjax.hub.binding import bind
 from llmjax.hub.files import float_type, read_json
-from llmjax.hub.load import abstract, check, read_params
+from llmjax.hub.load import abstract, account, check, read_params
+from llmjax.hub.meaning import simplest
 from llmjax.hub.origin import GENERATION, HUB, Origin
 from llmjax.hub.stored_model import open_model
+from llmjax.hub.table import Family
 from llmjax.models.heads.classifier import SINGLE, SequenceClassifier
+from llmjax.models.heads.encoder import Encoder
 from llmjax.models.heads.language import LanguageModel
 from llmjax.models.heads.multi_token import PredictionHeads, first_head
 from llmjax.models.heads.pairs import PairModel
@@ -67,7 +73,9 @@ TO = flags.DEFINE_enum(
 FAMILY = flags.DEFINE_string("family", None, "model_type to write; any that fits")
 DTYPE = flags.DEFINE_string("dtype", None, "type of the weights; as stored")
 STEP = flags.DEFINE_integer("step", None, "of a run's checkpoint; the best when absent")
+LEAVES = flags.DEFINE_bool("leaves", False, "print every leaf and its name in the hub")
 DOWNLOAD = flags.DEFINE_bool("download", False, "agree to download a package")
+SHOWN = 4  # names of tensors that are printed
 
 
 def main() -> dict[str, Any]:
@@ -77,29 +85,70 @@ def main() -> dict[str, Any]:
     to_hub = (TO.value or (HUB if run else "checkpoint")) == HUB
     with contextlib.ExitStack() as stack:
         source = from_run() if run else from_hub()
-        model, params, names, beside = stack.enter_context(source)
+        model, params, names, beside, facts = stack.enter_context(source)
         if to_hub:
             target = TARGET.value
             family = hub.save(model, params, target, family=FAMILY.value, beside=beside)
-            written = f"hub, {family.name}"
+            written, names = f"hub, {family.name}", names_in(family, model)
         else:
             write_checkpoint(model, params, Path(TARGET.value).expanduser(), beside)
             written = "checkpoint"
     leaves = traverse_util.flatten_dict(params, sep="/")
-    for path, leaf in leaves.items():
-        shape = "x".join(map(str, leaf.shape))
-        print(f"{path:64} {shape:>20} {leaf.dtype!s:9} {names.get(path, '')}".rstrip())
+    if LEAVES.value:
+        for path, leaf in leaves.items():
+            shape = "x".join(map(str, leaf.shape))
+            line = f"{path:64} {shape:>20} {leaf.dtype!s:9} {names.get(path, '')}"
+            print(line.rstrip())
     return {
         "source": SOURCE.value,
         "target": TARGET.value,
         "written": written,
         "leaves": len(leaves),
         "parameters": sum(leaf.size for leaf in leaves.values()),
+        "types": sorted({str(leaf.dtype) for leaf in leaves.values()}),
+        "tied_head": model.cfg.tie_embeddings and "unembedding" not in leaves,
+        "beside": [file.name for file in beside],
+        **facts,
     }
 
 
-# model, params, leaf -> the hub's name, files to copy along
-Loaded = tuple[Any, Any, dict[str, str], list[Path]]
+def names_in(family: Family, model: Any) -> dict[str, str]:
+    """The hub's name of each leaf of a model that is written as a family's."""
+    table = family.table(simplest(model.cfg))
+    bare = table.base if isinstance(model, Encoder) else ""
+    entries = bind(table, abstract(model)[0])
+    return {leaf: e.name.removeprefix(bare) for e in entries for leaf in e.paths}
+
+
+def describe(result: Mapping[str, Any]) -> str:
+    """The result in words."""
+    step = f", step {result['step']:,}" if "step" in result else ""
+    tensors = result.get("tensors", {})
+    hint = "" if LEAVES.value else "; --leaves prints them"
+    rows = {
+        "source": f"{result['source']}{step}",
+        "target": result["target"],
+        "written": result["written"],
+        "leaves": f"{result['leaves']:,}{hint}",
+        "parameters": f"{result['parameters']:,}, {', '.join(result['types'])}",
+        "tensors read": f"{tensors['read']:,}" if tensors else "",
+        "older names": some(tensors.get("older", ())),
+        "copies": some(tensors.get("copies", ())),
+        "left out": some([*result.get("left_out", ()), *tensors.get("unread", ())]),
+        "tied": "the head is the table of the tokens" if result["tied_head"] else "",
+        "beside": ", ".join(result["beside"]) or "no tokenizer",
+    }
+    return wording.table(rows)
+
+
+def some(names: Sequence[str]) -> str:
+    """The number of names, and the first of them."""
+    more = ", …" if len(names) > SHOWN else ""
+    return f"{len(names):,}: {', '.join(names[:SHOWN])}{more}" if names else ""
+
+
+# model, params, leaf -> the hub's name, files to copy along, what else is told
+Loaded = tuple[Any, Any, dict[str, str], list[Path], dict[str, Any]]
 
 
 @contextlib.contextmanager
@@ -110,17 +159,21 @@ def from_run() -> Iterator[Loaded]:
       ValueError: the hub has no form of the task's model.
     """
     step, config, params = read_run(SOURCE.value, STEP.value)
-    print(f"the checkpoint of step {step:,}")
-    model, params = hub_form(config, params)
+    model, params, left_out = hub_form(config, params)
+    facts = {"step": step, "left_out": left_out}
     if DTYPE.value is not None:
         params = jax.tree.map(lambda x: x.astype(DTYPE.value), params)
     with tempfile.TemporaryDirectory() as folder:
         about, beside = origin_of(config, Path(folder))
-        yield model.clone(origin=about), params, {}, beside
+        yield model.clone(origin=about), params, {}, beside, facts
 
 
-def hub_form(config: RunConfig, params: Any) -> tuple[Any, Any]:
-    """A run's model and parameters as a class that the hub has, the rest left out."""
+def hub_form(config: RunConfig, params: Any) -> tuple[Any, Any, list[str]]:
+    """A run's model and parameters as a class that the hub has, and what it leaves out.
+
+    Raises:
+      ValueError: there is no such class.
+    """
     model: Any = make_model(config)
     cfg, layout = config.model, config.layout
     if isinstance(model, PredictionHeads):
@@ -142,10 +195,8 @@ def hub_form(config: RunConfig, params: Any) -> tuple[Any, Any]:
             f"{', '.join(sorted(heads))}"
         )
     own = {path.split("/")[0] for path in abstract(model)[0]}
-    for name in sorted(params.keys() - own):
-        print(f"left out: {name}, which a {type(model).__name__} does not have")
-        params = {k: v for k, v in params.items() if k != name}
-    return model, params
+    kept = {name: leaf for name, leaf in params.items() if name in own}
+    return model, kept, sorted(params.keys() - own)
 
 
 def origin_of(config: RunConfig, folder: Path) -> tuple[Origin, list[Path]]:
@@ -207,7 +258,8 @@ def from_hub() -> Iterator[Loaded]:
         beside = tokenizer_files.beside(stored.path)
         if stored.path.is_file():
             beside = tokenizer_of_gguf(stored.path, Path(folder))
-        yield model, params, names, beside
+        tensors = account(stored, entries)._asdict()
+        yield model, params, names, beside, {"tensors": tensors}
 
 
 def tokenizer_of_gguf(path: Path, folder: Path) -> list[Path]:
@@ -263,4 +315,4 @@ def write_checkpoint(model: Any, params: Any, target: Path, beside: list[Path]) 
 
 
 if __name__ == "__main__":
-    cli.launch(main, required=("source", "target"))
+    cli.launch(main, ("source", "target"), describe)

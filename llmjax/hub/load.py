@@ -12,7 +12,7 @@ import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -21,11 +21,11 @@ import numpy as np
 from flax import traverse_util
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
-from llmjax.hub import files
+from llmjax.hub import files, gguf
 from llmjax.hub.binding import Bound, bind
 from llmjax.hub.files import Shape, StoredTensor
 from llmjax.hub.shared import stored_names
-from llmjax.hub.stored_model import StoredModel, naming, open_model
+from llmjax.hub.stored_model import StoredModel, naming, newer_name, open_model
 from llmjax.hub.table import Table
 from llmjax.parallel.axes import MESH_AXES, Axes, param_axes, tree_shardings
 
@@ -134,6 +134,38 @@ def _ignored(name: str, table: Table) -> bool:
     names = name, table.base + name
     patterns = (*table.ignored, *(re.escape(name) for name, _ in table.repeats))
     return any(re.fullmatch(p, n) for p in patterns for n in names)
+
+
+class Account(NamedTuple):
+    """What became of the tensors of a model's files, by their names there.
+
+    Attributes:
+      read: how many hold weights of the model.
+      older: names that older files have, which were read by the newer ones.
+      copies: names of a tensor that has another one, such as a tied head.
+      unread: tensors that hold nothing of the model, such as buffers.
+    """
+
+    read: int
+    older: tuple[str, ...]
+    copies: tuple[str, ...]
+    unread: tuple[str, ...]
+
+
+def account(model: StoredModel, bound: Sequence[Bound]) -> Account:
+    """What became of a model's tensors; `bound` is what `check` gave."""
+    path, read = model.path, set[int]()
+    theirs = gguf.open_gguf(path)[1] if path.is_file() else files.open_folder(path)
+    for entry in bound:
+        read |= {id(model.tensors[entry.tensor(index)]) for index in entry.indices()}
+    newer = {name: newer_name(name, model.table) for name in theirs}
+    there = [name for name, new in newer.items() if new in model.tensors]
+    return Account(
+        len(read),
+        tuple(name for name, new in newer.items() if name != new),
+        tuple(name for name in newer if name not in there),
+        tuple(n for n in there if id(model.tensors[newer[n]]) not in read),
+    )
 
 
 # --- reading -------------------------------------------------------------------------

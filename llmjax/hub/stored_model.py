@@ -145,6 +145,13 @@ def _no_such_head(config: Path, family: Family, architectures: Any) -> str:
     )
 
 
+def newer_name(name: str, table: Table) -> str:
+    """A tensor's name as the table has it, from an older file's."""
+    for old, new in table.renamed:
+        name = re.sub(old, new, name)
+    return name
+
+
 def _renamed(
     tensors: Mapping[str, StoredTensor], table: Table
 ) -> Mapping[str, StoredTensor]:
@@ -155,8 +162,7 @@ def _renamed(
     """
     renamed: dict[str, StoredTensor] = {}
     for name, stored in tensors.items():
-        for old, new in table.renamed:
-            name = re.sub(old, new, name)
+        name = newer_name(name, table)
         if name in renamed:
             raise ValueError(
                 f"{stored.file} has the tensor {name!r} twice, once by an older name; "

@@ -79,6 +79,45 @@ def test_an_unknown_name(arguments, words):
         assert word in line
 
 
+@pytest.mark.parametrize(
+    ("print_", "code"),
+    [
+        ("print('line\\n' * 10**5)", "141"),
+        (
+            "[print('line', flush=True) or time.sleep(0.001) for _ in range(9999)]",
+            "141",
+        ),
+        ("[sys.stderr.write('line\\n' * 10) for _ in SOME]", "141"),
+        ("print('line')", "0"),
+        ("os.write(broken(), b'x')", "1"),
+    ],
+)
+def test_a_reader_that_leaves_ends_it_quietly(print_, code, tmp_path):
+    """As `llmjax convert … | head`; a broken pipe of the program's own is a failure."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, sys, time\n"
+        "from experiments import cli\n"
+        "SOME = range(10**4)\n"
+        "def broken():\n"
+        "    read, write = os.pipe()\n"
+        "    os.close(read)\n"
+        "    return write\n"
+        f"cli.launch(lambda: {print_} and None)\n"
+    )
+    pipe = f"{sys.executable} {program} 2>&1 | head -n 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", pipe],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    first, *others = done.stdout.splitlines()
+    assert others == [code] and not done.stderr, done
+    assert first == "line" or code == "1"
+
+
 def docstring(name: str) -> str:
     file = ROOT / "experiments" / f"{name}.py"
     if not file.exists():

@@ -3,20 +3,32 @@
 import dataclasses
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from llmjax import hub
 from llmjax.config import Checkpoint, DataConfig, RunConfig
 from llmjax.data.tokenizers import comparison, tokenizer
 from llmjax.hub import families
+from llmjax.hub.stored_model import open_model
 from llmjax.models.heads.language import LanguageModel
 from llmjax.train import initial
 from llmjax.train.checkpoints.checkpoints import load_params
 from tests.experiments.forked import Mains
 from tests.hub.test_gguf_vocabulary import describe, train
+
+TINY_BERT = {
+    "vocab_size": 40,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 8,
+    "architectures": ["BertForMaskedLM"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +49,8 @@ def test_hub_to_checkpoint_and_back(mains, folder, tmp_path, cfg, params, same):
     run = tmp_path / "run"
     done = mains.run("convert", f"--source={folder}", f"--target={run}")
     assert shown(done, "written") == "checkpoint"
-    assert "model.layers.{l}.mlp.up_proj.weight" in done.out
+    assert int(shown(done, "tensors read")) == len(open_model(folder).tensors)
+    assert "model.layers" not in done.out and "older names" not in done.out
     config, loaded = load_params(run)
     same(loaded, params)
     assert config.model.layers == cfg.layers
@@ -51,13 +64,44 @@ def test_hub_to_checkpoint_and_back(mains, folder, tmp_path, cfg, params, same):
         np.testing.assert_array_equal(a[name], b[name])
 
 
+@pytest.mark.parametrize("to", ["hub", "checkpoint"])
+def test_every_leaf_is_shown_where_asked_for(mains, folder, tmp_path, to):
+    flags = (f"--source={folder}", f"--target={tmp_path / to}", f"--to={to}")
+    done = mains.run("convert", *flags, "--leaves")
+    line = r"^transformer/stack/group_0/layer_0/mlp/up/kernel .*up_proj\.weight$"
+    assert re.search(line, done.out, re.MULTILINE), done.out
+
+
+def test_what_became_of_the_files_tensors(mains, random_params, tmp_path):
+    """A BERT as of 2018: old names of norms, its table under two names, a buffer."""
+    cfg = families.family("bert").to_config(TINY_BERT)
+    params = random_params(LanguageModel(cfg), {"tokens": np.ones((1, 2), np.int32)})
+    hub.save(LanguageModel(cfg), params, tmp_path / "new", family="bert")
+    old = tmp_path / "old"
+    old.mkdir()
+    shutil.copyfile(tmp_path / "new" / "config.json", old / "config.json")
+    tensors = load_file(tmp_path / "new" / "model.safetensors")
+    old_names = ("LayerNorm.weight", "LayerNorm.gamma")
+    named = {name.replace(*old_names): value for name, value in tensors.items()}
+    copy = named["bert.embeddings.word_embeddings.weight"].copy()
+    ids = np.arange(8.0, dtype=np.float32)[None]
+    more = {"cls.predictions.decoder.weight": copy, "bert.embeddings.position_ids": ids}
+    save_file(named | more, old / "model.safetensors", {"format": "pt"})
+    done = mains.run("convert", f"--source={old}", f"--target={tmp_path / 'run'}")
+    assert shown(done, "older names").startswith("4: bert.")
+    assert shown(done, "copies") == "1: cls.predictions.decoder.weight"
+    assert shown(done, "left out") == "1: bert.embeddings.position_ids"
+    assert shown(done, "tied") == "the head is the table of the tokens"
+    assert int(shown(done, "tensors read")) == len(tensors)
+
+
 def test_gguf_to_hub_in_another_type(mains, tmp_path, cfg, params, write_gguf):
     tensors = hub.to_hub(families.family("llama"), cfg, params)
     path = write_gguf(tmp_path / "m.gguf", cfg, tensors)
     target = tmp_path / "hub"
     args = (f"--source={path}", f"--target={target}", "--to=hub", "--dtype=bfloat16")
     done = mains.run("convert", *args)
-    assert shown(done, "leaves") == "12"
+    assert shown(done, "leaves") == "12; --leaves prints them"
     written = load_file(target / "model.safetensors")
     name = "model.layers.1.self_attn.q_proj.weight"
     np.testing.assert_array_equal(
@@ -94,7 +138,8 @@ def test_the_tokenizer_comes_along(mains, folder, tmp_path):
     (folder / "tokenizer.json").write_text("{}")
     target = tmp_path / "copy"
     done = mains.run("convert", f"--source={folder}", f"--target={target}", "--to=hub")
-    assert int(shown(done, "parameters").replace(",", "")) > 0
+    assert re.fullmatch(r"[1-9][\d,]*, float32", shown(done, "parameters"))
+    assert shown(done, "beside") == "tokenizer.json"
     assert (target / "tokenizer.json").read_text() == "{}"
 
 
