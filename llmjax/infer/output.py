@@ -1,9 +1,11 @@
 """A table that is written row by row, whole or not at all, and goes on after a kill.
 
 Rows lie in `NAME.part` until all are there. `NAME.progress`, replaced after each write,
-says how many bytes of it count; what a kill left behind them is written again.
+says how many bytes of it count; what a kill left behind them is written again. One
+process at a time writes: it holds `.NAME.lock`.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -11,6 +13,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from llmjax.train import lock
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -32,7 +36,8 @@ class Output:
           identity: of the rows, as JSON has it.
 
         Raises:
-          ValueError: another ending, a file that is there, or another identity.
+          ValueError: another ending, a file that is there, another identity, or another
+            process that writes it.
         """
         ending = path.suffix.lower()
         if ending not in (".jsonl", ".csv", ".tsv"):
@@ -40,18 +45,35 @@ class Output:
                 f"--output={path} ends with {ending or 'nothing'!r}; accepted: .jsonl, "
                 ".csv, .tsv"
             )
-        if path.exists():
-            raise ValueError(f"--output={path} is there; remove it, or give another")
         self.path, self.rows, self.counts = path, 0, dict[str, Any]()
         self._delimiter = {".csv": ",", ".tsv": "\t"}.get(ending)
         self._part = path.with_name(f"{path.name}.part")
         self._progress = path.with_name(f"{path.name}.progress")
         self._identity = json.loads(json.dumps(identity))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        size = self._resume()
-        self._file = self._part.open("r+b" if size else "wb")
-        self._file.truncate(size)
-        self._file.seek(size)
+        with contextlib.ExitStack() as stack:
+            self._acquire(stack)
+            if path.exists():
+                raise ValueError(
+                    f"--output={path} is there; remove it, or give another"
+                )
+            size = self._resume()
+            self._file = self._part.open("r+b" if size else "wb")
+            stack.callback(self._file.close)
+            self._file.truncate(size)
+            self._file.seek(size)
+            self._held = stack.pop_all()
+
+    def _acquire(self, stack: contextlib.ExitStack) -> None:
+        """Takes the lock until `stack` ends."""
+        folder = self.path.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / f".{self.path.name}.lock"
+        if (holder := lock.acquire(file, stack)) is not None:
+            raise ValueError(
+                f"--output={self.path}: {self.path.name} in {folder} is being "
+                f"written by {holder}; wait for it or end it, or give another --output"
+            )
+        stack.callback(file.unlink, missing_ok=True)
 
     def _resume(self) -> int:
         """The bytes of the part that count, and of what rows."""
@@ -102,13 +124,13 @@ class Output:
 
     def finish(self) -> None:
         """Gives the file its name."""
-        self._file.close()
-        self._part.replace(self.path)
-        self._progress.unlink(missing_ok=True)
+        with self._held:
+            self._part.replace(self.path)
+            self._progress.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Leaves what is written for a later call."""
-        self._file.close()
+        self._held.close()
 
     def _text(self, rows: Rows) -> str:
         if self._delimiter is None:

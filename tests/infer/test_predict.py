@@ -1,8 +1,12 @@
 """Rows in chunks, by length, over devices; and the file that they are written to."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
+import os
+import subprocess
+import sys
 from functools import partial
 
 import jax
@@ -17,6 +21,7 @@ from llmjax.infer.output import Output
 from llmjax.infer.predict import Predictor, chunks
 from llmjax.parallel.mesh import make_mesh
 from llmjax.tasks.registry import make_task
+from llmjax.train import lock
 
 LABELS = ("a", "b", "c")
 COLUMNS = {"text": "review"}
@@ -163,3 +168,55 @@ def test_another_table_is_not_gone_on_with(tmp_path):
     path.touch()
     with pytest.raises(ValueError, match="is there; remove it, or give another"):
         Output(path, IDENTITY)
+
+
+HOLDER = """
+import sys
+from llmjax.infer.output import Output
+output = Output(__import__("pathlib").Path(sys.argv[1]), {})
+output.write([{"row": 0}], {})
+print("begun", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_second_process_is_told_of_the_first_and_a_dead_one_holds_nothing(tmp_path):
+    path = tmp_path / "out.jsonl"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as first:
+        assert first.stdout.readline() == "begun\n"
+        with pytest.raises(ValueError) as error:
+            Output(path, {})
+        Output(tmp_path / "other.jsonl", {}).close()
+        first.kill()
+    for word in (f"out.jsonl in {tmp_path} is", f"process {first.pid} on ", "--output"):
+        assert word in str(error.value)
+    output = Output(path, {})
+    assert output.rows == 1
+    output.finish()
+    assert {*tmp_path.iterdir()} == {path, tmp_path / "other.jsonl.part"}
+
+
+def test_a_lock_that_its_holder_removed_is_no_lock(tmp_path, monkeypatch):
+    """Opened before the first had finished, locked after it."""
+    path = tmp_path / ".lock"
+    first, second, third = (contextlib.ExitStack() for _ in range(3))
+    assert lock.acquire(path, first) is None
+    open_ = os.open
+
+    def finish(*args):
+        file = open_(*args)
+        path.unlink(missing_ok=True)
+        first.close()
+        monkeypatch.undo()
+        return file
+
+    monkeypatch.setattr(lock.os, "open", finish)
+    assert lock.acquire(path, second) is None
+    assert "process" in lock.acquire(path, third)
+    second.close()
+    third.close()
