@@ -45,7 +45,7 @@ from llmjax.config import (
     TaskConfig,
     wording,
 )
-from llmjax.hub import families, gguf, origin, packages, tokenizer_files
+from llmjax.hub import forms, gguf, origin, packages, tokenizer_files
 from llmjax.hub.binding import bind
 from llmjax.hub.files import float_type, read_json
 from llmjax.hub.load import abstract, account, check, read_params
@@ -57,8 +57,6 @@ from llmjax.models.heads.classifier import SINGLE, SequenceClassifier
 from llmjax.models.heads.encoder import Encoder
 from llmjax.models.heads.language import LanguageModel
 from llmjax.models.heads.multi_token import PredictionHeads, first_head
-from llmjax.models.heads.pairs import PairModel
-from llmjax.models.heads.replaced_tokens import Discriminator, ReplacedTokenDetector
 from llmjax.tasks.registry import make_model
 from llmjax.train.checkpoints.checkpoints import FOLDER, Checkpoints
 from llmjax.train.checkpoints.checkpoints import read as read_run
@@ -175,24 +173,14 @@ def hub_form(config: RunConfig, params: Any) -> tuple[Any, Any, list[str]]:
       ValueError: there is no such class.
     """
     model: Any = make_model(config)
-    cfg, layout = config.model, config.layout
     if isinstance(model, PredictionHeads):
-        params = first_head(cfg, params, model.depth)
-        model = LanguageModel(cfg, layout)
-    elif isinstance(model, PairModel):
-        model = LanguageModel(cfg, layout)
-    elif isinstance(model, ReplacedTokenDetector):
-        model = Discriminator(cfg, layout)
-    heads = {
-        head
-        for model_type in families.MODULES
-        for head in families.family(model_type).architectures.values()
-    }
-    if type(model).__name__ not in heads:
+        params = first_head(config.model, params, model.depth)
+    model = forms.form(model)
+    if type(model).__name__ not in forms.heads():
         raise ValueError(
             f"--source={SOURCE.value} has task.kind={config.task.kind!r}, whose "
             f"{type(model).__name__} no format of the hub holds; they hold "
-            f"{', '.join(sorted(heads))}"
+            f"{', '.join(sorted(forms.heads()))}"
         )
     own = {path.split("/")[0] for path in abstract(model)[0]}
     kept = {name: leaf for name, leaf in params.items() if name in own}

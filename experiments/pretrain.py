@@ -6,14 +6,14 @@ r"""Pretrains a model.
 Local files are prepared first, where they are not. The same command again continues
 from the last checkpoint, and with a larger --config.train.steps beyond the end. SIGTERM
 saves and ends with code 143. Writes `config.json`, `metrics.jsonl`, `checkpoints/`,
-`tokenizer/` and `result.json` into the workdir.
+`tokenizer/` and `result.json` into the workdir, and names the commands that go on.
 """
 
 from typing import Any
 
 from absl import flags
 
-from experiments import cli, words
+from experiments import cli, following, words
 from llmjax.train import initial, run
 
 PROFILE = flags.DEFINE_string(
@@ -22,9 +22,13 @@ PROFILE = flags.DEFINE_string(
 
 
 def main() -> dict[str, Any]:
-    config = initial.complete(cli.config(), cli.WORKDIR.value)
-    initial.prepare_local(config.data, cli.WORKDIR.value)
-    return run.run(config, cli.WORKDIR.value, profile=profile()).result
+    workdir = cli.WORKDIR.value or ""
+    config = initial.complete(cli.config(), workdir)
+    initial.prepare_local(config.data, workdir)
+    done = run.run(config, workdir, profile=profile())
+    if done.result["finished"]:
+        done.result["next"] = following.commands(done.program.config, workdir)
+    return done.result
 
 
 def profile() -> tuple[int, int] | None:

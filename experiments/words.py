@@ -33,7 +33,8 @@ def training(result: Mapping[str, Any]) -> str:
         + (f", the first step after {wording.duration(first)}" if first else ""),
         "peak memory": wording.size(result["peak_memory_bytes"]),
     }
-    return wording.table(rows)
+    following = result.get("next", ())
+    return "\n".join([wording.table(rows), *(f"next  {c}" for c in following)])
 
 
 def _best(result: Mapping[str, Any]) -> str:
@@ -82,13 +83,8 @@ OF_TRAINING = ("loss", "accuracy", "bits_per_byte")
 def metrics(values: Mapping[str, float], names: tuple[str, ...] = ()) -> str:
     """Metrics on one line; those of `names` only, where there are any."""
     chosen = [n for n in names or values if n in values]
-    return ", ".join(f"{n.replace('_', ' ')} {number(values[n])}" for n in chosen)
-
-
-def number(value: float) -> str:
-    """A number with the digits that matter."""
-    whole = isinstance(value, int) or abs(value) >= 1000
-    return f"{value:,.0f}" if whole else f"{value:.4g}"
+    pairs = ((n.replace("_", " "), wording.number(values[n])) for n in chosen)
+    return ", ".join(f"{name} {number}" for name, number in pairs)
 
 
 def _rows(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
@@ -113,4 +109,4 @@ def _nested(value: Any) -> bool:
 def _scalar(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return number(value) if isinstance(value, int | float) else str(value)
+    return wording.number(value) if isinstance(value, int | float) else str(value)

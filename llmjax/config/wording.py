@@ -19,6 +19,12 @@ def short(number: int | float) -> str:
     return f"{number:,.0f}"
 
 
+def number(value: int | float) -> str:
+    """A number with the digits that matter: 2,000, 0.7312, 1.962."""
+    whole = isinstance(value, int) or abs(value) >= 1000
+    return f"{value:,.0f}" if whole else f"{value:.4g}"
+
+
 def size(number: int | float) -> str:
     """Bytes in the unit that suits them: 812 bytes, 1.58 GiB."""
     power = 0

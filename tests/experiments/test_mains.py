@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import types
 
@@ -112,6 +113,17 @@ def test_pretrain(pretrained):
     ]
     assert steps == [0, 1, 2, 2, 3, 4, 4]
     assert (pretrained.workdir / "checkpoints" / "4").is_dir()
+
+
+def test_the_commands_that_are_named_next_run(mains, pretrained):
+    named = re.findall(
+        r"^next  python -m experiments\.(.*)$", pretrained.done.out, re.M
+    )
+    commands = [shlex.split(line.replace("TEXT", "badge")) for line in named]
+    names = [name for name, *_ in commands]
+    assert names == ["evaluate", "generate", "convert"] and "--split=test" in named[0]
+    for command in commands:
+        succeed(mains, *command)
 
 
 def test_the_same_command_again_and_another(mains, pretrained):

@@ -69,6 +69,8 @@ def test_a_run():
     assert "best" not in words.training({**result, "best": {**best, "step": 2000}})
     shown = rows(words.training({**result, "best": best}))
     assert shown["best"].strip() == "bits per byte 1.9 at step 1,500"
+    *_, last = words.training({**result, "next": ["llmjax x"]}).splitlines()
+    assert last == "next  llmjax x"
     early = words.training({**result, "finished": False})
     assert "not finished" in early and "the same command goes on" in early
 

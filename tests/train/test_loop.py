@@ -114,7 +114,7 @@ def test_a_run_ends_when_patience_does(
         values = values[step + 2 :]
     _, result = fit(judged(program, values, **fields), train, held_out, tmp_path)
     assert (result["step"], result["finished"], result["stopped_early"]) == (5, 1, 1)
-    assert "accuracy than 5.0 of step 2" in capsys.readouterr().out
+    assert "accuracy than 5 of step 2" in capsys.readouterr().out
     assert Checkpoints(tmp_path).best_step == 2
     _, again = fit(judged(program, [], **fields), train, held_out, tmp_path)
     assert (again["step"], again["stopped_early"]) == (5, True)
@@ -131,6 +131,12 @@ def test_patience_without_an_evaluation_is_refused(program, train, tmp_path):
 def test_a_value_that_is_not_a_number_is_never_better():
     config = dataclasses.replace(toy.CONFIG.train, best_mode="max", patience=2)
     best = Best()
+    told = Best(0.7312345678, 1500, 2).report(2100, config)
+    assert told.startswith("stopped at step 2,100 of ")
+    assert (
+        "2 evaluations in a row without a better loss than 0.7312 of step 1,5" in told
+    )
+    assert "without a loss that is a number (" in Best(None, 0, 2).report(9, config)
     for step, value in enumerate([math.nan, 1.0, math.nan, 1.0]):
         best = best.after(step, value, config)
     assert best == Best(1.0, 1, 2)

@@ -39,10 +39,14 @@ class Best:
 
     def report(self, step: int, config: TrainConfig) -> str:
         """Why a run stopped at `step`, for a person."""
+        name, value = config.best_metric, self.value
+        if value is None:
+            missed = f"{name} that is a number"
+        else:
+            missed = f"better {name} than {wording.number(value)} of step {self.step:,}"
         return (
-            f"stopped at step {step} of {config.steps}: "
-            f"{wording.count(self.since, 'evaluation')} in a row without a better "
-            f"{config.best_metric} than {self.value} of step {self.step} "
+            f"stopped at step {step:,} of {config.steps:,}: "
+            f"{wording.count(self.since, 'evaluation')} in a row without a {missed} "
             f"(train.patience={config.patience})"
         )
 
