@@ -1,6 +1,8 @@
 """Tables that are text: the lines of a .txt, and .tsv."""
 
+import csv
 import gzip
+import io
 
 import pytest
 
@@ -29,6 +31,48 @@ def test_a_line_that_cannot_be_read_is_named(data, message, tmp_path):
     file.write_bytes(data)
     with pytest.raises(ValueError, match=message):
         [*reading_text.lines(str(file), "text")]
+
+
+TEXT = {"text": "data.prepare.text"}
+
+
+def read(file, data):
+    """The columns of a file, and the texts in it."""
+    file.write_text(data)
+    (file_slice,) = finding.find(str(file)).slices
+    rows = [*readers.rows(file_slice, TEXT)]
+    names = columns.names(finding.find(str(file)))
+    return names, [row.values["text"] for row in rows]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_the_header_and_the_first_row_say_what_divides_fields(mark, name, tmp_path):
+    """Spreadsheets of many countries write semicolons; texts have all three."""
+    texts = ["one, two; three\tfour", "plain", 'with "quotes"', "of two\nlines"]
+    table = io.StringIO()
+    writer = csv.writer(table, delimiter=mark)
+    writer.writerows([["id", "text"], *enumerate(texts)])
+    assert read(tmp_path / name, table.getvalue()) == (("id", "text"), texts)
+    if mark != {"a.csv": ",", "a.tsv": "\t"}[name]:
+        return
+    one = [f'"{text}"' for text in ("a; b", "c\td", "e, f")]
+    data = "\n".join(["text", *one])  # a single column stays one
+    assert read(tmp_path / name, data) == (("text",), [t[1:-1] for t in one])
+
+
+def test_a_header_alone_decides_nothing(tmp_path):
+    header = "what do you think; why"
+    key = {header: "data.prepare.text"}
+    file = tmp_path / "a.csv"
+    file.write_text(f"{header}\nall is well\n")
+    (row,) = reading_text.rows(str(file), key)
+    assert row.values == {header: "all is well"}
+    with pytest.raises(ValueError, match="no field 'text'.*If a semicolon divides"):
+        [*reading_text.rows(str(file), TEXT)]
+    file.write_text("id;text\n1;a\n2;b;c\n")
+    with pytest.raises(ValueError, match="line 3 has 3 .* that hold a semicolon or a"):
+        [*reading_text.rows(str(file), TEXT)]
 
 
 def test_a_tsv_is_a_table_whose_commas_are_text(tmp_path):

@@ -27,7 +27,7 @@ def names(listing: Listing) -> tuple[str, ...]:
 def _of(file_slice: FileSlice) -> Iterable[str]:
     file = file_slice.files[0]
     if file_slice.format in ("csv", "tsv"):
-        return reading_text.header(file, "\t" if file_slice.format == "tsv" else ",")
+        return reading_text.header(file)
     if file_slice.format in ("jsonl", "json"):
         return reading_json.first_keys(file, file_slice.format)
     return reading_tables.columns(file_slice)

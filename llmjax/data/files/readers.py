@@ -48,8 +48,7 @@ def rows(file_slice: FileSlice, columns: Columns) -> Iterator[Row]:
     if file_slice.format == "json":
         return reading_json.objects(file_slice.files[0], columns)
     if file_slice.format in ("csv", "tsv"):
-        delimiter = "\t" if file_slice.format == "tsv" else ","
-        return reading_text.rows(file_slice.files[0], columns, delimiter)
+        return reading_text.rows(file_slice.files[0], columns)
     if file_slice.format == "array_record":
         return reading_tables.array_record(file_slice, columns)
     return reading_tables.table(file_slice, columns)

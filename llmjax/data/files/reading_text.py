@@ -3,11 +3,15 @@
 import csv
 import functools
 import io
+import itertools
 from collections.abc import Iterator
 
 from llmjax.data.files import streams
 from llmjax.data.files.slices import Columns, Row, require_columns
 from llmjax.data.files.streams import LINE_BYTES
+
+NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
+DELIMITERS = tuple(NAMES)
 
 
 def text_file(file: str) -> str:
@@ -30,11 +34,38 @@ def text_file(file: str) -> str:
         raise streams.not_utf8(file, e.start) from None
 
 
-def header(file: str, delimiter: str = ",") -> list[str]:
+def header(file: str) -> list[str]:
     """The columns of a .csv or .tsv."""
+    return next(iter(_first_rows(file, delimiter(file))), [])
+
+
+def delimiter(file: str) -> str:
+    """What stands between the fields of a .csv or .tsv: as its name says, or else.
+
+    Another one is taken only where it leaves no doubt: by the name the header is a
+    single field, and by the other several, as many as in the row below.
+    """
+    plain = file.lower().removesuffix(".gz").removesuffix(".zst")
+    own = "\t" if plain.endswith(".tsv") else ","
+    for other in (own, *(d for d in DELIMITERS if d != own)):
+        try:
+            first = _first_rows(file, other)
+        except (csv.Error, UnicodeDecodeError):  # said where the rows are read
+            return own
+        lengths = {len(row) for row in first}
+        if len(first) == 2 and len(lengths) == 1 and lengths != {1}:
+            return other
+        if other == own and first and len(first[0]) > 1:
+            return own
+    return own
+
+
+def _first_rows(file: str, delimiter: str) -> list[list[str]]:
+    """The header and the first row that is not empty."""
     with streams.opened(file) as stream:
         text = io.TextIOWrapper(stream, "utf-8-sig", newline="")
-        return next(csv.reader(_lines(text, file), delimiter=delimiter), [])
+        rows = csv.reader(_lines(text, file), delimiter=delimiter)
+        return [*itertools.islice((row for row in rows if row), 2)]
 
 
 def lines(file: str, column: str) -> Iterator[Row]:
@@ -56,7 +87,7 @@ def lines(file: str, column: str) -> Iterator[Row]:
                 raise streams.not_utf8(file, streams.first_invalid(again)) from None
 
 
-def rows(file: str, columns: Columns, delimiter: str = ",") -> Iterator[Row]:
+def rows(file: str, columns: Columns) -> Iterator[Row]:
     """The rows of a .csv or .tsv whose first line names the columns.
 
     Raises:
@@ -66,19 +97,20 @@ def rows(file: str, columns: Columns, delimiter: str = ",") -> Iterator[Row]:
     csv.field_size_limit(LINE_BYTES)
     with streams.opened(file) as stream:
         streams.refuse_binary(file, stream.read(4096))
+    mark = delimiter(file)
     with streams.opened(file) as stream:
         text = io.TextIOWrapper(stream, "utf-8-sig", newline="")
-        reader = csv.reader(_lines(text, file), delimiter=delimiter, strict=True)
+        reader = csv.reader(_lines(text, file), delimiter=mark, strict=True)
         try:
             header = next(reader, [])
-            require_columns(f"{file}, line 1", columns, header)
+            _require_columns(file, columns, header)
             places = {column: header.index(column) for column in columns}
             for row in reader:
                 if row and len(row) != len(header):
                     raise ValueError(
                         f"{file}, line {reader.line_num} has {len(row)} fields and the "
-                        f"header {len(header)}; quote fields that hold a comma or a "
-                        "line break"
+                        f"header {len(header)}; quote fields that hold {NAMES[mark]} "
+                        "or a line break"
                     )
                 if row:
                     values = {column: row[k] for column, k in places.items()}
@@ -92,6 +124,20 @@ def rows(file: str, columns: Columns, delimiter: str = ",") -> Iterator[Row]:
                 f"{file}, line {reader.line_num} is no CSV ({e}); mend it, or write it "
                 "as .jsonl"
             ) from None
+
+
+def _require_columns(file: str, columns: Columns, header: list[str]) -> None:
+    """As `require_columns`, with a hint where the fields are divided otherwise."""
+    try:
+        require_columns(f"{file}, line 1", columns, header)
+    except ValueError as e:
+        other = next((d for d in DELIMITERS if any(d in name for name in header)), "")
+        if not other:
+            raise
+        raise ValueError(
+            f"{e}. If {NAMES[other]} divides its fields, give the first row as many as "
+            "the header, or write the file with commas"
+        ) from None
 
 
 def _lines(text: io.TextIOWrapper, file: str) -> Iterator[str]:
