@@ -51,6 +51,8 @@ def test_clipped_documents_keep_what_they_have() -> None:
                 "names": np.array(["x", "y", "z", "w"]),
             }
 
+    end = Clipped(Annotated(), 2, "left")[0]
+    assert end["tokens"].tolist() == Annotated()[0]["tokens"][-2:].tolist()
     found = Clipped(Annotated(), 2)
     assert len(found) == 2
     assert found.lengths.tolist() == [2, 1]

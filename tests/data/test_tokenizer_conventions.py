@@ -180,6 +180,7 @@ BROKEN = {
     "token that is a number": ("eos_token", 7),
     "token without content": ("eos_token", {"lstrip": True}),
     "flag that is a text": ("add_bos_token", "false"),
+    "side that is none": ("truncation_side", ["middle"]),
     "tokens in a list": ("added_tokens_decoder", ["<x>"]),
     "tokens by name": ("added_tokens_decoder", {"<x>": 258}),
     "token of no text": ("added_tokens_decoder", {"258": {"content": 7}}),

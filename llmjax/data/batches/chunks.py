@@ -68,15 +68,20 @@ class Chunks:
 
 
 class Clipped:
-    """Each document's first `length` tokens, and the arrays along them."""
+    """Each document's first or last `length` tokens, and the arrays along them."""
 
-    def __init__(self, documents: Source, length: int):
+    def __init__(self, documents: Source, length: int, side: str = "right"):
         """Keeps `length` tokens at most.
+
+        Args:
+          documents, length: to cut.
+          side: the end that is cut off, "left" or "right".
 
         Raises:
           ValueError: `length` is not positive.
         """
         self._documents, self._length = documents, _positive(length)
+        self._kept = slice(-length, None) if side == "left" else slice(length)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -95,7 +100,7 @@ class Clipped:
         document = self._documents[index]
         n = len(document["tokens"])
         return {
-            k: v[: self._length] if np.ndim(v) and len(v) == n else v
+            k: v[self._kept] if np.ndim(v) and len(v) == n else v
             for k, v in document.items()
         }
 

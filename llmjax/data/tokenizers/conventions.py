@@ -9,6 +9,7 @@ from etils import epath
 CONFIGS = ("special_tokens_map.json", "tokenizer_config.json")  # the latter wins
 ADDED = "added_tokens.json"  # before tokenizer_config.json had them
 TEMPLATE, TEMPLATES = "chat_template.jinja", "additional_chat_templates"
+SIDES = ("left", "right")
 NAMES = ("bos", "eos", "pad", "unk", "sep", "cls", "mask")
 
 
@@ -20,11 +21,14 @@ class Conventions(NamedTuple):
       chat_templates: name -> jinja; "default" is taken where none is named.
       adds: "bos" or "eos" -> whether it stands around a text; absent: as the json's
         post-processor says.
+      truncation_side: the end at which a long text loses tokens, "left" or "right"; "":
+        as the json says, else "right".
     """
 
     specials: Mapping[str, str] = {}
     chat_templates: Mapping[str, str] = {}
     adds: Mapping[str, bool] = {}
+    truncation_side: str = ""
 
 
 def read(folder: epath.Path) -> tuple[Conventions, list[dict[str, Any]]]:
@@ -55,7 +59,13 @@ def read(folder: epath.Path) -> tuple[Conventions, list[dict[str, Any]]]:
             )
     templates = _template_files(folder) or _templates(file, config.get("chat_template"))
     named = {*specials.values()}
-    return Conventions(specials, templates, adds), _added_tokens(folder, config, named)
+    side = config.get("truncation_side", "")
+    if side not in ("", *SIDES):
+        raise ValueError(
+            f"{file} has truncation_side {side!r}; accepted: {', '.join(SIDES)}"
+        )
+    conventions = Conventions(specials, templates, adds, side)
+    return conventions, _added_tokens(folder, config, named)
 
 
 def write(config: epath.Path, conventions: Conventions) -> None:
@@ -65,6 +75,8 @@ def write(config: epath.Path, conventions: Conventions) -> None:
         f"{name}_token": token for name, token in conventions.specials.items()
     }
     content |= {f"add_{name}_token": flag for name, flag in conventions.adds.items()}
+    if conventions.truncation_side:
+        content["truncation_side"] = conventions.truncation_side
     templates = conventions.chat_templates
     if set(templates) == {"default"}:
         content["chat_template"] = templates["default"]

@@ -66,7 +66,8 @@ def read(path: epath.PathLike, pattern: str | None = None) -> tuple[str, Convent
     text, inner = _with_added(path, inner.to_str(), inner, added)
     vocab = inner.get_vocab(with_added_tokens=True)
     specials |= {n: token for n, token in beside.specials.items() if token in vocab}
-    return text, Conventions(specials, beside.chat_templates, adds | dict(beside.adds))
+    adds |= dict(beside.adds)
+    return text, beside._replace(specials=specials, adds=adds)
 
 
 def write(path: epath.Path, text: str, beside: Conventions) -> None:

@@ -72,11 +72,12 @@ class Tokenizer:
       token_bytes: int32 [vocab_size], how many UTF-8 bytes an id stands for; the
         specials stand for none. Sums to a text's size over its ids, exactly for
         byte-level tokenizers; `byte_level.spell` says how nearly for others.
+      truncation_side: the end at which a long text loses tokens, "left" or "right".
       specials: "pad", "bos", "eos", "mask"… -> the token.
       chat_templates: name -> jinja; "default" is taken where none is named.
       json, frame: text of its tokenizer.json; the specials around a text.
-      fingerprint: sha256 of the tokenizer's json, and of `specials` where those don't
-        follow from it.
+      fingerprint: sha256 of the tokenizer's json, and of `specials` and
+        `truncation_side` where those don't follow from it.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Tokenizer:
         vocab = inner.get_vocab(with_added_tokens=True)
         self._conventions = conventions = conventions or Conventions()
         self.chat_templates = conventions.chat_templates
+        self.truncation_side = conventions.truncation_side or _direction(self.json)
         self.specials = _specials(inner, conventions.specials)
         self.vocab_size: int = max(vocab.values()) + 1
         if self.vocab_size > MAX_IDS:
@@ -129,6 +131,8 @@ class Tokenizer:
         identity = self.json
         if conventions.specials:
             identity += json.dumps(self.specials, sort_keys=True)
+        if self.truncation_side != _direction(self.json):
+            identity += self.truncation_side
         self.fingerprint: str = hashlib.sha256(identity.encode()).hexdigest()
 
     def _read_frame(
@@ -330,6 +334,12 @@ def _as_text(
         before = [inner.pre_tokenizer] if inner.pre_tokenizer else []
         inner.pre_tokenizer = pre_tokenizers.Sequence([*before, cut])
     return inner
+
+
+def _direction(text: str) -> str:
+    """The end that a tokenizer's json cuts, as its library does."""
+    cut = json.loads(text).get("truncation") or {}
+    return "left" if cut.get("direction") == "Left" else "right"
 
 
 def _open(text: str) -> tokenizers.Tokenizer:

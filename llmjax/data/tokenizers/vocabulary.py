@@ -31,6 +31,7 @@ class Vocabulary(Protocol):
       pad_id, bos_id, eos_id: ids of padding, beginning and end.
       token_bytes: int [vocab_size], the UTF-8 bytes that each id stands for.
       num_specials: number of tokens that `with_specials` adds.
+      truncation_side: the end at which a long text loses tokens, "left" or "right".
     """
 
     vocab_size: int
@@ -38,6 +39,7 @@ class Vocabulary(Protocol):
     bos_id: int
     eos_id: int
     token_bytes: np.ndarray
+    truncation_side: str
 
     @property
     def num_specials(self) -> int: ...
@@ -79,6 +81,7 @@ class PlainVocabulary:
     pad_id: int = 0
     bos_id: int = 1
     eos_id: int = 2
+    truncation_side: str = "right"
 
     def __post_init__(self):
         self.token_bytes: np.ndarray = np.ones(self.vocab_size, np.int32)

@@ -31,7 +31,7 @@ from llmjax.tasks.task import (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SequenceClassificationTask(Objective):
-    """A class for each text, which is cut at `data.seq_len`.
+    """A class for each text, which is cut at `data.seq_len` where its tokenizer does.
 
     With packing "pad" a text has a row, and labels are [B]; with "first_fit" whole
     texts share a row, and labels are [B, G].
@@ -77,7 +77,8 @@ class SequenceClassificationTask(Objective):
         return source.numbered([own.index(name) for name in names])
 
     def examples(self, documents: TokenSource) -> Source:
-        return Clipped(documents, self.text_length)
+        side = self.vocabulary.truncation_side
+        return Clipped(documents, self.text_length, side)
 
     def features(
         self, example: Mapping[str, np.ndarray], rng: np.random.Generator
