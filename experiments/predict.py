@@ -10,7 +10,9 @@ r"""Predicts for the rows of a file: a label for each text, with its probability
 .csv, .tsv, .jsonl, .json or .parquet file, or a .txt with a text in each line; also .gz
 or .zst. The output is .jsonl, .csv or .tsv: a row for each row of the input, in its
 order, with its number (from 0), the columns of `--keep`, the text, `label`,
-`probability` and the `probabilities` of all labels.
+`probability` and the `probabilities` of all labels. Where a model of the hub says any
+number of labels of a text, each probability is by itself, and `label` is the likeliest;
+of one that gives a number, the row has its `value`, or `values` by name.
 
 Memory does not grow with the input. The same command goes on after it was killed: rows
 lie in OUTPUT.part until all are there. Any number of devices gives the same rows.
@@ -41,12 +43,13 @@ from llmjax.config import (
 )
 from llmjax.data.files import finding, readers, reading_text
 from llmjax.data.files.slices import FileSlice, Row
-from llmjax.hub import packages, tokenizer_files
+from llmjax.hub import classes, packages, tokenizer_files
 from llmjax.infer.generate import generates
 from llmjax.infer.output import Output
 from llmjax.infer.predict import CHUNK, Predictor, chunks, fingerprint
-from llmjax.models.heads.classifier import SINGLE, SequenceClassifier
+from llmjax.models.heads.classifier import SequenceClassifier
 from llmjax.parallel.processes import membership
+from llmjax.tasks.labelled.scores import ScoresTask
 from llmjax.tasks.registry import TASKS, make_model, make_task
 from llmjax.tasks.task import Objective
 from llmjax.train.checkpoints import checkpoints, weights
@@ -96,7 +99,7 @@ def main() -> dict[str, Any]:
         for chunk in chunks(rows, done):
             answers = predictor(chunk, columns)
             if output is not None:
-                counts.update(str(answer.get("label")) for answer in answers)
+                counts.update(str(a["label"]) for a in answers if "label" in a)
                 so_far = {"labels": dict(counts), "cut": cut + predictor.cut}
                 numbered = zip(itertools.count(done), chunk, answers)
                 lines = [row_of(n, row, columns, said) for n, row, said in numbered]
@@ -184,8 +187,9 @@ def text_columns(source: Source) -> dict[str, str]:
     columns = {first: TEXT.value or source.config.data.prepare.text}
     columns |= {name: name for name in others}
     flag = {name: "--text" for name in columns.values()}
+    own = {*OWN, *(("value", "values") if isinstance(source.task, ScoresTask) else ())}
     for name in [*KEEP.value, *flag]:
-        if name in OWN:
+        if name in own:
             raise ValueError(
                 f"{flag.get(name, '--keep')}={name} is a column that the output has of "
                 "its own; rename it in the input"
@@ -269,12 +273,18 @@ def identity(source: Source, columns: Mapping[str, str]) -> dict[str, Any]:
         "run": RUN.value,
         "step": source.step,
         "weights": fingerprint(source.config, source.task, source.params),
+        **({"scores": meaning} if (meaning := scores_of(source.task)) else {}),
         "input": [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files],
         "columns": [*columns.values(), *KEEP.value],
         "batch_size": BATCH_SIZE.value,
         "max_length": source.config.data.seq_len,
         "chunk": CHUNK,
     }
+
+
+def scores_of(task: Objective) -> str:
+    """The meaning of a task's scores; "" where they are of one class of several."""
+    return task.meaning if isinstance(task, ScoresTask) else ""
 
 
 # --- the model -----------------------------------------------------------------------
@@ -319,11 +329,6 @@ def open_hub(name: str) -> Source:
             f"--run={name} is a {type(model).__name__} ({model.cfg.architecture}), "
             f"which gives texts no label; {served_by(model)}"
         )
-    if model.problem != SINGLE:
-        raise ValueError(
-            f"--run={name} has problem_type {model.problem!r}; predicted is "
-            f"{SINGLE!r} alone"
-        )
     labels = model.labels
     task = SequenceClassification(None, labels, model.pooling, model.form)
     fetched = name.startswith(packages.PREFIX)
@@ -332,7 +337,11 @@ def open_hub(name: str) -> Source:
     longest = tokenizer_files.longest(model, files) or UNBOUNDED
     config = RunConfig(model.cfg, task, DataConfig(seq_len=longest, packing="pad"))
     config = at_length(config, longest)
-    return Source(config, make_task(config, hub.tokenizer(name)), params, None)
+    bound: Objective = make_task(config, hub.tokenizer(name))
+    meaning = classes.meaning(model)
+    if meaning != "one":
+        bound = ScoresTask(config, bound.vocabulary, meaning)
+    return Source(config, bound, params, None)
 
 
 def at_length(config: RunConfig, longest: int) -> RunConfig:

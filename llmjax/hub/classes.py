@@ -5,8 +5,9 @@ they are named LABEL_0, LABEL_1, …
 """
 
 import dataclasses
+import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from llmjax.hub.table import Classification, Family
 from llmjax.models.heads.classifier import SINGLE, SequenceClassifier
@@ -62,6 +63,21 @@ def read(family: Family, hf: dict[str, Any]) -> Classes:
 def _guess(count: int) -> str:
     """What scores of so many classes mean where nothing says it, as in transformers."""
     return "regression" if count == 1 else SINGLE
+
+
+def meaning(model: SequenceClassifier) -> Literal["one", "logits", "numbers"]:
+    """What a prediction makes of a model's scores, as transformers' pipeline does.
+
+    One class of several; a logit for each label by itself, which one score is too where
+    config.json does not say its problem; or numbers.
+    """
+    said = model.problem
+    if model.origin is not None and len(model.labels) == 1:
+        said = json.loads(model.origin.config).get("problem_type") or "multi_label"
+    if said == "regression":
+        return "numbers"
+    several = len(model.labels) > 1 and said == SINGLE
+    return "one" if several else "logits"
 
 
 def _labels(hf: dict[str, Any]) -> tuple[str, ...]:

@@ -94,6 +94,66 @@ def test_probabilities_are_those_of_transformers_pipeline(predicted):
     assert f"{len(TEXTS)} of " in out and "2 texts, to the 20 tokens that" in out
 
 
+@pytest.mark.parametrize("place", ["tokenizer_config.json", "tokenizer.json"])
+def test_a_tokenizer_that_cuts_on_the_left(place, mains, classifier, tmp_path):
+    """Said by itself, or by the library's part as transformers takes it over."""
+    folder = tmp_path / "model"
+    shutil.copytree(classifier, folder)
+    content = json.loads((folder / place).read_text())
+    if place == "tokenizer.json":
+        kind = {"direction": "Left", "strategy": "LongestFirst", "stride": 0}
+        content["truncation"] = {**kind, "max_length": 20}
+    else:
+        content["truncation_side"] = "left"
+    (folder / place).write_text(json.dumps(content))
+    source = write_csv(tmp_path / "texts.csv", TEXTS)
+    for name in ("model", "run", "hub"):  # a checkpoint and an export keep it
+        if name != "model":
+            flags = f"--source={folder}", f"--target={tmp_path / name}"
+            assert mains.run("convert", *flags).code == 0
+            folder = tmp_path / name
+        done = predict(mains, folder, source, tmp_path / f"{name}.jsonl")
+        assert done.code == 0, done.err
+        for answer, scores in zip(
+            rows(tmp_path / f"{name}.jsonl"), GOLDEN["left"], strict=True
+        ):
+            assert answer["probabilities"] == pytest.approx(scores, abs=1e-5)
+    assert GOLDEN["left"][-1] != GOLDEN["scores"][-1]
+
+
+@pytest.mark.parametrize("name", sorted(GOLDEN["others"]))
+def test_scores_of_other_meanings_are_those_of_the_pipeline(
+    name, mains, classifier, tmp_path
+):
+    golden = GOLDEN["others"][name]
+    folder = tmp_path / "model"
+    shutil.copytree(classifier, folder)
+    fields = GOLDEN["config"] | golden["fields"]
+    fields["label2id"] = {label: int(i) for i, label in fields["id2label"].items()}
+    (folder / "config.json").write_text(json.dumps(fields))
+    weights = load_file(folder / "model.safetensors")
+    kept = len(fields["id2label"])
+    last = {k: v[:kept] if "classifier" in k else v for k, v in weights.items()}
+    save_file(last, folder / "model.safetensors", metadata={"format": "pt"})
+    source = write_csv(tmp_path / "texts.csv", TEXTS)
+    done = predict(mains, folder, source, tmp_path / "out.jsonl")
+    assert done.code == 0, done.err
+    column = {"value": "value", "values": "values"}.get(name, "probabilities")
+    for answer, scores in zip(
+        rows(tmp_path / "out.jsonl"), golden["scores"], strict=True
+    ):
+        own = {"stars": answer["value"]} if name == "value" else answer[column]
+        assert own == pytest.approx(scores, abs=1e-5)
+        assert ("label" in answer) == (column == "probabilities")
+        if "label" in answer:
+            assert answer["label"] == max(scores, key=scores.__getitem__)
+            assert answer["probability"] == answer["probabilities"][answer["label"]]
+    if column != "probabilities":
+        flags = (f"--keep={column}",)
+        done = predict(mains, folder, source, tmp_path / "no.jsonl", *flags)
+        assert done.code == 2 and f"--keep={column} is a column that" in done.err
+
+
 def test_a_checkpoint_and_its_export_predict_the_same(
     mains, classifier, predicted, tmp_path
 ):

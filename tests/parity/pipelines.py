@@ -1,8 +1,9 @@
 """A classifier's way from a folder of the hub and back, against transformers' pipeline.
 
-Fine-tuned here from a folder that transformers wrote, it must give new texts the same
-probabilities by `experiments.predict` as transformers' pipeline gives them that reads
-what `experiments.convert` wrote:
+Fine-tuned here from a folder that transformers wrote, whose tokenizer cuts long texts
+at their beginning, it must give new texts the same probabilities by
+`experiments.predict` as transformers' pipeline gives them that reads what
+`experiments.convert` wrote:
 
     python -m tests.parity.pipelines
 
@@ -44,13 +45,13 @@ TEXTS = [
 TOLERANCE = 1e-5
 
 
-def tokenizer() -> transformers.PreTrainedTokenizerBase:
+def tokenizer(**fields: str) -> transformers.PreTrainedTokenizerBase:
     """BERT's, of few words and letters; it cuts earlier than the model would."""
     letters = [*"abcdefghijklmnopqrstuvwxyz.,"]
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     vocab = [*specials, *WORDS, *letters, *(f"##{c}" for c in letters)]
     numbers = {token: i for i, token in enumerate(dict.fromkeys(vocab))}
-    own = transformers.BertTokenizer(vocab=numbers, model_max_length=20)
+    own = transformers.BertTokenizer(vocab=numbers, model_max_length=20, **fields)
     assert len(own) == len(numbers)
     return own
 
@@ -69,6 +70,14 @@ def config(size: int) -> transformers.BertConfig:
     )
 
 
+OTHERS = {  # what scores mean where they are not of one class of several
+    "multi_label": {"problem_type": "multi_label_classification"},
+    "values": {"problem_type": "regression"},
+    "value": {"problem_type": "regression", "id2label": {0: "stars"}},
+    "one": {"id2label": {0: "relevant"}},
+}
+
+
 def scores(folder: Path, texts: list[str]) -> list[dict[str, float]]:
     """The probabilities that transformers' pipeline gives each text."""
     pipe = transformers.pipeline(
@@ -78,7 +87,10 @@ def scores(folder: Path, texts: list[str]) -> list[dict[str, float]]:
 
 
 def write_golden() -> None:
-    """The golden file anew."""
+    """The golden file anew: scores, of the same weights cut on the left, and of others.
+
+    A model of one score has the first row of the last projection.
+    """
     own = tokenizer()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -99,8 +111,26 @@ def write_golden() -> None:
             "tensors": shapes,
             "texts": TEXTS,
             "scores": scores(folder, TEXTS),
+            "others": {},
         }
+        for name, fields in OTHERS.items():
+            write_config(folder, golden["config"] | fields)
+            kept = len(fields.get("id2label", LABELS))
+            last = {k: v[:kept] if "classifier" in k else v for k, v in weights.items()}
+            save_file(last, file, metadata={"format": "pt"})
+            golden["others"][name] = {"fields": fields, "scores": scores(folder, TEXTS)}
+        write_config(folder, golden["config"])
+        save_file(weights, file, metadata={"format": "pt"})
+        tokenizer(truncation_side="left").save_pretrained(folder)
+        golden["left"] = scores(folder, TEXTS)
     GOLDEN.write_text(json.dumps(golden, ensure_ascii=False, indent=1) + "\n")
+
+
+def write_config(folder: Path, fields: dict[str, Any]) -> None:
+    """A config.json, with the names of classes both ways."""
+    names = fields["id2label"]
+    fields = fields | {"label2id": {name: int(i) for i, name in names.items()}}
+    (folder / "config.json").write_text(json.dumps(fields))
 
 
 def run(main: str, *flags: str) -> None:
@@ -114,7 +144,7 @@ def run(main: str, *flags: str) -> None:
 def live(folder: Path) -> float:
     """The largest difference of a probability, of a classifier fine-tuned here."""
     torch.manual_seed(0)
-    own = tokenizer()
+    own = tokenizer(truncation_side="left")
     transformers.BertModel(config(len(own))).save_pretrained(folder / "bert")
     own.save_pretrained(folder / "bert")
     with (folder / "texts.csv").open("w", newline="") as file:
