@@ -117,6 +117,11 @@ def config() -> cfg.RunConfig:
         return cfg.parse(dict(CONFIG.value.items()))
 
 
+def said() -> frozenset[str]:
+    """The keys of the config that flags set, as "model.dropout"."""
+    return frozenset(config_flags.get_override_values(flags.FLAGS["config"]))
+
+
 def stop_unless_finished(result: dict[str, Any] | None) -> None:
     """Ends the program with 143 where the result is of a run that SIGTERM ended early.
 

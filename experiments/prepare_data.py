@@ -15,7 +15,7 @@ from llmjax.train import initial
 
 
 def main() -> dict[str, Any]:
-    data = initial.complete(cli.config()).data
+    data = initial.complete(cli.config(), said=cli.said()).data
     first = describe(prepare.prepare(data))
     opened = prepare.open_corpora(data)
     if len(opened) == 1:

@@ -23,9 +23,9 @@ PROFILE = flags.DEFINE_string(
 
 def main() -> dict[str, Any]:
     workdir = cli.WORKDIR.value or ""
-    config = initial.complete(cli.config(), workdir)
+    config = initial.complete(cli.config(), workdir, said=cli.said())
     initial.prepare_local(config.data, workdir)
-    done = run.run(config, workdir, profile=profile())
+    done = run.run(config, workdir, profile=profile(), said=cli.said())
     if done.result["finished"]:
         done.result["next"] = following.commands(done.program.config, workdir)
     return done.result

@@ -1,11 +1,13 @@
 """The model of weights from elsewhere, with what a config says besides.
 
-A field that the config leaves at its default is the weights'. One that it sets is kept
-where the weights stay what they are (dropout, a rotary theta), or only get more rows at
-their ends (tokens, learned positions); any other is an error that names it.
+A field that the config leaves at its default is the weights', unless a flag sets it to
+that. One that is set is kept where the weights stay what they are (dropout, a rotary
+theta), or only get more rows at their ends (tokens, learned positions); any other is an
+error that names it.
 """
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 from llmjax.config import ModelConfig
@@ -16,17 +18,22 @@ from llmjax.train.optimizers.roles import may_grow
 Path = tuple[str, ...]  # of a field: ("positions", "max_length")
 
 
-def merged(own: ModelConfig, weights: ModelConfig, path: str) -> ModelConfig:
+def merged(
+    own: ModelConfig, weights: ModelConfig, path: str, said: Collection[str] = ()
+) -> ModelConfig:
     """The model of the weights, with the fields that `own` sets.
 
     Args:
       own: the config's model.
       weights: the model of the weights at `path`.
+      said: keys of the config that are set whatever they are, as "model.dropout".
 
     Raises:
       ValueError: a field that changes the weights; it names the key.
     """
-    fields = dict(_set_fields(own, ModelConfig(), weights))
+    keys = (tuple(key.split(".")) for key in said)
+    set_anyway = {tuple(at) for room, *at in keys if room == "model"}
+    fields = dict(_set_fields(own, ModelConfig(), weights, set_anyway))
     if ("num_layers",) in fields and weights.groups and not own.groups:
         number = fields.pop(("num_layers",))  # groups say it too
         if number != weights.L:
@@ -50,22 +57,32 @@ def _refusal(key: str, value: Any, there: Any, path: str) -> ValueError:
     )
 
 
-def _set_fields(own: Any, default: Any, weights: Any) -> list[tuple[Path, Any]]:
-    """The fields of `own` that are neither at their default nor the weights'."""
+def _set_fields(
+    own: Any, default: Any, weights: Any, said: Collection[Path], at: Path = ()
+) -> list[tuple[Path, Any]]:
+    """The fields of `own` that are set, and are not the weights'.
+
+    Args:
+      own, default, weights: the values at a place.
+      said: fields that are set whatever they are; others are where not at the default.
+      at: the place.
+    """
     fields: list[tuple[Path, Any]] = []
     for name in (f.name for f in dataclasses.fields(own)):
         value, usual = getattr(own, name), getattr(default, name)
         there = getattr(weights, name, usual)
         if not dataclasses.is_dataclass(value) or isinstance(value, type):
-            if value not in (usual, there):
+            if value != there and (value != usual or (*at, name) in said):
                 fields.append(((name,), value))
             continue
+        here = (*at, name)
         chosen = type(value) is not type(usual)
-        if chosen and type(value) is not type(there):
+        named = any(path[: len(here)] == here for path in said)
+        if (chosen or named) and type(value) is not type(there):
             fields.append(((name,), value))
             continue
         inner = type(value)() if chosen else usual
-        for below, item in _set_fields(value, inner, there):
+        for below, item in _set_fields(value, inner, there, said, here):
             whole = hasattr(there, below[0])
             fields.append(((name, *below), item) if whole else ((name,), value))
     return fields

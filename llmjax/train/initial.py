@@ -6,6 +6,7 @@ of a task are those of the data. A run's own config says all of it.
 
 import contextlib
 import dataclasses
+from collections.abc import Collection
 
 import jax
 from etils import epath
@@ -42,7 +43,11 @@ PATIENCE = 24 * 60 * 60  # seconds that processes wait for the first to prepare
 
 
 def complete(
-    config: RunConfig, workdir: epath.PathLike | None = None, *, corpus: bool = True
+    config: RunConfig,
+    workdir: epath.PathLike | None = None,
+    *,
+    corpus: bool = True,
+    said: Collection[str] = (),
 ) -> RunConfig:
     """`config` with all that its weights and its data say; complete ones stay the same.
 
@@ -53,20 +58,22 @@ def complete(
         now.
       corpus: read the columns of labelled texts off a local source, and the names of
         classes off the corpus of `config.data`, if prepared.
+      said: keys that were set by hand, as "model.dropout": those at their default are
+        not taken for unsaid.
 
     Raises:
       ValueError: a field, or a tokenizer, that does not belong to the weights; it names
         the key.
     """
     if (saved := _going_on(config, workdir)) is not None:
-        return _as_saved(config, saved)
+        return _as_saved(config, saved, said)
     weights: Weights | None = None
     if isinstance(config.init, Checkpoint):
         init = config.init
         weights = weights_lib.describe(init)
-        config = _with_tokenizer(config, weights, corpus)
+        config = _with_tokenizer(config, weights, corpus, said)
         if init.architecture == "checkpoint":
-            config = _with_model(config, weights)
+            config = _with_model(config, weights, said)
     if corpus and isinstance(config.task, SequenceClassification):
         first = not jax.distributed.is_initialized() or distributed.is_leader()
         data = labelled.with_columns(config.data, said=first)
@@ -140,12 +147,12 @@ def _saved(workdir: epath.PathLike | None) -> RunConfig | None:
             return None
 
 
-def _as_saved(config: RunConfig, saved: RunConfig) -> RunConfig:
+def _as_saved(config: RunConfig, saved: RunConfig, said: Collection[str]) -> RunConfig:
     """A config with what it was completed with when its run began."""
     init, data, task = config.init, config.data, config.task
     assert isinstance(init, Checkpoint)
     if init.architecture == "checkpoint":
-        model = architecture.merged(config.model, saved.model, init.path)
+        model = architecture.merged(config.model, saved.model, init.path, said)
         config = _replaced(config, model)
     learned = not isinstance(data.tokenizer, TokenizerFile | Bytes)
     if learned and isinstance(saved.data.tokenizer, TokenizerFile):
@@ -163,8 +170,10 @@ def _as_saved(config: RunConfig, saved: RunConfig) -> RunConfig:
     return dataclasses.replace(config, data=data, task=task)
 
 
-def _with_model(config: RunConfig, weights: Weights) -> RunConfig:
-    model = architecture.merged(config.model, weights.model, weights.path)
+def _with_model(
+    config: RunConfig, weights: Weights, said: Collection[str]
+) -> RunConfig:
+    model = architecture.merged(config.model, weights.model, weights.path, said)
     tokenizer = weights.tokenizer
     if tokenizer is not None and model.vocab_size == weights.model.vocab_size:
         ids = [tokenizer.special_id(s) for s in TASKS[type(config.task)].specials]
@@ -188,8 +197,11 @@ def _replaced(config: RunConfig, model: ModelConfig) -> RunConfig:
     return dataclasses.replace(config, model=model)
 
 
-def _with_tokenizer(config: RunConfig, weights: Weights, corpus: bool) -> RunConfig:
+def _with_tokenizer(
+    config: RunConfig, weights: Weights, corpus: bool, said: Collection[str]
+) -> RunConfig:
     own, theirs = config.data.tokenizer, weights.tokenizer
+    named = any(key.startswith("data.tokenizer.") for key in said)
     given = isinstance(own, TokenizerFile | Bytes)
     if theirs is None and (given or not corpus):
         return config
@@ -206,7 +218,7 @@ def _with_tokenizer(config: RunConfig, weights: Weights, corpus: bool) -> RunCon
         if comparison.agree(theirs, chosen, grown=True):
             return config
         difference = comparison.difference(theirs, chosen)
-    elif own in (BPE(), weights.learned):
+    elif own == weights.learned or (own == BPE() and not named):
         file = weights.tokenizer_file(config.data.directory)
         data = dataclasses.replace(config.data, tokenizer=file)
         return dataclasses.replace(config, data=data)

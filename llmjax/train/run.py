@@ -1,7 +1,7 @@
 """A run from its config, or from parts that replace the config's."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -54,6 +54,7 @@ def run(
     extra: Mapping[str, WithAxes] | None = None,
     profile: tuple[int, int] | None = None,
     progress: bool = True,
+    said: Collection[str] = (),
 ) -> Run:
     """Trains as `config` says, going on from what `workdir` holds.
 
@@ -64,13 +65,15 @@ def run(
         training batches, evaluation batches and optax chain.
       loss, gradient, frozen, extra: as `setup.build`'s.
       profile, progress: as `loop.fit`'s.
+      said: as `initial.complete`'s.
 
     Raises:
       FileNotFoundError: the corpus is not prepared.
       ValueError: something does not fit; before anything is traced.
       metrics.finite.NotFiniteError: the run diverged.
     """
-    config = initial.complete(config, workdir, corpus=task is None and source is None)
+    own = task is None and source is None
+    config = initial.complete(config, workdir, corpus=own, said=said)
     if update is None:
         optimizers.check_length(config.optimizer, config.train.steps)
     corpora: Corpora = []

@@ -62,6 +62,15 @@ def test_sizes_tokenizer_and_classes_are_taken(tuned):
     assert "transformer/embedder/table" in tuned.done.out
 
 
+def test_a_flag_that_says_a_default_of_ours_is_heard(mains, tuned, tmp_path):
+    """Of a new run the weights' model decides, and of one that goes on the run's."""
+    *args, going_on = tuned.args
+    for workdir in (going_on, f"--workdir={tmp_path}/new"):
+        done = mains.run("finetune", *args, workdir, "--config.model.num_heads=4")
+        assert done.code == 2 and "'model.num_heads' is 4, and the wei" in done.err
+    assert not (tmp_path / "new").exists()
+
+
 def test_it_is_extended_evaluated_and_exported(mains, tuned):
     place = tuned.place
     done = mains.run("finetune", *tuned.args, "--config.train.steps=5")

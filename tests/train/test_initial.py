@@ -97,6 +97,40 @@ def test_fields_that_change_the_weights_are_named(fields, says, config):
         initial.complete(model(config, **fields))
 
 
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("num_heads", "'model.num_heads' is 4, and the weights at .* have 2; leave"),
+        ("positions.kind", "'model.positions' is rotary, and .* have learned"),
+        ("positions.theta", "'model.positions' is rotary, and .* have learned"),
+        ("mlp.kind", "'model.mlp' is gated, and .* have plain"),
+        ("num_kv_heads", ""),  # as the weights have it
+        ("init_std", ""),
+    ],
+)
+def test_a_flag_that_says_a_default_is_not_passed_over(key, says, bert, config):
+    said = {f"model.{key}", "data.seq_len"}
+    assert initial.complete(config).model == bert[1]  # unsaid
+    if not says:
+        assert initial.complete(config, said=said).model == bert[1]
+        return
+    with pytest.raises(ValueError, match=says):
+        initial.complete(config, said=said)
+
+
+def test_dropout_that_a_flag_takes_away(config, tmp_path, random_params):
+    """The second completion, in `run.run`, leaves it as it is."""
+    folder = tmp_path / "bert"
+    cfg = folders.bert(folder, random_params, hidden_dropout_prob=0.1)
+    config = dataclasses.replace(config, init=Checkpoint(str(folder)))
+    assert initial.complete(config).model.dropout == cfg.dropout == 0.1
+    once = initial.complete(config, said={"model.dropout"})
+    assert once.model == dataclasses.replace(cfg, dropout=0.0)
+    assert initial.complete(once, said={"model.dropout"}) == once
+    with pytest.raises(ValueError, match="'data.tokenizer' is of kind 'bpe' and not"):
+        initial.complete(config, said={"data.tokenizer.vocab_size"})
+
+
 def test_weights_that_are_nowhere(bert, tmp_path):
     for path, says in [
         (bert[0].with_name("brt"), "is not there: .*did you mean '.*bert'.* accepted"),
