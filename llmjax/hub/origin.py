@@ -28,8 +28,8 @@ DROPPED = (
     "_name_or_path",
     "transformers_version",
 )
-# what a key says once its model is saved: of DeBERTa's two names of a head, the older
-RENEWED = {"legacy": True}
+# family -> what a key says once its model is saved: of two names of a head, the older
+RENEWED: dict[str, dict[str, Any]] = {"deberta-v2": {"legacy": True}}
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -74,7 +74,8 @@ def merged(
       same: whether a config.json still means the model.
     """
     own = json.loads(origin.config) if origin else {}
-    own = {k: RENEWED.get(k, v) for k, v in own.items() if k not in DROPPED}
+    new = RENEWED.get(origin.family, {}) if origin else {}
+    own = {k: new.get(k, v) for k, v in own.items() if k not in DROPPED}
     if "n_positions" in hf:  # transformers takes the other for the same key
         own.pop("max_position_embeddings", None)
     if origin is None or not own:

@@ -50,6 +50,12 @@ def test_a_head_is_written_under_the_names_that_the_config_says(tmp_path, edit):
     assert any(name.startswith("cls.predictions.") for name in names)
 
 
+def test_another_family_s_key_of_that_name_stays(folder, tmp_path, edit):
+    edit(folder / "config.json", legacy=False)
+    hub.save(*hub.load(folder), tmp_path / "ours")
+    assert written(tmp_path / "ours")["legacy"] is False
+
+
 KEYS = {
     "max_position_embeddings": 32768,
     "bos_token_id": 5,

@@ -1,13 +1,16 @@
 """Tokenizers of folders of the hub, and their chat templates."""
 
+import io
 import json
 
 import numpy as np
 import pytest
+import sentencepiece
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from llmjax import hub
+from llmjax.train.checkpoints import weights
 
 TEXTS = ["the cat sat on the mat", "Ünïcode 1234 don't\n\n  stop", "the end"]
 SPECIALS = ["<s>", "</s>", "<pad>"]
@@ -113,3 +116,28 @@ def test_a_broken_file_names_itself(folder, text):
 def test_a_missing_file_names_the_remedy(tmp_path):
     with pytest.raises(ValueError, match=r"has no tokenizer.*save_pretrained"):
         hub.tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("family", ["xlm-roberta", "marian", "llama", "t5"])
+def test_pieces_that_a_family_numbers_anew_are_not_read_for_its_ids(family, tmp_path):
+    """XLM-R's "the" has the id of the piece behind it: 1 more than SentencePiece's."""
+    written = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS * 9),
+        model_writer=written,
+        vocab_size=40,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
+    (tmp_path / "sentencepiece.bpe.model").write_bytes(written.getvalue())
+    if family in ("llama", "t5"):
+        assert len(hub.tokenizer(tmp_path).encode("the cat"))
+        return
+    says = f"sentencepiece.bpe.model alone does not say the ids of the family {family}"
+    for read in (hub.tokenizer, weights._place):
+        with pytest.raises(ValueError, match=says):
+            read(tmp_path)
+    train().save(str(tmp_path / "tokenizer.json"))
+    assert hub.tokenizer(tmp_path).vocab_size > 256
+    assert weights._place(tmp_path) == str(tmp_path)

@@ -35,6 +35,7 @@ from llmjax.hub import gguf, packages
 from llmjax.hub.origin import HUB
 from llmjax.hub.stored_model import open_model
 from llmjax.hub.table import Classification
+from llmjax.hub.tokenizer import check_numbers
 from llmjax.parallel.processes import distributed
 from llmjax.tasks.task import Task
 from llmjax.train.checkpoints.checkpoints import FOLDER, Checkpoints
@@ -122,6 +123,7 @@ def describe(init: Checkpoint) -> Weights:
 
 def _place(folder: Path | epath.Path) -> str | None:
     """A folder of the hub, if it has a tokenizer."""
+    check_numbers(Path(folder))
     try:
         tokenizer_lib.load(folder)
     except FileNotFoundError:
