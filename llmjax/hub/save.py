@@ -176,12 +176,14 @@ def find_family(
         problem = _problem(family, cfg, head, classification)
         if problem is None:
             return family
-        reasons.append(f"{model_type}: {problem}")
-    near = [r for r in reasons if ": architecture is " not in r] or reasons
+        reasons.append((model_type, problem))
+    # a family of another architecture is far from it
+    near = [r for r in reasons if not r[1].startswith("architecture is ")] or reasons
+    words = "; ".join(f"{model_type}: {problem}" for model_type, problem in near)
     raise ValueError(
-        "no family of the hub can express this model. " + "; ".join(near)
+        f"no family of the hub can express this model. {words}"
         if name is None
-        else f"the family {reasons[0]}; let family be None to find one that fits"
+        else f"the family {words}; let family be None to find one that fits"
     )
 
 

@@ -64,6 +64,13 @@ def test_what_we_cannot_do_is_refused_by_its_key(model_type, key, value):
         families.family(model_type).to_config(config)
 
 
+@pytest.mark.parametrize("scale", [0, -2.5, 1e39])
+def test_the_scale_of_routed_experts_has_a_range(scale):
+    config = published_config("deepseek_v3") | {"routed_scaling_factor": scale}
+    with pytest.raises(ValueError, match=r"^scale is .*; it must be positive"):
+        families.family("deepseek_v3").to_config(config)
+
+
 def test_deepseek_s_latents_have_an_epsilon_of_their_own():
     """1e-6, whatever rms_norm_eps says."""
     config = published_config("deepseek_v3") | {"rms_norm_eps": 1e-5}

@@ -1,6 +1,7 @@
 """Saving: what the hub calls it, whole or not at all."""
 
 import dataclasses
+import importlib
 import json
 
 import jax
@@ -181,3 +182,17 @@ def test_fields_that_a_head_does_not_read_do_not_matter(tmp_path, random_params)
         assert hub.save(model, params, tmp_path / name).name == "bert"
         _, loaded = hub.load(tmp_path / name)
         jax.tree.map(np.testing.assert_array_equal, loaded, params)
+
+
+def test_families_of_another_architecture_are_left_out_of_the_reasons(
+    monkeypatch, tiny
+):
+    """Whatever a near family says of an architecture inside its own reason."""
+    save = importlib.import_module("llmjax.hub.save")
+    told = {"bert": "its layer: architecture is odd", "t5": "architecture is a decoder"}
+    monkeypatch.setattr(save, "_problem", lambda family, *_: told[family.name])
+    monkeypatch.setattr(save.families, "MODULES", {name: name for name in told})
+    with pytest.raises(ValueError, match=r"model\. bert: its layer: .* is odd$"):
+        save.find_family(tiny, "LanguageModel")
+    with pytest.raises(ValueError, match="the family t5: architecture is a decoder; "):
+        save.find_family(tiny, "LanguageModel", "t5")

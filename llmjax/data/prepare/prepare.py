@@ -158,6 +158,8 @@ def cleaning(data: DataConfig) -> tuple[CleaningStep, ...]:
 
 def _builder(data: DataConfig, source: str) -> Any:
     import tensorflow_datasets as tfds
+
+    # protobuf has no types
     from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]
     from tensorflow_datasets.core.dataset_info import DatasetInfoFileError
 
