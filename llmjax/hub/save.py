@@ -89,10 +89,7 @@ def save(
     tensors = list(_tensors(chosen, cfg, leaves, head == "Encoder"))
     config = _config(chosen, cfg, head, tensors, origin, way)
     if isinstance(model, SequenceClassifier):
-        labels = model.labels or classes.unnamed(model.classes)
-        if config.get("problem_type") != model.problem:
-            config.pop("problem_type", None)
-        config |= classes.keys(labels, model.problem)
+        config = _with_classes(config, model)
     partial = path.parent / f".{path.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -124,6 +121,14 @@ def to_hub(
     """
     cfg, leaves = simplest(cfg), traverse_util.flatten_dict(nn.unbox(params), sep="/")
     return {t.name: t.compute() for t in _tensors(family, cfg, leaves, bare)}
+
+
+def _with_classes(config: dict[str, Any], model: SequenceClassifier) -> dict[str, Any]:
+    """A config.json with the classes of its model."""
+    labels = model.labels or classes.unnamed(model.classes)
+    stale = ("problem_type",) if config.get("problem_type") != model.problem else ()
+    kept = {key: value for key, value in config.items() if key not in stale}
+    return kept | classes.keys(labels, model.problem)
 
 
 def classification(model: Any) -> Classification | None:

@@ -101,6 +101,12 @@ def fit(
                 _Trace(profile, directory),
                 terminated,
             )
+    return state, _result(program, state, best, log)
+
+
+def _result(program: Program, state: State, best: Best, log: Log) -> dict[str, Any]:
+    """The content of `result.json`."""
+    config = program.config
     early = best.exhausted(config.train)
     result = {
         "step": int(state.step),
@@ -114,7 +120,7 @@ def fit(
     if best.value is not None:
         metric = config.train.best_metric
         result["best"] = {"step": best.step, "metric": metric, "value": best.value}
-    return state, result
+    return result
 
 
 def _size(tree: Any) -> int:
