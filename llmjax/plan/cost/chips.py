@@ -175,6 +175,8 @@ class Topology:
     shape: tuple[int, ...]
     num_slices: int = 1
 
+    platform = "tpu"
+
     @property
     def chips(self) -> int:
         """Chips in all slices together."""
