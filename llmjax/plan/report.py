@@ -84,13 +84,7 @@ def timing(prediction: Prediction) -> Result:
         "mfu_causal": prediction.mfu_causal,
         "tokens_per_second_per_chip": prediction.tokens_per_second_per_chip,
         "dollars_per_billion_tokens": prediction.dollars_per_billion_tokens,
-        "roofline": {
-            "compute": roof.compute,
-            "hbm": roof.hbm,
-            **{f"ici {axis}": seconds for axis, seconds in roof.ici.items()},
-            "dcn": roof.dcn,
-            "host": roof.host,
-        },
+        "roofline": roof.rows,
         "binds": roof.binds,
         "waits": [[*key, seconds] for key, seconds in prediction.waits.items()],
         "uncounted": list(prediction.uncounted),
@@ -106,6 +100,7 @@ def timing(prediction: Prediction) -> Result:
             for cost in prediction.kernels
         ],
         "largest": [list(entry) for entry in summary.largest],
+        "longest": [list(entry) for entry in prediction.largest],
     }
 
 
