@@ -50,7 +50,7 @@ def require_tpu() -> None:
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(
             "planning needs the TPU compiler (libtpu), which is not installed; no TPU "
-            f"is needed to run it: {INSTALL}"
+            f"is needed to run it: {INSTALL}; or plan for GPUs, as --topology=h100:8"
         )
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
