@@ -22,7 +22,7 @@ from experiments import cli
 from llmjax import config as cfg
 from llmjax.plan import compare, picture, report
 from llmjax.plan.compiler import compile
-from llmjax.plan.cost import chips
+from llmjax.plan.cost import topologies
 from llmjax.plan.cost.estimate import Size
 from llmjax.plan.layouts import remedies, search
 
@@ -53,7 +53,7 @@ def main() -> None:
         write(result, text, cli.WORKDIR.value)
 
 
-def topology(run: cfg.RunConfig) -> chips.Topology:
+def topology(run: cfg.RunConfig) -> topologies.Topology:
     """The topology of the flags, or else of the config.
 
     Raises:
@@ -65,7 +65,7 @@ def topology(run: cfg.RunConfig) -> chips.Topology:
             "give --topology, as v5e:4x4, or set layout.plan_topology in the config"
         )
     slices = run.layout.slices if SLICES.value is None else SLICES.value
-    return chips.parse(name, slices)
+    return topologies.parse(name, slices)
 
 
 def plan(run: cfg.RunConfig) -> report.Result:

@@ -17,7 +17,7 @@ from absl import flags
 from experiments import cli
 from llmjax import config as cfg
 from llmjax.plan import gate
-from llmjax.plan.compiler import compile
+from llmjax.plan.compiler import platforms
 
 COMPILE = flags.DEFINE_enum(
     "compile", "quick", ["quick", "all", "none"], "Which configs to compile."
@@ -50,7 +50,7 @@ def load(path: str) -> cfg.RunConfig:
 
 
 def main() -> None:
-    compile.require_compiler()
+    platforms.require_tpu()
     names = paths(ONLY.value)
     if not names:
         raise ValueError(f"--only={ONLY.value}: no config's path contains it")

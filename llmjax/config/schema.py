@@ -58,7 +58,8 @@ class LayoutConfig:
     # what comes after what
     unroll: Count = 1  # layers per iteration of the scan
     microbatches: Count = 1
-    # of XLA for the step on TPUs: "xla_tpu_scoped_vmem_limit_kib=98304"
+    # of XLA for the step: those named xla_tpu_ on TPUs alone, xla_gpu_ on GPUs alone,
+    # others on both: "xla_tpu_scoped_vmem_limit_kib=98304"
     compiler_options: tuple[str, ...] = ()
 
     def __post_init__(self):

@@ -2,12 +2,14 @@
 
 import functools
 import re
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.cudnn import fused_attention_stablehlo as fused_attention
 
 from llmjax import config
 from llmjax.models.attention import dot_product
@@ -18,6 +20,7 @@ from llmjax.models.attention.implementations import (
 )
 from llmjax.models.attention.mask import Mask
 from llmjax.models.attention.modifiers import ScoreModifiers
+from llmjax.parallel import mesh as mesh_lib
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -213,6 +216,35 @@ def test_what_a_gpu_is_asked_for_is_what_einsum_does(feature, own, monkeypatch):
     np.testing.assert_allclose(
         np.float32(got)[real > 0], np.float32(want)[real > 0], atol=0.02
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "capability", "kernel"),
+    [
+        ("NVIDIA H100 80GB HBM3", "9.0", True),
+        ("NVIDIA A100-SXM4-40GB", "8.0", True),
+        ("Tesla V100-SXM2-16GB", "7.0", False),
+        ("NVIDIA T4", "7.5", False),
+    ],
+)
+def test_a_mesh_elsewhere_chooses_the_kernel(kind, capability, kernel, monkeypatch):
+    """Lowered for GPUs that are not here, as their own machine would."""
+    monkeypatch.setattr(fused_attention, "check_cudnn_version", lambda: 91002)
+    gpu = SimpleNamespace(
+        platform="gpu", device_kind=kind, compute_capability=capability
+    )
+    q = jax.ShapeDtypeStruct((2, 128, 4, 64), jnp.bfloat16)
+
+    def attention(q):
+        return dot_product.dot_product_attention(q, q, q, Mask(causal=True))
+
+    def lowered():
+        traced = jax.jit(lambda q: attention(q)).trace(q)
+        return traced.lower(lowering_platforms=("cuda",)).as_text()
+
+    with mesh_lib.targeting(gpu):
+        assert ("__cudnn$fmha" in lowered()) == kernel
+    assert "__cudnn$fmha" not in lowered()  # this machine has none
 
 
 @pytest.mark.parametrize(

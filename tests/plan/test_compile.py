@@ -6,6 +6,7 @@ The tests marked `tpu_compiler` need libtpu: `launch/plan.sh` installs it and ru
 
 import importlib.util
 
+import jax.numpy as jnp
 import pytest
 
 from llmjax.config import (
@@ -20,7 +21,10 @@ from llmjax.config import (
     SpanCorruption,
     Stage,
 )
-from llmjax.plan.compiler import buffers, compile, inputs
+from llmjax.models.attention import dot_product
+from llmjax.models.attention.modifiers import ScoreModifiers
+from llmjax.plan.compiler import buffers, compile, inputs, platforms
+from llmjax.plan.cost import topologies
 
 
 @pytest.fixture(autouse=True)
@@ -47,10 +51,32 @@ def run(batch_size=8, seq_len=128, **layout) -> RunConfig:
     )
 
 
-def test_without_the_compiler_the_error_says_how_to_install_it(monkeypatch):
+@pytest.mark.parametrize(
+    ("topology", "extra"), [("v5e:2x2", "tpu"), ("h100:4", "plan-gpu")]
+)
+def test_without_the_compiler_the_error_says_how_to_install_it(
+    topology, extra, monkeypatch
+):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install -e '\.\[tpu\]'"):
-        compile.compile_step(run(), "v5e:2x2")
+    with pytest.raises(ValueError, match=rf"pip install -e '\.\[{extra}\]'"):
+        compile.compile_step(run(), topology)
+
+
+def test_a_kernel_without_its_library_says_how_to_install_it():
+    h100 = topologies.parse("h100:4")
+    with (
+        pytest.raises(ValueError, match=r"\[plan-gpu\].*kind=chunked"),
+        platforms.libraries(h100, cudnn=True),
+    ):
+        raise RuntimeError("cuDNN not found.")
+    with (
+        pytest.raises(RuntimeError, match="a bug"),
+        platforms.libraries(h100, cudnn=True),
+    ):
+        raise RuntimeError("a bug")
+    with platforms.libraries(h100, cudnn=False):
+        q = jnp.zeros((1, 16, 2, 8), jnp.bfloat16)
+        assert not dot_product.fused(q, q, ScoreModifiers())
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,22 @@ def test_topology(name, chips, hosts, canonical):
     assert (topology.hosts, topology.name) == (hosts, canonical)
 
 
+def test_what_crosses_hosts_takes_the_network():
+    """Of 16 hosts, an axis of 16 over them has one adapter; one of 128 all eight."""
+    topology = gpus.parse("h100:8x16")
+    gpu = topology.chip
+    assert topology.bandwidths({"data": 16, "fsdp": 4, "tensor": 2}) == {
+        "data": gpu.network_bandwidth,
+        "fsdp": gpu.nvlink_bandwidth,
+        "tensor": gpu.nvlink_bandwidth,
+    }
+    whole = topology.bandwidths({"data": 1, "fsdp": 128, "tensor": 1})
+    assert whole["fsdp"] == 8 * gpu.network_bandwidth
+    strided = topology.bandwidths({"fsdp": 32, "tensor": 4})
+    assert strided["fsdp"] == 2 * gpu.network_bandwidth
+    assert gpus.parse("l4:8").bandwidths({"fsdp": 8})["fsdp"] == 32e9
+
+
 @pytest.mark.parametrize("name", ["h100", "h100:0", "h100:8x0", "v100:8", "h100:2x2x2"])
 def test_errors_name_the_gpus(name):
     with pytest.raises(ValueError, match="a100-40, a100-80, h100, h200, b200, l4"):

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from llmjax.models.attention.mask import Mask
 from llmjax.models.attention.modifiers import UNMODIFIED, ScoreModifiers
+from llmjax.parallel import mesh as mesh_lib
 
 AMPERE = 8.0  # the first compute capability that cuDNN's kernel works on
 
@@ -62,7 +63,7 @@ def dot_product_attention(
 def fused(
     q_BTNH: jax.Array, k_BSKH: jax.Array, modifiers: ScoreModifiers, shards: int = 1
 ) -> bool:
-    """Whether cuDNN's kernel takes these on this device.
+    """Whether cuDNN's kernel takes these on the devices that it is traced for.
 
     It wants 16 bits, heads of a multiple of 8 up to 128, even lengths for a mask's
     gradient to pass, and whole rows; a bias is left to XLA.
@@ -87,8 +88,8 @@ def _by_index(mask: Mask, T: int, S: int, kernel: bool) -> bool:
 
 
 def _compute_capability() -> float:
-    """The compute capability of the NVIDIA GPUs here; 0 where there are none."""
-    device = jax.local_devices()[0]
+    """Compute capability of the NVIDIA GPUs that it is traced for; 0 of others."""
+    device = mesh_lib.target()
     if "NVIDIA" not in device.device_kind:
         return 0.0
     return float(getattr(device, "compute_capability", 0))

@@ -20,6 +20,7 @@ Sources, by the letter used below; rates of matrix units are without sparsity:
 
 import dataclasses
 import re
+from collections.abc import Mapping
 
 from llmjax.config import Fp8, Int8, Quantization
 from llmjax.train.metrics.flops import published_peak
@@ -318,6 +319,30 @@ class GpuTopology:
         """As `parse` reads it: "h100:8", "h100:8x16" for 16 hosts."""
         hosts = f"x{self.hosts}" if self.hosts > 1 else ""
         return f"{self.chip.name}:{self.per_host}{hosts}"
+
+    @property
+    def options(self) -> dict[str, object]:
+        """Arguments for `topologies.get_topology_desc`."""
+        return {
+            "target_config": self.chip.target_config(),
+            "topology": f"{self.hosts}x1x{self.per_host}",
+        }
+
+    def bandwidths(self, mesh: Mapping[str, int]) -> dict[str, float]:
+        """Mesh axis, outermost first -> bytes/s that a GPU can send along it.
+
+        Devices count along the innermost axis first. A ring over several hosts leaves
+        each by as many network adapters as it has GPUs there, one each.
+        """
+        rates, stride = {}, 1
+        for axis, size in reversed(list(mesh.items())):
+            rates[axis] = self.chip.local_bandwidth
+            if stride * size > self.per_host:
+                adapters = max(1, self.per_host // stride)
+                network = adapters * self.chip.network_bandwidth
+                rates[axis] = min(rates[axis], network)
+            stride *= size
+        return rates
 
 
 def parse(text: str) -> GpuTopology:

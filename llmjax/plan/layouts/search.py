@@ -21,9 +21,9 @@ from llmjax.config import (
 from llmjax.parallel.axes import MESH_AXES
 from llmjax.plan.compiler.compile import Compiled, compile_step
 from llmjax.plan.cost import estimate
-from llmjax.plan.cost.chips import Topology
 from llmjax.plan.cost.estimate import Estimate, Size
 from llmjax.plan.cost.roofline import Prediction
+from llmjax.plan.cost.topologies import Topology
 from llmjax.plan.layouts.changes import changed, difference, flags
 
 MARGIN = 1.15  # estimated bytes / the chip's memory, at most: estimates err by that
