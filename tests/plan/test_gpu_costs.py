@@ -418,6 +418,7 @@ def predict(text: str, name: str = "h100:8") -> roofline.Prediction:
 
 
 def test_a_loop_hides_its_gather_only_behind_work():
+    """What the gather runs beside takes 18.9 % longer meanwhile."""
     bare = predict(STEP.replace("BETWEEN", ""))
     busy = predict(STEP.replace("BETWEEN", OLD + BETWEEN))
     gather = bare.roofline.near["fsdp"]
@@ -426,7 +427,8 @@ def test_a_loop_hides_its_gather_only_behind_work():
     assert gather > 10 * 29.36 * MB / (450e9 * 20.6 / 25)
     product = 2 * 8192 * 4096 * 4096 / (794.5e12 * gemm.filled(8192, 4096, 1, 132))
     assert bare.compiler_seconds == pytest.approx(10 * product, rel=0.1)
-    assert busy.compiler_seconds == pytest.approx(2 * bare.compiler_seconds)
+    slower = gather * (1 - 1 / 1.189)
+    assert busy.compiler_seconds == pytest.approx(2 * bare.compiler_seconds + slower)
     assert busy.exposed_seconds == 0 and busy.step_seconds == busy.compiler_seconds
 
 

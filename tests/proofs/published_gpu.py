@@ -11,15 +11,18 @@ cuDNN (`pip install -e '.[plan-gpu]'`) and no GPU.
 
 Where each row is from, and what differs here on purpose, stands in `Row.source` and
 `Row.differs`. No constant of the prediction was chosen by these rows. Where a run's
-memory is not published it is the GPU's.
+memory is not published it is the GPU's. Rows have no documents in them (`plain_rows`).
 """
 
+import contextlib
 import dataclasses
 import json
 import statistics
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from absl import app, flags
 
@@ -32,9 +35,11 @@ from configs.pretrain import (
 )
 from llmjax import config as cfg
 from llmjax.plan import report
-from llmjax.plan.compiler import compile
+from llmjax.plan.compiler import compile, inputs
 from llmjax.plan.cost import gpus
 from llmjax.plan.cost.gpus import GIB, Gpu, GpuTopology
+from llmjax.tasks.task import Task
+from llmjax.train.setup import HostBatch
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Where results are kept.", required=True)
 ONLY = flags.DEFINE_string("only", "", "Rows whose name holds this.")
@@ -265,7 +270,7 @@ ROWS = (
 
 
 def configured(row: Row) -> cfg.RunConfig:
-    """The row's run: texts of a row's length, so that attention is plain causal."""
+    """The row's run."""
     config = row.config.get_config()
     config.data.batch_size = int(row.per_gpu * row.topology.chips)
     config.data.seq_len = row.length
@@ -280,9 +285,28 @@ def configured(row: Row) -> cfg.RunConfig:
     return cfg.parse(config)
 
 
+@contextlib.contextmanager
+def plain_rows() -> Iterator[None]:
+    """Rows without documents in them, as the published runs': no segments.
+
+    Attention is then causal by its kernel's own mask. With segments it computes the
+    whole square under a mask in memory.
+    """
+    example = inputs.example
+
+    def plain(config: cfg.RunConfig) -> tuple[Task, HostBatch]:
+        task, batch = example(config)
+        marks = {"segment_ids", "positions"}
+        return task, {k: v for k, v in batch.items() if k not in marks}
+
+    with mock.patch.object(inputs, "example", plain):
+        yield
+
+
 def measure(row: Row) -> dict[str, Any]:
     """The row's prediction, as `result.json` has it."""
-    made = compile.compile_step(configured(row), row.topology)
+    with plain_rows():
+        made = compile.compile_step(configured(row), row.topology)
     result = {"row": row.name, "fits": made.fits, "error": made.error}
     result |= {"peak_bytes": made.needed, "compile_seconds": made.seconds.compile}
     if made.fits:
