@@ -1,4 +1,4 @@
-r"""Compiles a run's step for a TPU topology; reports whether it fits and how fast.
+r"""Compiles a run's step for TPUs or GPUs; reports whether it fits and how fast.
 
     python -m experiments.plan --config=configs/pretrain/llama2_7b.py \
         [--topology=v5p:4x4x4] [--num_slices=2] [--search] [--price=4.2] \
@@ -95,7 +95,8 @@ def write(result: report.Result, text: str, workdir: str) -> None:
     cli.write_result(workdir, json.dumps(result, indent=1))
     folder = epath.Path(workdir).expanduser()
     (folder / "report.md").write_text(text + "\n")
-    picture.draw(result, folder / "plan.png")
+    if missing := picture.draw(result, folder / "plan.png"):
+        print(missing)
 
 
 if __name__ == "__main__":

@@ -188,8 +188,9 @@ def test_dropout_is_honoured_or_refused(kind):
         ("causal", {"is_causal": True}),
         ("bidirectional", {"is_causal": False}),
         ("window", {"is_causal": True, "local_window_size": (3, 0)}),
-        ("segments", {}),
-        ("window to both sides", {}),
+        ("segments", {"is_causal": True}),
+        ("prefix", {"is_causal": False}),
+        ("window to both sides", {"is_causal": False}),
     ],
 )
 def test_what_a_gpu_is_asked_for_is_what_einsum_does(feature, own, monkeypatch):
@@ -210,7 +211,8 @@ def test_what_a_gpu_is_asked_for_is_what_einsum_does(feature, own, monkeypatch):
     got = dot_product.dot_product_attention(q, k, v, mask)
     ((implementation, settings, given),) = asked
     assert implementation == "cudnn" and settings == {"scale": 1.0} | own
-    assert (given is None) == bool(own)
+    by_index = {"causal", "bidirectional", "window"}
+    assert (given is None) == (feature in by_index)
     want = einsum_attention(q, k, v, mask)
     real = jnp.ones((B, 16)) if mask.q_segments_BT is None else mask.q_segments_BT > 0
     np.testing.assert_allclose(

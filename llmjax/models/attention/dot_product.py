@@ -25,8 +25,9 @@ def dot_product_attention(
 
     Causality and a causal window by index are the kernel's own; any other mask
     (segments, a window to both sides) reaches it as [B, 1, T, S] booleans, which cost
-    memory but no head's worth of scores. Where the kernel cannot (`fused`), XLA does
-    the same maths.
+    memory but no head's worth of scores. Where time runs with the index the kernel is
+    told of causality too, and leaves out what lies after. Where it cannot (`fused`),
+    XLA does the same maths.
 
     Args:
       q_BTNH, k_BSKH, v_BSKH, mask, modifiers: as in `implementations`.
@@ -45,6 +46,7 @@ def dot_product_attention(
             settings["local_window_size"] = mask.window - 1, after
     else:
         visible = mask.dense(T, S)
+        settings["is_causal"] = kernel and _runs_with_index(mask, T, S)
     o_BTNH = jax.nn.dot_product_attention(
         q_BTNH,
         k_BSKH,
@@ -85,6 +87,11 @@ def _by_index(mask: Mask, T: int, S: int, kernel: bool) -> bool:
     plain = mask.features() <= {"causal", "bidirectional", "window"}
     one_sided = mask.window is None or mask.causal or not kernel
     return plain and one_sided and T == S and mask.q_positions_BT is None
+
+
+def _runs_with_index(mask: Mask, T: int, S: int) -> bool:
+    """Whether no query sees a key that lies after it, packed or padded."""
+    return mask.causal and T == S and mask.k_prefix_BS is None
 
 
 def _compute_capability() -> float:

@@ -8,11 +8,10 @@ from typing import Any
 from jax.sharding import Mesh
 
 from llmjax.config import RunConfig
-from llmjax.plan.cost.chips import Topology
-from llmjax.plan.cost.gpus import GpuTopology
 from llmjax.plan.cost.machines import machine
 from llmjax.plan.cost.pallas import KernelCost
 from llmjax.plan.cost.timeline import play
+from llmjax.plan.cost.topologies import Topology
 from llmjax.plan.hlo.collectives import Collective, Devices, collectives
 from llmjax.plan.hlo.execution import walk
 from llmjax.plan.hlo.module import HloModule, Instruction, parse
@@ -98,7 +97,7 @@ class Prediction:
 def predict(
     text: str,
     config: RunConfig,
-    topology: Topology | GpuTopology,
+    topology: Topology,
     mesh: Mesh,
     dollars_per_chip_hour: float | None = None,
     outputs: int | None = None,
