@@ -3,41 +3,21 @@
 
 import dataclasses
 
-import numpy as np
 import pytest
-from jax.sharding import Mesh
 
 from llmjax.config import DataConfig, ModelConfig, RunConfig
 from llmjax.plan.cost import attention, gemm, gpus, instructions, roofline
 from llmjax.plan.cost.nccl import GpuLinks
 from llmjax.plan.hlo import traffic
 from llmjax.plan.hlo.collectives import Devices, collectives
+from llmjax.plan.hlo.execution import walk
 from llmjax.plan.hlo.matmuls import matmuls
 from llmjax.plan.hlo.module import parse
-from tests.plan.compiled import AXES
+from tests.plan import compiled
+from tests.plan.compiled import gpu_mesh as mesh
 
 H100 = gpus.GPUS["h100"]
 MB = 10**6
-
-
-@dataclasses.dataclass(frozen=True)
-class Device:
-    """The attributes of a GPU of a topology that the plan reads."""
-
-    process_index: int
-    coords: tuple[int, int, int]
-    slice_index: int = 0
-
-
-def mesh(topology: gpus.GpuTopology, **sizes: int) -> Mesh:
-    """A mesh over a cluster's GPUs, host by host."""
-    array = np.empty(topology.chips, object)
-    array[:] = [
-        Device(host, (host, 0, i))
-        for host in range(topology.hosts)
-        for i in range(topology.per_host)
-    ]
-    return Mesh(array.reshape([sizes.get(axis, 1) for axis in AXES]), AXES)
 
 
 def program(lines: str, before: str = "") -> str:
@@ -464,3 +444,49 @@ def test_calls_of_one_attention_kernel_add_up():
     assert kernel.visited_share == pytest.approx(0.5, rel=1e-3)
     assert got.pallas_seconds == pytest.approx(kernel.seconds)
     assert got.compiler_seconds == 0
+
+
+def test_prediction_of_a_real_gpu_program():
+    """Across hosts data alone, whose gradients are reduced there."""
+    where = gpus.parse("h100:8x2")
+    model = ModelConfig(
+        vocab_size=4096,
+        d_model=512,
+        num_heads=4,
+        num_kv_heads=2,
+        d_ff=1536,
+        num_layers=4,
+        tie_embeddings=False,
+    )
+    config = RunConfig(model=model, data=DataConfig(batch_size=16, seq_len=1024))
+    sizes = {"data": 2, "fsdp": 4, "tensor": 2}
+    text = compiled.text("mixed_h100")
+    got = roofline.predict(text, config, where, mesh(where, **sizes))
+    kinds = {k.kind: k for k in got.kernels}
+    assert set(kinds) == {"forward", "backward"} and not got.uncounted
+    assert sum(k.call.calls for k in got.kernels) == 4 * 3  # with recomputation
+    # 2 rows and 2 heads a GPU, the causal half
+    forward = 2 * 2 * 2 * 2 * 1024**2 * 128 / 2
+    assert kinds["backward"].flops == pytest.approx(4 * 2.5 * forward, rel=1e-2)
+    networks = {t.axis: t.network for t in got.collectives}
+    assert networks["fsdp"] == networks["tensor"] == "nvlink"
+    assert networks["data"] == "network" and "mixed" not in networks
+    module = parse(text)
+    counted = sum(
+        product.flops * times
+        for x, name, times in walk(module)
+        for product in matmuls(module, module.computations[name], x)
+    )
+    # the layers' matmuls four times, down and those of the words three, and the matrix
+    # that turns halves of queries and keys forward, again, and backward
+    words, down = 512 * 4096, 4 * 512 * 1536
+    layers = 4 * (512 * 128 * (2 * 4 + 2 * 2) + 3 * 512 * 1536)
+    turns = 4 * (4 + 2) * 128 * 128
+    weights = 4 * layers - down + 3 * words + 3 * turns
+    assert counted == pytest.approx(2 * 16 * 1024 / 16 * weights, rel=1e-3)
+    parts = got.compiler_seconds + got.pallas_seconds + got.exposed_seconds
+    assert got.step_seconds == pytest.approx(parts)
+    assert got.exposed_seconds == pytest.approx(sum(got.waits.values()))
+    assert 0 < got.mfu_causal < got.mfu < 1
+    bounds = (got.roofline.compute, got.roofline.hbm)
+    assert max(bounds) < got.step_seconds
