@@ -45,6 +45,7 @@ class LayoutConfig:
     tensor: Axis = 1
     slices: Count = 1  # that `data` spans over the slow network
     plan_topology: str | None = None  # of TPU chips that the run fits: "v5p:4x4x4"
+    plan_gpus: str | None = None  # GPUs x hosts that it fits too: "h100:8x8"
     # what is computed
     precision: Precision = Float32()
     quantization: Quantization = NoQuantization()

@@ -16,6 +16,7 @@ from llmjax.models.attention import dot_product
 from llmjax.models.attention.implementations import (
     CAPABILITIES,
     attend,
+    chosen,
     einsum_attention,
 )
 from llmjax.models.attention.mask import Mask
@@ -294,3 +295,23 @@ def test_every_kind_has_its_line():
     assert set(CAPABILITIES) == kinds
     everything = set.union(*CAPABILITIES.values())
     assert CAPABILITIES["einsum"] == everything
+
+
+@pytest.mark.parametrize(
+    ("platform", "features", "T", "kind"),
+    [
+        ("tpu", {"causal", "segments"}, 256, "splash"),
+        ("tpu", {"causal"}, 100, "blocked"),  # no whole blocks of 128
+        ("tpu", {"causal", "prefix"}, 256, "blocked"),
+        ("gpu", {"causal", "segments"}, 100, "dot_product"),
+        ("gpu", {"causal", "sinks"}, 256, "blocked"),
+        ("cpu", {"causal"}, 256, "blocked"),
+        ("cpu", {"causal", "content bias"}, 256, "einsum"),
+    ],
+)
+def test_auto_is_the_kernel_of_the_devices(platform, features, T, kind):
+    auto = config.LayoutConfig(attention=config.AutoAttention(block_q=256))
+    with mesh_lib.targeting(SimpleNamespace(platform=platform)):
+        attention = chosen(auto, features, T).attention
+    assert attention.kind == kind
+    assert getattr(attention, "block_q", 256) == 256

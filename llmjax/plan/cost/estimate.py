@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from llmjax.config import (
+    AutoAttention,
     BlockedAttention,
     DotProductAttention,
     DotsRemat,
@@ -190,10 +191,10 @@ def _working(
 
 
 def _fused(config: RunConfig, topology: Topology) -> bool:
-    """Whether "dot_product" attention is cuDNN's kernel there (see `dot_product`)."""
+    """Whether the run's attention is cuDNN's kernel there (see `dot_product`)."""
     return (
         isinstance(topology, GpuTopology)
-        and isinstance(config.layout.attention, DotProductAttention)
+        and isinstance(config.layout.attention, DotProductAttention | AutoAttention)
         and config.layout.precision.dtype != "float32"
     )
 
@@ -269,7 +270,7 @@ def step_flops(config: RunConfig, fused: bool = False) -> float:
     full, causal = flops.training_flops(cfg, tokens, T)
     square = 2 * (full - causal)  # of attention without a mask
     skips_masked = isinstance(layout.attention, SplashAttention | BlockedAttention)
-    attention = square / 2 if skips_masked else square
+    attention = square / 2 if fused or skips_masked else square
     matmuls = full - square
     again = recomputed(layout, cfg)
     if fused or isinstance(layout.attention, SplashAttention):

@@ -23,12 +23,10 @@ import re
 from collections.abc import Mapping
 
 from llmjax.config import Fp8, Int8, Quantization
+from llmjax.parallel import memory
 from llmjax.train.metrics.flops import published_peak
 
 GIB = 2**30
-# Share of a GPU's memory that jax keeps for a run; the rest is for the driver, the
-# libraries and NCCL's buffers.
-MEMORY_FRACTION = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +88,8 @@ class Gpu:
 
     @property
     def usable_hbm_bytes(self) -> int:
-        """Bytes that a run's programs may take: the pool that jax allocates."""
-        return int(self.memory_bytes * MEMORY_FRACTION)
+        """Bytes that a run may take: the share that jax keeps of the memory."""
+        return int(self.memory_bytes * memory.share())
 
     @property
     def local_bandwidth(self) -> float:
