@@ -490,3 +490,42 @@ def test_prediction_of_a_real_gpu_program():
     assert 0 < got.mfu_causal < got.mfu < 1
     bounds = (got.roofline.compute, got.roofline.hbm)
     assert max(bounds) < got.step_seconds
+
+
+def test_wrapped_exchanges_are_found_and_send_their_operand_at_most():
+    """A ragged exchange has room for every token of 8 GPUs in its result."""
+    text = program(
+        """%x = bf16[1000,100]{1,0} parameter(0)
+        %r = bf16[8000,100]{1,0} parameter(1)
+        %n = s32[8]{0} parameter(2)
+        %go = ((bf16[1000,100]{1,0}, bf16[8000,100]{1,0}, s32[8]{0}, s32[8]{0}, s32[8]{0}, s32[8]{0}), bf16[8000,100]{1,0}) async-start(%x, %r, %n, %n, %n, %n), calls=%wrapped
+        %d = bf16[8000,100]{1,0} async-done(%go)""",
+        """
+%wrapped (p: bf16[1000,100], q: bf16[8000,100], a: s32[8], b: s32[8], c: s32[8], d: s32[8]) -> bf16[8000,100] {
+  %p = bf16[1000,100]{1,0} parameter(0)
+  %q = bf16[8000,100]{1,0} parameter(1)
+  %a = s32[8]{0} parameter(2)
+  %b = s32[8]{0} parameter(3)
+  %c = s32[8]{0} parameter(4)
+  %d = s32[8]{0} parameter(5)
+  ROOT %e = bf16[8000,100]{1,0} ragged-all-to-all(%p, %q, %a, %b, %c, %d), channel_id=3, replica_groups=[1,8]<=[8]
+}
+""",
+    )
+    where = gpus.parse("h100:8")
+    devices = mesh(where, expert=8)
+    module = parse(text)
+    (found,) = collectives(module, devices, ("nvlink", "network"))
+    assert (found.kind, found.axis, found.start, found.done) == (
+        "ragged-all-to-all",
+        "expert",
+        "go",
+        "d",
+    )
+    assert found.link_bytes == 200_000 * 7 // 8
+    links = GpuLinks(where, Devices(devices))
+    rate = 450e9 * 20.6 / 25
+    latency = 8.4e-6 + 3.4e-6
+    assert links.seconds(found) == pytest.approx(latency + 175_000 / rate)
+    start = module.computations["main"]["go"]
+    assert instructions.seconds(module, "main", start, H100) == 0
