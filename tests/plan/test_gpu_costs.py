@@ -529,3 +529,34 @@ def test_wrapped_exchanges_are_found_and_send_their_operand_at_most():
     assert links.seconds(found) == pytest.approx(latency + 175_000 / rate)
     start = module.computations["main"]["go"]
     assert instructions.seconds(module, "main", start, H100) == 0
+
+
+OFFLOAD = """
+%out (p: f32[32,1000], q: f32[1,1000], i: s32[]) -> f32[32,1000] {
+  %p = f32[32,1000]{1,0:S(5)} parameter(0)
+  %q = f32[1,1000]{1,0} parameter(1)
+  %i = s32[] parameter(2)
+  ROOT %u = f32[32,1000]{1,0:S(5)} dynamic-update-slice(%p, %q, %i, %i)
+}
+"""
+
+
+def test_parts_of_arrays_on_the_host_go_over_its_link():
+    text = program(
+        """%host = f32[32,1000]{1,0:S(5)} parameter(0)
+        %row = f32[1,1000]{1,0} parameter(1)
+        %i = s32[] parameter(2)
+        %go = ((f32[32,1000]{1,0:S(5)}, f32[1,1000]{1,0}, s32[]), f32[32,1000]{1,0:S(5)}, u32[]) fusion-start(%host, %row, %i), kind=kLoop, calls=%out
+        %d = f32[32,1000]{1,0:S(5)} fusion-done(%go)""",
+        OFFLOAD,
+    )
+    where = gpus.parse("h100:8")
+    devices = mesh(where, fsdp=8)
+    module = parse(text)
+    (found,) = collectives(module, devices, ("nvlink", "network"))
+    assert (found.kind, found.network, found.done) == ("host-copy", "host", "d")
+    links = GpuLinks(where, Devices(devices))
+    assert links.seconds(found) == pytest.approx(4000 / 64e9)
+    assert links.busy_links(found) == {"host"}
+    start = module.computations["main"]["go"]
+    assert instructions.seconds(module, "main", start, H100) == 0

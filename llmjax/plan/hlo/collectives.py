@@ -28,7 +28,13 @@ KINDS = (
     "ragged-all-to-all",
 )
 
-_HOST_COPIES = ("copy-start", "dynamic-slice-start", "dynamic-update-slice-start")
+# On GPUs a copy to or from a part of an array is a fusion of its own.
+_HOST_COPIES = (
+    "copy-start",
+    "dynamic-slice-start",
+    "dynamic-update-slice-start",
+    "fusion-start",
+)
 
 
 @dataclasses.dataclass(frozen=True)
