@@ -55,7 +55,8 @@ def play(
       busy_links: links that a transfer uses; transfers that share one queue on it.
       compute_seconds: time of an instruction of a computation, without loops' bodies.
       kernel_seconds: name of an instruction that calls a kernel -> its seconds.
-      slowdown: by how much longer an instruction takes while a transfer runs beside it.
+      slowdown: by how much longer an instruction takes while a transfer between
+        devices runs beside it.
     """
     starts: dict[tuple[str, str], list[Collective]] = collections.defaultdict(list)
     for t in transfers:
@@ -122,7 +123,8 @@ class _Simulation:
 
     def _beside(self, seconds: float) -> float:
         """Time of so much work, the longer the more of it runs beside a transfer."""
-        busy = max(self.free_at.values(), default=0.0) - self.now
+        ends = (end for link, end in self.free_at.items() if link != "host")
+        busy = max(ends, default=0.0) - self.now
         if not self.slowdown or busy <= 0:
             return seconds
         slow = min(seconds * (1 + self.slowdown), busy)
