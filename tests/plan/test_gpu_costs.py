@@ -3,41 +3,21 @@
 
 import dataclasses
 
-import numpy as np
 import pytest
-from jax.sharding import Mesh
 
 from llmjax.config import DataConfig, ModelConfig, RunConfig
 from llmjax.plan.cost import attention, gemm, gpus, instructions, roofline
 from llmjax.plan.cost.nccl import GpuLinks
 from llmjax.plan.hlo import traffic
 from llmjax.plan.hlo.collectives import Devices, collectives
+from llmjax.plan.hlo.execution import walk
 from llmjax.plan.hlo.matmuls import matmuls
 from llmjax.plan.hlo.module import parse
-from tests.plan.compiled import AXES
+from tests.plan import compiled
+from tests.plan.compiled import gpu_mesh as mesh
 
 H100 = gpus.GPUS["h100"]
 MB = 10**6
-
-
-@dataclasses.dataclass(frozen=True)
-class Device:
-    """The attributes of a GPU of a topology that the plan reads."""
-
-    process_index: int
-    coords: tuple[int, int, int]
-    slice_index: int = 0
-
-
-def mesh(topology: gpus.GpuTopology, **sizes: int) -> Mesh:
-    """A mesh over a cluster's GPUs, host by host."""
-    array = np.empty(topology.chips, object)
-    array[:] = [
-        Device(host, (host, 0, i))
-        for host in range(topology.hosts)
-        for i in range(topology.per_host)
-    ]
-    return Mesh(array.reshape([sizes.get(axis, 1) for axis in AXES]), AXES)
 
 
 def program(lines: str, before: str = "") -> str:
@@ -418,6 +398,7 @@ def predict(text: str, name: str = "h100:8") -> roofline.Prediction:
 
 
 def test_a_loop_hides_its_gather_only_behind_work():
+    """What the gather runs beside takes 18.9 % longer meanwhile."""
     bare = predict(STEP.replace("BETWEEN", ""))
     busy = predict(STEP.replace("BETWEEN", OLD + BETWEEN))
     gather = bare.roofline.near["fsdp"]
@@ -426,7 +407,8 @@ def test_a_loop_hides_its_gather_only_behind_work():
     assert gather > 10 * 29.36 * MB / (450e9 * 20.6 / 25)
     product = 2 * 8192 * 4096 * 4096 / (794.5e12 * gemm.filled(8192, 4096, 1, 132))
     assert bare.compiler_seconds == pytest.approx(10 * product, rel=0.1)
-    assert busy.compiler_seconds == pytest.approx(2 * bare.compiler_seconds)
+    slower = gather * (1 - 1 / 1.189)
+    assert busy.compiler_seconds == pytest.approx(2 * bare.compiler_seconds + slower)
     assert busy.exposed_seconds == 0 and busy.step_seconds == busy.compiler_seconds
 
 
@@ -462,3 +444,119 @@ def test_calls_of_one_attention_kernel_add_up():
     assert kernel.visited_share == pytest.approx(0.5, rel=1e-3)
     assert got.pallas_seconds == pytest.approx(kernel.seconds)
     assert got.compiler_seconds == 0
+
+
+def test_prediction_of_a_real_gpu_program():
+    """Across hosts data alone, whose gradients are reduced there."""
+    where = gpus.parse("h100:8x2")
+    model = ModelConfig(
+        vocab_size=4096,
+        d_model=512,
+        num_heads=4,
+        num_kv_heads=2,
+        d_ff=1536,
+        num_layers=4,
+        tie_embeddings=False,
+    )
+    config = RunConfig(model=model, data=DataConfig(batch_size=16, seq_len=1024))
+    sizes = {"data": 2, "fsdp": 4, "tensor": 2}
+    text = compiled.text("mixed_h100")
+    got = roofline.predict(text, config, where, mesh(where, **sizes))
+    kinds = {k.kind: k for k in got.kernels}
+    assert set(kinds) == {"forward", "backward"} and not got.uncounted
+    assert sum(k.call.calls for k in got.kernels) == 4 * 3  # with recomputation
+    # 2 rows and 2 heads a GPU, the causal half
+    forward = 2 * 2 * 2 * 2 * 1024**2 * 128 / 2
+    assert kinds["backward"].flops == pytest.approx(4 * 2.5 * forward, rel=1e-2)
+    networks = {t.axis: t.network for t in got.collectives}
+    assert networks["fsdp"] == networks["tensor"] == "nvlink"
+    assert networks["data"] == "network" and "mixed" not in networks
+    module = parse(text)
+    counted = sum(
+        product.flops * times
+        for x, name, times in walk(module)
+        for product in matmuls(module, module.computations[name], x)
+    )
+    # the layers' matmuls four times, down and those of the words three, and the matrix
+    # that turns halves of queries and keys forward, again, and backward
+    words, down = 512 * 4096, 4 * 512 * 1536
+    layers = 4 * (512 * 128 * (2 * 4 + 2 * 2) + 3 * 512 * 1536)
+    turns = 4 * (4 + 2) * 128 * 128
+    weights = 4 * layers - down + 3 * words + 3 * turns
+    assert counted == pytest.approx(2 * 16 * 1024 / 16 * weights, rel=1e-3)
+    parts = got.compiler_seconds + got.pallas_seconds + got.exposed_seconds
+    assert got.step_seconds == pytest.approx(parts)
+    assert got.exposed_seconds == pytest.approx(sum(got.waits.values()))
+    assert 0 < got.mfu_causal < got.mfu < 1
+    bounds = (got.roofline.compute, got.roofline.hbm)
+    assert max(bounds) < got.step_seconds
+
+
+def test_wrapped_exchanges_are_found_and_send_their_operand_at_most():
+    """A ragged exchange has room for every token of 8 GPUs in its result."""
+    text = program(
+        """%x = bf16[1000,100]{1,0} parameter(0)
+        %r = bf16[8000,100]{1,0} parameter(1)
+        %n = s32[8]{0} parameter(2)
+        %go = ((bf16[1000,100]{1,0}, bf16[8000,100]{1,0}, s32[8]{0}, s32[8]{0}, s32[8]{0}, s32[8]{0}), bf16[8000,100]{1,0}) async-start(%x, %r, %n, %n, %n, %n), calls=%wrapped
+        %d = bf16[8000,100]{1,0} async-done(%go)""",
+        """
+%wrapped (p: bf16[1000,100], q: bf16[8000,100], a: s32[8], b: s32[8], c: s32[8], d: s32[8]) -> bf16[8000,100] {
+  %p = bf16[1000,100]{1,0} parameter(0)
+  %q = bf16[8000,100]{1,0} parameter(1)
+  %a = s32[8]{0} parameter(2)
+  %b = s32[8]{0} parameter(3)
+  %c = s32[8]{0} parameter(4)
+  %d = s32[8]{0} parameter(5)
+  ROOT %e = bf16[8000,100]{1,0} ragged-all-to-all(%p, %q, %a, %b, %c, %d), channel_id=3, replica_groups=[1,8]<=[8]
+}
+""",
+    )
+    where = gpus.parse("h100:8")
+    devices = mesh(where, expert=8)
+    module = parse(text)
+    (found,) = collectives(module, devices, ("nvlink", "network"))
+    assert (found.kind, found.axis, found.start, found.done) == (
+        "ragged-all-to-all",
+        "expert",
+        "go",
+        "d",
+    )
+    assert found.link_bytes == 200_000 * 7 // 8
+    links = GpuLinks(where, Devices(devices))
+    rate = 450e9 * 20.6 / 25
+    latency = 8.4e-6 + 3.4e-6
+    assert links.seconds(found) == pytest.approx(latency + 175_000 / rate)
+    start = module.computations["main"]["go"]
+    assert instructions.seconds(module, "main", start, H100) == 0
+
+
+OFFLOAD = """
+%out (p: f32[32,1000], q: f32[1,1000], i: s32[]) -> f32[32,1000] {
+  %p = f32[32,1000]{1,0:S(5)} parameter(0)
+  %q = f32[1,1000]{1,0} parameter(1)
+  %i = s32[] parameter(2)
+  ROOT %u = f32[32,1000]{1,0:S(5)} dynamic-update-slice(%p, %q, %i, %i)
+}
+"""
+
+
+def test_parts_of_arrays_on_the_host_go_over_its_link():
+    text = program(
+        """%host = f32[32,1000]{1,0:S(5)} parameter(0)
+        %row = f32[1,1000]{1,0} parameter(1)
+        %i = s32[] parameter(2)
+        %go = ((f32[32,1000]{1,0:S(5)}, f32[1,1000]{1,0}, s32[]), f32[32,1000]{1,0:S(5)}, u32[]) fusion-start(%host, %row, %i), kind=kLoop, calls=%out
+        %d = f32[32,1000]{1,0:S(5)} fusion-done(%go)""",
+        OFFLOAD,
+    )
+    where = gpus.parse("h100:8")
+    devices = mesh(where, fsdp=8)
+    module = parse(text)
+    (found,) = collectives(module, devices, ("nvlink", "network"))
+    assert (found.kind, found.network, found.done) == ("host-copy", "host", "d")
+    links = GpuLinks(where, Devices(devices))
+    assert links.seconds(found) == pytest.approx(4000 / 54.8e9)
+    assert links.busy_links(found) == {"host"}
+    start = module.computations["main"]["go"]
+    assert instructions.seconds(module, "main", start, H100) == 0

@@ -209,7 +209,7 @@ ENTRY %main (x: f32[4]) -> f32[4] {
 
 
 def cycles_of(_, instruction) -> float:
-    return instruction.cycles or 0
+    return float(instruction.cycles or 0)
 
 
 @pytest.mark.parametrize(

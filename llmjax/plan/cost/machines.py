@@ -39,9 +39,11 @@ class Machine(Protocol):
     Attributes:
       networks: names of the network between near devices and of the one between far
         ones.
+      slowdown: of compute while transfers run beside it.
     """
 
     networks: tuple[str, str]
+    slowdown: float
 
     def links(self, devices: Devices) -> Transfers:
         """Its networks."""
@@ -75,6 +77,7 @@ class Tpu:
     """The compiler's cycles, and schedules of Pallas kernels."""
 
     networks = ("ici", "dcn")
+    slowdown = 0.0  # transfers have their own engines
 
     def __init__(self, topology: Topology):
         self.topology = topology
@@ -108,6 +111,10 @@ class Tpu:
 
 class Gpus:
     """Costs of matmuls, fusions and fused attention."""
+
+    # NCCL's kernels take cores, caches and power. The mean of what Lee et al. 2025,
+    # arXiv:2507.03114, measured of training on A100s, H100s and MI250s.
+    slowdown = 0.189
 
     def __init__(self, topology: GpuTopology):
         self.topology = topology

@@ -35,6 +35,9 @@ _NVLS_LATENCY = 25e-6
 _NVLS_SHARE = 475 / 450
 # Measured share of an adapter's line rate: 48.5 of 50 GB/s (SimAI, CX7_BW).
 _ADAPTER_SHARE = 48.5 / 50
+# And of PCIe's, from the host's memory to an H100: 54.8 of 64 GB/s
+# (https://github.com/aigatech/vpbenchmarking).
+_PCIE_SHARE = 54.8 / 64
 
 
 class GpuLinks:
@@ -52,7 +55,8 @@ class GpuLinks:
     def seconds(self, transfer: Collective) -> float:
         """Time of one execution, alone on its network."""
         if transfer.network == "host":
-            return transfer.link_bytes / self.topology.chip.host_bandwidth
+            rate = self.topology.chip.host_bandwidth * _PCIE_SHARE
+            return transfer.link_bytes / rate
         pairs = transfer.kind == "collective-permute"
         if not pairs and transfer.group_size < 2:
             return 0.0

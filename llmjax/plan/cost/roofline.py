@@ -120,7 +120,13 @@ def predict(
     compute = costs.compute_seconds(module)
     by_kernel = costs.kernel_seconds(module, kernels)
     timeline = play(
-        module, transfers, links.seconds, links.busy_links, compute, by_kernel
+        module,
+        transfers,
+        links.seconds,
+        links.busy_links,
+        compute,
+        by_kernel,
+        costs.slowdown,
     )
     data, chip = config.data, topology.chip
     tokens = data.batch_size * data.seq_len

@@ -44,6 +44,7 @@ def play(
     busy_links: Callable[[Collective], frozenset],
     compute_seconds: Callable[[str, Instruction], float],
     kernel_seconds: dict[str, float],
+    slowdown: float = 0.0,
 ) -> Timeline:
     """Simulates the schedule once.
 
@@ -54,6 +55,8 @@ def play(
       busy_links: links that a transfer uses; transfers that share one queue on it.
       compute_seconds: time of an instruction of a computation, without loops' bodies.
       kernel_seconds: name of an instruction that calls a kernel -> its seconds.
+      slowdown: by how much longer an instruction takes while a transfer between
+        devices runs beside it.
     """
     starts: dict[tuple[str, str], list[Collective]] = collections.defaultdict(list)
     for t in transfers:
@@ -63,7 +66,7 @@ def play(
     def computation(name: str) -> Timeline:
         if name not in timelines:
             simulation = _Simulation(
-                starts, seconds, busy_links, compute_seconds, kernel_seconds
+                starts, seconds, busy_links, compute_seconds, kernel_seconds, slowdown
             )
             timelines[name] = simulation.run(module, name, computation)
         return timelines[name]
@@ -74,12 +77,15 @@ def play(
 class _Simulation:
     """One computation, which begins with all links free."""
 
-    def __init__(self, starts, seconds, busy_links, compute_seconds, kernel_seconds):
+    def __init__(
+        self, starts, seconds, busy_links, compute_seconds, kernel_seconds, slowdown
+    ):
         self.starts = starts
         self.seconds = seconds
         self.busy_links = busy_links
         self.compute_seconds = compute_seconds
         self.kernel_seconds = kernel_seconds
+        self.slowdown = slowdown
         self.now = self.compute = self.kernels = 0.0
         self.free_at: dict[object, float] = collections.defaultdict(float)
         self.pending: dict[str, list[tuple[float, Collective]]] = (
@@ -109,11 +115,20 @@ class _Simulation:
         self.pending[transfer.done].append((end, transfer))
 
     def _execute(self, name: str, instruction: Instruction) -> None:
-        compute = self.compute_seconds(name, instruction)
-        kernel = self.kernel_seconds.get(instruction.name, 0.0)
+        compute = self._beside(self.compute_seconds(name, instruction))
+        kernel = self._beside(self.kernel_seconds.get(instruction.name, 0.0))
         self.compute += compute
         self.kernels += kernel
         self.now += compute + kernel
+
+    def _beside(self, seconds: float) -> float:
+        """Time of so much work, the longer the more of it runs beside a transfer."""
+        ends = (end for link, end in self.free_at.items() if link != "host")
+        busy = max(ends, default=0.0) - self.now
+        if not self.slowdown or busy <= 0:
+            return seconds
+        slow = min(seconds * (1 + self.slowdown), busy)
+        return slow + seconds - slow / (1 + self.slowdown)
 
     def _wait(self, end: float, transfer: Collective) -> None:
         if end > self.now:

@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import math
 import re
 from collections.abc import Iterator
 
@@ -10,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from llmjax.plan.hlo.execution import walk
+from llmjax.plan.hlo.groups import Groups, replica_groups
 from llmjax.plan.hlo.module import (
     HOST,
     Computation,
@@ -27,9 +27,14 @@ KINDS = (
     "all-to-all",
     "ragged-all-to-all",
 )
-Groups = tuple[tuple[int, ...], ...]
 
-_HOST_COPIES = ("copy-start", "dynamic-slice-start", "dynamic-update-slice-start")
+# On GPUs a copy to or from a part of an array is a fusion of its own.
+_HOST_COPIES = (
+    "copy-start",
+    "dynamic-slice-start",
+    "dynamic-update-slice-start",
+    "fusion-start",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,6 +209,10 @@ def _computation_transfers(
     done_of = _done_of(computation)
     for first, last, op, scattered in _by_channel(module, computation, done_of):
         transfer = _transfer(op, scattered, devices, name, calls, first.name, last.name)
+        if transfer.kind == "ragged-all-to-all":
+            transfer = _bounded(
+                transfer, _operand_bytes(module, computation, first, op)
+            )
         network = networks[devices.cross_hosts(transfer.groups)]
         yield dataclasses.replace(transfer, network=network)
     for instruction in computation.values():
@@ -279,6 +288,19 @@ def _transfer(op, scattered, devices, computation, calls, start, done) -> Collec
     )
 
 
+def _bounded(transfer: Collective, size: int) -> Collective:
+    """A ragged exchange, whose results have room for all, sends its operand at most."""
+    sent = size * (transfer.group_size - 1) // max(transfer.group_size, 1)
+    return dataclasses.replace(transfer, link_bytes=min(sent, transfer.link_bytes))
+
+
+def _operand_bytes(module, computation, instruction, op) -> int:
+    """Bytes of a collective's first operand, inside its wrapper where it has one."""
+    called = instruction.attribute("calls") or ""
+    here = computation if op is instruction else module.computations[called]
+    return sum(a.bytes for a in here[op.operands[0]].arrays)
+
+
 def _dcn_transfer(instructions, send, devices, computation, calls) -> Collective:
     """A transfer between slices: a send and a receive through the host's runtime."""
 
@@ -348,65 +370,6 @@ def _host_transfer(instruction, computation, calls, done) -> Collective:
         op_name=instruction.op_name,
         source=instruction.location,
     )
-
-
-def replica_groups(rest: str, devices: int) -> Groups:
-    """Groups of devices, or the (source, target) pairs of a permute.
-
-    XLA writes groups in three forms: {{0,1},{2,3}}; [2,4]<=[4,2]T(1,0), an iota
-    reshaped, transposed and reshaped; mesh['x'=2,'y'=4] {'y'}, axes of a mesh.
-    Where none are written, all devices are one group.
-
-    Raises:
-      ValueError: another form.
-    """
-    pairs = re.search(r"(?:source_target_pairs|replica_groups)=\{(\{.*?\})\}", rest)
-    if pairs:
-        return tuple(
-            tuple(int(n) for n in group.split(","))
-            for group in re.findall(r"\{([\d,]+)\}", pairs.group(1))
-        )
-    iota = re.search(
-        r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest
-    )
-    if iota:
-        shape, source = ([int(n) for n in x.split(",")] for x in iota.group(1, 2))
-        order = [int(n) for n in iota.group(3).split(",")] if iota.group(3) else None
-        ids = np.arange(math.prod(source)).reshape(source).transpose(order)
-        return tuple(map(tuple, ids.reshape(shape).tolist()))
-    named = re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", rest)
-    if named:
-        sizes = {a: int(n) for a, n in re.findall(r"'(\w+)'=(\d+)", named.group(1))}
-        return _mesh_groups(sizes, named.group(2))
-    if "replica_groups={}" in rest or "replica_groups" not in rest:
-        return (tuple(range(devices)),)
-    form = rest[rest.index("replica_groups") :][:60]
-    raise ValueError(f"{form!r}: this form of replica groups cannot be read yet")
-
-
-def _mesh_groups(sizes: dict[str, int], axes: str) -> Groups:
-    """Groups over mesh axes 'y', or over parts of axes 'y':(before)size.
-
-    Shardy's sub-axes: https://openxla.org/shardy/sharding_representation.
-    """
-    shape: list[int] = []
-    group_dims: list[int] = []
-    parts = {
-        a: (int(before), int(size)) if size else None
-        for a, before, size in re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", axes)
-    }
-    for axis, n in sizes.items():
-        part = parts.get(axis, (1, 1))
-        before, size = (1, n) if part is None else part
-        group_dims.append(len(shape) + 1)
-        shape += [before, size, n // before // size]
-        if axis not in parts:
-            group_dims.pop()
-    ids = np.arange(math.prod(sizes.values())).reshape(shape)
-    others = [i for i in range(ids.ndim) if i not in group_dims]
-    group_size = math.prod(shape[i] for i in group_dims)
-    groups = ids.transpose(others + group_dims).reshape(-1, group_size)
-    return tuple(map(tuple, groups.tolist()))
 
 
 def result_bytes(instruction: Instruction) -> int:
