@@ -5,6 +5,7 @@ for CUDA: `launch/plan.sh` installs both and runs them, `launch/test.sh` deselec
 and elsewhere they fail without.
 """
 
+import importlib.metadata
 import importlib.util
 
 import jax.numpy as jnp
@@ -66,6 +67,14 @@ def test_without_the_compiler_the_error_says_how_to_install_it(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=rf"pip install -e '\.\[{extra}\]'"):
         compile.compile_step(run(), topology)
+
+
+def test_a_compiler_of_another_jax_is_an_error(monkeypatch):
+    versions = {"jax_cuda12_plugin": "0.1", "jaxlib": "0.2"}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(importlib.metadata, "version", versions.get)
+    with pytest.raises(ValueError, match=r"0\.1 and jaxlib of 0\.2.*\[plan-gpu\]"):
+        platforms.require(topologies.parse("h100:4"))
 
 
 def test_a_kernel_without_its_library_says_how_to_install_it():
