@@ -315,7 +315,12 @@ def _compiler_options(layout: LayoutConfig, device: Any) -> dict[str, Any] | Non
         return None
     others = tuple(set(_OWN_OPTIONS.values()) - {_OWN_OPTIONS[platform]})
     pairs = (option.partition("=") for option in layout.compiler_options)
-    return {name: value for name, _, value in pairs if not name.startswith(others)}
+    switches = {"true": True, "false": False}  # XLA knows no word for either
+    return {
+        name: switches.get(value.lower(), value)
+        for name, _, value in pairs
+        if not name.startswith(others)
+    }
 
 
 def _check(config: RunConfig, mesh: Mesh) -> None:

@@ -234,7 +234,11 @@ def test_a_step_that_a_gpu_cannot_hold_names_its_largest_buffer():
 
 @pytest.mark.gpu_compiler
 def test_options_of_other_compilers_do_not_reach_that_for_gpus():
-    mixed = run(compiler_options=("xla_tpu_scoped_vmem_limit_kib=98304",))
+    options = (
+        "xla_tpu_scoped_vmem_limit_kib=98304",
+        "xla_gpu_enable_latency_hiding_scheduler=true",
+    )
+    mixed = run(compiler_options=options)
     assert compile.compile_step(mixed, "h100:4").fits
     mistaken = run(compiler_options=("xla_gpu_no_such_option=1",))
     with pytest.raises(RuntimeError, match="xla_gpu_no_such_option"):

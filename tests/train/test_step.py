@@ -169,19 +169,19 @@ def test_logits_of_a_whole_batch_never_exist():
 
 
 @pytest.mark.parametrize(
-    ("platform", "names"),
+    ("platform", "given"),
     [
-        ("tpu", ["xla_tpu_scoped_vmem_limit_kib", "xla_a"]),
-        ("gpu", ["xla_gpu_enable_latency_hiding_scheduler", "xla_a"]),
+        ("tpu", {"xla_tpu_scoped_vmem_limit_kib": "98304", "xla_a": "1"}),
+        ("gpu", {"xla_gpu_enable_latency_hiding_scheduler": True, "xla_a": "1"}),
         ("cpu", None),
     ],
 )
-def test_a_compiler_is_given_the_options_that_it_knows(platform, names):
+def test_a_compiler_is_given_the_options_that_it_knows(platform, given):
     options = (
         "xla_tpu_scoped_vmem_limit_kib=98304",
         "xla_gpu_enable_latency_hiding_scheduler=true",
         "xla_a=1",
     )
     layout = LayoutConfig(compiler_options=options)
-    given = setup._compiler_options(layout, SimpleNamespace(platform=platform))
-    assert (None if given is None else list(given)) == names
+    device = SimpleNamespace(platform=platform)
+    assert setup._compiler_options(layout, device) == given
