@@ -1,6 +1,7 @@
 """The compilers of the platforms, and the devices of a topology that is not here."""
 
 import contextlib
+import importlib.metadata
 import importlib.util
 import os
 import types
@@ -50,7 +51,7 @@ def require_tpu() -> None:
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(
             "planning needs the TPU compiler (libtpu), which is not installed; no TPU "
-            f"is needed to run it: {INSTALL}"
+            f"is needed to run it: {INSTALL}; or plan for GPUs, as --topology=h100:8"
         )
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -60,13 +61,21 @@ def require_cuda() -> None:
     """Checks that jax has a plugin for CUDA of its own version.
 
     Raises:
-      ValueError: it has none; gives the command that installs it.
+      ValueError: it has none, or one of another version, which jax leaves aside; gives
+        the command that installs it.
     """
-    if not any(map(importlib.util.find_spec, PLUGINS)):
+    plugin = next(filter(importlib.util.find_spec, PLUGINS), None)
+    if plugin is None:
         raise ValueError(
             "planning for GPUs needs XLA's compiler for them (jax-cuda12-plugin and "
             "jax-cuda12-pjrt), which is not installed; no GPU and no driver is needed "
             f"to run it: {INSTALL_GPU}"
+        )
+    versions = importlib.metadata.version(plugin), importlib.metadata.version("jaxlib")
+    if versions[0] != versions[1]:
+        raise ValueError(
+            f"{plugin} is of version {versions[0]} and jaxlib of {versions[1]}; they "
+            f"work only with their equals: {INSTALL_GPU}"
         )
 
 

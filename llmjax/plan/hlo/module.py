@@ -1,4 +1,4 @@
-"""The text of a compiled TPU program, parsed into instructions.
+"""The text of a compiled program, parsed into instructions.
 
 The operations of XLA's text form: https://openxla.org/xla/operation_semantics. A TPU
 program carries the compiler's estimate of each instruction's cycles in
