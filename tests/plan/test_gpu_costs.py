@@ -207,7 +207,7 @@ def test_a_fusion_takes_its_bytes_or_its_operations():
     module, computation, fusion = root(text)
     assert traffic.instruction_bytes(module, computation, fusion) == 12 * MB
     compute = (8 + 1) * MB / (132 * 128 * 1.98e9)
-    memory = 12 * MB / (0.91 * 3.35e12)
+    memory = 12 * MB / 2.903e12
     assert instructions.compute_seconds(
         module, computation, fusion, H100
     ) == pytest.approx(compute)
@@ -255,7 +255,7 @@ def test_radix_sort_passes_once_per_eight_bits():
     )
     module, _, call = root(text)
     moved = 4 * (8 * MB + 64)
-    expected = moved / (0.91 * 3.35e12) + 1e-6
+    expected = moved / 2.903e12 + 1e-6
     assert instructions.seconds(module, "main", call, H100) == pytest.approx(
         expected, rel=1e-3
     )
