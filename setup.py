@@ -97,6 +97,15 @@ setup(
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
         "cuda12": ["jax[cuda12]"],  # for drivers older than 580
+        # What plans a run on GPUs elsewhere: XLA's compiler for them, of jax's version,
+        # and the libraries that compile cuDNN's attention.
+        "plan-gpu": [
+            "jax[cuda12-local]",
+            "nvidia-cublas-cu12>=12.9",
+            "nvidia-cuda-nvrtc-cu12>=12.9",
+            "nvidia-cuda-runtime-cu12>=12.9",
+            "nvidia-cudnn-cu12>=9.10.2.21,<10",
+        ],
         "gcs": ["etils[epath-gcs]"],  # gs:// work directories
         "quantization": [
             "qwix>=0.1.8,<0.2"

@@ -22,6 +22,7 @@ from ml_collections import config_flags
 
 from experiments import config_files, usage, words
 from llmjax import config as cfg
+from llmjax.parallel import memory
 from llmjax.parallel.processes import membership, supervise
 
 cfg.accept_none()
@@ -68,6 +69,7 @@ def launch(
         if not flags.FLAGS["verbosity"].present:
             # orbax logs every step it takes, and errors that it also raises
             logging.set_verbosity(logging.FATAL)
+        memory.reserve()
         with one_line_errors():
             if membership.requested():
                 membership.join(config().train if CONFIG.value else cfg.TrainConfig())

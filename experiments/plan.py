@@ -1,14 +1,17 @@
-r"""Compiles a run's step for a TPU topology; reports whether it fits and how fast.
+r"""Compiles a run's step for TPUs or GPUs; reports whether it fits and how fast.
 
     python -m experiments.plan --config=configs/pretrain/llama2_7b.py \
         [--topology=v5p:4x4x4] [--num_slices=2] [--search] [--price=4.2] \
         [--workdir=runs/plan]
+    python -m experiments.plan --config=configs/pretrain/llama2_7b.py \
+        --topology=h100:8x8
     python -m experiments.plan --compare=runs/a,runs/b
 
-Needs the TPU compiler (`pip install -e '.[tpu]'`) and no TPU. Without --topology, the
-config's `layout.plan_topology` is taken. Where the step does not fit, the cheapest
-changes that save memory are compiled. Writes `result.json`, `report.md` and `plan.png`
-into the workdir, if one is given.
+Needs the TPU compiler (`pip install -e '.[tpu]'`) or that for GPUs (`'.[plan-gpu]'`),
+but neither TPU nor GPU. A topology is one slice of TPU chips, or GPUs x hosts; without
+--topology, the config's `layout.plan_topology` is taken. Where the step does not fit,
+the cheapest changes that save memory are compiled. Writes `result.json`, `report.md`
+and `plan.png` into the workdir, if one is given.
 """
 
 import json
@@ -22,15 +25,17 @@ from experiments import cli
 from llmjax import config as cfg
 from llmjax.plan import compare, picture, report
 from llmjax.plan.compiler import compile
-from llmjax.plan.cost import chips
+from llmjax.plan.cost import topologies
 from llmjax.plan.cost.estimate import Size
 from llmjax.plan.layouts import remedies, search
 
-TOPOLOGY = flags.DEFINE_string("topology", None, "One slice, as v5p:4x4x4.")
-SLICES = flags.DEFINE_integer("num_slices", None, "Slices.")
+TOPOLOGY = flags.DEFINE_string(
+    "topology", None, "TPUs of a slice, v5p:4x4x4; or GPUs x hosts, h100:8x16."
+)
+SLICES = flags.DEFINE_integer("num_slices", None, "Slices of TPUs.")
 SEARCH = flags.DEFINE_boolean("search", False, "Search for a faster layout.")
 BEST = flags.DEFINE_integer("best", 4, "Layouts that --search compiles.")
-PRICE = flags.DEFINE_float("price", None, "Dollars per chip-hour.")
+PRICE = flags.DEFINE_float("price", None, "Dollars per hour of a chip or GPU.")
 COMPARE = flags.DEFINE_string("compare", None, "Two results, as a,b.")
 
 
@@ -53,7 +58,7 @@ def main() -> None:
         write(result, text, cli.WORKDIR.value)
 
 
-def topology(run: cfg.RunConfig) -> chips.Topology:
+def topology(run: cfg.RunConfig) -> topologies.Topology:
     """The topology of the flags, or else of the config.
 
     Raises:
@@ -62,10 +67,11 @@ def topology(run: cfg.RunConfig) -> chips.Topology:
     name = TOPOLOGY.value or run.layout.plan_topology
     if name is None:
         raise ValueError(
-            "give --topology, as v5e:4x4, or set layout.plan_topology in the config"
+            "give --topology, as v5e:4x4 or h100:8, or set layout.plan_topology in "
+            "the config"
         )
-    slices = run.layout.slices if SLICES.value is None else SLICES.value
-    return chips.parse(name, slices)
+    slices = 1 if topologies.of_gpus(name) else run.layout.slices
+    return topologies.parse(name, slices if SLICES.value is None else SLICES.value)
 
 
 def plan(run: cfg.RunConfig) -> report.Result:
@@ -95,7 +101,8 @@ def write(result: report.Result, text: str, workdir: str) -> None:
     cli.write_result(workdir, json.dumps(result, indent=1))
     folder = epath.Path(workdir).expanduser()
     (folder / "report.md").write_text(text + "\n")
-    picture.draw(result, folder / "plan.png")
+    if missing := picture.draw(result, folder / "plan.png"):
+        print(missing)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-r"""Checks that every config compiles for the TPUs that it names, fits and is sharded.
+r"""Checks that every config compiles for the TPUs and GPUs that it names, and fits.
 
     python -m experiments.plan_gate [--compile=quick|all|none] [--only=llama3] \
-        [--workers=2]
+        [--platform=all|tpu|gpu] [--workers=2]
 
-"quick" compiles all configs but those that take more than two minutes (`SLOW`). These
-are only lowered; `tests/proofs/plan_compile.py` compiles them. Ends with code 1 where a
-config fails. Needs the TPU compiler (`pip install -e '.[tpu]'`) and no TPU.
+Every config is lowered for both, and its state must be sharded. "quick" compiles for
+TPUs all but those that take more than two minutes (`SLOW`), which
+`tests/proofs/plan_compile.py` compiles, and for GPUs a few (`ON_GPUS`). Ends with code
+1 where a config fails. Needs the compilers (`pip install -e '.[tpu,plan-gpu]'`), but
+neither TPU nor GPU; without cuDNN, GPUs' attention is XLA's.
 """
 
 import importlib
@@ -17,10 +19,13 @@ from absl import flags
 from experiments import cli
 from llmjax import config as cfg
 from llmjax.plan import gate
-from llmjax.plan.compiler import compile
+from llmjax.plan.compiler import platforms
 
 COMPILE = flags.DEFINE_enum(
     "compile", "quick", ["quick", "all", "none"], "Which configs to compile."
+)
+PLATFORM = flags.DEFINE_enum(
+    "platform", "all", ["all", "tpu", "gpu"], "Compilers to check with."
 )
 ONLY = flags.DEFINE_string("only", "", "Check only configs whose path contains this.")
 WORKERS = flags.DEFINE_integer("workers", 2, "Processes.")
@@ -34,6 +39,14 @@ SLOW = (
     "configs/pretrain/llama3_8b.py",
     "configs/pretrain/mixtral_8x7b.py",
 )
+# A few of each kind that compile quickly for GPUs too: A100, H100, L4.
+ON_GPUS = (
+    "configs/benchmark/gpt2_6l.py",
+    "configs/benchmark/llama_4l.py",
+    "configs/benchmark/minilm_classify.py",
+    "configs/pretrain/llama2_7b.py",
+)
+TPUS, GPUS = "plan_topology", "plan_gpus"  # fields of the layout
 
 
 def paths(only: str = "") -> list[str]:
@@ -49,15 +62,35 @@ def load(path: str) -> cfg.RunConfig:
     return cfg.parse(module.get_config())
 
 
+def lowered_only(names: list[str]) -> list[tuple[str, str]]:
+    """The (config, field of its layout) that --compile leaves out."""
+    match COMPILE.value:
+        case "all":
+            return []
+        case "none":
+            return [(name, field) for name in names for field in (TPUS, GPUS)]
+    gpus = [(name, GPUS) for name in names if name not in ON_GPUS]
+    return [*((name, TPUS) for name in SLOW), *gpus]
+
+
 def main() -> None:
-    compile.require_compiler()
+    fields = {"tpu": [TPUS], "gpu": [GPUS]}.get(PLATFORM.value, [TPUS, GPUS])
+    if TPUS in fields:
+        platforms.require_tpu()
+    if GPUS in fields:
+        platforms.require_cuda()
     names = paths(ONLY.value)
     if not names:
         raise ValueError(f"--only={ONLY.value}: no config's path contains it")
-    lowered_only = {"quick": SLOW, "all": (), "none": names}[COMPILE.value]
     runs = {name: load(name) for name in names}
-    verdicts = gate.check_all(runs, lowered_only, WORKERS.value)
+    verdicts = gate.check_all(runs, fields, lowered_only(names), WORKERS.value)
     print(gate.report(verdicts))
+    if GPUS in fields and not platforms.has_cudnn():
+        print(
+            "Not covered: cuDNN's attention, which is not installed; on GPUs this was "
+            f"attention as XLA computes it, which takes more memory: "
+            f"{platforms.INSTALL_GPU}"
+        )
     sys.exit(any(v.fault for v in verdicts))
 
 

@@ -18,7 +18,7 @@ export JAX_PLATFORMS=cpu
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.1 # tests compile small programs
 
-marked="not tpu_compiler"
+marked="not tpu_compiler and not gpu_compiler"
 if [[ ${1:-} == --fast ]]; then
   marked+=" and not slow"
   shift

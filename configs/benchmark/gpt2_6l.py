@@ -24,6 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.mlp.activation = "gelu_tanh"
     config.model.biases = "all"
     config.layout.plan_topology = "v5e:2x2"
+    config.layout.plan_gpus = "a100-40:4"
     config.layout.unroll = 6
     config.layout.attention.kind = "blocked"
     return config

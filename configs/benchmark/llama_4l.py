@@ -20,6 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.num_kv_heads = 4
     config.model.tie_embeddings = False
     config.layout.plan_topology = "v5e:2x2"
+    config.layout.plan_gpus = "h100:4"
     config.layout.unroll = 4
     config.layout.attention.kind = "blocked"
     return config

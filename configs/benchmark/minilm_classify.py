@@ -29,5 +29,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.mlp.activation = "gelu"
     config.model.biases = "all"
     config.layout.plan_topology = "v5e:2x2"
+    config.layout.plan_gpus = "l4:4"
     config.layout.unroll = 6
     return config

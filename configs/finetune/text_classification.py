@@ -23,6 +23,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.batch_size = 16
     config.data.seq_len = 128
     config.layout.plan_topology = "v5e:2x2"
+    config.layout.plan_gpus = "rtx4090:4"
     config.train.steps = 300
     config.train.eval_every = 50
     config.train.checkpoint_every = 50

@@ -22,6 +22,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.num_heads = 64
     config.model.num_kv_heads = 8
     config.layout.plan_topology = "v5p:8x8x8"
+    config.layout.plan_gpus = "h100:8x64"
     config.layout.remat.saved = ("query", "key", "value", "context", "out")
     config.optimizer.learning_rate = 1.5e-4
     return config

@@ -30,10 +30,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.norm.epsilon = 1e-5
     config.model.tie_embeddings = False
     config.layout.plan_topology = "v5p:4x4x4"
+    config.layout.plan_gpus = "h100:8x8"
     config.layout.data = 1
     config.layout.fsdp = -1
     config.layout.precision.kind = "bfloat16"
-    config.layout.attention.kind = "splash"
+    config.layout.attention.kind = "auto"
     config.layout.remat.kind = "names"
     config.layout.remat.saved = ("query", "key", "out", "gate", "up")
     config.layout.loss_block = 256

@@ -20,6 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.num_layers = 126
     config.model.num_heads = 128
     config.layout.plan_topology = "v5p:8x8x8"
+    config.layout.plan_gpus = "h100:8x64"
     config.layout.remat.kind = "full"
     config.layout.remat.saved = None
     config.layout.compiler_options = ()

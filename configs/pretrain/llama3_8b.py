@@ -30,10 +30,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.norm.epsilon = 1e-5
     config.model.tie_embeddings = False
     config.layout.plan_topology = "v6e:16x16"
+    config.layout.plan_gpus = "h100:8x32"
     config.layout.data = 1
     config.layout.fsdp = -1
     config.layout.precision.kind = "bfloat16"
-    config.layout.attention.kind = "splash"
+    config.layout.attention.kind = "auto"
     config.layout.remat.kind = "names"
     config.layout.remat.saved = ("query", "key", "value", "context")
     config.layout.loss_block = 512

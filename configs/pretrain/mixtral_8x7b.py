@@ -26,5 +26,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.mlp.d_ff = 14336
     config.model.mlp.dispatch.kind = "capacity"
     config.layout.plan_topology = "v5p:4x8x8"
+    config.layout.plan_gpus = "h100:8x32"
     config.layout.remat.saved = ("query", "key", "value", "context", "out")
     return config

@@ -24,6 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.num_layers = 4
     config.model.num_heads = 4
     config.layout.plan_topology = "v5e:2x2"
+    config.layout.plan_gpus = "h100:4"
     config.layout.unroll = 4
     config.layout.attention.kind = "blocked"
     config.train.steps = 330

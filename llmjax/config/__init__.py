@@ -44,6 +44,8 @@ from llmjax.config.feed_forward import (
 )
 from llmjax.config.layout import (
     Activations,
+    Attention,
+    AutoAttention,
     BlockedAttention,
     ChunkedAttention,
     ContextParallelism,
@@ -161,6 +163,8 @@ __all__ = [
     "Adafactor",
     "AdamW",
     "Alibi",
+    "Attention",
+    "AutoAttention",
     "BFloat16",
     "BalanceBias",
     "BalanceLoss",

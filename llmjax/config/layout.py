@@ -163,12 +163,23 @@ class SplashAttention:
             )
 
 
+@checked
+class AutoAttention(SplashAttention):
+    """The device's kernel: on a TPU "splash" in these blocks, on a GPU "dot_product".
+
+    Elsewhere, and for what that cannot honour, "blocked" or else "einsum".
+    """
+
+    kind: ClassVar[str] = "auto"
+
+
 Attention = (
     EinsumAttention
     | BlockedAttention
     | ChunkedAttention
     | DotProductAttention
     | SplashAttention
+    | AutoAttention
 )
 
 # --- how matmuls are computed --------------------------------------------------------

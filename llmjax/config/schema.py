@@ -45,6 +45,7 @@ class LayoutConfig:
     tensor: Axis = 1
     slices: Count = 1  # that `data` spans over the slow network
     plan_topology: str | None = None  # of TPU chips that the run fits: "v5p:4x4x4"
+    plan_gpus: str | None = None  # GPUs x hosts that it fits too: "h100:8x8"
     # what is computed
     precision: Precision = Float32()
     quantization: Quantization = NoQuantization()
@@ -58,7 +59,8 @@ class LayoutConfig:
     # what comes after what
     unroll: Count = 1  # layers per iteration of the scan
     microbatches: Count = 1
-    # of XLA for the step on TPUs: "xla_tpu_scoped_vmem_limit_kib=98304"
+    # of XLA for the step: those named xla_tpu_ on TPUs alone, xla_gpu_ on GPUs alone,
+    # others on both: "xla_tpu_scoped_vmem_limit_kib=98304"
     compiler_options: tuple[str, ...] = ()
 
     def __post_init__(self):

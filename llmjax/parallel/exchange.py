@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from llmjax.parallel import mesh as mesh_lib
+
 # XLA has no ragged all-to-all on CPUs: there rows are padded to `limit`
 RAGGED_PLATFORMS = ("tpu", "gpu")
 
@@ -169,6 +171,4 @@ def _gather(x_XD, from_Y):
 
 def _ragged() -> bool:
     """Whether XLA has the ragged all-to-all for the devices compiled for."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    platform = jax.default_backend() if device is None else device.platform
-    return platform in RAGGED_PLATFORMS
+    return mesh_lib.target().platform in RAGGED_PLATFORMS

@@ -1,6 +1,7 @@
 """The device mesh, entered together with the rules, and checks against it."""
 
 import contextlib
+import contextvars
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -84,8 +85,35 @@ def arrange(
 @contextlib.contextmanager
 def use(mesh: Mesh, rules: Rules = RULES) -> Iterator[None]:
     """Enters mesh and rules; without both, Linen's logical constraints do nothing."""
-    with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
+    with (
+        jax.set_mesh(mesh),
+        nn.logical_axis_rules(rules),
+        targeting(mesh.devices.flat[0]),
+    ):
         yield
+
+
+_TARGET: contextvars.ContextVar[Any] = contextvars.ContextVar("target", default=None)
+
+
+@contextlib.contextmanager
+def targeting(device: Any) -> Iterator[None]:
+    """Traces for devices like this one, which need not be here."""
+    token = _TARGET.set(device)
+    try:
+        yield
+    finally:
+        _TARGET.reset(token)
+
+
+def target() -> Any:
+    """A device like those that a program is traced for.
+
+    One of the mesh in `use`, or else the first here; code that takes a platform's own
+    kernel asks it, so that a plan for devices elsewhere has the kernels of a run there.
+    """
+    device = _TARGET.get() or jax.sharding.get_abstract_mesh().abstract_device
+    return device or jax.local_devices()[0]
 
 
 def batch_shards(mesh: Mesh) -> int:

@@ -1,4 +1,4 @@
-"""Checks of many runs: each is lowered for the topology that it names, or compiled."""
+"""Checks of many runs: each is lowered for topologies that it names, or compiled."""
 
 import concurrent.futures
 import dataclasses
@@ -9,7 +9,8 @@ from collections.abc import Collection, Mapping, Sequence
 import jax
 
 from llmjax.config import RunConfig, Scratch
-from llmjax.plan.compiler import buffers, compile
+from llmjax.plan.compiler import buffers, compile, platforms
+from llmjax.plan.cost import topologies
 from llmjax.plan.tables import duration, gib, table
 
 
@@ -25,20 +26,22 @@ class Verdict:
     capacity: int | None = None
 
 
-def check(name: str, run: RunConfig, compiled: bool) -> Verdict:
-    """Lowers a run's step for its `layout.plan_topology`; compiles it if `compiled`."""
+def check(name: str, run: RunConfig, topology: str, compiled: bool) -> Verdict:
+    """Lowers a run's step for a topology, and compiles it if `compiled`.
+
+    For GPUs on a machine without cuDNN, attention is left to XLA.
+    """
     jax.config.update("jax_platforms", "cpu")
     start = time.perf_counter()
-    topology = run.layout.plan_topology
-    if topology is None:
-        return Verdict(name, "-", "names no layout.plan_topology", 0.0)
 
     def verdict(fault: str, peak: int | None = None, capacity: int | None = None):
         seconds = time.perf_counter() - start
         return Verdict(name, topology, fault, seconds, peak, capacity)
 
     try:
-        lowered = compile.lower_step(run, topology, run.layout.slices)
+        slices = 1 if topologies.of_gpus(topology) else run.layout.slices
+        where = topologies.parse(topology, slices)
+        lowered = compile.lower_step(run, where, cudnn=platforms.has_cudnn())
     except ValueError as e:
         return verdict(str(e))
     faults = buffers.replicated(lowered.program)
@@ -51,31 +54,54 @@ def check(name: str, run: RunConfig, compiled: bool) -> Verdict:
 
 
 def check_all(
-    runs: Mapping[str, RunConfig], lowered_only: Collection[str], workers: int
+    runs: Mapping[str, RunConfig],
+    fields: Sequence[str],
+    lowered_only: Collection[tuple[str, str]],
+    workers: int,
 ) -> list[Verdict]:
-    """Checks runs by name in so many processes, runs of the same step only once.
+    """Checks runs by name in so many processes, the same step only once.
 
-    All are compiled but those in `lowered_only`. The deepest models start first.
+    Args:
+      runs: by name.
+      fields: of the layout that name topologies: "plan_topology", "plan_gpus".
+      lowered_only: (name, field) of what is not compiled.
+      workers: processes; the deepest models start first.
     """
-    first_name: dict[RunConfig, str] = {}
-    same_step = {
-        name: first_name.setdefault(_step_config(run), name)
-        for name, run in runs.items()
-    }
-    order = sorted(first_name.values(), key=lambda name: -runs[name].model.L)
+    verdicts: dict[tuple[str, str], Verdict] = {}
+    first: dict[tuple[RunConfig, str], tuple[str, str]] = {}
+    same: dict[tuple[str, str], tuple[str, str]] = {}
+    for field in fields:
+        for name, run in runs.items():
+            topology = getattr(run.layout, field)
+            if topology is None:
+                fault = f"names no layout.{field}"
+                verdicts[name, field] = Verdict(name, "-", fault, 0.0)
+            else:
+                step = _step_config(run), topology
+                same[name, field] = first.setdefault(step, (name, field))
+    order = sorted(first.values(), key=lambda key: -runs[key[0]].model.L)
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
         futures = {
-            name: pool.submit(check, name, runs[name], name not in lowered_only)
-            for name in order
+            (name, field): pool.submit(
+                check,
+                name,
+                runs[name],
+                getattr(runs[name].layout, field),
+                (name, field) not in lowered_only,
+            )
+            for name, field in order
         }
-        verdicts = {name: future.result() for name, future in futures.items()}
-    return [dataclasses.replace(verdicts[same_step[name]], name=name) for name in runs]
+        done = {key: future.result() for key, future in futures.items()}
+    for (name, field), key in same.items():
+        verdicts[name, field] = dataclasses.replace(done[key], name=name)
+    return [verdicts[name, field] for field in fields for name in runs]
 
 
 def _step_config(run: RunConfig) -> RunConfig:
     """The run without the fields that its step does not depend on."""
-    return dataclasses.replace(run, init=Scratch())
+    layout = dataclasses.replace(run.layout, plan_topology=None, plan_gpus=None)
+    return dataclasses.replace(run, init=Scratch(), layout=layout)
 
 
 def report(verdicts: Sequence[Verdict]) -> str:
@@ -91,6 +117,6 @@ def report(verdicts: Sequence[Verdict]) -> str:
         )
         for v in verdicts
     ]
-    head = ("config", "topology", "", "peak a chip", "capacity", "took")
+    head = ("config", "topology", "", "peak a device", "capacity", "took")
     faults = [f"{v.name} on {v.topology}: {v.fault}" for v in verdicts if v.fault]
     return "\n".join([table(head, rows), *faults])

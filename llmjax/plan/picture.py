@@ -6,24 +6,22 @@ from etils import epath
 
 from llmjax.plan.compiler.buffers import KINDS
 from llmjax.plan.report import Result
-from llmjax.plan.tables import GIB, duration, topology_name
+from llmjax.plan.tables import GIB, duration, topology_name, unit
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLORS = ("#0072B2", "#56B4E9", "#999999", "#009E73", "#E69F00", "#CC79A7")
 
 
-def draw(result: Result, path: epath.PathLike) -> None:
-    """Draws a plan's result as a PNG.
+def draw(result: Result, path: epath.PathLike) -> str:
+    """Draws a plan's result as a PNG; without matplotlib nothing.
 
-    Raises:
-      ValueError: matplotlib is not installed; gives the command that installs it.
+    Returns:
+      Why it is not drawn, and the command that installs what lacks; "" if it is.
     """
     try:
         from matplotlib.figure import Figure
-    except ModuleNotFoundError as e:
-        raise ValueError(
-            "the plan's picture needs matplotlib: pip install -e '.[report]'"
-        ) from e
+    except ModuleNotFoundError:
+        return "no plan.png: it needs matplotlib: pip install -e '.[report]'"
     timed = "time" in result
     bars = 1 + sum(map(bool, result["time"]["roofline"].values())) if timed else 0
     heights = [0.8, 0.3 * bars + 0.3] if timed else [0.8]
@@ -31,14 +29,15 @@ def draw(result: Result, path: epath.PathLike) -> None:
     axes = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     title = f"{result.get('config', 'A run')} on {topology_name(result)}"
     figure.suptitle(title, fontsize=11)
-    _memory(axes[0], result["memory"])
+    _memory(axes[0], result["memory"], unit(result))
     if timed:
-        _time(axes[1], result["time"])
+        _time(axes[1], result["time"], unit(result))
     with epath.Path(path).open("wb") as file:
         figure.savefig(file, format="png", bbox_inches="tight")
+    return ""
 
 
-def _memory(axes: Any, memory: Result) -> None:
+def _memory(axes: Any, memory: Result, unit: str) -> None:
     left = 0.0
     for kind, color in zip(KINDS, COLORS, strict=True):
         width = memory[kind] / GIB
@@ -59,14 +58,15 @@ def _memory(axes: Any, memory: Result) -> None:
     axes.set_xlim(0, 1.06 * max(left, capacity))
     axes.set_ylim(-0.5, 0.5)
     axes.set_yticks([0], ["memory"])
-    axes.set_xlabel("GiB per chip", size=9)
+    axes.set_xlabel(f"GiB per {unit}", size=9)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.5), ncols=6, **_LEGEND)
     _style(axes)
 
 
-def _time(axes: Any, time: Result) -> None:
+def _time(axes: Any, time: Result, unit: str) -> None:
+    computed = "matmuls and fusions" if unit == "GPU" else "compiler's estimate"
     parts = (
-        ("compiler's estimate", time["compiler_seconds"], COLORS[0]),
+        (computed, time["compiler_seconds"], COLORS[0]),
         ("attention kernels", time["pallas_seconds"], COLORS[4]),
         ("exposed communication", time["exposed_seconds"], COLORS[5]),
     )

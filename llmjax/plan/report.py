@@ -16,13 +16,13 @@ from llmjax.plan.hlo import collectives
 from llmjax.plan.layouts.changes import flags
 from llmjax.plan.layouts.remedies import Trial
 from llmjax.plan.layouts.search import Ranked
-from llmjax.plan.tables import duration, gib, mesh_axes, table, topology_name
+from llmjax.plan.tables import duration, gib, mesh_axes, table, topology_name, unit
 
 Result = dict[str, Any]
 
 
 def predict(compiled: Compiled, price: float | None = None) -> Prediction:
-    """Predicts the time of a step that fits; `price` is in dollars per chip-hour."""
+    """Predicts the time of a step that fits; `price`: dollars per hour of a chip."""
     return roofline.predict(
         compiled.text,
         compiled.config,
@@ -39,6 +39,7 @@ def describe(compiled: Compiled, price: float | None = None) -> Result:
     memory, topology = compiled.memory, compiled.topology
     result: Result = {
         "topology": topology.name,
+        "platform": topology.platform,
         "num_slices": topology.num_slices,
         "chips": topology.chips,
         "mesh": dict(compiled.program.mesh.shape),
@@ -84,13 +85,7 @@ def timing(prediction: Prediction) -> Result:
         "mfu_causal": prediction.mfu_causal,
         "tokens_per_second_per_chip": prediction.tokens_per_second_per_chip,
         "dollars_per_billion_tokens": prediction.dollars_per_billion_tokens,
-        "roofline": {
-            "compute": roof.compute,
-            "hbm": roof.hbm,
-            **{f"ici {axis}": seconds for axis, seconds in roof.ici.items()},
-            "dcn": roof.dcn,
-            "host": roof.host,
-        },
+        "roofline": roof.rows,
         "binds": roof.binds,
         "waits": [[*key, seconds] for key, seconds in prediction.waits.items()],
         "uncounted": list(prediction.uncounted),
@@ -106,6 +101,7 @@ def timing(prediction: Prediction) -> Result:
             for cost in prediction.kernels
         ],
         "largest": [list(entry) for entry in summary.largest],
+        "longest": [list(entry) for entry in prediction.largest],
     }
 
 
@@ -148,7 +144,7 @@ def text(result: Result) -> str:
     """The report in Markdown, aligned so that it reads well as plain text."""
     parts = [_head(result), _memory(result), _largest(result)]
     if "time" in result:
-        parts += [_time(result["time"]), _collectives(result["time"])]
+        parts += [_time(result["time"], unit(result)), _collectives(result["time"])]
     if result["replicated"]:
         parts.append("Replicated:\n" + "\n".join(result["replicated"]))
     if "remedies" in result:
@@ -165,8 +161,9 @@ def _head(result: Result) -> str:
     took = f"{seconds['compile']:.0f} s" if seconds["compile"] is not None else "-"
     return (
         f"{result.get('config', 'The run')} on {topology_name(result)}: {verdict}, "
-        f"{gib(memory['peak'])} of {gib(memory['capacity'])} per chip\n"
-        f"{result['parameters'] / 1e9:.2f}e9 parameters, {result['chips']} chips, "
+        f"{gib(memory['peak'])} of {gib(memory['capacity'])} per {unit(result)}\n"
+        f"{result['parameters'] / 1e9:.2f}e9 parameters, "
+        f"{result['chips']} {unit(result)}s, "
         f"mesh {mesh_axes(result) or 'of one'}, "
         f"{result['rows']} rows of {result['tokens_per_row']} tokens; "
         f"compiled in {took}" + _bubble(result)
@@ -186,7 +183,7 @@ def _memory(result: Result) -> str:
     ]
     if memory["host"]:
         rows.append(("in the host's memory", gib(memory["host"]), ""))
-    return table(("bytes per chip", "", "of capacity"), rows)
+    return table((f"bytes per {unit(result)}", "", "of capacity"), rows)
 
 
 def _largest(result: Result) -> str:
@@ -194,23 +191,26 @@ def _largest(result: Result) -> str:
         (b["name"], b["kind"], b["shape"], gib(b["bytes"]), b["source"])
         for b in result["largest"]
     ]
-    return table(("largest buffers", "kind", "shape on a chip", "size", "line"), rows)
+    shape = f"shape on a {unit(result)}"
+    return table(("largest buffers", "kind", shape, "size", "line"), rows)
 
 
-def _time(time: Result) -> str:
+def _time(time: Result, unit: str) -> str:
+    computed = "matmuls and fusions" if unit == "GPU" else "the compiler's estimate"
+    cycles = time["estimated_cycles"]  # of GPUs the compiler gives none
     tokens = f"{time['tokens_per_second_per_chip']:,.0f}"
     dollars = f"{time['dollars_per_billion_tokens']:,.0f}"
     rows = [
         ("step", duration(time["step_seconds"])),
-        ("  the compiler's estimate", duration(time["compiler_seconds"])),
+        (f"  {computed}", duration(time["compiler_seconds"])),
         ("  attention kernels", duration(time["pallas_seconds"])),
         ("  exposed communication", duration(time["exposed_seconds"])),
         *_waits(time),
         ("MFU", f"{time['mfu']:.1%}"),
         ("MFU, causal attention counted as half", f"{time['mfu_causal']:.1%}"),
-        ("tokens per second and chip", tokens),
+        (f"tokens per second and {unit}", tokens),
         ("dollars per 1e9 tokens", dollars),
-        ("estimated cycles", f"{time['estimated_cycles']:.4g}"),
+        *([("estimated cycles", f"{cycles:.4g}")] if cycles else []),
         *((f"roofline: {name}", duration(s)) for name, s in time["roofline"].items()),
         ("bottleneck", time["binds"]),
     ]
@@ -260,7 +260,7 @@ def _remedies(result: Result) -> str:
     ]
     missing = gib(result["memory"]["peak"] - result["memory"]["capacity"])
     return (
-        f"It lacks {missing} a chip. The largest buffer is {worst['name']} "
+        f"It lacks {missing} a {unit(result)}. The largest buffer is {worst['name']} "
         f"({worst['shape']}, {gib(worst['bytes'])}). Compiled, the cheapest first:\n\n"
         + table(("change", "compiled", "peak", "predicted step", "flags"), rows)
     )

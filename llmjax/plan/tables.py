@@ -54,3 +54,8 @@ def topology_name(result: Mapping[str, Any]) -> str:
 def mesh_axes(result: Mapping[str, Any]) -> str:
     """The mesh axes that are larger than 1, as "data=2 fsdp=16"."""
     return " ".join(f"{axis}={n}" for axis, n in result["mesh"].items() if n > 1)
+
+
+def unit(result: Mapping[str, Any]) -> str:
+    """What a plan's result counts: "GPU", or "chip" of TPUs."""
+    return "GPU" if result.get("platform") == "cuda" else "chip"

@@ -209,7 +209,7 @@ def build(
             in_shardings=(shardings, on_batch),
             out_shardings=(shardings, None),
             donate_argnums=0,
-            compiler_options=_compiler_options(layout, mesh),
+            compiler_options=_compiler_options(layout, mesh.devices.flat[0]),
         ),
         evaluate=jax.jit(
             make_evaluation(objective),
@@ -304,12 +304,23 @@ def _axes(trees: Mapping[str, WithAxes]) -> dict[str, Any]:
     return {name: tree.axes for name, tree in trees.items()}
 
 
-def _compiler_options(layout: LayoutConfig, mesh: Mesh) -> dict[str, Any] | None:
-    """XLA's of `layout.compiler_options`, which only its compiler for TPUs knows."""
-    if mesh.devices.flat[0].platform != "tpu":
+# Prefix of the options that only the compiler for these devices knows.
+_OWN_OPTIONS = {"tpu": "xla_tpu_", "gpu": "xla_gpu_"}
+
+
+def _compiler_options(layout: LayoutConfig, device: Any) -> dict[str, Any] | None:
+    """XLA's of `layout.compiler_options` for such a device; None on CPUs."""
+    platform = device.platform
+    if platform not in _OWN_OPTIONS:
         return None
+    others = tuple(set(_OWN_OPTIONS.values()) - {_OWN_OPTIONS[platform]})
     pairs = (option.partition("=") for option in layout.compiler_options)
-    return {name: value for name, _, value in pairs}
+    switches = {"true": True, "false": False}  # XLA knows no word for either
+    return {
+        name: switches.get(value.lower(), value)
+        for name, _, value in pairs
+        if not name.startswith(others)
+    }
 
 
 def _check(config: RunConfig, mesh: Mesh) -> None:

@@ -86,6 +86,7 @@ OTHER = {
     "data.prepare.split": "fold",
     "layout.data": 4,
     "layout.plan_topology": "v5e:4x4",
+    "layout.plan_gpus": "h100:8x4",
     "layout.compiler_options": ("xla_a=1", "xla_b=x=y"),
     "layout.optimizer_sharding": "data",
     "layout.optimizer_memory": "host",

@@ -22,6 +22,8 @@ def mains(tmp_path_factory):
         ([], ["--config=configs/", "--compare="]),
         ([CONFIG, "--topology=v5p"], ["'v5p'", "v5p:4x4x4"]),
         ([CONFIG, "--topology=gpu:2x2"], ["'gpu:2x2'", "v5e"]),
+        ([CONFIG, "--topology=h100"], ["'h100'", "h100:8x16", "rtx4090"]),
+        ([CONFIG, "--topology=h100:8", "--num_slices=2"], ["num_slices is 2", "h100"]),
         ([CONFIG, "--num_slices=0"], ["num_slices is 0"]),
         ([CONFIG, "--config.layout.plan_topology=x"], ["'x'"]),
         ([CONFIG, "--best=0"], ["--best=0"]),

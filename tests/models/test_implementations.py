@@ -2,22 +2,26 @@
 
 import functools
 import re
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.cudnn import fused_attention_stablehlo as fused_attention
 
 from llmjax import config
 from llmjax.models.attention import dot_product
 from llmjax.models.attention.implementations import (
     CAPABILITIES,
     attend,
+    chosen,
     einsum_attention,
 )
 from llmjax.models.attention.mask import Mask
 from llmjax.models.attention.modifiers import ScoreModifiers
+from llmjax.parallel import mesh as mesh_lib
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -185,8 +189,9 @@ def test_dropout_is_honoured_or_refused(kind):
         ("causal", {"is_causal": True}),
         ("bidirectional", {"is_causal": False}),
         ("window", {"is_causal": True, "local_window_size": (3, 0)}),
-        ("segments", {}),
-        ("window to both sides", {}),
+        ("segments", {"is_causal": True}),
+        ("prefix", {"is_causal": False}),
+        ("window to both sides", {"is_causal": False}),
     ],
 )
 def test_what_a_gpu_is_asked_for_is_what_einsum_does(feature, own, monkeypatch):
@@ -207,12 +212,42 @@ def test_what_a_gpu_is_asked_for_is_what_einsum_does(feature, own, monkeypatch):
     got = dot_product.dot_product_attention(q, k, v, mask)
     ((implementation, settings, given),) = asked
     assert implementation == "cudnn" and settings == {"scale": 1.0} | own
-    assert (given is None) == bool(own)
+    by_index = {"causal", "bidirectional", "window"}
+    assert (given is None) == (feature in by_index)
     want = einsum_attention(q, k, v, mask)
     real = jnp.ones((B, 16)) if mask.q_segments_BT is None else mask.q_segments_BT > 0
     np.testing.assert_allclose(
         np.float32(got)[real > 0], np.float32(want)[real > 0], atol=0.02
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "capability", "kernel"),
+    [
+        ("NVIDIA H100 80GB HBM3", "9.0", True),
+        ("NVIDIA A100-SXM4-40GB", "8.0", True),
+        ("Tesla V100-SXM2-16GB", "7.0", False),
+        ("NVIDIA T4", "7.5", False),
+    ],
+)
+def test_a_mesh_elsewhere_chooses_the_kernel(kind, capability, kernel, monkeypatch):
+    """Lowered for GPUs that are not here, as their own machine would."""
+    monkeypatch.setattr(fused_attention, "check_cudnn_version", lambda: 91002)
+    gpu = SimpleNamespace(
+        platform="gpu", device_kind=kind, compute_capability=capability
+    )
+    q = jax.ShapeDtypeStruct((2, 128, 4, 64), jnp.bfloat16)
+
+    def attention(q):
+        return dot_product.dot_product_attention(q, q, q, Mask(causal=True))
+
+    def lowered():
+        traced = jax.jit(lambda q: attention(q)).trace(q)
+        return traced.lower(lowering_platforms=("cuda",)).as_text()
+
+    with mesh_lib.targeting(gpu):
+        assert ("__cudnn$fmha" in lowered()) == kernel
+    assert "__cudnn$fmha" not in lowered()  # this machine has none
 
 
 @pytest.mark.parametrize(
@@ -260,3 +295,23 @@ def test_every_kind_has_its_line():
     assert set(CAPABILITIES) == kinds
     everything = set.union(*CAPABILITIES.values())
     assert CAPABILITIES["einsum"] == everything
+
+
+@pytest.mark.parametrize(
+    ("platform", "features", "T", "kind"),
+    [
+        ("tpu", {"causal", "segments"}, 256, "splash"),
+        ("tpu", {"causal"}, 100, "blocked"),  # no whole blocks of 128
+        ("tpu", {"causal", "prefix"}, 256, "blocked"),
+        ("gpu", {"causal", "segments"}, 100, "dot_product"),
+        ("gpu", {"causal", "sinks"}, 256, "blocked"),
+        ("cpu", {"causal"}, 256, "blocked"),
+        ("cpu", {"causal", "content bias"}, 256, "einsum"),
+    ],
+)
+def test_auto_is_the_kernel_of_the_devices(platform, features, T, kind):
+    auto = config.LayoutConfig(attention=config.AutoAttention(block_q=256))
+    with mesh_lib.targeting(SimpleNamespace(platform=platform)):
+        attention = chosen(auto, features, T).attention
+    assert attention.kind == kind
+    assert getattr(attention, "block_q", 256) == 256

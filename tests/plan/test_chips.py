@@ -26,9 +26,10 @@ def test_numbers_are_plausible_together(chip):
 def test_topology():
     two = chips.parse("v5e:16x16", 2)
     assert (two.chips, two.devices, two.name) == (512, 512, "v5e:16x16")
-    assert two.options == {"num_slices": 2}
+    assert two.options == {"topology_name": "v5e:16x16", "num_slices": 2}
     assert chips.parse("tpu7x:4x4x4").devices == 128
-    assert chips.parse("v4:2x2x1").options == {"chip_config_name": "megacore"}
+    v4 = chips.parse("v4:2x2x1")
+    assert v4.options == {"topology_name": "v4:2x2x1", "chip_config_name": "megacore"}
 
 
 @pytest.mark.parametrize(

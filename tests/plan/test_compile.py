@@ -1,11 +1,14 @@
 """Compiling a training step ahead of time for a topology.
 
-The tests marked `tpu_compiler` need libtpu: `launch/plan.sh` installs it and runs them,
-`launch/test.sh` deselects them, and elsewhere they fail without it.
+The tests marked `tpu_compiler` need libtpu, those marked `gpu_compiler` XLA's plugin
+for CUDA: `launch/plan.sh` installs both and runs them, `launch/test.sh` deselects them,
+and elsewhere they fail without.
 """
 
+import importlib.metadata
 import importlib.util
 
+import jax.numpy as jnp
 import pytest
 
 from llmjax.config import (
@@ -20,18 +23,26 @@ from llmjax.config import (
     SpanCorruption,
     Stage,
 )
-from llmjax.plan.compiler import buffers, compile, inputs
+from llmjax.models.attention import dot_product
+from llmjax.models.attention.modifiers import ScoreModifiers
+from llmjax.plan import report
+from llmjax.plan.compiler import buffers, compile, inputs, platforms
+from llmjax.plan.cost import topologies
 
 
 @pytest.fixture(autouse=True)
 def compiler(request):
     """Fails a test that needs the compiler where there is none."""
-    needed = request.node.get_closest_marker("tpu_compiler")
-    if needed and importlib.util.find_spec("libtpu") is None:
-        pytest.fail(
-            "the TPU compiler (libtpu) is not installed; run `bash launch/plan.sh`, "
-            "or deselect with -m 'not tpu_compiler'"
-        )
+    for marker, module in (
+        ("tpu_compiler", "libtpu"),
+        ("gpu_compiler", "jax_cuda12_plugin"),
+    ):
+        needed = request.node.get_closest_marker(marker)
+        if needed and importlib.util.find_spec(module) is None:
+            pytest.fail(
+                f"the compiler {module} is not installed; run `bash launch/plan.sh`, "
+                f"or deselect with -m 'not {marker}'"
+            )
 
 
 # Sizes that fill the chip's tiles of 8 x 128 when cut in four.
@@ -47,10 +58,40 @@ def run(batch_size=8, seq_len=128, **layout) -> RunConfig:
     )
 
 
-def test_without_the_compiler_the_error_says_how_to_install_it(monkeypatch):
+@pytest.mark.parametrize(
+    ("topology", "extra"), [("v5e:2x2", "tpu"), ("h100:4", "plan-gpu")]
+)
+def test_without_the_compiler_the_error_says_how_to_install_it(
+    topology, extra, monkeypatch
+):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install -e '\.\[tpu\]'"):
-        compile.compile_step(run(), "v5e:2x2")
+    with pytest.raises(ValueError, match=rf"pip install -e '\.\[{extra}\]'"):
+        compile.compile_step(run(), topology)
+
+
+def test_a_compiler_of_another_jax_is_an_error(monkeypatch):
+    versions = {"jax_cuda12_plugin": "0.1", "jaxlib": "0.2"}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(importlib.metadata, "version", versions.get)
+    with pytest.raises(ValueError, match=r"0\.1 and jaxlib of 0\.2.*\[plan-gpu\]"):
+        platforms.require(topologies.parse("h100:4"))
+
+
+def test_a_kernel_without_its_library_says_how_to_install_it():
+    h100 = topologies.parse("h100:4")
+    with (
+        pytest.raises(ValueError, match=r"\[plan-gpu\].*kind=chunked"),
+        platforms.libraries(h100, cudnn=True),
+    ):
+        raise RuntimeError("cuDNN not found.")
+    with (
+        pytest.raises(RuntimeError, match="a bug"),
+        platforms.libraries(h100, cudnn=True),
+    ):
+        raise RuntimeError("a bug")
+    with platforms.libraries(h100, cudnn=False):
+        q = jnp.zeros((1, 16, 2, 8), jnp.bfloat16)
+        assert not dot_product.fused(q, q, ScoreModifiers())
 
 
 @pytest.mark.parametrize(
@@ -161,3 +202,44 @@ def test_a_step_that_does_not_fit_names_its_largest_buffer():
     assert "layer_0/attention/" in worst.name
     assert worst.source.startswith("implementations.py:")
     assert worst.bytes >= 64 * 2**30
+
+
+@pytest.mark.gpu_compiler
+def test_a_step_compiles_for_gpus_that_are_not_here():
+    step = compile.compile_lowered(compile.lower_step(run(), "h100:2x2", cudnn=False))
+    assert step.fits
+    assert step.error == ""
+    assert step.memory.peak == step.needed
+    usage = buffers.usage(step)
+    assert sum(usage.kinds.values()) == usage.peak
+    weights = 512 * 512 + 2 * (4 * 512 * 512 + 3 * 512 * 1024)  # as on TPUs
+    assert usage.kinds["parameters"] == pytest.approx(weights, rel=0.1)
+    assert usage.kinds["optimizer"] == pytest.approx(2 * weights, rel=0.1)
+    assert report.predict(step).step_seconds > 0
+    hosts = {d.process_index for d in step.program.mesh.devices.flat}
+    assert hosts == {0, 1}
+
+
+@pytest.mark.gpu_compiler
+def test_a_step_that_a_gpu_cannot_hold_names_its_largest_buffer():
+    """The compiler takes it; whole scores, 4 heads x 65536^2, are 64 GiB in float32."""
+    step = compile.compile_step(run(batch_size=4, seq_len=65536), "a100-40:4")
+    assert not step.fits
+    assert step.needed > 64 * 2**30 > step.available
+    assert "GiB" in step.error
+    worst = buffers.usage(step).largest[0]
+    assert "layer_0/attention/" in worst.name
+    assert worst.bytes >= 64 * 2**30
+
+
+@pytest.mark.gpu_compiler
+def test_options_of_other_compilers_do_not_reach_that_for_gpus():
+    options = (
+        "xla_tpu_scoped_vmem_limit_kib=98304",
+        "xla_gpu_enable_latency_hiding_scheduler=true",
+    )
+    mixed = run(compiler_options=options)
+    assert compile.compile_step(mixed, "h100:4").fits
+    mistaken = run(compiler_options=("xla_gpu_no_such_option=1",))
+    with pytest.raises(RuntimeError, match="xla_gpu_no_such_option"):
+        compile.compile_step(mistaken, "h100:4")

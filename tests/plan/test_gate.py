@@ -1,4 +1,4 @@
-"""Every config divides over the TPUs that it names; large ones match their papers."""
+"""Every config divides over the devices that it names; large ones match papers."""
 
 import math
 import pickle
@@ -12,16 +12,19 @@ from llmjax import config as cfg
 from llmjax.parallel import axes
 from llmjax.plan import gate
 from llmjax.plan.compiler.inputs import example
-from llmjax.plan.cost import chips, estimate
+from llmjax.plan.cost import estimate, topologies
 
 CONFIGS = plan_gate.paths()
 
 
+@pytest.mark.parametrize("field", ["plan_topology", "plan_gpus"])
 @pytest.mark.parametrize("path", CONFIGS)
-def test_every_config_names_a_topology_that_it_divides_over(path):
+def test_every_config_names_topologies_that_it_divides_over(path, field):
     run = plan_gate.load(path)
-    assert run.layout.plan_topology is not None
-    topology = chips.parse(run.layout.plan_topology, run.layout.slices)
+    name = getattr(run.layout, field)
+    assert name is not None
+    topology = topologies.parse(name, run.layout.slices)
+    assert topology.platform == ("tpu" if field == "plan_topology" else "cuda")
     sizes = estimate.mesh_sizes(run.layout, topology.devices)
     assert math.prod(sizes.values()) == topology.devices
     rows = sizes["data"] * sizes["fsdp"] * sizes["expert"] * run.layout.microbatches
@@ -48,9 +51,11 @@ def test_the_large_configs_have_the_published_weights(name, weights):
 
 
 def test_a_config_without_a_topology_fails():
-    verdict = gate.check("configs/new.py", cfg.RunConfig(), compiled=True)
-    assert verdict.fault == "names no layout.plan_topology"
-    assert "FAILED" in gate.report([verdict])
+    runs = {"configs/new.py": cfg.RunConfig()}
+    verdicts = gate.check_all(runs, ["plan_topology", "plan_gpus"], [], workers=1)
+    faults = [v.fault for v in verdicts]
+    assert faults == ["names no layout.plan_topology", "names no layout.plan_gpus"]
+    assert gate.report(verdicts).count("FAILED") == 2
 
 
 def test_configs_of_the_same_run_are_compiled_once(monkeypatch):
@@ -66,11 +71,11 @@ def test_configs_of_the_same_run_are_compiled_once(monkeypatch):
         def __exit__(self, *args):
             return None
 
-        def submit(self, function, name, run, compiled):
+        def submit(self, function, name, run, topology, compiled):
             assert pickle.loads(pickle.dumps(run)) == run  # it goes to a process
-            submitted.append((name, compiled))
+            submitted.append((name, topology, compiled))
             future = Future()
-            future.set_result(gate.Verdict(name, "v5e:2x2", "", 1.0))
+            future.set_result(gate.Verdict(name, topology, "", 1.0))
             return future
 
     monkeypatch.setattr(
@@ -81,6 +86,14 @@ def test_configs_of_the_same_run_are_compiled_once(monkeypatch):
     ]
     big = "configs/pretrain/llama3_8b.py"
     runs = {name: plan_gate.load(name) for name in (*names, big)}
-    verdicts = gate.check_all(runs, [big], workers=2)
-    assert [v.name for v in verdicts] == [*names, big]
-    assert submitted == [(big, False), (names[0], True)]  # the deepest first
+    lowered = [(big, "plan_topology"), *((name, "plan_gpus") for name in runs)]
+    fields = ["plan_topology", "plan_gpus"]
+    verdicts = gate.check_all(runs, fields, lowered, workers=2)
+    assert [v.name for v in verdicts] == [*names, big] * 2
+    assert [v.topology for v in verdicts[:3]] == ["v5e:2x2", "v5e:2x2", "v6e:16x16"]
+    assert submitted == [  # the deepest first
+        (big, "v6e:16x16", False),
+        (big, "h100:8x32", False),
+        (names[0], "v5e:2x2", True),
+        (names[0], "h100:4", False),
+    ]

@@ -1,6 +1,7 @@
 """The report has the verdict, the numbers and the advice; a picture is drawn."""
 
 import json
+import sys
 
 import pytest
 
@@ -92,6 +93,17 @@ def test_the_text_has_the_verdict_and_the_numbers():
     assert values["bottleneck"] == "compute"
 
 
+def test_a_plan_for_gpus_counts_gpus():
+    plan = result(topology="h100:8x2", platform="cuda")
+    plan["time"]["estimated_cycles"] = 0
+    text = report.text(plan)
+    assert "fits, 10.00 GiB of 16.00 GiB per GPU" in text
+    assert "16 GPUs, mesh fsdp=16" in text
+    assert "matmuls and fusions" in text
+    assert "chip" not in text
+    assert "cycles" not in text
+
+
 def test_a_plan_that_does_not_fit_names_the_buffer_and_the_changes():
     memory = {**result()["memory"], "peak": 20 * GIB}
     remedies = [
@@ -148,8 +160,16 @@ def test_a_picture_is_drawn(timed, tmp_path):
     drawn = result()
     if not timed:
         del drawn["time"]
-    picture.draw(drawn, tmp_path / "plan.png")
+    assert picture.draw(drawn, tmp_path / "plan.png") == ""
     assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_matplotlib_there_is_no_picture(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    missing = picture.draw(result(), tmp_path / "plan.png")
+    assert missing.startswith("no plan.png: ")
+    assert "pip install -e '.[report]'" in missing
+    assert not (tmp_path / "plan.png").exists()
 
 
 def test_two_plans_side_by_side(tmp_path):

@@ -208,6 +208,10 @@ ENTRY %main (x: f32[4]) -> f32[4] {
 """
 
 
+def cycles_of(_, instruction) -> float:
+    return float(instruction.cycles or 0)
+
+
 @pytest.mark.parametrize(
     "cycles, exposed",
     [
@@ -224,8 +228,8 @@ def test_transfers_hide_behind_compute_and_queue_on_their_links(cycles, exposed)
         collectives(program, mesh),
         seconds=lambda _: 400.0,
         busy_links=lambda _: frozenset(["x"]),
+        compute_seconds=cycles_of,
         kernel_seconds={},
-        hertz=1.0,
     )
     assert played.compute == 300 + cycles
     assert played.exposed == pytest.approx(exposed)
@@ -240,8 +244,8 @@ def test_kernels_hide_transfers_too():
         collectives(program, mesh),
         seconds=lambda _: 400.0,
         busy_links=lambda t: frozenset([t.start]),  # each its own links
+        compute_seconds=cycles_of,
         kernel_seconds={"work": 50.0},
-        hertz=1.0,
     )
     assert (played.kernels, played.exposed) == (50, 50)
 
@@ -307,9 +311,9 @@ def test_prediction_of_a_real_program():
     assert prediction.tokens_per_second_per_chip == pytest.approx(tokens / 16)
     assert prediction.mfu_causal < prediction.mfu < 1
     assert prediction.roofline.compute < prediction.step_seconds
-    assert sum(prediction.roofline.ici.values()) >= prediction.exposed_seconds
+    assert sum(prediction.roofline.near.values()) >= prediction.exposed_seconds
     assert prediction.roofline.binds == "ici"
-    assert prediction.roofline.dcn == prediction.roofline.host == 0
+    assert prediction.roofline.far == prediction.roofline.host == 0
     assert prediction.uncounted == ()
     eight = dataclasses.replace(config, layout=LayoutConfig(quantization=Int8(False)))
     less = roofline.predict(compiled.text("mixed_v5p"), eight, where, mesh)

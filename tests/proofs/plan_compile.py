@@ -17,7 +17,12 @@ from llmjax.plan import gate
 def main(argv: list[str]) -> None:
     del argv
     slow = [name for name in plan_gate.SLOW if plan_gate.ONLY.value in name]
-    verdicts = [gate.check(name, plan_gate.load(name), compiled=True) for name in slow]
+    verdicts = []
+    for name in slow:
+        run = plan_gate.load(name)
+        topology = run.layout.plan_topology
+        assert topology is not None, name
+        verdicts.append(gate.check(name, run, topology, compiled=True))
     print(gate.report(verdicts))
     sys.exit(any(v.fault for v in verdicts))
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import pytest
 
 from llmjax.config import SGD, Constant, LayoutConfig, LongRope, Rotary
 from llmjax.parallel.mesh import use
+from llmjax.train import setup
 from llmjax.train.step import make_step
 from tests.train import toy
 
@@ -164,3 +166,22 @@ def test_logits_of_a_whole_batch_never_exist():
     whole = 8 * 16 * 997
     assert whole in buffers(997, 10_000)
     assert max(buffers(997, 4)) < whole
+
+
+@pytest.mark.parametrize(
+    ("platform", "given"),
+    [
+        ("tpu", {"xla_tpu_scoped_vmem_limit_kib": "98304", "xla_a": "1"}),
+        ("gpu", {"xla_gpu_enable_latency_hiding_scheduler": True, "xla_a": "1"}),
+        ("cpu", None),
+    ],
+)
+def test_a_compiler_is_given_the_options_that_it_knows(platform, given):
+    options = (
+        "xla_tpu_scoped_vmem_limit_kib=98304",
+        "xla_gpu_enable_latency_hiding_scheduler=true",
+        "xla_a=1",
+    )
+    layout = LayoutConfig(compiler_options=options)
+    device = SimpleNamespace(platform=platform)
+    assert setup._compiler_options(layout, device) == given

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from jax.sharding import PartitionSpec
 
-from llmjax.config import Gather, LayoutConfig, Ulysses
+from llmjax.config import ContextParallelism, Gather, LayoutConfig, Ulysses
 from llmjax.models.attention.mask import Mask
 from llmjax.parallel.axes import partition_spec
 from llmjax.parallel.manual import axis_size
@@ -33,6 +33,11 @@ KINDS: dict[str, set[str]] = {
     "ring": {"einsum", "blocked", "chunked"},
     "ulysses": {"einsum", "blocked", "chunked", "dot_product", "splash"},
 }
+
+
+def kinds(context: ContextParallelism) -> set[str]:
+    """Implementations that work in a context, where the mesh has the axis."""
+    return KINDS[context.kind] if axis_size(AXIS) > 1 else set().union(*KINDS.values())
 
 
 def check(

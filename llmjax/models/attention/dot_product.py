@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from llmjax.models.attention.mask import Mask
 from llmjax.models.attention.modifiers import UNMODIFIED, ScoreModifiers
+from llmjax.parallel import mesh as mesh_lib
 
 AMPERE = 8.0  # the first compute capability that cuDNN's kernel works on
 
@@ -24,8 +25,9 @@ def dot_product_attention(
 
     Causality and a causal window by index are the kernel's own; any other mask
     (segments, a window to both sides) reaches it as [B, 1, T, S] booleans, which cost
-    memory but no head's worth of scores. Where the kernel cannot (`fused`), XLA does
-    the same maths.
+    memory but no head's worth of scores. Where time runs with the index the kernel is
+    told of causality too, and leaves out what lies after. Where it cannot (`fused`),
+    XLA does the same maths.
 
     Args:
       q_BTNH, k_BSKH, v_BSKH, mask, modifiers: as in `implementations`.
@@ -44,6 +46,7 @@ def dot_product_attention(
             settings["local_window_size"] = mask.window - 1, after
     else:
         visible = mask.dense(T, S)
+        settings["is_causal"] = kernel and _runs_with_index(mask, T, S)
     o_BTNH = jax.nn.dot_product_attention(
         q_BTNH,
         k_BSKH,
@@ -62,7 +65,7 @@ def dot_product_attention(
 def fused(
     q_BTNH: jax.Array, k_BSKH: jax.Array, modifiers: ScoreModifiers, shards: int = 1
 ) -> bool:
-    """Whether cuDNN's kernel takes these on this device.
+    """Whether cuDNN's kernel takes these on the devices that it is traced for.
 
     It wants 16 bits, heads of a multiple of 8 up to 128, even lengths for a mask's
     gradient to pass, and whole rows; a bias is left to XLA.
@@ -86,9 +89,14 @@ def _by_index(mask: Mask, T: int, S: int, kernel: bool) -> bool:
     return plain and one_sided and T == S and mask.q_positions_BT is None
 
 
+def _runs_with_index(mask: Mask, T: int, S: int) -> bool:
+    """Whether no query sees a key that lies after it, packed or padded."""
+    return mask.causal and T == S and mask.k_prefix_BS is None
+
+
 def _compute_capability() -> float:
-    """The compute capability of the NVIDIA GPUs here; 0 where there are none."""
-    device = jax.local_devices()[0]
+    """Compute capability of the NVIDIA GPUs that it is traced for; 0 of others."""
+    device = mesh_lib.target()
     if "NVIDIA" not in device.device_kind:
         return 0.0
     return float(getattr(device, "compute_capability", 0))

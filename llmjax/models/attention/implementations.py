@@ -3,6 +3,7 @@
 `attend` is the one entry; `CAPABILITIES` says what each implementation can honour.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -10,13 +11,24 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from llmjax.config import Gather, LayoutConfig, Ring
+from llmjax.config import (
+    Attention,
+    AutoAttention,
+    BlockedAttention,
+    DotProductAttention,
+    EinsumAttention,
+    Gather,
+    LayoutConfig,
+    Ring,
+    SplashAttention,
+)
 from llmjax.models.attention import context_parallel
 from llmjax.models.attention.dot_product import dot_product_attention
 from llmjax.models.attention.mask import Mask
 from llmjax.models.attention.modifiers import UNMODIFIED, ScoreModifiers
 from llmjax.models.attention.ring import ring_attention
 from llmjax.models.remat import named
+from llmjax.parallel import mesh as mesh_lib
 from llmjax.parallel.manual import axis_size
 
 HIDDEN = -1e30  # the score of a hidden key; finite, so that empty rows stay finite
@@ -50,12 +62,13 @@ def attend(
       ValueError: something that the implementation cannot honour; it names those
         that can.
     """
-    kind = layout.attention.kind
     features = mask.features() | modifiers.features()
     if q_BTNH.shape[1] != k_BSKH.shape[1]:
         features |= {"cross"}
     if q_BTNH.shape[-1] != v_BSKH.shape[-1]:
         features |= {"value size"}
+    layout = chosen(layout, features, q_BTNH.shape[1])
+    kind = layout.attention.kind
     if missing := features - CAPABILITIES[kind]:
         able = [name for name, can in CAPABILITIES.items() if features <= can]
         raise ValueError(
@@ -88,6 +101,35 @@ def attend(
     if n > 1:
         o_BTNH = context_parallel.collect(layout, o_BTNH)
     return named(o_BTNH, "context")
+
+
+def chosen(layout: LayoutConfig, features: set[str], T: int) -> LayoutConfig:
+    """The layout with what "auto" attention stands for; another kind is itself.
+
+    The kernel of the devices that the program is traced for, where it honours these
+    features, this many queries and `layout.context`.
+    """
+    auto = layout.attention
+    if not isinstance(auto, AutoAttention):
+        return layout
+    blocks = auto.block_q, auto.block_kv, auto.fused_backward
+    kernels: dict[str, Attention] = {
+        "tpu": SplashAttention(*blocks),
+        "gpu": DotProductAttention(),
+    }
+    kernel = kernels.get(mesh_lib.target().platform)
+    shards = axis_size("sequence") if isinstance(layout.context, Gather) else 1
+    whole_blocks = T % (128 * shards) == 0
+    kinds = context_parallel.kinds(layout.context)
+    for attention in (kernel, BlockedAttention()):
+        if (
+            attention is not None
+            and features <= CAPABILITIES[attention.kind]
+            and attention.kind in kinds
+            and (attention.kind != "splash" or whole_blocks)
+        ):
+            return dataclasses.replace(layout, attention=attention)
+    return dataclasses.replace(layout, attention=EinsumAttention())
 
 
 def einsum_attention(

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from llmjax.config import ContextParallelism, Gather, SplashAttention, Ulysses
 from llmjax.models.attention.mask import Mask
 from llmjax.models.attention.modifiers import UNMODIFIED, ScoreModifiers
+from llmjax.parallel import mesh as mesh_lib
 from llmjax.parallel import zigzag
 from llmjax.parallel.axes import partition_spec
 from llmjax.parallel.manual import axis_size, on_devices
@@ -164,16 +165,10 @@ def _kernel(
         q_seq_shards=n,
         attn_logits_soft_cap=modifiers.softcap,
         residual_checkpoint_name="context",  # kept with the attention's result
-        interpret=_platform() != "tpu",
+        interpret=mesh_lib.target().platform != "tpu",
     )
 
 
 def _block(T: int, largest: int) -> int:
     """The largest multiple of 128 up to `largest` that divides T."""
     return max(b for b in range(128, min(largest, T) + 1, 128) if T % b == 0)
-
-
-def _platform() -> str:
-    """The platform of the devices that the program is compiled for."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return jax.default_backend() if device is None else device.platform

@@ -1,39 +1,26 @@
-"""Ahead-of-time compilation of a run's training step for a TPU topology."""
+"""Ahead-of-time compilation of a run's training step for TPUs or GPUs."""
 
 import contextlib
 import dataclasses
-import importlib.util
-import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-from jax.experimental import topologies
 from jax.experimental.compilation_cache import compilation_cache
 
 from llmjax.config import LayoutConfig, RunConfig
 from llmjax.parallel import mesh as mesh_lib
-from llmjax.plan.compiler import inputs
-from llmjax.plan.cost import chips
-from llmjax.plan.cost.chips import Topology
+from llmjax.plan.compiler import inputs, platforms
+from llmjax.plan.cost import topologies
+from llmjax.plan.cost.topologies import Topology
+from llmjax.plan.tables import gib
 from llmjax.train import setup
 from llmjax.train.setup import Program
 
-INSTALL = "pip install -e '.[tpu]'"
-# Without these libtpu queries the machine it runs on, and for other users of the chip.
-_ENVIRONMENT = {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_WORKER_ID": "0",
-    "TPU_MIN_LOG_LEVEL": "3",
-    "TPU_STDERR_LOG_LEVEL": "3",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-}
 _OUT_OF_MEMORY = re.compile(r"RESOURCE_EXHAUSTED.*?([Rr]an out of memory[^\n]*)", re.S)
 _TOTAL = re.compile(r"^Memory Space: default.*\nTotal bytes: (\d+)", re.M)
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -79,15 +66,15 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """A compiled step, or the compiler's reason why it does not fit.
+    """A compiled step, or the reason why it does not fit.
 
     Attributes:
       program: the run's program, over the topology's mesh.
-      memory: None where it does not fit.
+      memory: None where the compiler refused: that for TPUs, a step that does not fit.
       needed: bytes per device that the step takes, whether it fits or not.
       available: bytes per device that it may take.
-      error: the compiler's message; "" where it fits.
-      text: the compiled program with estimated cycles; "" where it does not fit.
+      error: why it does not fit, the compiler's message on TPUs; "" where it fits.
+      text: the compiled program, on TPUs with estimated cycles; "" without `memory`.
       dump: the compiler's other reports, by kind (see `read_dump`).
     """
 
@@ -105,37 +92,42 @@ class Compiled:
     @property
     def fits(self) -> bool:
         """Whether the step fits in a device's memory."""
-        return self.memory is not None
+        return self.memory is not None and self.needed <= self.available
 
 
 def lower_step(
-    config: RunConfig, topology: str | Topology, num_slices: int = 1
+    config: RunConfig,
+    topology: str | Topology,
+    num_slices: int = 1,
+    cudnn: bool = True,
 ) -> Lowered:
     """Traces and lowers a run's step for a topology.
 
     Args:
-      config: the run; `layout.slices` is set to `num_slices`, and `layout.data` too
-        where it was 1.
-      topology: one slice, as "v5p:4x4x4".
-      num_slices: slices, connected by the data-centre network.
+      config: the run; on TPUs `layout.slices` is set to `num_slices`, and
+        `layout.data` too where it was 1.
+      topology: one slice of TPUs, as "v5p:4x4x4", or GPUs, as "h100:8x16".
+      num_slices: slices of TPUs, connected by the data-centre network.
+      cudnn: False leaves attention on GPUs to XLA, for a machine without cuDNN.
 
     Raises:
-      ValueError: no libtpu, an unknown topology, or a layout that does not fit it.
+      ValueError: no compiler, an unknown topology, or a layout that does not fit it.
     """
-    require_compiler()
     if isinstance(topology, str):
-        topology = chips.parse(topology, num_slices)
-    config = over_slices(config, topology.num_slices)
+        topology = topologies.parse(topology, num_slices)
+    platforms.require(topology)
+    if topology.platform == "tpu":
+        config = over_slices(config, topology.num_slices)
     start = time.perf_counter()
     mesh = make_mesh(config.layout, topology)
     task, example = inputs.example(config)
     program = setup.build(config, task, example, mesh=mesh)
     after_build = time.perf_counter()
-    with mesh_lib.use(mesh):
+    with mesh_lib.use(mesh), platforms.libraries(topology, cudnn):
         jitted: Any = program.step
         traced = jitted.trace(program.abstract, program.batch)
         after_trace = time.perf_counter()
-        lowered = traced.lower(lowering_platforms=("tpu",))
+        lowered = traced.lower(lowering_platforms=(topology.platform,))
     seconds = Seconds(
         build=after_build - start,
         trace=after_trace - after_build,
@@ -175,6 +167,8 @@ def compile_lowered(step: Lowered) -> Compiled:
     chip = step.topology.chip
     available = chip.usable_hbm_bytes // chip.devices
     needed = memory.peak if memory is not None else needed_bytes(error, dump)
+    if memory is not None and needed > available:
+        error = f"it takes {gib(needed)} of memory, more than {gib(available)}"
     return Compiled(
         step.config,
         step.topology,
@@ -192,21 +186,6 @@ def compile_lowered(step: Lowered) -> Compiled:
 # --- before compiling ----------------------------------------------------------------
 
 
-def require_compiler() -> None:
-    """Sets the environment in which libtpu loads without a TPU.
-
-    Raises:
-      ValueError: libtpu is not installed; gives the command that installs it.
-    """
-    if importlib.util.find_spec("libtpu") is None:
-        raise ValueError(
-            "planning needs the TPU compiler (libtpu), which is not installed; no TPU "
-            f"is needed to run it: {INSTALL}"
-        )
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-
-
 def over_slices(config: RunConfig, slices: int) -> RunConfig:
     """The run on so many slices, with a copy of the weights on each unless `data` is
     set."""
@@ -217,26 +196,9 @@ def over_slices(config: RunConfig, slices: int) -> RunConfig:
     return dataclasses.replace(config, layout=layout)
 
 
-def devices(topology: Topology) -> Sequence[jax.Device]:
-    """Devices of a topology; none of them has to exist.
-
-    Raises:
-      ValueError: the compiler does not know the topology.
-    """
-    try:
-        return topologies.get_topology_desc(
-            platform="tpu", topology_name=topology.name, **topology.options
-        ).devices
-    except (jax.errors.JaxRuntimeError, NotImplementedError) as e:
-        raise ValueError(
-            f"the compiler does not know the topology {topology.name!r}: "
-            f"{str(e).splitlines()[0]}"
-        ) from e
-
-
 def make_mesh(layout: LayoutConfig, topology: Topology) -> jax.sharding.Mesh:
     """The mesh of a layout over the devices of a topology."""
-    return mesh_lib.make_mesh(layout, devices(topology))
+    return mesh_lib.make_mesh(layout, platforms.devices(topology))
 
 
 # --- after compiling -----------------------------------------------------------------
@@ -281,7 +243,7 @@ def read_dump(folder: Path) -> dict[str, str]:
     }
     reports = {}
     for kind, end in endings.items():
-        files = sorted(folder.glob(f"*jit_*.{end}"), key=lambda f: f.stat().st_size)
+        files = sorted(folder.glob(f"*jit_*{end}"), key=lambda f: f.stat().st_size)
         if files:
             reports[kind] = files[-1].read_text(errors="replace")
     return reports

@@ -175,6 +175,8 @@ class Topology:
     shape: tuple[int, ...]
     num_slices: int = 1
 
+    platform = "tpu"
+
     @property
     def chips(self) -> int:
         """Chips in all slices together."""
@@ -192,10 +194,13 @@ class Topology:
 
     @property
     def options(self) -> dict[str, object]:
-        """Further arguments for `topologies.get_topology_desc`."""
-        slices = {"num_slices": self.num_slices} if self.num_slices > 1 else {}
-        name = self.chip.config_name
-        return {**slices, **({"chip_config_name": name} if name else {})}
+        """Arguments for `topologies.get_topology_desc`."""
+        options: dict[str, object] = {"topology_name": self.name}
+        if self.num_slices > 1:
+            options["num_slices"] = self.num_slices
+        if self.chip.config_name:
+            options["chip_config_name"] = self.chip.config_name
+        return options
 
     @property
     def wraps(self) -> tuple[bool, ...]:

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from llmjax.config import (
+    AutoAttention,
     BlockedAttention,
     DotProductAttention,
     DotsRemat,
@@ -30,7 +31,9 @@ from llmjax.config import (
     SplashAttention,
 )
 from llmjax.parallel import pipeline
-from llmjax.plan.cost.chips import Topology
+from llmjax.plan.cost import chips
+from llmjax.plan.cost.gpus import GpuTopology
+from llmjax.plan.cost.topologies import Topology
 from llmjax.train.metrics import flops
 from llmjax.train.setup import Program
 
@@ -77,7 +80,8 @@ def estimate(
     """Estimates a run on a mesh of these sizes."""
     transfers = sum(link_seconds(config, topology, size, mesh).values())
     step = seconds(config, topology, size, mesh)
-    return Estimate(int(memory(config, size, mesh)), step, transfers)
+    fused = _fused(config, topology)
+    return Estimate(int(memory(config, size, mesh, fused)), step, transfers)
 
 
 def mesh_sizes(layout: LayoutConfig, devices: int) -> dict[str, int]:
@@ -90,8 +94,10 @@ def mesh_sizes(layout: LayoutConfig, devices: int) -> dict[str, int]:
 # --- bytes ---------------------------------------------------------------------------
 
 
-def memory(config: RunConfig, size: Size, mesh: Mapping[str, int]) -> float:
-    """Bytes per chip."""
+def memory(
+    config: RunConfig, size: Size, mesh: Mapping[str, int], fused: bool = False
+) -> float:
+    """Bytes per chip; `fused`: "dot_product" attention keeps no scores, as on GPUs."""
     layout, cfg = config.layout, config.model
     width = 4 if layout.precision.dtype == "float32" else HALF
     weights = local_weights(size, mesh)
@@ -105,7 +111,7 @@ def memory(config: RunConfig, size: Size, mesh: Mapping[str, int]) -> float:
     tokens = local_tokens(config, mesh) / layout.microbatches
     layers = cfg.L / mesh["pipeline"]
     kept = width * tokens * kept_width(layout, cfg, mesh["tensor"]) * layers
-    return state + kept + _working(config, size, mesh, tokens, width)
+    return state + kept + _working(config, size, mesh, tokens, width, fused)
 
 
 def local_weights(size: Size, mesh: Mapping[str, int]) -> float:
@@ -158,6 +164,7 @@ def _working(
     mesh: Mapping[str, int],
     tokens: float,
     width: int,
+    fused: bool,
 ) -> float:
     """Bytes at work: one layer's values forward and backward, its gathered weights, its
     attention scores, or the logits of a block where these are more."""
@@ -174,12 +181,22 @@ def _working(
     block = min(layout.loss_block, config.data.seq_len)
     logits = 3 * 4 * rows * block * cfg.vocab_size / mesh["tensor"]
     scores = 0.0
-    if isinstance(layout.attention, EinsumAttention | DotProductAttention):
+    whole = isinstance(layout.attention, EinsumAttention | DotProductAttention)
+    if whole and not fused:
         T = config.data.seq_len
         scores = 2 * 4 * tokens * T * cfg.num_heads / mesh["tensor"]
         if isinstance(layout.remat, NoRemat):
             scores *= cfg.L / mesh["pipeline"]
     return max(values + scores, logits) + gathered
+
+
+def _fused(config: RunConfig, topology: Topology) -> bool:
+    """Whether the run's attention is cuDNN's kernel there (see `dot_product`)."""
+    return (
+        isinstance(topology, GpuTopology)
+        and isinstance(config.layout.attention, DotProductAttention | AutoAttention)
+        and config.layout.precision.dtype != "float32"
+    )
 
 
 def _has_experts(cfg: ModelConfig) -> bool:
@@ -195,7 +212,7 @@ def seconds(
     """Seconds per step."""
     layout, chip = config.layout, topology.chip
     peak = chip.bf16_flops * chip.speedup(layout.quantization)
-    compute = step_flops(config) / topology.chips / peak
+    compute = step_flops(config, _fused(config, topology)) / topology.chips / peak
     idle = bubble(layout, mesh["pipeline"])
     times = link_seconds(config, topology, size, mesh)
     hidden = times.pop("fsdp") + times.pop("data")
@@ -207,11 +224,8 @@ def link_seconds(
     config: RunConfig, topology: Topology, size: Size, mesh: Mapping[str, int]
 ) -> dict[str, float]:
     """Mesh axis -> seconds per step that it keeps its links busy."""
-    slow = {"data"} if topology.num_slices > 1 else set()
-    return {
-        axis: n / bandwidth(topology, mesh[axis], axis in slow)
-        for axis, n in link_bytes(config, size, mesh).items()
-    }
+    rates = bandwidths(topology, mesh)
+    return {axis: n / rates[axis] for axis, n in link_bytes(config, size, mesh).items()}
 
 
 def bubble(layout: LayoutConfig, stages: int) -> float:
@@ -226,29 +240,40 @@ def bubble(layout: LayoutConfig, stages: int) -> float:
     return pipeline.bubble_share(stages, plan.microbatches, plan.rounds)
 
 
-def bandwidth(topology: Topology, size: int, slow: bool) -> float:
+def bandwidths(topology: Topology, mesh: Mapping[str, int]) -> dict[str, float]:
+    """Mesh axis, outermost first -> bytes/s that a chip can send along it."""
+    if isinstance(topology, GpuTopology):
+        return topology.bandwidths(mesh)
+    slow = {"data"} if topology.num_slices > 1 else set()
+    return {axis: _torus_rate(topology, n, axis in slow) for axis, n in mesh.items()}
+
+
+def _torus_rate(topology: chips.Topology, size: int, slow: bool) -> float:
     """Bytes/s that a chip can send along a mesh axis of this size."""
     chip = topology.chip
     if slow:
         return chip.dcn_bandwidth
-    chips = math.prod(topology.shape)
-    share = math.log(max(size, 2)) / math.log(max(chips, 2))
+    count = math.prod(topology.shape)
+    share = math.log(max(size, 2)) / math.log(max(count, 2))
     dims = max(1, round(chip.torus_dims * min(share, 1.0)))
     return 2 * dims * chip.link_bandwidth  # both directions of a ring
 
 
-def step_flops(config: RunConfig) -> float:
-    """FLOPs that a step executes: with recomputation, without skipped blocks."""
+def step_flops(config: RunConfig, fused: bool = False) -> float:
+    """FLOPs that a step executes: with recomputation, without skipped blocks.
+
+    `fused`: "dot_product" attention is a kernel, as on GPUs.
+    """
     cfg, layout = config.model, config.layout
     T = config.data.seq_len
     tokens = config.data.batch_size * T
     full, causal = flops.training_flops(cfg, tokens, T)
     square = 2 * (full - causal)  # of attention without a mask
     skips_masked = isinstance(layout.attention, SplashAttention | BlockedAttention)
-    attention = square / 2 if skips_masked else square
+    attention = square / 2 if fused or skips_masked else square
     matmuls = full - square
     again = recomputed(layout, cfg)
-    if isinstance(layout.attention, SplashAttention):
+    if fused or isinstance(layout.attention, SplashAttention):
         attention *= 7 / 6  # its backward pass computes the scores once more
     scores_again = attention / 3 * (0 if "context" in _kept(layout) else 1)
     return matmuls * (1 + again / 3) + attention + scores_again

@@ -1,20 +1,21 @@
 """Seconds of one step predicted from its compiled program; MFU and price from them."""
 
+import collections
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 from jax.sharding import Mesh
 
-from llmjax.config import RunConfig, SlidingWindow
-from llmjax.plan.cost import pallas
-from llmjax.plan.cost.chips import Topology
-from llmjax.plan.cost.links import Links
+from llmjax.config import RunConfig
+from llmjax.plan.cost.machines import machine
 from llmjax.plan.cost.pallas import KernelCost
 from llmjax.plan.cost.timeline import play
-from llmjax.plan.hlo import traffic
+from llmjax.plan.cost.topologies import Topology
 from llmjax.plan.hlo.collectives import Collective, Devices, collectives
 from llmjax.plan.hlo.execution import walk
-from llmjax.plan.hlo.module import HloModule, parse
-from llmjax.plan.hlo.summary import Summary, custom_call, is_pallas, summarize
+from llmjax.plan.hlo.module import HloModule, Instruction, parse
+from llmjax.plan.hlo.summary import Summary, summarize
 from llmjax.train.metrics import flops
 
 
@@ -26,22 +27,34 @@ class Roofline:
       compute: the model's FLOPs, causal attention counted as half, at the peak rate of
         the types that layout.quantization multiplies in.
       hbm: bytes that instructions read and write, at the memory's bandwidth.
-      ici: mesh axis -> its transfers within a slice, at the bandwidth of their links.
-      dcn: transfers across slices.
+      near: mesh axis -> its transfers within a slice, or a host of GPUs.
+      far: transfers across slices, or hosts.
       host: transfers to and from the host's memory.
+      networks: names of the networks of `near` and `far`: ("ici", "dcn"), ("nvlink",
+        "network").
     """
 
     compute: float
     hbm: float
-    ici: dict[str, float]
-    dcn: float
+    near: dict[str, float]
+    far: float
     host: float
+    networks: tuple[str, str]
+
+    @property
+    def rows(self) -> dict[str, float]:
+        """Each bound by its name: "compute", "nvlink fsdp", ..."""
+        near, far = self.networks
+        axes = {f"{near} {axis}": seconds for axis, seconds in self.near.items()}
+        times = {"compute": self.compute, "hbm": self.hbm, **axes}
+        return {**times, far: self.far, "host": self.host}
 
     @property
     def binds(self) -> str:
         """Name of the longest: a step cannot be faster."""
-        times = {"compute": self.compute, "hbm": self.hbm, "dcn": self.dcn}
-        times |= {"ici": sum(self.ici.values()), "host": self.host}
+        near, far = self.networks
+        times = {"compute": self.compute, "hbm": self.hbm, far: self.far}
+        times |= {near: sum(self.near.values()), "host": self.host}
         return max(times, key=lambda name: times[name])
 
 
@@ -50,12 +63,15 @@ class Prediction:
     """Predicted time of a step.
 
     Attributes:
-      compiler_seconds: the compiler's cycles at the chip's clock.
-      pallas_seconds: kernels without cycles, by the cost model of `pallas`.
+      compiler_seconds: instructions of the compiler: on TPUs its cycles at the chip's
+        clock, on GPUs the cost model of `instructions`.
+      pallas_seconds: Pallas kernels by the cost model of `pallas`; fused attention on
+        GPUs by that of `attention`.
       exposed_seconds: transfers that no compute hides, by `timeline`.
       step_seconds: the sum of the three.
       waits: exposed seconds by (kind, axis, network).
       uncounted: kernels without a cost model; they count as no time.
+      largest: (op_name, source, opcode, seconds per step), the longest first.
       mfu, mfu_causal: share of the chips' bfloat16 peak, with the FLOPs of
         `llmjax.train.metrics.flops`.
       dollars_per_billion_tokens: at the price of a chip-hour.
@@ -71,6 +87,7 @@ class Prediction:
     step_seconds: float
     waits: dict[tuple[str, str, str], float]
     uncounted: tuple[str, ...]
+    largest: tuple[tuple[str, str, str, float], ...]
     mfu: float
     mfu_causal: float
     tokens_per_second_per_chip: float
@@ -95,19 +112,21 @@ def predict(
       dollars_per_chip_hour: None: the chip's usual price.
       outputs: see `llmjax.train.metrics.flops.training_flops`.
     """
-    module = parse(text)
-    transfers = collectives(module, mesh)
-    links = Links(topology, Devices(mesh))
-    summary = summarize(module)
-    mask = config.model.architecture != "encoder", _window(config)
-    kernels = tuple(pallas.cost(c, topology.chip, *mask) for c in summary.pallas)
+    module, costs = parse(text), machine(topology)
+    near, far = costs.networks
+    transfers = collectives(module, mesh, (near, far))
+    links = costs.links(Devices(mesh))
+    kernels = costs.kernels(module, config)
+    compute = costs.compute_seconds(module)
+    by_kernel = costs.kernel_seconds(module, kernels)
     timeline = play(
         module,
         transfers,
         links.seconds,
         links.busy_links,
-        _kernel_seconds(module, kernels),
-        topology.chip.hertz,
+        compute,
+        by_kernel,
+        costs.slowdown,
     )
     data, chip = config.data, topology.chip
     tokens = data.batch_size * data.seq_len
@@ -119,8 +138,13 @@ def predict(
         price = dollars_per_chip_hour
     chip_seconds_per_token = timeline.total * topology.chips / tokens
     return Prediction(
-        roofline=_roofline(module, transfers, links, causal / speedup),
-        summary=summary,
+        roofline=Roofline(
+            compute=causal / speedup / chip.bf16_flops / topology.chips,
+            hbm=costs.hbm_bytes(module) * chip.devices / chip.hbm_bandwidth,
+            networks=costs.networks,
+            **_transfer_seconds(transfers, links.seconds, near),
+        ),
+        summary=summarize(module),
         collectives=transfers,
         kernels=kernels,
         compiler_seconds=timeline.compute,
@@ -129,6 +153,7 @@ def predict(
         step_seconds=timeline.total,
         waits=timeline.waits,
         uncounted=tuple(k.call.kernel for k in kernels if k.kind == "unknown"),
+        largest=_largest(module, compute, by_kernel),
         mfu=full / peak_flops,
         mfu_causal=causal / peak_flops,
         tokens_per_second_per_chip=1 / chip_seconds_per_token,
@@ -136,56 +161,33 @@ def predict(
     )
 
 
-def _roofline(
-    module: HloModule,
+def _transfer_seconds(
     transfers: tuple[Collective, ...],
-    links: Links,
-    model_flops: float,
-) -> Roofline:
-    chip, chips = links.topology.chip, links.topology.chips
-    ici: dict[str, float] = {}
-    slow = {"dcn": 0.0, "host": 0.0}
+    seconds: Callable[[Collective], float],
+    near: str,
+) -> dict[str, Any]:
+    """`near`, `far` and `host` of a roofline."""
+    axes: dict[str, float] = {}
+    others = {"far": 0.0, "host": 0.0}
     for transfer in transfers:
-        seconds = links.seconds(transfer) * transfer.calls
-        if transfer.network == "ici":
-            ici[transfer.axis] = ici.get(transfer.axis, 0.0) + seconds
+        time = seconds(transfer) * transfer.calls
+        if transfer.network == near:
+            axes[transfer.axis] = axes.get(transfer.axis, 0.0) + time
         else:
-            slow[transfer.network] += seconds
-    return Roofline(
-        compute=model_flops / chip.bf16_flops / chips,
-        hbm=traffic.hbm_bytes(module) * chip.devices / chip.hbm_bandwidth,
-        ici=ici,
-        dcn=slow["dcn"],
-        host=slow["host"],
-    )
+            others["host" if transfer.network == "host" else "far"] += time
+    return {"near": axes, **others}
 
 
-def _kernel_seconds(
-    module: HloModule, kernels: tuple[KernelCost, ...]
-) -> dict[str, float]:
-    """Instruction that calls a kernel -> seconds of one execution."""
-    per_call = {
-        dataclasses.replace(k.call, calls=1): k.seconds / k.call.calls
-        for k in kernels
-        if k.kind != "unknown"
-    }
-    return {
-        instruction.name: per_call.get(custom_call(module, name, instruction), 0.0)
-        for instruction, name, _ in walk(module)
-        if is_pallas(instruction)
-    }
-
-
-def _window(config: RunConfig) -> int | None:
-    """Window of the attention kernels; None where any layer sees the whole sequence.
-
-    The text does not say which layer a kernel belongs to, so where layers differ the
-    widest window counts for all.
-    """
-    windows = [
-        spec.pattern.window if isinstance(spec.pattern, SlidingWindow) else None
-        for group in config.model.layers
-        for spec in group.pattern
-    ]
-    widths = [w for w in windows if w is not None]
-    return max(widths) if len(widths) == len(windows) else None
+def _largest(
+    module: HloModule,
+    compute: Callable[[str, Instruction], float],
+    by_kernel: dict[str, float],
+    count: int = 20,
+) -> tuple[tuple[str, str, str, float], ...]:
+    """The costliest ops; loops count in the instructions of their bodies."""
+    places: dict[tuple[str, str, str], float] = collections.defaultdict(float)
+    for x, name, times in walk(module):
+        seconds = compute(name, x) + by_kernel.get(x.name, 0.0)
+        places[x.op_name, x.location, x.opcode] += seconds * times
+    longest = sorted(places.items(), key=lambda item: -item[1])
+    return tuple((*k, n) for k, n in longest[:count] if n)

@@ -1,9 +1,8 @@
 """Simulation of a step's schedule: which transfers compute hides, and which not.
 
-The compiler fixes the order of the instructions. Compute takes the cycles that the
-compiler estimates, a Pallas kernel the seconds of its cost model. A transfer runs
-beside the instructions after its start, behind earlier transfers on the same links; its
-done waits until it has ended.
+The compiler fixes the order of the instructions. How long each computes is the
+machine's to say. A transfer runs beside the instructions after its start, behind
+earlier transfers on the same links; its done waits until it has ended.
 """
 
 import collections
@@ -21,8 +20,8 @@ class Timeline:
     """Seconds of one step on one device.
 
     Attributes:
-      compute: instructions with the compiler's estimate.
-      kernels: Pallas kernels.
+      compute: instructions of the compiler.
+      kernels: Pallas kernels and fused attention.
       exposed: waiting for transfers.
       waits: `exposed` by the (kind, axis, network) of the transfers.
     """
@@ -43,8 +42,9 @@ def play(
     transfers: tuple[Collective, ...],
     seconds: Callable[[Collective], float],
     busy_links: Callable[[Collective], frozenset],
+    compute_seconds: Callable[[str, Instruction], float],
     kernel_seconds: dict[str, float],
-    hertz: float,
+    slowdown: float = 0.0,
 ) -> Timeline:
     """Simulates the schedule once.
 
@@ -53,8 +53,10 @@ def play(
       transfers: its transfers.
       seconds: time of one transfer, alone on its links.
       busy_links: links that a transfer uses; transfers that share one queue on it.
+      compute_seconds: time of an instruction of a computation, without loops' bodies.
       kernel_seconds: name of an instruction that calls a kernel -> its seconds.
-      hertz: cycles per second.
+      slowdown: by how much longer an instruction takes while a transfer between
+        devices runs beside it.
     """
     starts: dict[tuple[str, str], list[Collective]] = collections.defaultdict(list)
     for t in transfers:
@@ -63,7 +65,9 @@ def play(
 
     def computation(name: str) -> Timeline:
         if name not in timelines:
-            simulation = _Simulation(starts, seconds, busy_links, kernel_seconds, hertz)
+            simulation = _Simulation(
+                starts, seconds, busy_links, compute_seconds, kernel_seconds, slowdown
+            )
             timelines[name] = simulation.run(module, name, computation)
         return timelines[name]
 
@@ -73,12 +77,15 @@ def play(
 class _Simulation:
     """One computation, which begins with all links free."""
 
-    def __init__(self, starts, seconds, busy_links, kernel_seconds, hertz):
+    def __init__(
+        self, starts, seconds, busy_links, compute_seconds, kernel_seconds, slowdown
+    ):
         self.starts = starts
         self.seconds = seconds
         self.busy_links = busy_links
+        self.compute_seconds = compute_seconds
         self.kernel_seconds = kernel_seconds
-        self.hertz = hertz
+        self.slowdown = slowdown
         self.now = self.compute = self.kernels = 0.0
         self.free_at: dict[object, float] = collections.defaultdict(float)
         self.pending: dict[str, list[tuple[float, Collective]]] = (
@@ -90,7 +97,7 @@ class _Simulation:
         for instruction in module.computations[name].values():
             for transfer in self.starts.get((name, instruction.name), ()):
                 self._start(transfer)
-            self._execute(instruction)
+            self._execute(name, instruction)
             inner = [computation(x) for x in callees(instruction)]
             if inner:
                 trips = trip_count(module, name, instruction) or 1
@@ -107,12 +114,21 @@ class _Simulation:
         self.free_at.update(dict.fromkeys(links, end))
         self.pending[transfer.done].append((end, transfer))
 
-    def _execute(self, instruction: Instruction) -> None:
-        cycles = (instruction.cycles or 0) / self.hertz
-        kernel = self.kernel_seconds.get(instruction.name, 0.0)
-        self.compute += cycles
+    def _execute(self, name: str, instruction: Instruction) -> None:
+        compute = self._beside(self.compute_seconds(name, instruction))
+        kernel = self._beside(self.kernel_seconds.get(instruction.name, 0.0))
+        self.compute += compute
         self.kernels += kernel
-        self.now += cycles + kernel
+        self.now += compute + kernel
+
+    def _beside(self, seconds: float) -> float:
+        """Time of so much work, the longer the more of it runs beside a transfer."""
+        ends = (end for link, end in self.free_at.items() if link != "host")
+        busy = max(ends, default=0.0) - self.now
+        if not self.slowdown or busy <= 0:
+            return seconds
+        slow = min(seconds * (1 + self.slowdown), busy)
+        return slow + seconds - slow / (1 + self.slowdown)
 
     def _wait(self, end: float, transfer: Collective) -> None:
         if end > self.now:

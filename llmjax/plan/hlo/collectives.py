@@ -1,8 +1,7 @@
-"""Transfers of a compiled step: between chips, between slices, to and from hosts."""
+"""Transfers of a compiled step: between chips, slices and hosts, to hosts' memory."""
 
 import collections
 import dataclasses
-import math
 import re
 from collections.abc import Iterator
 
@@ -10,7 +9,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from llmjax.plan.hlo.execution import walk
-from llmjax.plan.hlo.module import HOST, Computation, HloModule, Instruction
+from llmjax.plan.hlo.groups import Groups, replica_groups
+from llmjax.plan.hlo.module import (
+    HOST,
+    Computation,
+    HloModule,
+    Instruction,
+    arrays,
+    top_level,
+)
 
 KINDS = (
     "all-gather",
@@ -18,10 +25,16 @@ KINDS = (
     "all-reduce",
     "collective-permute",
     "all-to-all",
+    "ragged-all-to-all",
 )
-Groups = tuple[tuple[int, ...], ...]
 
-_HOST_COPIES = ("copy-start", "dynamic-slice-start", "dynamic-update-slice-start")
+# On GPUs a copy to or from a part of an array is a fusion of its own.
+_HOST_COPIES = (
+    "copy-start",
+    "dynamic-slice-start",
+    "dynamic-update-slice-start",
+    "fusion-start",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +47,8 @@ class Collective:
       opcode: the instruction's, in the text.
       axis: mesh axes that its groups span ("fsdp", "data+fsdp"); "mixed" where the
         groups are not whole axes; "host".
-      network: "ici", "dcn" (across slices) or "host".
+      network: of TPUs "ici", or "dcn" across slices; of GPUs "nvlink" or "pcie", or
+        "network" across hosts; "host".
       groups: the devices of each group, counted within the slice's part of the mesh;
         for a permute its (source, target) pairs.
       group_size: devices per group; over dcn, slices.
@@ -69,12 +83,15 @@ class Collective:
 class Devices:
     """The devices of one slice, in the order in which replica groups count them.
 
+    GPUs of all hosts are one slice.
+
     Attributes:
       axes: names of the mesh's axes.
       slices: how many slices the mesh has.
       index: [devices, axes], each device's position along each mesh axis.
       coords: [devices, 3], the position of each device's chip in the torus.
       core: [devices], the number of the device on its chip.
+      host: [devices], the number of the device's host.
       slice_axes: the axes that cross slices.
     """
 
@@ -91,6 +108,7 @@ class Devices:
             [getattr(d, "coords", (i, 0, 0)) for i, d in enumerate(devices)]
         )
         self.core = np.array([getattr(d, "core_on_chip", 0) for d in devices])
+        self.host = np.array([getattr(d, "process_index", 0) for d in devices])
         self.slice_axes = tuple(
             axis
             for i, axis in enumerate(self.axes)
@@ -113,9 +131,18 @@ class Devices:
         is_whole = {frozenset(g) for g in groups} == whole_axes
         return (name or "none") if is_whole else "mixed"
 
+    def cross_hosts(self, groups: Groups) -> bool:
+        """Whether any group, or pair, has devices of several hosts."""
+        return any(len(set(self.host[list(group)])) > 1 for group in groups)
 
-def collectives(module: HloModule, mesh: Mesh) -> tuple[Collective, ...]:
-    """Every transfer of a step that was compiled for this mesh."""
+
+def collectives(
+    module: HloModule, mesh: Mesh, networks: tuple[str, str] = ("ici", "ici")
+) -> tuple[Collective, ...]:
+    """Every transfer of a step that was compiled for this mesh.
+
+    `networks`: names of the one within a host and of the one across hosts.
+    """
     devices = Devices(mesh)
     times: collections.Counter[str] = collections.Counter()
     for instruction, name, count in walk(module):
@@ -123,7 +150,7 @@ def collectives(module: HloModule, mesh: Mesh) -> tuple[Collective, ...]:
             times[name] += count
     transfers: list[Collective] = []
     for name, calls in times.items():
-        transfers += _computation_transfers(module, name, calls, devices)
+        transfers += _computation_transfers(module, name, calls, devices, networks)
     return tuple(transfers)
 
 
@@ -152,13 +179,42 @@ def by_kind_and_axis(transfers: tuple[Collective, ...]) -> list[dict]:
 # --- reading the text ----------------------------------------------------------------
 
 
+def is_transfer(module: HloModule, instruction: Instruction) -> bool:
+    """Whether the instruction is or starts a transfer, or contains one."""
+    if instruction.opcode in _HOST_COPIES and _crosses_to_host(instruction):
+        return True
+    return any(_is_collective(op) for op in _inside(module, instruction))
+
+
+def _is_collective(instruction: Instruction) -> bool:
+    return instruction.opcode.removesuffix("-start") in KINDS
+
+
+def _inside(module: HloModule, instruction: Instruction) -> list[Instruction]:
+    """What a fusion or an asynchronous computation wraps, else the instruction."""
+    if instruction.opcode not in ("fusion", "async-start"):
+        return [instruction]
+    called = instruction.attribute("calls") or ""
+    return list(module.computations.get(called, {}).values())
+
+
 def _computation_transfers(
-    module: HloModule, name: str, calls: int, devices: Devices
+    module: HloModule,
+    name: str,
+    calls: int,
+    devices: Devices,
+    networks: tuple[str, str],
 ) -> Iterator[Collective]:
     computation = module.computations[name]
     done_of = _done_of(computation)
     for first, last, op, scattered in _by_channel(module, computation, done_of):
-        yield _ici_transfer(op, scattered, devices, name, calls, first.name, last.name)
+        transfer = _transfer(op, scattered, devices, name, calls, first.name, last.name)
+        if transfer.kind == "ragged-all-to-all":
+            transfer = _bounded(
+                transfer, _operand_bytes(module, computation, first, op)
+            )
+        network = networks[devices.cross_hosts(transfer.groups)]
+        yield dataclasses.replace(transfer, network=network)
     for instruction in computation.values():
         if instruction.opcode == "send" and "_xla_megascale" in instruction.rest:
             yield _dcn_transfer(computation, instruction, devices, name, calls)
@@ -184,15 +240,9 @@ def _by_channel(module: HloModule, computation: Computation, done_of: dict[str, 
     """
     channels: dict[str, list] = {}
     for instruction in computation.values():
-        scattered = False
-        inside = [instruction]
-        if instruction.opcode in ("fusion", "async-start"):
-            called = instruction.attribute("calls") or ""
-            scattered = "all-reduce-scatter" in called
-            inside = list(module.computations.get(called, {}).values())
-        for op in inside:
-            if op.opcode.removesuffix("-start") not in KINDS:
-                continue
+        called = instruction.attribute("calls") or ""
+        scattered = "all-reduce-scatter" in called
+        for op in filter(_is_collective, _inside(module, instruction)):
             channel = re.search(r"channel_id=(\d+)", op.rest)
             key = channel.group(1) if channel else op.name
             entry = channels.setdefault(key, [instruction, instruction, op, scattered])
@@ -203,10 +253,8 @@ def _by_channel(module: HloModule, computation: Computation, done_of: dict[str, 
         yield first, last, op, scattered
 
 
-def _ici_transfer(
-    op, scattered, devices, computation, calls, start, done
-) -> Collective:
-    """A collective between the chips of a slice."""
+def _transfer(op, scattered, devices, computation, calls, start, done) -> Collective:
+    """A collective between the chips of a slice, or between GPUs."""
     opcode = op.opcode.removesuffix("-start")
     kind = "reduce-scatter" if scattered and opcode == "all-reduce" else opcode
     pairs = kind == "collective-permute"
@@ -219,13 +267,14 @@ def _ici_transfer(
         "reduce-scatter": whole * (n - 1) // n,
         "all-reduce": 2 * whole * (n - 1) // n,
         "all-to-all": whole * (n - 1) // n,
+        "ragged-all-to-all": whole * (n - 1) // n,
         "collective-permute": size,
     }
     return Collective(
         kind=kind,
         opcode=opcode,
         axis=devices.axes_of(groups, pairs),
-        network="ici",
+        network="",
         groups=groups,
         group_size=n,
         calls=calls,
@@ -237,6 +286,19 @@ def _ici_transfer(
         op_name=op.op_name,
         source=op.location,
     )
+
+
+def _bounded(transfer: Collective, size: int) -> Collective:
+    """A ragged exchange, whose results have room for all, sends its operand at most."""
+    sent = size * (transfer.group_size - 1) // max(transfer.group_size, 1)
+    return dataclasses.replace(transfer, link_bytes=min(sent, transfer.link_bytes))
+
+
+def _operand_bytes(module, computation, instruction, op) -> int:
+    """Bytes of a collective's first operand, inside its wrapper where it has one."""
+    called = instruction.attribute("calls") or ""
+    here = computation if op is instruction else module.computations[called]
+    return sum(a.bytes for a in here[op.operands[0]].arrays)
 
 
 def _dcn_transfer(instructions, send, devices, computation, calls) -> Collective:
@@ -310,66 +372,15 @@ def _host_transfer(instruction, computation, calls, done) -> Collective:
     )
 
 
-def replica_groups(rest: str, devices: int) -> Groups:
-    """Groups of devices, or the (source, target) pairs of a permute.
-
-    XLA writes groups in three forms: {{0,1},{2,3}}; [2,4]<=[4,2]T(1,0), an iota
-    reshaped, transposed and reshaped; mesh['x'=2,'y'=4] {'y'}, axes of a mesh.
-    Where none are written, all devices are one group.
-
-    Raises:
-      ValueError: another form.
-    """
-    pairs = re.search(r"(?:source_target_pairs|replica_groups)=\{(\{.*?\})\}", rest)
-    if pairs:
-        return tuple(
-            tuple(int(n) for n in group.split(","))
-            for group in re.findall(r"\{([\d,]+)\}", pairs.group(1))
-        )
-    iota = re.search(
-        r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest
-    )
-    if iota:
-        shape, source = ([int(n) for n in x.split(",")] for x in iota.group(1, 2))
-        order = [int(n) for n in iota.group(3).split(",")] if iota.group(3) else None
-        ids = np.arange(math.prod(source)).reshape(source).transpose(order)
-        return tuple(map(tuple, ids.reshape(shape).tolist()))
-    named = re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", rest)
-    if named:
-        sizes = {a: int(n) for a, n in re.findall(r"'(\w+)'=(\d+)", named.group(1))}
-        return _mesh_groups(sizes, named.group(2))
-    if "replica_groups={}" in rest or "replica_groups" not in rest:
-        return (tuple(range(devices)),)
-    form = rest[rest.index("replica_groups") :][:60]
-    raise ValueError(f"{form!r}: this form of replica groups cannot be read yet")
-
-
-def _mesh_groups(sizes: dict[str, int], axes: str) -> Groups:
-    """Groups over mesh axes 'y', or over parts of axes 'y':(before)size.
-
-    Shardy's sub-axes: https://openxla.org/shardy/sharding_representation.
-    """
-    shape: list[int] = []
-    group_dims: list[int] = []
-    parts = {
-        a: (int(before), int(size)) if size else None
-        for a, before, size in re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", axes)
-    }
-    for axis, n in sizes.items():
-        part = parts.get(axis, (1, 1))
-        before, size = (1, n) if part is None else part
-        group_dims.append(len(shape) + 1)
-        shape += [before, size, n // before // size]
-        if axis not in parts:
-            group_dims.pop()
-    ids = np.arange(math.prod(sizes.values())).reshape(shape)
-    others = [i for i in range(ids.ndim) if i not in group_dims]
-    group_size = math.prod(shape[i] for i in group_dims)
-    groups = ids.transpose(others + group_dims).reshape(-1, group_size)
-    return tuple(map(tuple, groups.tolist()))
-
-
 def result_bytes(instruction: Instruction) -> int:
-    """Bytes of the result; half of a -start's tuple, which has the operands as well."""
+    """Bytes of the result; of a -start's tuple, which has the operands as well, those
+    of its results: the second element of ((operands), (results)), else half."""
     total = sum(x.bytes for x in instruction.arrays)
-    return total // 2 if instruction.opcode.endswith("-start") else total
+    if not instruction.opcode.endswith("-start"):
+        return total
+    parts = top_level(instruction.shape)
+    kind = instruction.opcode.removesuffix("-start")
+    grows = kind in ("all-gather", "reduce-scatter") and len(parts) == 2
+    if grows or parts[0].startswith("("):
+        return sum(x.bytes for x in arrays(parts[1]))
+    return total // 2

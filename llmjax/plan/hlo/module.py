@@ -1,4 +1,4 @@
-"""The text of a compiled TPU program, parsed into instructions.
+"""The text of a compiled program, parsed into instructions.
 
 The operations of XLA's text form: https://openxla.org/xla/operation_semantics. A TPU
 program carries the compiler's estimate of each instruction's cycles in
@@ -75,14 +75,27 @@ class Instruction:
     @functools.cached_property
     def arrays(self) -> tuple["ArrayShape", ...]:
         """The result's arrays: one, or all of a tuple's."""
-        return tuple(
-            ArrayShape(
-                dtype,
-                tuple(int(n) for n in dims.split(",") if n),
-                int(match.group(1)) if (match := _SPACE.search(layout)) else 0,
-            )
-            for dtype, dims, layout in _ARRAY.findall(self.shape)
+        return arrays(self.shape)
+
+
+def arrays(shape: str) -> tuple["ArrayShape", ...]:
+    """The arrays of a shape's text: one, or all of a tuple's."""
+    return tuple(
+        ArrayShape(
+            dtype,
+            tuple(int(n) for n in dims.split(",") if n),
+            int(match.group(1)) if (match := _SPACE.search(layout)) else 0,
         )
+        for dtype, dims, layout in _ARRAY.findall(shape)
+    )
+
+
+def top_level(shape: str) -> tuple[str, ...]:
+    """The elements of a tuple's text, tuples among them whole; of an array itself."""
+    text = shape.strip()
+    if not text.startswith("("):
+        return (text,)
+    return tuple(x.strip() for x in _split_operands(text[1:]))
 
 
 def _split_operands(text: str) -> list[str]:

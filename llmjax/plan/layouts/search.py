@@ -11,6 +11,8 @@ from absl import logging
 
 from llmjax.config import (
     Activations,
+    AutoAttention,
+    DotProductAttention,
     FullRemat,
     Mixture,
     NamesRemat,
@@ -21,9 +23,10 @@ from llmjax.config import (
 from llmjax.parallel.axes import MESH_AXES
 from llmjax.plan.compiler.compile import Compiled, compile_step
 from llmjax.plan.cost import estimate
-from llmjax.plan.cost.chips import Topology
 from llmjax.plan.cost.estimate import Estimate, Size
+from llmjax.plan.cost.gpus import GpuTopology
 from llmjax.plan.cost.roofline import Prediction
+from llmjax.plan.cost.topologies import Topology
 from llmjax.plan.layouts.changes import changed, difference, flags
 
 MARGIN = 1.15  # estimated bytes / the chip's memory, at most: estimates err by that
@@ -148,7 +151,7 @@ def space(config: RunConfig, topology: Topology) -> Iterator[dict[str, Any]]:
     for mesh in meshes(config, topology):
         rows = config.data.batch_size // (mesh["data"] * mesh["fsdp"] * mesh["expert"])
         counts = [m for m in MICROBATCHES if rows % m == 0]
-        options = itertools.product(REMATS, counts, attentions(config))
+        options = itertools.product(REMATS, counts, attentions(config, topology))
         for remat, microbatches, attention in options:
             yield {
                 **config.layout.mesh_fields(mesh),
@@ -180,9 +183,15 @@ def meshes(config: RunConfig, topology: Topology) -> Iterator[dict[str, int]]:
             yield dict(zip(MESH_AXES, sizes, strict=True))
 
 
-def attentions(config: RunConfig) -> list[Any]:
-    """The run's own attention, and splash attention where its blocks divide T."""
+def attentions(config: RunConfig, topology: Topology) -> list[Any]:
+    """The run's own attention, and the kernel of the topology where it works."""
     own = config.layout.attention
-    splash = SplashAttention()
-    other = config.data.seq_len % 128 == 0 and not isinstance(own, SplashAttention)
-    return [own, splash] if other else [own]
+    kernels: list[Any]
+    if isinstance(topology, GpuTopology):
+        narrow = config.layout.precision.dtype != "float32"
+        kernels = [DotProductAttention()] if narrow else []
+        has_kernel = isinstance(own, DotProductAttention | AutoAttention)
+    else:
+        kernels = [SplashAttention()] if config.data.seq_len % 128 == 0 else []
+        has_kernel = isinstance(own, SplashAttention)
+    return [own] if has_kernel else [own, *kernels]

@@ -1,5 +1,6 @@
 """FLOPs by formula, peaks of devices, and what a process has used."""
 
+import re
 import resource
 import statistics
 import sys
@@ -30,6 +31,9 @@ PUBLISHED_PEAKS = {
     "NVIDIA A100": 312e12,
     "NVIDIA H100": 989e12,
     "NVIDIA H200": 989e12,
+    "NVIDIA B200": 2250e12,
+    "NVIDIA L4": 121e12,
+    "NVIDIA GeForce RTX 4090": 165.2e12,
 }
 CPU_SHAPES = ((2048, 2048, 2048), (4096, 384, 1536), (4096, 512, 1408))
 
@@ -117,6 +121,17 @@ def training_flops(
     return weights + own + other, weights + causal + other
 
 
+def published_peak(device_kind: str) -> float | None:
+    """FLOP/s in bfloat16 of a device by its kind, whose model may say more than ours.
+
+    "NVIDIA A100-SXM4-80GB" is an NVIDIA A100; an NVIDIA L40S is no L4.
+    """
+    for name in sorted(PUBLISHED_PEAKS, key=len, reverse=True):
+        if re.match(rf"{re.escape(name)}\b", device_kind):
+            return PUBLISHED_PEAKS[name]
+    return None
+
+
 def matmul_peak(repeats: int = 20) -> tuple[float, dict[str, float]]:
     """FLOP/s of one device: published where known, else the best median measured.
 
@@ -124,10 +139,9 @@ def matmul_peak(repeats: int = 20) -> tuple[float, dict[str, float]]:
       The peak, and what was measured per shape (empty where published): float32
       matmuls of `CPU_SHAPES`, `repeats` each.
     """
-    kind = jax.devices()[0].device_kind
-    for name in sorted(PUBLISHED_PEAKS, key=len, reverse=True):
-        if kind.startswith(name):
-            return PUBLISHED_PEAKS[name], {}
+    peak = published_peak(jax.devices()[0].device_kind)
+    if peak is not None:
+        return peak, {}
     measured = {}
     matmul = jax.jit(jnp.matmul)
     for m, k, n in CPU_SHAPES:
