@@ -119,3 +119,13 @@ def test_a_weight_that_lost_its_sharding_is_reported(program):
 def test_a_mesh_of_data_alone_replicates_without_faults(tiny):
     program = build(tiny, LayoutConfig(data=8))
     assert buffers.replicated(program, limit=1) == []
+
+
+@pytest.mark.parametrize("page", ["", " page 0,"], ids=["jax 0.10", "jax 0.12"])
+def test_allocations_of_either_compiler(page):
+    what = "parameter 9, shape |f32[2,8]| at ShapeIndex {}:"
+    head = f"allocation 7: size 64,{page} {what}"
+    value = " value: <27 param.26 @0> (size=64,offset=0): f32[2,8]{1,0}"
+    ((size, color, kind, values),) = buffers.allocations(f"{head}\n{value}")
+    assert (size, color, len(values)) == (64, 0, 1)
+    assert kind.startswith("parameter 9, shape |f32[2,8]|")

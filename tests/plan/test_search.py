@@ -14,7 +14,7 @@ from ml_collections import config_flags
 
 from configs.pretrain import llama2_7b, mixtral_8x7b
 from llmjax import config as cfg
-from llmjax.plan.cost import chips, estimate
+from llmjax.plan.cost import chips, estimate, gpus
 from llmjax.plan.cost.estimate import Size
 from llmjax.plan.cost.roofline import Prediction
 from llmjax.plan.layouts import changes, search
@@ -198,3 +198,32 @@ def test_int8_counts_at_its_own_peak(run):
     narrow = changes.changed(run, {"quantization": cfg.Int8()})
     half = estimate.seconds(narrow, TOPOLOGY, SIZE, mesh)
     assert half == pytest.approx(estimate.seconds(run, TOPOLOGY, SIZE, mesh) / 2)
+
+
+def test_gpus_are_searched_with_their_kernel(run):
+    """Its config's "auto" is cuDNN's kernel there; einsum gets it as an alternative."""
+    topology = gpus.parse("h100:8x8")
+    found = search.candidates(run, topology, SIZE)
+    assert found
+    best = found[0]
+    assert math.prod(best.config.layout.mesh_sizes.values()) == 64
+    assert best.estimate.bytes < 1.15 * topology.chip.usable_hbm_bytes
+    einsum = changes.changed(run, {"attention": cfg.EinsumAttention()})
+    kinds = [a.kind for a in search.attentions(einsum, topology)]
+    assert kinds == ["einsum", "dot_product"]
+    assert [a.kind for a in search.attentions(run, topology)] == ["auto"]
+
+
+def test_a_kernel_on_gpus_keeps_no_scores(run):
+    topology = gpus.parse("h100:8x8")
+    mesh = estimate.mesh_sizes(run.layout, 64)
+    held = {
+        kind: estimate.estimate(
+            changes.changed(run, {"attention": kind}), topology, SIZE, mesh
+        ).bytes
+        for kind in (cfg.DotProductAttention(), cfg.EinsumAttention())
+    }
+    T, heads = run.data.seq_len, run.model.num_heads
+    tokens = run.data.batch_size * T / 64
+    scores = held[cfg.EinsumAttention()] - held[cfg.DotProductAttention()]
+    assert scores == pytest.approx(2 * 4 * tokens * T * heads, rel=0.1)

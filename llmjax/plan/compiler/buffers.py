@@ -17,7 +17,7 @@ KINDS = ("parameters", "optimizer", "batch", "gradients", "activations", "tempor
 LARGE = 64 * 2**20  # bytes from which a weight should not be whole on every chip
 
 _ALLOCATION = re.compile(
-    r"allocation \d+: size (\d+)(?:, color (\d+))?, page \d+, ?(.*)"
+    r"allocation \d+: size (\d+)(?:, color (\d+))?(?:, page \d+)?, ?(.*)"
 )
 _VALUE = re.compile(
     r" value: <\d+ (\S+?)(?: \(phi\))? @(\d+)> \(size=(\d+),offset=(\d+)\): (\S+)"
