@@ -190,7 +190,6 @@ def build(
         birth.optimizer,
         layout,
         seed=config.train.seed,
-        norms_every=config.train.log_every,
         placement=placement,
         gradient=gradient,
         accept=scaling.accept,

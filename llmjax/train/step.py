@@ -31,7 +31,6 @@ def make_step(
     layout: LayoutConfig,
     *,
     seed: int,
-    norms_every: int,
     placement: Placement = ANYWHERE,
     gradient: GradientEstimator = value_and_grad,
     accept: Accept = accept_all,
@@ -39,14 +38,14 @@ def make_step(
     """(state, batch) -> (state, (metrics, scalars)); not yet jitted.
 
     The gradient is that of sum / count over the whole batch, however many microbatches
-    it is computed in. Scalars: `grad_norm`, and every `norms_every` updates (else 0)
-    `grad_norm/G` and `param_norm/G` per group of weights G.
+    it is computed in. Scalars: `grad_norm`, and `grad_norm/G` and `param_norm/G` per group
+    of weights G, the latter after the update: to read the old weights beside it, XLA
+    would copy them.
 
     Args:
       loss, optimizer: of the run.
       layout: `precision.masters` and `microbatches` are read.
       seed: of dropout and of rounding at random.
-      norms_every: see above.
       placement: where gradients and the optimizer's state lie.
       gradient: how the gradient of a microbatch is computed.
       accept: what of an update is kept, and which scalars tell it.
@@ -74,8 +73,7 @@ def make_step(
         new = dataclasses.replace(old, **updated, step=state.step + 1, extra=extra)
         out = metrics, {"grad_norm": optax.tree.norm(grads)}
         new, grads, (metrics, scalars) = accept(old, new, grads, out)
-        due = new.step % norms_every == 0
-        scalars |= jax.lax.cond(due, _norms, _no_norms, grads, state.params)
+        scalars |= _norms(grads, new.params)
         new = dataclasses.replace(new, opt_state=placement.stored(new.opt_state))
         return new, (metrics, scalars)
 
@@ -99,11 +97,6 @@ def _norms(grads: Any, params: Any) -> Scalars:
             name = f"{kind}/{_group([k.key for k in path])}"
             out.setdefault(name, []).append(leaf)
     return {name: optax.tree.norm(leaves) for name, leaves in out.items()}
-
-
-def _no_norms(grads: Any, params: Any) -> Scalars:
-    shapes = jax.eval_shape(_norms, grads, params)
-    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
 
 def _group(path: list[str]) -> str:

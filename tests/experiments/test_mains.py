@@ -219,6 +219,7 @@ def test_benchmark(mains, place):
         "--config.layout.unroll=1",
         "--steps=2",
         "--repeats=1",
+        "--beside=plain",
         f"--workdir={place}/benchmark",
     )
     (line,) = done.out.splitlines()
@@ -237,4 +238,9 @@ def test_benchmark(mains, place):
     assert set(result["step_seconds"]) == {"min", "median", "max"}
     assert len(result["peak_measured"]["before"]) == 3
     assert 0 < result["mfu_causal"] < result["mfu"]
+    beside = result["beside"]
+    assert beside["parameters"] == result["parameters"]
+    assert beside["tokens_per_second_ratio"] == pytest.approx(
+        beside["step_seconds"]["median"] / result["step_seconds"]["median"]
+    )
     assert json.loads((place / "benchmark" / "result.json").read_text()) == result

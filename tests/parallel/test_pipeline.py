@@ -10,6 +10,7 @@ import pytest
 
 from llmjax.config import FullRemat, LayoutConfig, Pipeline
 from llmjax.models.attention.mask import Mask
+from llmjax.models.attention.splash import splash_attention
 from llmjax.models.context import Context
 from llmjax.models.stages import through_stages
 from llmjax.parallel import pipeline
@@ -56,7 +57,7 @@ def test_stages_are_moved_by_permutations(P, R):
         assert sorted(move // R) == list(range(P))
 
 
-def toy(P, R, M, **axes):
+def toy(P, R, M, remat=False, **axes):
     """Value and gradients of layers that don't commute, pipelined and not."""
     layers, rows = 2 * P * R, 16
     rng = np.random.default_rng(0)
@@ -75,7 +76,7 @@ def toy(P, R, M, **axes):
         return x, jax.tree.map(lambda *s: jnp.stack(s), *sums)
 
     def piped(weights, shift, x):
-        plan = CircularSchedule(P, M, R)
+        plan = CircularSchedule(P, M, R, remat)
         y, sums = pipeline.circulate(stage, weights, shift, x, beside, plan)
         return jnp.sum(y**2 * jnp.arange(rows)[:, None]), sums
 
@@ -99,7 +100,7 @@ def toy(P, R, M, **axes):
     [
         (2, 1, 2, {"data": 4}),
         (2, 2, 4, {"data": 1, "fsdp": 2, "tensor": 2}),
-        (4, 1, 8, {"data": 2}),
+        (4, 1, 8, {"data": 2, "remat": True}),
         (4, 2, 4, {"data": 1, "expert": 2}),
     ],
 )
@@ -122,7 +123,15 @@ def test_a_toy_is_the_loop_over_its_layers(P, R, M, axes):
 @pytest.mark.parametrize(
     ("name", "layout"),
     [
-        ("decoder", {"fsdp": 2, "tensor": 2, "remat": FullRemat()}),
+        (
+            "decoder",
+            {
+                "fsdp": 2,
+                "tensor": 2,
+                "remat": FullRemat(),
+                "pipeline": Pipeline(2, microbatches=4, remat=True),
+            },
+        ),
         ("encoder-decoder mixture", {"data": 2, "expert": 2}),
     ],
 )
@@ -132,6 +141,20 @@ def test_a_model_is_the_plain_one(name, layout):
     )
     got, want = program(*arguments), pipelined.plain(name, 2)
     assert pipelined.error(got, want) < 1e-5
+
+
+def test_a_kernel_that_is_manual_itself_traces_within_a_stage():
+    def stage(weights, shared, x, beside, number, microbatch):
+        return splash_attention(x, x, x, Mask(causal=True)), {}
+
+    def piped(weights, x):
+        plan = CircularSchedule(2, 2)
+        return pipeline.circulate(stage, weights, None, x, [], plan)[0]
+
+    x = jax.ShapeDtypeStruct((8, 128, 2, 128), jnp.float32)
+    layout = LayoutConfig(pipeline=Pipeline(2), data=1, fsdp=2, tensor=2)
+    with use(make_mesh(layout)):
+        assert jax.eval_shape(piped, jnp.zeros((2, 1)), x) == x
 
 
 class Noise(nn.Module):

@@ -109,3 +109,23 @@ def test_two_changes_together_where_one_is_not_enough(failed):
     plausible = remedies.plausible(hopeless)
     assert "and" in plausible[0].why
     assert len(plausible[0].change) > 1
+
+
+def test_a_pipeline_may_keep_the_inputs_of_its_stages_alone():
+    draft = llama2_7b.get_config()
+    draft.layout.fsdp = 4
+    draft.layout.remat = {"kind": "full"}
+    draft.layout.pipeline.update(stages=4, microbatches=16)
+    draft.data.batch_size = 128
+    run, topology = cfg.parse(draft), chips.parse("v5p:2x2x4")
+    mesh = estimate.mesh_sizes(run.layout, topology.devices)
+    changes = [change for change, _ in remedies.candidates(run, mesh)]
+    (change,) = (c for c in changes if c.keys() == {"pipeline"})
+    after = changed(run, change)
+    assert after.layout.pipeline == cfg.Pipeline(4, 1, 16, remat=True)
+    tokens = 128 * run.data.seq_len / 4
+    of_stages = 2 * tokens * run.model.d_model  # bytes of a layer's inputs, bfloat16
+    saved = bytes_of(run, topology) - bytes_of(after, topology)
+    assert saved == pytest.approx(of_stages * (8 - 1 - 8 / 16))
+    longer = estimate.step_flops(after) / estimate.step_flops(run)
+    assert longer == pytest.approx(5 / 4, rel=0.03)

@@ -133,7 +133,6 @@ def test_an_estimator_sees_gradients_that_are_not_scaled():
             optimizer,
             layout,
             seed=0,
-            norms_every=1,
             gradient=clipped,
             accept=scaling.accept,
         )

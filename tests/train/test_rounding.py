@@ -41,7 +41,7 @@ def test_updates_below_half_a_step_add_up():
         return total, jnp.float32(1), {}, extra
 
     optimizer = optax.with_extra_args_support(optax.sgd(2.0**-12))
-    step = make_step(loss, optimizer, BFLOAT, seed=0, norms_every=1)
+    step = make_step(loss, optimizer, BFLOAT, seed=0)
     state = tiny.start(optimizer, BFLOAT)
     state = state.replace(params={"w": jnp.ones(4096, jnp.bfloat16)})
     state, _ = jax.lax.scan(lambda s, _: (step(s, {})[0], None), state, length=200)

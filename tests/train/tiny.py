@@ -58,7 +58,6 @@ def train(
             optimizer,
             layout,
             seed=0,
-            norms_every=1,
             accept=scaling.accept,
         )
     )

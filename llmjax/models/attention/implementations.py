@@ -171,7 +171,8 @@ def _probabilities(
     B, T, N, H = q_BTNH.shape
     S, K = k_BSKH.shape[1:3]
     q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H)
-    operands: Any = ("BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH)
+    # a product whose axes come out in order: of size T * S, none is transposed
+    operands: Any = ("BKGTH,BSKH->BKGTS", jnp.moveaxis(q_BTKGH, 1, 3), k_BSKH)
     if T == 1:  # keys first: a cache is read as it lies, not transposed
         operands = ("BSKH,BTKGH->BKGTS", k_BSKH, q_BTKGH)
     s_BKGTS = jnp.einsum(*operands, preferred_element_type=jnp.float32)

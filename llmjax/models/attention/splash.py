@@ -10,7 +10,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_mask as masks,
 )
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from llmjax.config import ContextParallelism, Gather, SplashAttention, Ulysses
@@ -72,7 +72,9 @@ def splash_attention(
         return local(splash, *operands)
     queries, *specs = _specs(context)
     by_row = n > 1 and (mask.causal or mask.window is not None)
-    cut = NamedSharding(mesh, PartitionSpec(None, AXIS if by_row else None))
+    # of jax's check of sizes alone, which knows no axis that code around is manual over
+    sizes = AbstractMesh(mesh.axis_sizes, mesh.axis_names)
+    cut = NamedSharding(sizes, PartitionSpec(None, AXIS if by_row else None))
     return on_devices(
         local,
         (splash.manual_sharding_spec(cut), queries, *_where(specs, operands[1:])),

@@ -120,6 +120,9 @@ def candidates(
 ) -> Iterator[tuple[dict[str, Any], str]]:
     """Every single change that can save memory, with its description."""
     yield from _remat_changes(config)
+    if mesh["pipeline"] > 1 and not config.layout.pipeline.remat:
+        stages = dataclasses.replace(config.layout.pipeline, remat=True)
+        yield {"pipeline": stages}, "keep only the input of a pipeline's stage"
     yield from _block_changes(config, mesh)
     yield from _placement_changes(config, mesh)
 
