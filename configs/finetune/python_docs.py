@@ -19,8 +19,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.task.num_labels = 11
     config.task.pooling = "mean"
     config.task.text_field = "masked_text"
-    config.data.packing = "pad"
-    config.data.batch_size = 16
+    config.data.packing = "first_fit"  # two texts a row, about
+    config.data.batch_size = 8
     config.data.seq_len = 128
     config.train.steps = 50
     config.train.eval_every = 50
