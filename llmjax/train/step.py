@@ -38,9 +38,9 @@ def make_step(
     """(state, batch) -> (state, (metrics, scalars)); not yet jitted.
 
     The gradient is that of sum / count over the whole batch, however many microbatches
-    it is computed in. Scalars: `grad_norm`, and per group G of weights `grad_norm/G` and
-    `param_norm/G`, the latter after the update: to read the old weights beside it, XLA
-    would copy them.
+    it is computed in. Scalars: `grad_norm`, and per group of weights G `grad_norm/G`
+    and `param_norm/G`, the latter after the update: to read the old weights beside it,
+    XLA would copy them.
 
     Args:
       loss, optimizer: of the run.
