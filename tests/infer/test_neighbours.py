@@ -15,6 +15,7 @@ from llmjax import config
 from llmjax.hub.load import load
 from llmjax.infer.generate import generate, generates
 from llmjax.infer.sampling import Sampling
+from llmjax.models.heads.classifier import SequenceClassifier
 from llmjax.models.heads.language import LanguageModel
 from llmjax.models.heads.replaced_tokens import Discriminator
 from tests.parity import goldens
@@ -65,7 +66,10 @@ def texts(vocab_size: int) -> list[np.ndarray]:
 
 
 def crowd(rows, width=16):
-    """The texts padded right, padded left, and packed in two orders; each's places."""
+    """The texts padded right, padded left, and packed in two orders.
+
+    And of each place its text, row, segment and tokens.
+    """
     layout = [
         [(0, 0)],
         [(width - LENGTHS[0], 0)],
@@ -81,27 +85,30 @@ def crowd(rows, width=16):
             at = slice(start, start + LENGTHS[i])
             tokens[b, at], segments[b, at] = rows[i], number + 1
             positions[b, at] = np.arange(LENGTHS[i])
-            places.append((i, b, at))
+            places.append((i, b, number, at))
     return {"tokens": tokens, "segment_ids": segments, "positions": positions}, places
 
 
 def check_logits(model, params, source=None):
-    """Each text's logits, or states, in a crowd are those of the text alone."""
+    """Each text's logits, states or classes in a crowd are those of the text alone."""
     rows = texts(model.cfg.vocab_size)
 
     def run(batch):
         if source is not None:
             batch |= {"encoder_tokens": np.repeat(source, len(batch["tokens"]), 0)}
         out = apply({"params": params}, batch)
-        return out if isinstance(model, Discriminator) else out[0]
+        return out if classes or isinstance(model, Discriminator) else out[0]
 
-    apply = jax.jit(model.apply)
+    apply, classes = jax.jit(model.apply), isinstance(model, SequenceClassifier)
     alone = [run({"tokens": row[None]})[0] for row in rows]
     batch, places = crowd(rows)
+    if classes:  # of each of a row's segments
+        batch["valid"] = (batch["segment_ids"][:, :, None] == [1, 2]).any(1)
     together = run(batch)
-    for i, b, at in places:
+    for i, b, segment, at in places:
+        own = together[b, segment if classes else at]
         tolerance = 2e-5 * np.abs(alone[i]).max()
-        np.testing.assert_allclose(together[b, at], alone[i], rtol=0, atol=tolerance)
+        np.testing.assert_allclose(own, alone[i], rtol=0, atol=tolerance)
 
 
 def greedy(model, params, rows, **given):
@@ -144,7 +151,13 @@ def test_greedy_tokens_for_every_kind_of_position(name, tiny_model):
 
 
 # one of each way to attend and to place tokens; tests.proofs.neighbours takes all
-FAMILIES = ("t5-1.1", "deberta-v2-v3", "xlnet-plain", "gpt_oss-alternating")
+FAMILIES = (
+    "t5-1.1",
+    "deberta-v2-v3",
+    "xlnet-plain",
+    "gpt_oss-alternating",
+    "llama-classes",
+)
 
 
 def check_family(name, folder):
