@@ -102,6 +102,7 @@ setup(
         "plan-gpu": [
             "jax[cuda12-local]",
             "nvidia-cublas-cu12>=12.9",
+            "nvidia-cuda-nvcc-cu12>=12.9",  # ptxas, which every compile runs
             "nvidia-cuda-nvrtc-cu12>=12.9",
             "nvidia-cuda-runtime-cu12>=12.9",
             "nvidia-cudnn-cu12>=9.10.2.21,<10",

@@ -39,7 +39,7 @@ install() {
 minor=$(python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 install libtpu libtpu constraints/tpu.txt "the TPU compiler (200 MB)"
 install jax_cuda12_plugin "cuda12-$minor" constraints/plan-gpu.txt \
-  "the compiler for GPUs (490 MB)"
+  "the compiler for GPUs (590 MB)"
 
 export JAX_PLATFORMS=cpu
 export TF_CPP_MIN_LOG_LEVEL=3 # a jax older than the compiler prints how it fails to read a text

@@ -142,6 +142,9 @@ def test_needed_bytes():
 def test_only_the_chips_memory_is_a_result():
     exhausted = RuntimeError(f"RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: {MESSAGE}")
     assert compile.out_of_memory(exhausted) == MESSAGE
+    missing = RuntimeError("UNAVAILABLE: No PTX compilation provider is available.")
+    with pytest.raises(ValueError, match="ptxas .* not installed: pip install"):
+        compile.out_of_memory(missing)
     with pytest.raises(RuntimeError, match="INTERNAL"):
         compile.out_of_memory(RuntimeError("INTERNAL: a bug"))
     core = "RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem. Used 20M of 16M"

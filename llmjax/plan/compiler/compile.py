@@ -208,10 +208,16 @@ def out_of_memory(error: Exception) -> str:
     """The compiler's message that the device's memory is too small.
 
     Raises:
-      ValueError: the memory of a core, which holds a kernel's blocks, is too small.
+      ValueError: the memory of a core, which holds a kernel's blocks, is too small, or
+        the assembler of NVIDIA's GPUs is not installed.
       Exception: `error` itself, where it is about anything else.
     """
     message = _OUT_OF_MEMORY.search(str(error))
+    if "No PTX compilation provider" in str(error):
+        raise ValueError(
+            "compiling for GPUs runs ptxas (of nvidia-cuda-nvcc-cu12), which is not "
+            f"installed: {platforms.INSTALL_GPU}"
+        ) from error
     if message is None:
         raise error
     if "vmem" in message[1].lower():
