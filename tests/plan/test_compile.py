@@ -8,6 +8,7 @@ and elsewhere they fail without.
 import importlib.metadata
 import importlib.util
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -147,6 +148,19 @@ def test_only_the_chips_memory_is_a_result():
     core = "RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem. Used 20M of 16M"
     with pytest.raises(ValueError, match=r"lower layout\.attention\.block_q"):
         compile.out_of_memory(RuntimeError(core))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "No such compile option: 'xla_gpu_nonsense'",
+        "While setting option xla_gpu_x, 'maybe' is not a valid bool value.",
+    ],
+)
+def test_an_option_that_the_compiler_refuses_names_its_key(message):
+    refused = jax.errors.JaxRuntimeError(f"INVALID_ARGUMENT: {message}")
+    with pytest.raises(ValueError, match=rf"{message}; correct it in layout\.comp"):
+        compile.out_of_memory(refused)
 
 
 @pytest.mark.parametrize(("data", "expected"), [(1, 2), (-1, -1), (4, 4)])

@@ -22,6 +22,7 @@ from llmjax.train import setup
 from llmjax.train.setup import Program
 
 _OUT_OF_MEMORY = re.compile(r"RESOURCE_EXHAUSTED.*?([Rr]an out of memory[^\n]*)", re.S)
+_OPTION = re.compile(r"(No such compile option|While setting option)[^\n]*")
 _TOTAL = re.compile(r"^Memory Space: default.*\nTotal bytes: (\d+)", re.M)
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -142,7 +143,8 @@ def compile_step(
     """Lowers and compiles a run's step; one that does not fit is a result, no error.
 
     Raises:
-      ValueError: see `lower_step`; or the blocks of a kernel do not fit a core.
+      ValueError: see `lower_step`; or the blocks of a kernel do not fit a core; or an
+        option that the compiler refuses.
       jax.errors.JaxRuntimeError: the compiler failed for a reason other than memory.
     """
     return compile_lowered(lower_step(config, topology, num_slices))
@@ -208,9 +210,15 @@ def out_of_memory(error: Exception) -> str:
     """The compiler's message that the device's memory is too small.
 
     Raises:
-      ValueError: the memory of a core, which holds a kernel's blocks, is too small.
+      ValueError: the memory of a core, which holds a kernel's blocks, is too small; or
+        the compiler refuses one of `layout.compiler_options`.
       Exception: `error` itself, where it is about anything else.
     """
+    if option := _OPTION.search(str(error)):
+        raise ValueError(
+            f"the compiler: {option[0]}; correct it in layout.compiler_options, or "
+            "take it out"
+        ) from error
     message = _OUT_OF_MEMORY.search(str(error))
     if message is None:
         raise error
