@@ -6,6 +6,7 @@ a mesh, a long text or a large vocabulary needs. Written after the examples of
 https://github.com/google/flax/tree/main/examples (lm1b, gemma).
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -19,9 +20,14 @@ from flax.training.train_state import TrainState
 from llmjax.config import (
     AdamW,
     CausalLM,
+    Float32,
     Gated,
+    LayerNorm,
     Learned,
+    LinearHead,
+    LossConfig,
     ModelConfig,
+    NoQuantization,
     Plain,
     RMSNorm,
     Rotary,
@@ -105,23 +111,57 @@ class Model(nn.Module):
         return nn.Dense(cfg.vocab_size, use_bias=False)(x)
 
 
+# fields of the model that the plain loop reads whatever they are
+SIZES = {"vocab_size", "d_model", "d_ff", "num_layers", "num_heads", "num_kv_heads"}
+READ = SIZES | {"tie_embeddings", "init_std"}  # the latter changes no time
+
+
 def check(config: RunConfig) -> None:
-    """Raises ValueError where the plain loop has no such model."""
-    cfg = config.model
-    parts = {
-        "task.kind": isinstance(config.task, CausalLM | SequenceClassification),
-        "model.architecture": cfg.architecture in ("decoder", "encoder"),
+    """Raises ValueError where the plain loop has no such model, or no such step."""
+    cfg, task, o = config.model, config.task, config.optimizer
+    has_task = isinstance(task, CausalLM)
+    shape = "decoder"
+    if isinstance(task, SequenceClassification):
+        linear = task.head is None or task.head == LinearHead()
+        has_task, shape = linear and task.pooling in (None, "mean"), "encoder"
+    parts = {  # every other field of the model must be at its default
+        f"model.{field.name}": getattr(cfg, field.name) == field.default
+        for field in dataclasses.fields(ModelConfig)
+        if field.name not in READ
+    } | {
+        "task": has_task,
+        "model.architecture": cfg.architecture == shape,
+        "model.head_dim": cfg.head_dim in (None, cfg.d_model / cfg.num_heads),
+        "model.positions": cfg.positions in _positions(cfg),
+        "model.mlp": (
+            isinstance(cfg.mlp, Plain | Gated) and cfg.mlp.activation in ACTIVATIONS
+        ),
+        "model.norm": (
+            cfg.norm in (LayerNorm(cfg.norm.epsilon), RMSNorm(cfg.norm.epsilon))
+        ),
         "model.norm_position": cfg.norm_position in ("pre", "post"),
-        "model.embedding_norm": not cfg.embedding_norm,
-        "model.positions.kind": isinstance(cfg.positions, Learned | Rotary),
-        "model.mlp.kind": isinstance(cfg.mlp, Plain | Gated),
-        "optimizer.algorithm.kind": isinstance(config.optimizer.algorithm, AdamW),
+        "model.biases": cfg.biases in ("none", "all"),
+        "optimizer.algorithm": isinstance(o.algorithm, AdamW),
+        "optimizer.decay": o.decay == "matrices",
+        "optimizer.ema": o.ema is None,
+        "optimizer.freeze": not o.freeze,
+        "layout.precision": isinstance(config.layout.precision, Float32),
+        "layout.quantization": isinstance(config.layout.quantization, NoQuantization),
+        "loss": config.loss == LossConfig(),
     }
     if lacking := [key for key, there in parts.items() if not there]:
         raise ValueError(
             f"--beside=plain has no model for config key {lacking[0]!r} as it is; it "
             "has those of configs/benchmark/"
         )
+
+
+def _positions(cfg: ModelConfig) -> list[Any]:
+    """Positions of the model's kind that the plain loop has."""
+    theirs = cfg.positions
+    if isinstance(theirs, Rotary):
+        return [Rotary(theirs.theta)]
+    return [Learned(theirs.max_length)] if isinstance(theirs, Learned) else []
 
 
 def build(config: RunConfig, batch: Any) -> tuple[TrainState, Callable]:

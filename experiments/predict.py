@@ -18,6 +18,7 @@ Memory does not grow with the input. The same command goes on after it was kille
 lie in OUTPUT.part until all are there. Any number of devices gives the same rows.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -95,7 +96,10 @@ def main() -> dict[str, Any]:
     predictor = Predictor(source.config, source.task, source.params, BATCH_SIZE.value)
     before = output.counts if output else {}
     counts, cut = Counter[str](before.get("labels", {})), before.get("cut", 0)
-    with tqdm(unit=" rows", initial=done, disable=output is None or None) as bar:
+    with (
+        contextlib.closing(output) if output else contextlib.nullcontext(),
+        tqdm(unit=" rows", initial=done, disable=output is None or None) as bar,
+    ):
         for chunk in chunks(rows, done):
             answers = predictor(chunk, columns)
             if output is not None:
@@ -106,10 +110,10 @@ def main() -> dict[str, Any]:
                 output.write(lines, so_far)
             done += len(chunk)
             bar.update(len(chunk))
-    if not done:
-        raise ValueError(f"--input={INPUT.value} has no rows")
-    if output is not None:
-        output.finish()
+        if not done:
+            raise ValueError(f"--input={INPUT.value} has no rows")
+        if output is not None:
+            output.finish()
     return {
         "run": RUN.value,
         "step": source.step,
@@ -156,10 +160,14 @@ def as_written(value: Any) -> Any:
     """
     text = json.dumps(value, ensure_ascii=False, default=text_of)
     value = json.loads(text, parse_constant=lambda name: None)  # NaN and the like
-    table = not (OUTPUT.value or "").lower().endswith(".jsonl")
-    if table and isinstance(value, dict | list):
+    if isinstance(value, dict | list) and not output_is_jsonl():
         return json.dumps(value, ensure_ascii=False)
     return value
+
+
+def output_is_jsonl() -> bool:
+    """Whether the output nests values, and is no table."""
+    return (OUTPUT.value or "").lower().endswith(".jsonl")
 
 
 def text_of(value: Any) -> str:
@@ -188,8 +196,11 @@ def text_columns(source: Source) -> dict[str, str]:
     columns |= {name: name for name in others}
     flag = {name: "--text" for name in columns.values()}
     own = {*OWN, *(("value", "values") if isinstance(source.task, ScoresTask) else ())}
+    nested: tuple[str, ...] = ()  # beginnings of the columns that a table has
+    if not output_is_jsonl():
+        nested = tuple(f"{name}." for name in own & {"probabilities", "values"})
     for name in [*KEEP.value, *flag]:
-        if name in own:
+        if name in own or name.startswith(nested):
             raise ValueError(
                 f"{flag.get(name, '--keep')}={name} is a column that the output has of "
                 "its own; rename it in the input"

@@ -61,6 +61,7 @@ class Output:
             stack.callback(self._file.close)
             self._file.truncate(size)
             self._file.seek(size)
+            stack.callback(self._drop_empty)
             self._held = stack.pop_all()
 
     def _acquire(self, stack: contextlib.ExitStack) -> None:
@@ -129,8 +130,13 @@ class Output:
             self._progress.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Leaves what is written for a later call."""
+        """Leaves what is written, if anything, for a later call."""
         self._held.close()
+
+    def _drop_empty(self) -> None:
+        """Removes a part that has nothing."""
+        if self._part.exists() and not self._part.stat().st_size:
+            self._part.unlink()
 
     def _text(self, rows: Rows) -> str:
         if self._delimiter is None:

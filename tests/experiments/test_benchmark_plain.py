@@ -1,5 +1,6 @@
 """The plain loop of the benchmark trains the very model that it is timed beside."""
 
+import dataclasses
 import importlib
 
 import jax
@@ -9,7 +10,7 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from experiments import benchmark
+from experiments import benchmark, benchmark_plain
 from llmjax import config as cfg
 from llmjax.data.tokenizers.vocabulary import PlainVocabulary
 from llmjax.parallel import mesh as mesh_lib
@@ -110,3 +111,39 @@ def test_same_weights_give_the_same_loss_and_the_same_gradient(name):
         optax.tree.get(state.opt_state, "mu"),
         plain,
     )
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model.dropout", 0.1),
+        ("model.embedding_scale", 2.0),
+        ("model.groups", (cfg.Group(2, (cfg.LayerSpec(cfg.SlidingWindow(8)),)),)),
+        ("model.head_dim", 64),
+        ("model.softcap", 30.0),
+        ("model.output_bias", True),
+        ("model.qk_norm", "head"),
+        ("model.biases", "qkv"),
+        ("model.mlp", cfg.Plain("relu_squared")),
+        ("model.norm", cfg.RMSNorm(offset=1.0)),
+        ("model.positions", cfg.Rotary(interleaved=True)),
+        ("model.architecture", "encoder"),
+        ("task", cfg.SequenceClassification(2)),
+        ("optimizer.ema", 0.9),
+        ("optimizer.freeze", ("transformer/embedder/*",)),
+        ("layout.precision", cfg.BFloat16()),
+        ("layout.quantization", cfg.Int8()),
+        ("loss.z_loss", 1e-4),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_what_the_plain_loop_would_leave_out_is_refused(key, value):
+    config = shrunk("llama_4l")
+    benchmark_plain.check(config)
+    section, _, field = key.partition(".")
+    if field:
+        value = dataclasses.replace(getattr(config, section), **{field: value})
+    with pytest.raises(
+        ValueError, match=rf"'({key}|{section}|model\.arch.*)' as it is"
+    ):
+        benchmark_plain.check(dataclasses.replace(config, **{section: value}))

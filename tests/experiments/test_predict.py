@@ -309,9 +309,17 @@ def test_mistakes_are_one_line(mains, classifier, tmp_path, tiny):
         (classifier, source, tmp_path / "x.txt", [], "ends with '.txt'; accepted: .js"),
         (classifier, source, out, ["--text=body"], "no field 'body'; it has 'id', 'te"),
         (classifier, source, out, ["--keep=label"], "--keep=label is a column that"),
+        (
+            classifier,
+            source,
+            tmp_path / "out.csv",
+            ["--keep=id,probabilities.negative"],
+            "--keep=probabilities.negative is a column that the output has of its own",
+        ),
         (classifier, source, out, ["--max_length=99"], "exceeds the 40 positions of"),
     ):
         done = predict(mains, run, path, output, *more)
         assert done.code == 2, (message, done)
         (line,) = done.err.strip().splitlines()
         assert re.search(message, line), line
+    assert not [*tmp_path.glob("out.*"), *tmp_path.glob(".out.*")]  # none began

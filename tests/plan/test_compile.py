@@ -8,6 +8,7 @@ and elsewhere they fail without.
 import importlib.metadata
 import importlib.util
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -21,6 +22,7 @@ from llmjax.config import (
     RunConfig,
     SequenceClassification,
     SpanCorruption,
+    SplashAttention,
     Stage,
 )
 from llmjax.models.attention import dot_product
@@ -152,6 +154,19 @@ def test_only_the_chips_memory_is_a_result():
         compile.out_of_memory(RuntimeError(core))
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "No such compile option: 'xla_gpu_nonsense'",
+        "While setting option xla_gpu_x, 'maybe' is not a valid bool value.",
+    ],
+)
+def test_an_option_that_the_compiler_refuses_names_its_key(message):
+    refused = jax.errors.JaxRuntimeError(f"INVALID_ARGUMENT: {message}")
+    with pytest.raises(ValueError, match=rf"{message}; correct it in layout\.comp"):
+        compile.out_of_memory(refused)
+
+
 @pytest.mark.parametrize(("data", "expected"), [(1, 2), (-1, -1), (4, 4)])
 def test_each_slice_has_a_copy_of_the_weights_unless_data_is_set(data, expected):
     layout = compile.over_slices(run(data=data, fsdp=8), 2).layout
@@ -205,6 +220,11 @@ def test_a_step_that_does_not_fit_names_its_largest_buffer():
     assert "layer_0/attention/" in worst.name
     assert worst.source.startswith("implementations.py:")
     assert worst.bytes >= 64 * 2**30
+
+
+def test_a_kernel_of_tpus_is_refused_on_gpus():
+    with pytest.raises(ValueError, match="'splash', a kernel of TPUs, and h100:4 has"):
+        compile.lower_step(run(attention=SplashAttention()), "h100:4")
 
 
 @pytest.mark.gpu_compiler

@@ -4,9 +4,11 @@ import re
 
 import pytest
 
+from llmjax.plan.compiler import platforms
 from llmjax.plan.cost import gpus
 from llmjax.train.metrics.flops import published_peak
 
+VARIABLES = "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"
 # Dense bfloat16 FLOPs per cycle and core: four matrix units of 512, of 1024 on Hopper
 # and 2048 on Blackwell; on Ada 256, of which GeForce has half.
 MATRIX_UNITS = {
@@ -99,3 +101,16 @@ def test_more_gpus_than_a_host_has():
 )
 def test_a_models_peak_is_not_anothers(kind, peak):
     assert published_peak(kind) == peak
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+@pytest.mark.parametrize("value", ["most", "0", "-1", "nan"])
+def test_a_share_of_the_memory_that_is_none(name, value, monkeypatch):
+    for each in VARIABLES:
+        monkeypatch.delenv(each, raising=False)
+    h100 = gpus.parse("h100:8")
+    monkeypatch.setenv(name, "0.5")
+    assert h100.chip.usable_hbm_bytes == h100.chip.memory_bytes // 2
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=rf"{name}='{value}'; it is the share"):
+        platforms.require(h100)

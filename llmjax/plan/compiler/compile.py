@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from llmjax.config import LayoutConfig, RunConfig
+from llmjax.config import LayoutConfig, RunConfig, SplashAttention
 from llmjax.parallel import mesh as mesh_lib
 from llmjax.plan.compiler import inputs, platforms
 from llmjax.plan.cost import topologies
@@ -22,6 +22,7 @@ from llmjax.train import setup
 from llmjax.train.setup import Program
 
 _OUT_OF_MEMORY = re.compile(r"RESOURCE_EXHAUSTED.*?([Rr]an out of memory[^\n]*)", re.S)
+_OPTION = re.compile(r"(No such compile option|While setting option)[^\n]*")
 _TOTAL = re.compile(r"^Memory Space: default.*\nTotal bytes: (\d+)", re.M)
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -115,6 +116,13 @@ def lower_step(
     """
     if isinstance(topology, str):
         topology = topologies.parse(topology, num_slices)
+    if topology.platform == "cuda" and isinstance(
+        config.layout.attention, SplashAttention
+    ):
+        raise ValueError(
+            f"layout.attention.kind is 'splash', a kernel of TPUs, and {topology.name} "
+            "has none; set it to 'auto', or to 'dot_product' (cuDNN's)"
+        )
     platforms.require(topology)
     if topology.platform == "tpu":
         config = over_slices(config, topology.num_slices)
@@ -142,7 +150,8 @@ def compile_step(
     """Lowers and compiles a run's step; one that does not fit is a result, no error.
 
     Raises:
-      ValueError: see `lower_step`; or the blocks of a kernel do not fit a core.
+      ValueError: see `lower_step`; or the blocks of a kernel do not fit a core; or an
+        option that the compiler refuses.
       jax.errors.JaxRuntimeError: the compiler failed for a reason other than memory.
     """
     return compile_lowered(lower_step(config, topology, num_slices))
@@ -208,10 +217,16 @@ def out_of_memory(error: Exception) -> str:
     """The compiler's message that the device's memory is too small.
 
     Raises:
-      ValueError: the memory of a core, which holds a kernel's blocks, is too small, or
-        the assembler of NVIDIA's GPUs is not installed.
+      ValueError: the memory of a core, which holds a kernel's blocks, is too small; the
+        compiler refuses one of `layout.compiler_options`; or the assembler of NVIDIA's
+        GPUs is not installed.
       Exception: `error` itself, where it is about anything else.
     """
+    if option := _OPTION.search(str(error)):
+        raise ValueError(
+            f"the compiler: {option[0]}; correct it in layout.compiler_options, or "
+            "take it out"
+        ) from error
     message = _OUT_OF_MEMORY.search(str(error))
     if "No PTX compilation provider" in str(error):
         raise ValueError(

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
+from llmjax.parallel import memory
 from llmjax.parallel import mesh as mesh_lib
 from llmjax.plan.cost.gpus import GpuTopology
 from llmjax.plan.cost.topologies import Topology
@@ -34,9 +35,11 @@ def require(topology: Topology) -> None:
     """Checks that the topology's compiler is here, and readies it.
 
     Raises:
-      ValueError: it is not installed; gives the command that installs it.
+      ValueError: it is not installed; gives the command that installs it. Or the
+        environment asks for a share of the GPUs' memory that is none.
     """
     if isinstance(topology, GpuTopology):
+        memory.share()
         require_cuda()
     else:
         require_tpu()
