@@ -7,6 +7,7 @@ https://github.com/google/flax/tree/main/examples (lm1b, gemma).
 """
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,15 @@ from llmjax.config import (
 )
 from llmjax.train.optimizers.optimizers import schedule
 
+ACCEPTED: dict[str, tuple[Any, ...]] = {
+    "task.kind": (CausalLM.kind, SequenceClassification.kind),
+    "model.architecture": ("decoder", "encoder"),
+    "model.norm_position": ("pre", "post"),
+    "model.embedding_norm": (False,),
+    "model.positions.kind": (Learned.kind, Rotary.kind),
+    "model.mlp.kind": (Plain.kind, Gated.kind),
+    "optimizer.algorithm.kind": (AdamW.kind,),
+}
 ACTIVATIONS = {
     "gelu": lambda x: nn.gelu(x, approximate=False),
     "gelu_tanh": nn.gelu,
@@ -106,22 +116,13 @@ class Model(nn.Module):
 
 
 def check(config: RunConfig) -> None:
-    """Raises ValueError where the plain loop has no such model."""
-    cfg = config.model
-    parts = {
-        "task.kind": isinstance(config.task, CausalLM | SequenceClassification),
-        "model.architecture": cfg.architecture in ("decoder", "encoder"),
-        "model.norm_position": cfg.norm_position in ("pre", "post"),
-        "model.embedding_norm": not cfg.embedding_norm,
-        "model.positions.kind": isinstance(cfg.positions, Learned | Rotary),
-        "model.mlp.kind": isinstance(cfg.mlp, Plain | Gated),
-        "optimizer.algorithm.kind": isinstance(config.optimizer.algorithm, AdamW),
-    }
-    if lacking := [key for key, there in parts.items() if not there]:
-        raise ValueError(
-            f"--beside=plain has no model for config key {lacking[0]!r} as it is; it "
-            "has those of configs/benchmark/"
-        )
+    """Raises ValueError where the plain loop has no such model or optimizer."""
+    for key, accepted in ACCEPTED.items():
+        if (value := operator.attrgetter(key)(config)) not in accepted:
+            raise ValueError(
+                f"{key}={value!r} is not in the plain loop of --beside=plain; "
+                f"accepted: {', '.join(map(repr, accepted))}, as in configs/benchmark/"
+            )
 
 
 def build(config: RunConfig, batch: Any) -> tuple[TrainState, Callable]:

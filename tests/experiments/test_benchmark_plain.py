@@ -9,7 +9,7 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from experiments import benchmark
+from experiments import benchmark, benchmark_plain
 from llmjax import config as cfg
 from llmjax.data.tokenizers.vocabulary import PlainVocabulary
 from llmjax.parallel import mesh as mesh_lib
@@ -110,3 +110,10 @@ def test_same_weights_give_the_same_loss_and_the_same_gradient(name):
         optax.tree.get(state.opt_state, "mu"),
         plain,
     )
+
+
+def test_what_the_plain_loop_lacks_is_named():
+    config = importlib.import_module("configs.pretrain.python_docs").get_config()
+    message = "optimizer.algorithm.kind='muon' is not in .* accepted: 'adamw', as in"
+    with pytest.raises(ValueError, match=message):
+        benchmark_plain.check(cfg.parse(config))
