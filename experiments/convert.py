@@ -24,7 +24,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +104,17 @@ def main() -> dict[str, Any]:
         "leaves": len(leaves),
         "parameters": sum(leaf.size for leaf in leaves.values()),
         "types": sorted({str(leaf.dtype) for leaf in leaves.values()}),
-        "tied_head": model.cfg.tie_embeddings and "unembedding" not in leaves,
+        "tied_head": has_tied_head(model, leaves),
         "beside": [file.name for file in beside],
         **facts,
     }
+
+
+def has_tied_head(model: Any, leaves: Collection[str]) -> bool:
+    """Whether the model gives scores to tokens, by the table that embeds them."""
+    headless = isinstance(model, Encoder | SequenceClassifier)
+    tied = model.cfg.tie_embeddings and "unembedding" not in leaves
+    return tied and not headless
 
 
 def names_in(family: Family, model: Any) -> dict[str, str]:

@@ -139,8 +139,8 @@ def describe(result: Mapping[str, Any]) -> str:
         "written to": result["output"],
     }
     if result["cut"]:
-        longest = result["max_length"]
-        rows["cut"] = f"{result['cut']:,} texts, to the {longest} tokens that are read"
+        texts = wording.count(result["cut"], "text")
+        rows["cut"] = f"{texts}, to the {result['max_length']} tokens that are read"
     return wording.table(rows)
 
 

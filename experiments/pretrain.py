@@ -15,6 +15,7 @@ from absl import flags
 
 from experiments import cli, following, words
 from llmjax.train import initial, run
+from llmjax.train.optimizers import optimizers
 
 PROFILE = flags.DEFINE_string(
     "profile", None, "Steps to trace into <workdir>/profile, as start:stop."
@@ -24,6 +25,7 @@ PROFILE = flags.DEFINE_string(
 def main() -> dict[str, Any]:
     workdir = cli.WORKDIR.value or ""
     config = initial.complete(cli.config(), workdir, said=cli.said())
+    optimizers.check_length(config.optimizer, config.train.steps)
     initial.prepare_local(config.data, workdir)
     done = run.run(config, workdir, profile=profile(), said=cli.said())
     if done.result["finished"]:

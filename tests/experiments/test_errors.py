@@ -67,6 +67,16 @@ def test_a_wrong_flag(flags, words, mains, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_too_few_steps_are_told_before_texts_are_prepared(mains, tmp_path):
+    (tmp_path / "book.txt").write_text("A line of the book.\n" * 100)
+    source = f"--config.data.source={tmp_path}/book.txt"
+    place = f"--config.data.directory={tmp_path}/prepared"
+    flags = (source, place, "--config.train.steps=4", f"--workdir={tmp_path}/run")
+    done = mains.run("pretrain", PRETRAIN, *flags)
+    assert_told(done, "warmup_steps=40", "train.steps=4", "lower it")
+    assert not (tmp_path / "prepared").exists()
+
+
 def test_a_missing_corpus(mains, tmp_path):
     place = f"--config.data.directory={tmp_path}"
     done = mains.run("pretrain", PRETRAIN, f"--workdir={tmp_path}/run", place)

@@ -162,6 +162,7 @@ def test_a_checkpoint_and_its_export_predict_the_same(
         flags = f"--source={source}", f"--target={tmp_path / target}"
         done = mains.run("convert", *flags)
         assert done.code == 0, done.err
+        assert not re.search("^tied", done.out, re.M)  # it has no head for tokens
     config = json.loads((tmp_path / "hub" / "config.json").read_text())
     for key in ("architectures", "id2label", "label2id", "model_type", "vocab_size"):
         assert config[key] == GOLDEN["config"][key]
