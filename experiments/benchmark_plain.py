@@ -8,6 +8,7 @@ https://github.com/google/flax/tree/main/examples (lm1b, gemma).
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -150,9 +151,10 @@ def check(config: RunConfig) -> None:
         "loss": config.loss == LossConfig(),
     }
     if lacking := [key for key, there in parts.items() if not there]:
+        value = operator.attrgetter(lacking[0])(config)
         raise ValueError(
-            f"--beside=plain has no model for config key {lacking[0]!r} as it is; it "
-            "has those of configs/benchmark/"
+            f"{lacking[0]}={value!r} is not in the plain loop of --beside=plain, which "
+            "has what configs/benchmark/ has"
         )
 
 

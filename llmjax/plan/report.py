@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from llmjax.config import wording
 from llmjax.plan.compiler import buffers
 from llmjax.plan.compiler.compile import Compiled
 from llmjax.plan.cost import estimate, roofline
@@ -162,7 +163,7 @@ def _head(result: Result) -> str:
     return (
         f"{result.get('config', 'The run')} on {topology_name(result)}: {verdict}, "
         f"{gib(memory['peak'])} of {gib(memory['capacity'])} per {unit(result)}\n"
-        f"{result['parameters'] / 1e9:.2f}e9 parameters, "
+        f"{wording.short(result['parameters'])} parameters, "
         f"{result['chips']} {unit(result)}s, "
         f"mesh {mesh_axes(result) or 'of one'}, "
         f"{result['rows']} rows of {result['tokens_per_row']} tokens; "

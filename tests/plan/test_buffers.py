@@ -91,10 +91,18 @@ def test_values_at_one_offset_count_once_at_the_peak():
         (f"{LAYER}/layer_0._branch/mlp/mlp/up/BTD,DF->BTF/dot", 0),
         ("jit(step)/vmap(transpose(jvp(Net.outputs)))/embedder.lookup/gather", 1),
         ("", 2),
+        ("jit(step)/transpose(jvp(Net))/(mlp/up/dot:mlp/down/dot:norm/mul)", 3),
+        ("(jit(step)/jvp(Net)/mlp/up/dot:norm/mul)", 4),
     ],
 )
 def test_readable(op_name, index):
-    expected = ("stack/group_0/layer_0/mlp/up/dot", "embedder.lookup/gather", "")
+    expected = (
+        "stack/group_0/layer_0/mlp/up/dot",
+        "embedder.lookup/gather",
+        "",
+        "mlp/up/dot and 2 more",
+        "mlp/up/dot and 1 more",
+    )
     assert buffers.readable(op_name) == expected[index]
 
 

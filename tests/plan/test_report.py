@@ -79,7 +79,7 @@ def test_the_text_has_the_verdict_and_the_numbers():
     head = text.splitlines()[0]
     assert head == "configs/a.py on v5e:4x4: fits, 10.00 GiB of 16.00 GiB per chip"
     for words in (
-        "6.74e9 parameters, 16 chips, mesh fsdp=16, 64 rows of 2048 tokens",
+        "6.74 B parameters, 16 chips, mesh fsdp=16, 64 rows of 2048 tokens",
         "| params/mlp/gate/kernel | parameters | f32[4,8]",
         "| all-gather | fsdp | ici     |    64 | 26.00 GiB | 24.00 GiB |",
     ):

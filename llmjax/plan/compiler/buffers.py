@@ -22,6 +22,7 @@ _ALLOCATION = re.compile(
 _VALUE = re.compile(
     r" value: <\d+ (\S+?)(?: \(phi\))? @(\d+)> \(size=(\d+),offset=(\d+)\): (\S+)"
 )
+_JOINED = re.compile(r"(?:^|/)\(([^/].*:.*)\)$")
 _RANGE = re.compile(r"^ {4}(\S+):(\d+)-(\d+)$", re.M)
 _NOISE = re.compile(
     r"jit\(.*\)|eval_jaxpr|while|body|cond|closed_call|checkpoint|rematted_computation"
@@ -275,14 +276,22 @@ class _BufferNames:
 
 
 def readable(op_name: str) -> str:
-    """Path of an operation without the parts that jax and flax put between modules."""
+    """Path of an operation without the parts that jax and flax put between modules.
+
+    Of several that the compiler made one, (a/b:c/d), the first and how many more.
+    """
+    more = ""
+    if joined := _JOINED.search(op_name):
+        several = joined[1].split(":")
+        op_name = f"{op_name[: joined.start()]}/{several[0]}"
+        more = f" and {len(several) - 1} more"
     parts: list[str] = []
     for part in op_name.split("/"):
         while outer := re.fullmatch(r"(?:jvp|transpose|vmap|remat)\((.*)\)", part):
             part = outer[1]
         if part and not _NOISE.fullmatch(part) and part not in parts[-1:]:
             parts.append(part)
-    return "/".join(parts)
+    return "/".join(parts) + more
 
 
 def _temporary_name(op_name: str, name: str) -> str:
