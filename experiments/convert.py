@@ -180,8 +180,9 @@ def hub_form(config: RunConfig, params: Any) -> tuple[Any, Any, list[str]]:
       ValueError: there is no such class.
     """
     model: Any = make_model(config)
-    if isinstance(model, PredictionHeads):
+    if isinstance(model, PredictionHeads):  # its own model has the last layer apart
         params = first_head(config.model, params, model.depth)
+        model = LanguageModel(config.model, config.layout)
     model = forms.form(model)
     if type(model).__name__ not in forms.heads():
         raise ValueError(

@@ -71,15 +71,15 @@ Axis = Annotated[int, Range(1, INT_MAX, also=-1)]
 class Pipeline:
     """A circular pipeline over the mesh axis `pipeline`, of `stages` devices.
 
-    With `remat`, a stage keeps of each microbatch its input alone and computes itself
-    again in the backward pass, before `layout.remat` says what its layers keep: many
-    microbatches then take little memory, for one more forward pass.
+    With `recompute`, a stage keeps of each microbatch its input alone and computes
+    itself again in the backward pass, before `layout.remat` says what its layers keep:
+    many microbatches then take little memory, for one more forward pass.
     """
 
     stages: Axis = 1  # devices; -1 takes those that are left
     rounds: Size = 1  # times that a microbatch passes all devices
     microbatches: Size | None = None  # None: as many as stages
-    remat: bool = False
+    recompute: bool = False
 
 
 # --- attention over the mesh axis `sequence` -----------------------------------------

@@ -5,7 +5,7 @@ s, P + s, 2 P + s… A batch is cut into M microbatches, which pass the devices 
 around a ring (GPipe, Huang et al. 2018, arXiv:1811.06965, is R = 1; several stages per
 device are Narayanan et al. 2021, arXiv:2104.04473, section 2.2). Backward is the
 transposed program: all microbatches forward, then all backward, so what the forward
-keeps is kept for all of them; with `remat` that is the input of each stage.
+keeps is kept for all of them; with `recompute` that is the input of each stage.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ class CircularSchedule:
     stages: int  # P, devices along the axis
     microbatches: int  # M, a multiple of P
     rounds: int = 1  # R
-    remat: bool = False  # whether the backward pass computes each slot again
+    recompute: bool = False  # whether the backward pass computes each slot again
 
     @property
     def times(self) -> int:
@@ -72,7 +72,7 @@ def circular_schedule(layout: LayoutConfig, stages: int) -> CircularSchedule:
             f"layout.pipeline.microbatches={M} is not a multiple of "
             f"layout.pipeline.stages={P}; make it {P * -(-M // P)}"
         )
-    return CircularSchedule(P, M, layout.pipeline.rounds, layout.pipeline.remat)
+    return CircularSchedule(P, M, layout.pipeline.rounds, layout.pipeline.recompute)
 
 
 def mesh_stages() -> int:
@@ -190,7 +190,7 @@ def _local(stage, weights, shared, rows, rank, plan):
     around, and what leaves then, of group g - 1, takes their places.
     """
     P, R, slots = plan.stages, plan.rounds, plan.microbatches // plan.stages
-    if plan.remat:
+    if plan.recompute:
         stage = jax.checkpoint(stage, prevent_cse=False)  # a loop's body: none to see
 
     def head(queue, time):

@@ -53,6 +53,7 @@ def test_every_dataclass_field_is_a_key_and_every_key_a_field():
 
 # the other value of every field, where it is not simply one more or another name
 OTHER = {
+    "layout.pipeline.recompute": True,
     "model.architecture": "encoder",
     "model.groups": ({"repeat": 2},),
     "model.encoder_groups": ({"repeat": 2},),

@@ -94,7 +94,7 @@ def test_it_is_extended_evaluated_and_exported(mains, tuned):
     finally:
         (place / "elsewhere.csv").rename(place / "texts.csv")
     assert done.code == 0, done.err
-    assert f"the checkpoint of step {step}\n" in done.out
+    assert f"/run, step {step}\n" in done.out
     own, written = hub.tokenizer(place / "bert"), hub.tokenizer(place / "exported")
     assert comparison.agree(own, written)
     about = json.loads((place / "exported" / "tokenizer_config.json").read_text())

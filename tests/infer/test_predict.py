@@ -198,7 +198,7 @@ def test_a_second_process_is_told_of_the_first_and_a_dead_one_holds_nothing(tmp_
     output = Output(path, {})
     assert output.rows == 1
     output.finish()
-    assert {*tmp_path.iterdir()} == {path, tmp_path / "other.jsonl.part"}
+    assert {*tmp_path.iterdir()} == {path}
 
 
 def test_a_lock_that_its_holder_removed_is_no_lock(tmp_path, monkeypatch):

@@ -129,7 +129,7 @@ def test_a_toy_is_the_loop_over_its_layers(P, R, M, axes):
                 "fsdp": 2,
                 "tensor": 2,
                 "remat": FullRemat(),
-                "pipeline": Pipeline(2, microbatches=4, remat=True),
+                "pipeline": Pipeline(2, microbatches=4, recompute=True),
             },
         ),
         ("encoder-decoder mixture", {"data": 2, "expert": 2}),

@@ -122,7 +122,7 @@ def test_a_pipeline_may_keep_the_inputs_of_its_stages_alone():
     changes = [change for change, _ in remedies.candidates(run, mesh)]
     (change,) = (c for c in changes if c.keys() == {"pipeline"})
     after = changed(run, change)
-    assert after.layout.pipeline == cfg.Pipeline(4, 1, 16, remat=True)
+    assert after.layout.pipeline == cfg.Pipeline(4, 1, 16, recompute=True)
     tokens = 128 * run.data.seq_len / 4
     of_stages = 2 * tokens * run.model.d_model  # bytes of a layer's inputs, bfloat16
     saved = bytes_of(run, topology) - bytes_of(after, topology)

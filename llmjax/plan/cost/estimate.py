@@ -111,7 +111,7 @@ def memory(
     tokens = local_tokens(config, mesh) / layout.microbatches
     layers = cfg.L / mesh["pipeline"]
     kept = width * tokens * kept_width(layout, cfg, mesh["tensor"]) * layers
-    if layout.pipeline.remat and mesh["pipeline"] > 1:
+    if layout.pipeline.recompute and mesh["pipeline"] > 1:
         plan = pipeline.circular_schedule(layout, mesh["pipeline"])
         inputs = width * tokens * cfg.d_model * plan.rounds
         kept = inputs + kept / (plan.microbatches * plan.rounds)  # of one stage at work
@@ -280,7 +280,7 @@ def step_flops(config: RunConfig, fused: bool = False) -> float:
     if fused or isinstance(layout.attention, SplashAttention):
         attention *= 7 / 6  # its backward pass computes the scores once more
     scores_again = attention / 3 * (0 if "context" in _kept(layout) else 1)
-    if layout.pipeline.remat and layout.pipeline.stages != 1:
+    if layout.pipeline.recompute and layout.pipeline.stages != 1:
         again += 1
         scores_again += attention / 3
     return matmuls * (1 + again / 3) + attention + scores_again

@@ -120,8 +120,8 @@ def candidates(
 ) -> Iterator[tuple[dict[str, Any], str]]:
     """Every single change that can save memory, with its description."""
     yield from _remat_changes(config)
-    if mesh["pipeline"] > 1 and not config.layout.pipeline.remat:
-        stages = dataclasses.replace(config.layout.pipeline, remat=True)
+    if mesh["pipeline"] > 1 and not config.layout.pipeline.recompute:
+        stages = dataclasses.replace(config.layout.pipeline, recompute=True)
         yield {"pipeline": stages}, "keep only the input of a pipeline's stage"
     yield from _block_changes(config, mesh)
     yield from _placement_changes(config, mesh)
