@@ -20,7 +20,6 @@ from flax.training.train_state import TrainState
 
 from llmjax.config import (
     AdamW,
-    CausalLM,
     Float32,
     Gated,
     LayerNorm,
@@ -33,7 +32,6 @@ from llmjax.config import (
     RMSNorm,
     Rotary,
     RunConfig,
-    SequenceClassification,
 )
 from llmjax.train.optimizers.optimizers import schedule
 
@@ -119,10 +117,10 @@ READ = SIZES | {"tie_embeddings", "init_std"}  # the latter changes no time
 
 def check(config: RunConfig) -> None:
     """Raises ValueError where the plain loop has no such model, or no such step."""
-    cfg, task, o = config.model, config.task, config.optimizer
-    has_task = isinstance(task, CausalLM)
-    shape = "decoder"
-    if isinstance(task, SequenceClassification):
+    task: Any = config.task
+    cfg, o = config.model, config.optimizer
+    has_task, shape = task.kind == "causal_lm", "decoder"
+    if task.kind == "sequence_classification":
         linear = task.head is None or task.head == LinearHead()
         has_task, shape = linear and task.pooling in (None, "mean"), "encoder"
     parts = {  # every other field of the model must be at its default
@@ -177,9 +175,7 @@ def build(config: RunConfig, batch: Any) -> tuple[TrainState, Callable]:
       ValueError: see `check`.
     """
     check(config)
-    classes = None
-    if isinstance(config.task, SequenceClassification):
-        classes = config.task.num_classes
+    classes = getattr(config.task, "num_classes", None)
     model = Model(config.model, classes)
     o = config.optimizer
     assert isinstance(o.algorithm, AdamW)
