@@ -69,9 +69,14 @@ class Contestant:
             self.first = now - self.started
 
     @property
+    def timed(self) -> list[float]:
+        """Seconds of the steps but the first of `seconds`, which warms up."""
+        return self.seconds[1:]
+
+    @property
     def median(self) -> float:
-        """Seconds of the median step but the first of `seconds`, which warms up."""
-        return statistics.median(self.seconds[1:])
+        """Seconds of the median of the timed steps."""
+        return statistics.median(self.timed)
 
 
 def plain(config: RunConfig, rows: dict[str, np.ndarray]) -> Contestant:
@@ -109,45 +114,42 @@ def measure(
         with mesh_lib.use(program.mesh):
             return program.step(state, batch)
 
-    contestants = [Contestant(step, program.init(), program.place(rows), start)]
-    contestants[0].run()
+    ours = Contestant(step, program.init(), program.place(rows), start)
+    ours.run()
+    contestants = [ours]
     if beside:
-        contestants.append(plain(config, rows))
-        contestants[1].run()
+        other = plain(config, rows)
+        other.run()
+        contestants.append(other)
     for turn in range(steps + 1):
         for contestant in contestants[:: -1 if turn % 2 else 1]:
             contestant.run()
-    seconds, state = contestants[0].seconds, contestants[0].state
-    first = contestants[0].first
-    seconds = seconds[1:]
     after, measured_after = flops.matmul_peak(repeats)
     peak = max(before, after)
     B, T = config.data.batch_size, config.data.seq_len
     full, causal = flops.training_flops(config.model, B * T, T, task.num_outputs)
-    median = statistics.median(seconds)
     devices = program.mesh.size
     result: dict[str, Any] = {
-        "tokens_per_second": B * T / median,
-        "step_seconds": spread(seconds),
+        "tokens_per_second": B * T / ours.median,
+        "step_seconds": spread(ours.timed),
         "steps": steps,
         "flops": full,
         "flops_causal": causal,
-        "mfu": full / median / peak / devices,
-        "mfu_causal": causal / median / peak / devices,
+        "mfu": full / ours.median / peak / devices,
+        "mfu_causal": causal / ours.median / peak / devices,
         "peak_flops": peak,
         "peak_measured": {"before": measured, "after": measured_after},
         "peak_memory_bytes": flops.peak_memory_bytes(),
-        "seconds_to_first_step": first,
-        "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
+        "seconds_to_first_step": ours.first,
+        "parameters": sum(x.size for x in jax.tree.leaves(ours.state.params)),
         "device": jax.devices()[0].device_kind,
         "devices": devices,
         "jax": jax.__version__,
         "python": sys.version.split()[0],
     }
     if beside:
-        ours, other = contestants
         result["beside"] = {
-            "step_seconds": spread(other.seconds[1:]),
+            "step_seconds": spread(other.timed),
             "seconds_to_first_step": other.first,
             "parameters": sum(x.size for x in jax.tree.leaves(other.state.params)),
             "tokens_per_second_ratio": other.median / ours.median,

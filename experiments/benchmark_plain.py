@@ -1,6 +1,6 @@
 """A training loop as flax's examples are written: what `benchmark --beside=plain` runs.
 
-Flax's own layers, `jax.nn.dot_product_attention`, `optax.softmax_cross_entropy`, one
+Flax's own layers, `jax.nn.dot_product_attention`, optax's cross entropy and AdamW, one
 donated `jax.jit`; sizes, batch and optimizer are those of a config. It has nothing that
 a mesh, a long text or a large vocabulary needs. Written after the examples of
 https://github.com/google/flax/tree/main/examples (lm1b, gemma).
@@ -85,7 +85,8 @@ class Model(nn.Module):
         cfg, bias = self.cfg, self.cfg.biases == "all"
         kind: Any = nn.RMSNorm if isinstance(cfg.norm, RMSNorm) else nn.LayerNorm
         norm = functools.partial(kind, epsilon=cfg.norm.epsilon)
-        act = ACTIVATIONS[cfg.mlp.activation]  # type: ignore[union-attr]  # `check`
+        assert isinstance(cfg.mlp, Plain | Gated)
+        act = ACTIVATIONS[cfg.mlp.activation]
         embed = nn.Embed(cfg.vocab_size, cfg.d_model)
         x = embed(tokens_BT)
         if isinstance(cfg.positions, Learned):

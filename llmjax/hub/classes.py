@@ -66,7 +66,7 @@ def _guess(count: int) -> str:
 
 
 def meaning(model: SequenceClassifier) -> Literal["one", "logits", "numbers"]:
-    """What a prediction makes of a model's scores, as transformers' pipeline does.
+    """Meaning of a model's scores for predictions, by transformers' pipeline.
 
     One class of several; a logit for each label by itself, which one score is too where
     config.json does not say its problem; or numbers.

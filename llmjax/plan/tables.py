@@ -57,5 +57,5 @@ def mesh_axes(result: Mapping[str, Any]) -> str:
 
 
 def unit(result: Mapping[str, Any]) -> str:
-    """What a plan's result counts: "GPU", or "chip" of TPUs."""
+    """Word for a device of a plan's result: "GPU", or "chip" of TPUs."""
     return "GPU" if result.get("platform") == "cuda" else "chip"

@@ -44,7 +44,7 @@ def held(workdir: epath.Path) -> Iterator[None]:
 
 
 def _acquire_in(workdir: epath.Path, stack: contextlib.ExitStack) -> str | None:
-    """As `acquire`, of a workdir that may be a bucket."""
+    """Takes the lock of a workdir, unless that is a bucket, which has none."""
     if "://" in str(workdir):
         _say(workdir)
         return None

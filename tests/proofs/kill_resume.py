@@ -179,7 +179,10 @@ def killed_at_random(
             began = time.monotonic()
             end = began + rng.uniform(0, seconds)
             process = start(workdir, cache)
-            reached = lambda _, end=end: time.monotonic() > end  # noqa: E731
+
+            def reached(_: Path, end: float = end) -> bool:
+                return time.monotonic() > end
+
             over = not interrupt(process, workdir, reached, signal.SIGKILL)
             kills -= not over
             if over:  # a machine with less to do now: the next are to come earlier

@@ -377,3 +377,4 @@ def test_the_first_of_several_processes_prepares(tmp_path):
         prepare=rules,
     )
     two_processes.run(PREPARE_TOGETHER, json.dumps(to_dict(RunConfig(data=data))))
+    assert len(prepare.open_corpus(data).source("train")) > 0

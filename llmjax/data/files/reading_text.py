@@ -127,7 +127,7 @@ def rows(file: str, columns: Columns) -> Iterator[Row]:
 
 
 def _require_columns(file: str, columns: Columns, header: list[str]) -> None:
-    """As `require_columns`, with a hint where the fields are divided otherwise."""
+    """Checks a header's columns, with a hint where its fields are divided otherwise."""
     try:
         require_columns(f"{file}, line 1", columns, header)
     except ValueError as e:

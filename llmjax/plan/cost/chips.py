@@ -20,6 +20,19 @@ from llmjax.config import Fp8, Int8, Quantization
 from llmjax.train.metrics.flops import PUBLISHED_PEAKS
 
 GIB = 2**30
+
+
+def quantized_speedup(int8: float, fp8: float, quantization: Quantization) -> float:
+    """Speedup of a step's quantized matmuls over bfloat16, from those of the peaks.
+
+    Two of three matmuls belong to the backward pass.
+    """
+    if not isinstance(quantization, Int8 | Fp8):
+        return 1.0
+    speedup = int8 if isinstance(quantization, Int8) else fp8
+    return speedup if quantization.backward else 3 / (1 / speedup + 2)
+
+
 # Latency of one hop over a link, in seconds [B, part 3].
 HOP_SECONDS = 1e-6
 
@@ -56,15 +69,8 @@ class Chip:
         return self.bf16_flops / self.flops_per_cycle
 
     def speedup(self, quantization: Quantization) -> float:
-        """Speedup of a step's quantized matmuls over bfloat16.
-
-        Two of three matmuls belong to the backward pass.
-        """
-        if not isinstance(quantization, Int8 | Fp8):
-            return 1.0
-        is_int8 = isinstance(quantization, Int8)
-        speedup = self.int8_speedup if is_int8 else self.fp8_speedup
-        return speedup if quantization.backward else 3 / (1 / speedup + 2)
+        """Speedup of a step's quantized matmuls over bfloat16."""
+        return quantized_speedup(self.int8_speedup, self.fp8_speedup, quantization)
 
     @property
     def cores(self) -> int:

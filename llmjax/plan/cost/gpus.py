@@ -22,11 +22,10 @@ import dataclasses
 import re
 from collections.abc import Mapping
 
-from llmjax.config import Fp8, Int8, Quantization
+from llmjax.config import Quantization
 from llmjax.parallel import memory
+from llmjax.plan.cost.chips import GIB, quantized_speedup
 from llmjax.train.metrics.flops import published_peak
-
-GIB = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,15 +96,8 @@ class Gpu:
         return self.nvlink_bandwidth or self.host_bandwidth
 
     def speedup(self, quantization: Quantization) -> float:
-        """Speedup of a step's quantized matmuls over bfloat16.
-
-        Two of three matmuls belong to the backward pass.
-        """
-        if not isinstance(quantization, Int8 | Fp8):
-            return 1.0
-        is_int8 = isinstance(quantization, Int8)
-        speedup = self.int8_speedup if is_int8 else self.fp8_speedup
-        return speedup if quantization.backward else 3 / (1 / speedup + 2)
+        """Speedup of a step's quantized matmuls over bfloat16."""
+        return quantized_speedup(self.int8_speedup, self.fp8_speedup, quantization)
 
     def target_config(self) -> str:
         """The GPU for XLA's compiler: a GpuTargetConfigProto as text."""
@@ -314,7 +306,7 @@ class GpuTopology:
 
     @property
     def name(self) -> str:
-        """As `parse` reads it: "h100:8", "h100:8x16" for 16 hosts."""
+        """Name that `parse` reads: "h100:8", "h100:8x16" for 16 hosts."""
         hosts = f"x{self.hosts}" if self.hosts > 1 else ""
         return f"{self.chip.name}:{self.per_host}{hosts}"
 

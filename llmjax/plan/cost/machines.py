@@ -1,4 +1,4 @@
-"""What a prediction asks of TPUs and of GPUs."""
+"""Costs of TPUs and of GPUs, behind the one interface of a prediction."""
 
 import dataclasses
 from collections.abc import Callable

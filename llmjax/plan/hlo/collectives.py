@@ -191,7 +191,7 @@ def _is_collective(instruction: Instruction) -> bool:
 
 
 def _inside(module: HloModule, instruction: Instruction) -> list[Instruction]:
-    """What a fusion or an asynchronous computation wraps, else the instruction."""
+    """Instructions of a fusion or asynchronous computation; else the one itself."""
     if instruction.opcode not in ("fusion", "async-start"):
         return [instruction]
     called = instruction.attribute("calls") or ""

@@ -38,7 +38,7 @@ def matmuls(
 
 
 def target(instruction: Instruction) -> str:
-    """What a custom call calls: "__cublas$gemm"; "" of anything else."""
+    """Target of a custom call: "__cublas$gemm"; "" of anything else."""
     if instruction.opcode != "custom-call":
         return ""
     match = re.search(r'custom_call_target="([^"]*)"', instruction.rest)
