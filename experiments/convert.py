@@ -39,10 +39,12 @@ from llmjax.config import (
     CausalLM,
     Checkpoint,
     DataConfig,
+    Labelled,
     Learned,
     RunConfig,
     SequenceClassification,
     TaskConfig,
+    TokenClassification,
     wording,
 )
 from llmjax.hub import forms, gguf, origin, packages, tokenizer_files
@@ -57,6 +59,7 @@ from llmjax.models.heads.classifier import SINGLE, SequenceClassifier
 from llmjax.models.heads.encoder import Encoder
 from llmjax.models.heads.language import LanguageModel
 from llmjax.models.heads.multi_token import PredictionHeads, first_head
+from llmjax.models.heads.token import TokenClassifier
 from llmjax.tasks.registry import make_model
 from llmjax.train.checkpoints.checkpoints import FOLDER, Checkpoints
 from llmjax.train.checkpoints.checkpoints import read as read_run
@@ -112,7 +115,7 @@ def main() -> dict[str, Any]:
 
 def has_tied_head(model: Any, leaves: Collection[str]) -> bool:
     """Whether the model gives scores to tokens, by the table that embeds them."""
-    headless = isinstance(model, Encoder | SequenceClassifier)
+    headless = isinstance(model, Encoder | SequenceClassifier | TokenClassifier)
     tied = model.cfg.tie_embeddings and "unembedding" not in leaves
     return tied and not headless
 
@@ -214,7 +217,7 @@ def origin_of(config: RunConfig, folder: Path) -> tuple[Origin, list[Path]]:
         about = origin.read(file.parent, str(hf["model_type"]), hf)
     begun_with = hf.get("max_position_embeddings") or hf.get("n_positions") or 0
     longest = max(config.data.seq_len, begun_with)
-    texts = isinstance(config.task, SequenceClassification)
+    texts = isinstance(config.task, Labelled)
     try:
         tokenizer = load_tokenizer(SOURCE.value, config)
     except (FileNotFoundError, ValueError) as e:
@@ -278,24 +281,26 @@ def write_checkpoint(model: Any, params: Any, target: Path, beside: list[Path]) 
     Beside it lie the source's own files, for the way back.
 
     Raises:
-      ValueError: the model is neither a language model nor a classifier of texts, or
-        the target has checkpoints.
+      ValueError: the model is neither a language model nor a classifier of texts or
+        tokens, or the target has checkpoints.
     """
     task: TaskConfig = CausalLM()
     if isinstance(model, SequenceClassifier) and model.problem == SINGLE:
         task = SequenceClassification(None, model.labels, model.pooling, model.form)
+    elif isinstance(model, TokenClassifier):
+        task = TokenClassification(labels=model.labels, head=model.form)
     elif type(model) is not LanguageModel:
         raise ValueError(
             f"{SOURCE.value} is a {type(model).__name__}; a checkpoint is of a "
-            "LanguageModel or of a SequenceClassifier of one class of several. Give "
-            "the folder itself to init, which takes what fits"
+            "LanguageModel, a TokenClassifier, or a SequenceClassifier of one class of "
+            "several. Give the folder itself to init, which takes what fits"
         )
     if (target / FOLDER).exists():
         raise ValueError(f"{target / FOLDER} exists; give a new folder")
     data, positions = DataConfig(), model.cfg.positions
     if isinstance(positions, Learned) and positions.max_length < data.seq_len:
         data = DataConfig(seq_len=positions.max_length)
-    if isinstance(task, SequenceClassification):
+    if isinstance(task, Labelled):
         longest = tokenizer_files.longest(model, beside) or data.seq_len
         data = dataclasses.replace(data, packing="pad", seq_len=longest)
     checkpoints = Checkpoints(target, RunConfig(model.cfg, task, data))

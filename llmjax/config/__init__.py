@@ -137,6 +137,7 @@ from llmjax.config.task import (
     Denoising,
     DenseHead,
     FillInTheMiddle,
+    Labelled,
     LinearHead,
     MaskedLM,
     MultiTask,
@@ -153,6 +154,8 @@ from llmjax.config.task import (
     SpanCorruption,
     TaskConfig,
     TaskPart,
+    TokenClassification,
+    TokenHead,
 )
 
 __all__ = [
@@ -206,6 +209,7 @@ __all__ = [
     "Group",
     "Int8",
     "Label",
+    "Labelled",
     "Lamb",
     "Latent",
     "LayerNorm",
@@ -275,6 +279,8 @@ __all__ = [
     "Temperature",
     "Text",
     "Texts",
+    "TokenClassification",
+    "TokenHead",
     "TokenizerConfig",
     "TokenizerFile",
     "TrainConfig",

@@ -259,6 +259,7 @@ class NormedHead:
 
 
 ClassifierHead = LinearHead | PoolerHead | DenseHead | NormedHead
+TokenHead = LinearHead | NormedHead
 
 
 @checked
@@ -285,16 +286,7 @@ class SequenceClassification:
     text_field: str = "text"
 
     def __post_init__(self):
-        names, number = self.labels, self.num_labels
-        require(
-            len(set(names)) == len(names),
-            f"labels has {', '.join(names)}; give each class once",
-        )
-        require(
-            not names or number in (None, len(names)),
-            f"num_labels={number} and labels names {len(names)} ({', '.join(names)}); "
-            "leave num_labels out",
-        )
+        _check_labels(self.labels, self.num_labels)
 
     @property
     def pooling_or_mean(self) -> Literal["mean", "first", "last"]:
@@ -310,6 +302,68 @@ class SequenceClassification:
     def num_classes(self) -> int:
         """Number of the classes; 2 where nothing tells it."""
         return self.num_labels or len(self.labels) or 2
+
+
+@checked
+class TokenClassification:
+    """A tag for each word, from the hidden state of its first token.
+
+    Attributes:
+      num_labels: how many tags; None: as many as `labels`.
+      labels: the tags in the order of their numbers; (): those of the data in `scheme`,
+        which a run's own config then names (`llmjax.train.initial.complete`).
+      scheme: of the tags that the model gives. "bio": B-X begins an entity of the type
+        X, I-X goes on; "bioes": E-X ends one and S-X is one of a single word (BILOU's
+        L and U); "plain": tags without entities, such as parts of speech. None: that
+        of `labels`, or of the data, IOB1 becoming "bio".
+      read: scheme of the data. "iob1": B-X only where an entity follows another one of
+        its type (the files of CoNLL-2003). "any": whatever order of B and I, as
+        conlleval reads it. None: the one that fits, or an error.
+      crf: a linear-chain conditional random field above the tags' scores (Lafferty et
+        al. 2001; Lample et al. 2016), which no format of the hub holds.
+      head: what lies between a hidden state and the tags' scores; None: what the
+        family has in transformers, or one matrix.
+      words_field, tags_field: fields of the records that are read.
+    """
+
+    kind: ClassVar[str] = "token_classification"
+    num_labels: Count | None = None
+    labels: tuple[str, ...] = ()
+    scheme: Literal["bio", "bioes", "plain"] | None = None
+    read: Literal["bio", "iob1", "bioes", "plain", "any"] | None = None
+    crf: bool = False
+    head: TokenHead | None = None
+    words_field: str = "words"
+    tags_field: str = "tags"
+
+    def __post_init__(self):
+        _check_labels(self.labels, self.num_labels)
+
+    @property
+    def form(self) -> TokenHead:
+        """The head; one matrix where none is said."""
+        return self.head or LinearHead()
+
+    @property
+    def num_classes(self) -> int:
+        """Number of the tags; 2 where nothing tells it."""
+        return self.num_labels or len(self.labels) or 2
+
+
+Labelled = SequenceClassification | TokenClassification
+
+
+def _check_labels(names: tuple[str, ...], number: int | None) -> None:
+    """Raises ValueError for names that repeat, or are not as many as said."""
+    require(
+        len(set(names)) == len(names),
+        f"labels has {', '.join(names)}; give each class once",
+    )
+    require(
+        not names or number in (None, len(names)),
+        f"num_labels={number} and labels names {len(names)} ({', '.join(names)}); "
+        "leave num_labels out",
+    )
 
 
 # --- several -------------------------------------------------------------------------
@@ -356,5 +410,6 @@ TaskConfig = (
     | UL2
     | Denoising
     | SequenceClassification
+    | TokenClassification
     | MultiTask
 )

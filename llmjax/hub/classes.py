@@ -1,4 +1,4 @@
-"""Classes of texts in config.json: their names, and what a model's scores of them mean.
+"""Classes of texts and tokens in config.json: their names, and the meaning of scores.
 
 transformers counts classes by `id2label`; without it there are `num_labels`, or 2, and
 they are named LABEL_0, LABEL_1, …
@@ -9,9 +9,12 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from llmjax.config import LinearHead, NormedHead
 from llmjax.hub.table import Classification, Family
 from llmjax.models.heads.classifier import SINGLE, SequenceClassifier
+from llmjax.models.heads.token import TokenClassifier
 
+HEADS = (SequenceClassifier, TokenClassifier)
 PROBLEMS = (SINGLE, "multi_label_classification", "regression")
 
 
@@ -29,27 +32,36 @@ class Classes:
     labels: tuple[str, ...]
     problem: str
 
-    def model(self, cfg: Any, origin: Any) -> SequenceClassifier:
+    def model(self, cfg: Any, origin: Any) -> SequenceClassifier | TokenClassifier:
         """The module, without weights."""
+        pooling, form = self.classification
+        if pooling == "none":
+            assert isinstance(form, LinearHead | NormedHead)
+            return TokenClassifier(
+                cfg, len(self.labels), form=form, labels=self.labels, origin=origin
+            )
         return SequenceClassifier(
             cfg,
             len(self.labels),
-            self.classification.pooling,
-            form=self.classification.form,
+            pooling,
+            form=form,
             labels=self.labels,
             problem=self.problem,
             origin=origin,
         )
 
 
-def read(family: Family, hf: dict[str, Any]) -> Classes:
+def read(family: Family, hf: dict[str, Any], head: str) -> Classes:
     """The classes of a config.json.
 
     Raises:
       ValueError: names that can't be, or a way to scores that we can't go.
     """
-    assert family.classifier is not None
+    way = family.way(head)
+    assert way is not None
     labels = _labels(hf)
+    if head == TokenClassifier.__name__:  # whatever problem_type says
+        return Classes(way.to_ours(hf), labels, SINGLE)
     problem = hf.get("problem_type")
     if problem is None:
         problem = _guess(len(labels))
@@ -57,7 +69,7 @@ def read(family: Family, hf: dict[str, Any]) -> Classes:
         raise ValueError(
             f"problem_type is {problem!r}; accepted: {', '.join(map(repr, PROBLEMS))}"
         )
-    return Classes(family.classifier.to_ours(hf), labels, problem)
+    return Classes(way.to_ours(hf), labels, problem)
 
 
 def _guess(count: int) -> str:
@@ -81,18 +93,18 @@ def meaning(model: SequenceClassifier) -> Literal["one", "logits", "numbers"]:
 
 
 def _labels(hf: dict[str, Any]) -> tuple[str, ...]:
-    names = hf.get("id2label")
-    if names is None:
+    named = hf.get("id2label")
+    if named is None:
         count = hf.get("num_labels", 2)
         if type(count) is not int or not 0 < count <= 10**6:
             raise ValueError(f"num_labels is {count!r}; accepted: a number from 1 on")
         return unnamed(count)
-    places = [str(i) for i in range(len(names))]
-    if not names or not isinstance(names, dict) or {*map(str, names)} != {*places}:
+    places = [str(i) for i in range(len(named))]
+    if not named or not isinstance(named, dict) or {*map(str, named)} != {*places}:
         raise ValueError(
-            f"id2label is {str(names)[:80]}; accepted: a name for each class from 0 on"
+            f"id2label is {str(named)[:80]}; accepted: a name for each class from 0 on"
         )
-    by_place = {str(place): str(name) for place, name in names.items()}
+    by_place = {str(place): str(name) for place, name in named.items()}
     return tuple(by_place[place] for place in places)
 
 
@@ -103,10 +115,13 @@ def unnamed(count: int) -> tuple[str, ...]:
 
 def keys(labels: Sequence[str], problem: str) -> dict[str, Any]:
     """The keys of config.json: the reverse of `read`, which guesses a usual problem."""
-    names = {
+    usual = problem == _guess(len(labels))
+    return names(labels) | ({} if usual else {"problem_type": problem})
+
+
+def names(labels: Sequence[str]) -> dict[str, Any]:
+    """The keys of config.json that name classes."""
+    return {
         "id2label": {str(i): name for i, name in enumerate(labels)},
         "label2id": {name: i for i, name in enumerate(labels)},
     }
-    return (
-        names if problem == _guess(len(labels)) else names | {"problem_type": problem}
-    )

@@ -32,6 +32,8 @@ def form(model: Any) -> Any:
 def exportable(model: Any) -> bool:
     """Whether a family of the hub can express a model."""
     part = form(model)
+    if getattr(part, "crf", False):
+        return False
     try:
         find_family(part.cfg, type(part).__name__, classification=classification(part))
     except ValueError:

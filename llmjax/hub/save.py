@@ -26,6 +26,7 @@ from llmjax.hub.meaning import normal, simplest
 from llmjax.hub.origin import GENERATION, Origin
 from llmjax.hub.table import Classification, Family
 from llmjax.models.heads.classifier import SequenceClassifier
+from llmjax.models.heads.token import TokenClassifier
 
 SHARD_BYTES = 5 * 10**9
 
@@ -79,6 +80,11 @@ def save(
     path = Path(path).expanduser()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"{path} is not empty; give a new folder or remove it")
+    if getattr(model, "crf", False):
+        raise ValueError(
+            "the model has a conditional random field (task.crf) above its tags' "
+            "scores, which no format of the hub holds; train it with task.crf=False"
+        )
     leaves = traverse_util.flatten_dict(nn.unbox(params), sep="/")
     _check(leaves, abstract(model)[0])
     head, cfg = type(model).__name__, simplest(model.cfg)
@@ -88,7 +94,7 @@ def save(
     chosen = find_family(cfg, head, family, first=first, classification=way)
     tensors = list(_tensors(chosen, cfg, leaves, head == "Encoder"))
     config = _config(chosen, cfg, head, tensors, origin, way)
-    if isinstance(model, SequenceClassifier):
+    if isinstance(model, classes.HEADS):
         config = _with_classes(config, model)
     partial = path.parent / f".{path.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -123,9 +129,13 @@ def to_hub(
     return {t.name: t.compute() for t in _tensors(family, cfg, leaves, bare)}
 
 
-def _with_classes(config: dict[str, Any], model: SequenceClassifier) -> dict[str, Any]:
+def _with_classes(
+    config: dict[str, Any], model: SequenceClassifier | TokenClassifier
+) -> dict[str, Any]:
     """A config.json with the classes of its model."""
     labels = model.labels or classes.unnamed(model.classes)
+    if isinstance(model, TokenClassifier):
+        return config | classes.names(labels)
     stale = ("problem_type",) if config.get("problem_type") != model.problem else ()
     kept = {key: value for key, value in config.items() if key not in stale}
     return kept | classes.keys(labels, model.problem)
@@ -133,23 +143,30 @@ def _with_classes(config: dict[str, Any], model: SequenceClassifier) -> dict[str
 
 def classification(model: Any) -> Classification | None:
     """A classifier's way to classes; None: it is another model."""
+    if isinstance(model, TokenClassifier):
+        return Classification("none", model.form)
     if not isinstance(model, SequenceClassifier):
         return None
     return Classification(model.pooling, model.form)
 
 
-def way_to_classes(cfg: ModelConfig) -> Classification | None:
+def way_to_classes(
+    cfg: ModelConfig, head: str = SequenceClassifier.__name__
+) -> Classification | None:
     """The way of the first family that can express a classifier of this config.
 
     None: none can.
+
+    Args:
+      head: "SequenceClassifier" or "TokenClassifier".
     """
     for name in families.MODULES:
         family = families.family(name)
-        if family.classifier is None:
+        if (own := family.way(head)) is None:
             continue
         with contextlib.suppress(ValueError, AttributeError, KeyError, TypeError):
-            way = family.classifier.to_ours(family.to_hf(simplest(cfg)))
-            if _problem(family, cfg, SequenceClassifier.__name__, way) is None:
+            way = own.to_ours(family.to_hf(simplest(cfg)))
+            if _problem(family, cfg, head, way) is None:
                 return way
     return None
 
@@ -212,7 +229,7 @@ def _misread(
 ) -> str | None:
     """The reason why a config under an architecture's name isn't read as written."""
     try:
-        written = _written(family, cfg, way) | {"architectures": [architecture]}
+        written = _written(family, cfg, head, way) | {"architectures": [architecture]}
         reread = family.to_config(written)
         ours, theirs = normal(cfg, head), normal(reread, head)
     except (ValueError, AttributeError, KeyError, TypeError) as e:
@@ -225,14 +242,15 @@ def _misread(
 
 
 def _written(
-    family: Family, cfg: ModelConfig, way: Classification | None
+    family: Family, cfg: ModelConfig, head: str, way: Classification | None
 ) -> dict[str, Any]:
     """The config.json that a family writes of a model, its head of classes included."""
     written = family.to_hf(simplest(cfg))
     if way is None:
         return written
-    assert family.classifier is not None
-    return written | family.classifier.to_hf(way)
+    own = family.way(head)
+    assert own is not None
+    return written | own.to_hf(way)
 
 
 def _check(leaves: Mapping[str, Any], shapes: Mapping[str, Shape]) -> None:
@@ -310,14 +328,14 @@ def _config(
         try:
             reread = family.to_config(hf | {"architectures": [architecture]})
             theirs = normal(reread, head)
-            read = family.classifier.to_ours(hf) if way and family.classifier else way
-            if read != way:
+            own = family.way(head) if way else None
+            if own is not None and own.to_ours(hf) != way:
                 return False
         except (ValueError, AttributeError, KeyError, TypeError):
             return False
         return dataclasses.replace(theirs, pooler=ours.pooler) == ours
 
-    written = _written(family, cfg, way)
+    written = _written(family, cfg, head, way)
     return common | origin_lib.merged(written, family.name, origin, same)
 
 

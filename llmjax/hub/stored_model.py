@@ -22,6 +22,7 @@ from llmjax.models.heads.classifier import SequenceClassifier
 from llmjax.models.heads.encoder import Encoder
 from llmjax.models.heads.language import LanguageModel
 from llmjax.models.heads.replaced_tokens import Discriminator
+from llmjax.models.heads.token import TokenClassifier
 
 MAX_LAYERS = 10_000  # more than any model has, few enough to list them
 # fields that may be larger than any tensor
@@ -38,7 +39,14 @@ CLASSIFIERS = {  # ends of architectures -> what they are
 }
 
 HEADS: dict[str, Any] = {
-    c.__name__: c for c in (LanguageModel, Encoder, Discriminator, SequenceClassifier)
+    c.__name__: c
+    for c in (
+        LanguageModel,
+        Encoder,
+        Discriminator,
+        SequenceClassifier,
+        TokenClassifier,
+    )
 }
 
 
@@ -66,15 +74,20 @@ class StoredModel:
     origin: Origin
     classes: Classes | None = None
 
-    def way_to_classes(self) -> Classification | None:
-        """The way to classes of texts that a fine-tuning of this model takes.
+    def way_to_classes(
+        self, head: str = SequenceClassifier.__name__
+    ) -> Classification | None:
+        """The way to classes that a fine-tuning of this model takes.
+
+        Args:
+          head: "SequenceClassifier" or "TokenClassifier".
 
         Raises:
           ValueError: the folder asks for one that we can't do.
         """
-        if self.classes is not None:
+        if self.classes is not None and self.head == head:
             return self.classes.classification
-        hf, classifier = json.loads(self.origin.config), self.family.classifier
+        hf, classifier = json.loads(self.origin.config), self.family.way(head)
         if classifier is None or not self.path.is_dir():
             return None
         return naming(self.path / "config.json", lambda: classifier.to_ours(hf))
@@ -111,8 +124,8 @@ def open_model(path: str | Path) -> StoredModel:
     cfg = _pooled(cfg, head, table, tensors)
     about = origin.read(path, family.name, hf)
     own = None
-    if head == SequenceClassifier.__name__:
-        own = naming(config, lambda: classes.read(family, hf))
+    if HEADS[head] in classes.HEADS:
+        own = naming(config, lambda: classes.read(family, hf, head))
     return StoredModel(path, family, head, cfg, table, tensors, about, own)
 
 

@@ -112,19 +112,21 @@ class Gguf:
 
 
 class Classification(NamedTuple):
-    """The way from a text's hidden states to scores of classes.
+    """The way from a text's hidden states to scores of classes, or of each token's.
 
     Attributes:
-      pooling, form: of `llmjax.models.heads.classifier.SequenceClassifier`.
+      pooling, form: of `llmjax.models.heads.classifier.SequenceClassifier`; pooling
+        "none" with a form of `llmjax.models.heads.token.TokenClassifier`.
     """
 
-    pooling: Literal["mean", "first", "last"]
+    pooling: Literal["mean", "first", "last", "none"]
     form: ClassifierHead
 
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """A family's way to classes of texts: that of its `…ForSequenceClassification`.
+    """A family's way to classes of texts, or of tokens: that of its
+    `…ForSequenceClassification`, or `…ForTokenClassification`.
 
     Attributes:
       to_ours: config.json's dict -> ours; ValueError for what we can't do.
@@ -142,14 +144,16 @@ class Family:
     Attributes:
       name: config.json's `model_type`.
       architectures: config.json's `architectures` -> class of `llmjax.models.heads`:
-        "LanguageModel", "Encoder", "Discriminator", "SequenceClassifier". `save`
-        writes the first of a class under whose name `to_config` gives the config again.
+        "LanguageModel", "Encoder", "Discriminator", "SequenceClassifier",
+        "TokenClassifier". `save` writes the first of a class under whose name
+        `to_config` gives the config again.
       to_config: config.json's dict -> ModelConfig; ValueError for what we can't do.
       to_hf: the reverse, without `architectures`, `model_type` and `dtype`; ValueError
         for a config that the family can't express.
       table: a config's table.
       gguf: the family in llama.cpp's format, where it has one.
       classifier: its way to classes of texts, where it has one.
+      tagger: its way to classes of tokens, where it has one.
     """
 
     name: str
@@ -159,3 +163,10 @@ class Family:
     table: Callable[[ModelConfig], Table]
     gguf: Gguf | None = None
     classifier: Classifier | None = None
+    tagger: Classifier | None = None
+
+    def way(self, head: str) -> Classifier | None:
+        """The way of a class of `llmjax.models.heads` to classes; None: it has none."""
+        return {"SequenceClassifier": self.classifier, "TokenClassifier": self.tagger}[
+            head
+        ]

@@ -8,6 +8,7 @@ from llmjax import config as cfg
 from llmjax.config import RunConfig
 from llmjax.data.tokenizers.vocabulary import PlainVocabulary, Vocabulary
 from llmjax.tasks.labelled.sequence_classification import SequenceClassificationTask
+from llmjax.tasks.labelled.token_classification import TokenClassificationTask
 from llmjax.tasks.objectives.masked_lm import MaskedLMTask
 from llmjax.tasks.objectives.multi_task import GENERATIVE, MultiTask
 from llmjax.tasks.objectives.multi_token_prediction import MultiTokenPredictionTask
@@ -21,6 +22,7 @@ from llmjax.tasks.task import Objective
 TASKS: dict[type, type[Objective]] = {
     **GENERATIVE,
     cfg.SequenceClassification: SequenceClassificationTask,
+    cfg.TokenClassification: TokenClassificationTask,
     cfg.MaskedLM: MaskedLMTask,
     cfg.MultiTask: MultiTask,
     cfg.MultiTokenPrediction: MultiTokenPredictionTask,

@@ -255,5 +255,15 @@ class Objective(abc.ABC):
         `examples` are predicted for."""
         raise NotImplementedError(f"{self.config.kind!r} has no `inputs`")
 
+    def answers(self, source: Source, decoded: Sequence[Any]) -> list[Any]:
+        """An answer to each row of `questions`, of what was decoded of its examples.
+
+        Args:
+          source: `examples` of the questions; its `owners`, if it has them, are the row
+            of each example.
+          decoded: of each example, by `decode`.
+        """
+        return list(decoded)
+
     def describe(self, report: Mapping[str, Any]) -> str:
         return ""

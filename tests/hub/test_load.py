@@ -291,7 +291,7 @@ def test_a_strange_config(folder, edit, changes, message):
             "classifier of texts",
             "MarianModel",
         ),
-        ("bert", "BertForTokenClassification", "classifier of tokens", "BertModel"),
+        ("opt", "OPTForTokenClassification", "classifier of tokens", "OPTModel"),
         ("roberta", "RobertaForQuestionAnswering", "marks answers", "RobertaModel"),
     ],
 )

@@ -195,10 +195,12 @@ def test_a_table_that_does_not_fit(entries, shapes, message):
 def test_every_registered_family_is_there(model_type):
     family = families.family(model_type)
     assert family.name == model_type
-    heads = {"LanguageModel", "Encoder", "Discriminator", "SequenceClassifier"}
-    assert set(family.architectures.values()) <= heads
-    classifies = "SequenceClassifier" in family.architectures.values()
-    assert classifies == (family.classifier is not None)
+    heads = {"LanguageModel", "Encoder", "Discriminator"}
+    classifiers = {"SequenceClassifier", "TokenClassifier"}
+    assert set(family.architectures.values()) <= heads | classifiers
+    for head in classifiers:
+        classifies = head in family.architectures.values()
+        assert classifies == (family.way(head) is not None)
 
 
 @pytest.mark.parametrize("model_type", ["lama", None, 3, ["llama"]])

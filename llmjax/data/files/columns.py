@@ -3,7 +3,7 @@
 import csv
 from collections.abc import Iterable
 
-from llmjax.data.files import reading_json, reading_tables, reading_text
+from llmjax.data.files import reading_conll, reading_json, reading_tables, reading_text
 from llmjax.data.files.finding import Listing
 from llmjax.data.files.slices import FileSlice
 
@@ -28,6 +28,8 @@ def _of(file_slice: FileSlice) -> Iterable[str]:
     file = file_slice.files[0]
     if file_slice.format in ("csv", "tsv"):
         return reading_text.header(file)
+    if file_slice.format == "conll":
+        return reading_conll.names(file)
     if file_slice.format in ("jsonl", "json"):
         return reading_json.first_keys(file, file_slice.format)
     return reading_tables.columns(file_slice)

@@ -1,8 +1,8 @@
 """Slices of files of many formats as rows.
 
-.txt (a document per file), .jsonl, .json, .csv, .tsv, each also .gz or .zst, .parquet,
-.array_record (UTF-8 text, or examples of TFDS), and the .arrow of a Hugging Face
-dataset saved to disk.
+.txt (a document per file), .jsonl, .json, .csv, .tsv, .conll, each also .gz or .zst,
+.parquet, .array_record (UTF-8 text, or examples of TFDS), and the .arrow of a Hugging
+Face dataset saved to disk.
 """
 
 import functools
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from llmjax.data.files import (
     passages,
+    reading_conll,
     reading_json,
     reading_tables,
     reading_text,
@@ -49,6 +50,8 @@ def rows(file_slice: FileSlice, columns: Columns) -> Iterator[Row]:
         return reading_json.objects(file_slice.files[0], columns)
     if file_slice.format in ("csv", "tsv"):
         return reading_text.rows(file_slice.files[0], columns)
+    if file_slice.format == "conll":
+        return reading_conll.rows(file_slice.files[0], columns)
     if file_slice.format == "array_record":
         return reading_tables.array_record(file_slice, columns)
     return reading_tables.table(file_slice, columns)

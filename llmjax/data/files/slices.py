@@ -13,7 +13,14 @@ SLICE_BYTES = 8 << 20  # of input, roughly, that one job reads
 BLOCK = 1024  # rows that are read at a time
 
 LabelledText = tuple[str, str | None]  # text, name of the class
-TEXT_FORMATS = ("txt", "jsonl", "json", "csv", "tsv")  # also packed as .gz or .zst
+TEXT_FORMATS = (
+    "txt",
+    "jsonl",
+    "json",
+    "csv",
+    "tsv",
+    "conll",
+)  # also packed as .gz or .zst
 FORMATS = (*TEXT_FORMATS, "parquet", "array_record")
 LABEL_FORM = 2  # raise it when the same labels get other names
 _WHOLE = re.compile(r"(-?[0-9]+)\.0+")

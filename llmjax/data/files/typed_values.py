@@ -77,6 +77,8 @@ def _value(kind: FieldType, value: Any, others: Record, numbered: bool) -> Any:
         items = value.split() if isinstance(value, str) else value
         tags = _list(items, lambda v: _class(kind.classes, v, numbered), "tags")
         words = others[kind.words]
+        if empty := [k for k, word in enumerate(words) if not word.strip()]:
+            raise ValueError(f"of {kind.words!r}, whose word {empty[0]} is empty")
         if len(tags) != len(words):
             raise ValueError(
                 f"{len(tags)} tags for {len(words)} words of {kind.words!r}"

@@ -1,16 +1,19 @@
-"""The columns of labelled texts, where a config leaves them to the files."""
+"""The columns of labelled texts and words, where a config leaves them to the files."""
 
 import dataclasses
 import sys
 from collections.abc import Sequence
 
-from llmjax.config import DataConfig, PrepareConfig
+from llmjax.config import DataConfig, PrepareConfig, RecordField, Tags, Words
 from llmjax.data.files import columns, finding
-from llmjax.data.prepare.prepare import is_local
+from llmjax.data.prepare import record_files
+from llmjax.data.prepare.prepare import features_of, is_local
 
 # usual names of columns, in any case
 LABELS = ("label", "labels", "class", "category", "target", "sentiment")
 TEXTS = ("text", "sentence", "content", "review", "document", "body", "comment")
+WORDS = ("words", "tokens")
+TAGS = ("tags", "ner_tags", "labels", "ner", "pos_tags")
 # of a dataset's rows, and neither text nor class
 _OTHERS = ("id", "idx", "index", "split", "")
 
@@ -50,6 +53,55 @@ def with_columns(data: DataConfig, *, said: bool = True) -> DataConfig:
     return dataclasses.replace(data, prepare=prepare)
 
 
+def with_words(
+    data: DataConfig, words: str, tags: str, *, said: bool = True
+) -> DataConfig:
+    """`data` with the columns of its words and their tags, read off the source.
+
+    Fields that the config names stay; what is chosen is said on standard error.
+
+    Args:
+      data: of one source.
+      words, tags: names of the fields.
+      said: whether to say it.
+
+    Raises:
+      ValueError: no column, or several, could be it; with the columns that are there.
+    """
+    if data.mixture or data.prepare.fields:
+        return data
+    if not is_local(data.source):
+        there = features_of(data, data.source)
+    elif finding.exists(data.source):
+        draft = dataclasses.replace(data.prepare, fields=_fields("", "", words, tags))
+        there = columns.names(record_files.with_tags(finding.find(data.source), draft))
+    else:
+        return data
+    if not there:
+        return data
+    of_words = _only(there, WORDS, data, "words")
+    of_tags = _only(there, TAGS, data, "tags")
+    if said:
+        print(
+            f"data.source={data.source!r}: words are in the column {of_words!r}, their "
+            f"tags in {of_tags!r}",
+            file=sys.stderr,
+        )
+    fields = _fields(of_words, of_tags, words, tags)
+    return dataclasses.replace(
+        data, prepare=dataclasses.replace(data.prepare, fields=fields)
+    )
+
+
+def _fields(
+    of_words: str, of_tags: str, words: str, tags: str
+) -> tuple[RecordField, RecordField]:
+    """The fields `words` and `tags`, of these columns."""
+    return RecordField(words, of_words, Words()), RecordField(
+        tags, of_tags, Tags(words)
+    )
+
+
 def _only(
     there: Sequence[str], usual: Sequence[str], data: DataConfig, field: str
 ) -> str:
@@ -62,6 +114,11 @@ def _only(
         if likely
         else f"none is called {', '.join(usual[:4])} or the like"
     )
+    if field in ("words", "tags"):
+        raise ValueError(
+            f"data.source={data.source!r} has the columns {', '.join(map(repr, there))}"
+            f"; name that of the {field} in data.prepare.fields ({reason})"
+        )
     what = "classes" if field == "label" else "texts"
     raise ValueError(
         f"data.source={data.source!r} has the columns {', '.join(map(repr, there))}; "

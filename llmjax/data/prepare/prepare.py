@@ -156,6 +156,17 @@ def cleaning(data: DataConfig) -> tuple[CleaningStep, ...]:
     return (data.prepare.resolved().cleaning or ()) if documents else ()
 
 
+def features_of(data: DataConfig, source: str) -> tuple[str, ...]:
+    """The names of the features of a corpus that is no local file.
+
+    Raises:
+      ValueError: there is no such corpus.
+    """
+    if source.partition("/")[0] == "python_docs":
+        return ()
+    return tuple(_builder(data, source).info.features or ())
+
+
 def _builder(data: DataConfig, source: str) -> Any:
     import tensorflow_datasets as tfds
 

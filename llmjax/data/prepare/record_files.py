@@ -25,7 +25,7 @@ from llmjax.data.files import (
     splits,
     typed_values,
 )
-from llmjax.data.files.slices import Row, require_columns
+from llmjax.data.files.slices import FileSlice, Row, require_columns
 from llmjax.data.prepare import encoding, selecting
 from llmjax.data.prepare.local_files import resolved
 from llmjax.data.prepare.selecting import natural
@@ -80,7 +80,7 @@ class RecordFiles:
 def local_input(source: str, prepare: PrepareConfig) -> RecordInput:
     """The rows of the files at a path."""
     columns = {f.column or f.name: _key(f) for f in prepare.fields}
-    listing = finding.find(source)
+    listing = with_tags(finding.find(source), prepare)
     column = resolved(listing, prepare).split or ""
     if column:
         columns.setdefault(column, "data.prepare.split")
@@ -99,6 +99,22 @@ def local_input(source: str, prepare: PrepareConfig) -> RecordInput:
     return RecordInput(
         rows, own, lambda c: finding.find(source, c).class_names, held_out
     )
+
+
+def with_tags(listing: finding.Listing, prepare: PrepareConfig) -> finding.Listing:
+    """A listing whose .txt files are CoNLL's, where tags are read: a text has none."""
+    if not any(isinstance(field.type, Tags) for field in prepare.fields):
+        return listing
+    slices: list[FileSlice] = []
+    for each in listing.slices:
+        if each.format in ("txt", "passages"):
+            slices += [
+                dataclasses.replace(each, files=(file,), format="conll")
+                for file in each.files
+            ]
+        else:
+            slices.append(each)
+    return dataclasses.replace(listing, slices=tuple(slices))
 
 
 def tfds_input(builder: Any, fields: Iterable[RecordField]) -> RecordInput:

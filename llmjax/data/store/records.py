@@ -5,7 +5,7 @@ tokens of its texts and the characters that each stands for.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -298,6 +298,13 @@ def _open(path: epath.Path) -> Any:
 # --- reading -------------------------------------------------------------------------
 
 
+def word_ids_of(words: Sequence[str], offsets: np.ndarray) -> np.ndarray:
+    """The word of each token of words with a space between them, int32 [n]."""
+    ends = np.cumsum([len(word) + 1 for word in words]) - 1
+    last = np.maximum(offsets[:, 1] - 1, offsets[:, 0])  # a token may be empty
+    return np.searchsorted(ends, last, "right").astype(np.int32)
+
+
 class RecordSource:
     """The records of a split: `len(source)`, `source[i]` -> {field: value}.
 
@@ -330,6 +337,40 @@ class RecordSource:
         chunks = self._tokens.column(f"{name}.ids").chunks
         sizes = [chunk.value_lengths().to_numpy() for chunk in chunks]
         return np.concatenate([np.zeros(0, np.int64), *sizes])
+
+    def word_counts(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Words of each record in a field of words, and how many of these have no
+        token; int64 [len] each."""
+        import pyarrow.compute
+
+        parts = [np.zeros((2, 0), np.int64)]
+        columns = self._records.column(name), self._tokens.column(f"{name}.offsets")
+        for texts, offsets in zip(*(c.chunks for c in columns), strict=True):
+            counts = texts.value_lengths().to_numpy()
+            sizes = pyarrow.compute.utf8_length(texts.flatten()).to_numpy() + 1
+            ends = np.cumsum(sizes) - 1  # of the words of all records end to end
+            bounds = np.cumsum([0, *counts])
+            starts = np.append(0, ends + 1)[bounds[:-1]]
+            places = offsets.flatten().to_numpy().reshape(-1, 2)
+            last = np.maximum(places[:, 1] - 1, places[:, 0])
+            last = last + np.repeat(starts, offsets.value_lengths().to_numpy() // 2)
+            tokens = np.bincount(np.searchsorted(ends, last, "right"), None, len(ends))
+            total = np.append(0, np.cumsum(tokens == 0))[bounds]
+            parts.append(np.stack([counts, np.diff(total)]))
+        counts, without = np.concatenate(parts, axis=1)
+        return counts, without
+
+    def classes(self, name: str) -> np.ndarray:
+        """The class of each word of all records, int32, with -1 behind each record."""
+        class_ids, parts = self._classes[name], [np.zeros(0, np.int32)]
+        for chunk in self._records.column(name).chunks:
+            values = chunk.flatten().dictionary_encode()
+            known = [class_ids.get(v, -1) for v in values.dictionary.to_pylist()]
+            codes = values.indices.fill_null(len(known)).to_numpy()
+            numbers = np.array([*known, -1], np.int32)[codes]
+            ends = np.cumsum(chunk.value_lengths().to_numpy())
+            parts.append(np.insert(numbers, ends, -1))
+        return np.concatenate(parts)
 
     def __len__(self) -> int:
         return self._records.num_rows
@@ -366,9 +407,7 @@ class RecordSource:
         ids, offsets, sizes = (self._integers(name + k, index) for k in _TOKENS)
         offsets = offsets.reshape(-1, 2)
         if isinstance(kind, Words):
-            ends = np.cumsum([len(word) + 1 for word in value]) - 1
-            last = np.maximum(offsets[:, 1] - 1, offsets[:, 0])  # a token may be empty
-            word_ids = np.searchsorted(ends, last, "right").astype(np.int32)
+            word_ids = word_ids_of(value, offsets)
             words = tuple(value)
             return EncodedWords(" ".join(value), ids, offsets, words, word_ids)
         stops = np.cumsum(sizes)

@@ -28,6 +28,7 @@ def table(cfg: ModelConfig) -> Table:
         *bert.head("predictions.dense", "predictions.LayerNorm"),
         *bert.decoder(cfg, *COPIES),
         *linear("classifier", "classifier"),
+        *classifiers.TAGGER,
     )
     stack = LayerTable("transformer/stack", cfg.layers, BLOCK)
     more = bert.again(cfg, *COPIES)
@@ -79,10 +80,12 @@ FAMILIES = (
             "AlbertForMaskedLM": "LanguageModel",
             "AlbertModel": "Encoder",
             "AlbertForSequenceClassification": classifiers.CLASS,
+            **classifiers.tags("Albert"),
         },
         to_config,
         to_hf,
         table,
         classifier=classifiers.fixed("first", PoolerHead()),
+        tagger=classifiers.TOKENS,
     ),
 )

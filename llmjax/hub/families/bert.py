@@ -214,6 +214,7 @@ def bert_table(cfg: ModelConfig) -> Table:
         *head(f"{TRANSFORM}.dense", f"{TRANSFORM}.LayerNorm"),
         *decoder(cfg, *COPIES),
         *linear("classifier", "classifier"),
+        *classifiers.TAGGER,
     )
     stack = LayerTable("transformer/stack", cfg.layers, block("bert."))
     ignored = *unread("bert"), r"cls\.seq_relationship\.(weight|bias)"
@@ -249,6 +250,7 @@ def roberta_table(cfg: ModelConfig) -> Table:
         *decoder(cfg, *ROBERTA_COPIES),
         *linear("classifier.dense", "pre_classifier"),
         *linear("classifier.out_proj", "classifier"),
+        *classifiers.TAGGER,
     )
     stack = LayerTable("transformer/stack", cfg.layers, block("roberta."))
     more = again(cfg, *ROBERTA_COPIES)
@@ -283,6 +285,7 @@ def roberta(name: str, prefix: str) -> Family:
         f"{prefix}ForCausalLM": "LanguageModel",
         f"{prefix}Model": "Encoder",
         f"{prefix}ForSequenceClassification": classifiers.CLASS,
+        **classifiers.tags(prefix),
     }
     return Family(
         name,
@@ -291,6 +294,7 @@ def roberta(name: str, prefix: str) -> Family:
         roberta_hf,
         roberta_table,
         classifier=classifiers.fixed("first", DenseHead("tanh")),
+        tagger=classifiers.TOKENS,
     )
 
 
@@ -309,6 +313,7 @@ def electra_table(cfg: ModelConfig) -> Table:
         *linear(f"{discriminator}.dense_prediction", "prediction"),
         *linear("classifier.dense", "pre_classifier"),
         *linear("classifier.out_proj", "classifier"),
+        *classifiers.TAGGER,
     )
     stack = LayerTable("transformer/stack", cfg.layers, block("electra."))
     return Table(entries, (stack,), unread("electra"), base="electra.")
@@ -336,11 +341,13 @@ FAMILIES = (
             "BertLMHeadModel": "LanguageModel",
             "BertModel": "Encoder",
             "BertForSequenceClassification": classifiers.CLASS,
+            **classifiers.tags("Bert"),
         },
         bert_config,
         bert_hf,
         bert_table,
         classifier=classifiers.fixed("first", PoolerHead()),
+        tagger=classifiers.TOKENS,
     ),
     roberta("roberta", "Roberta"),
     roberta("xlm-roberta", "XLMRoberta"),
@@ -352,11 +359,13 @@ FAMILIES = (
             "ElectraForMaskedLM": "LanguageModel",
             "ElectraModel": "Encoder",
             "ElectraForSequenceClassification": classifiers.CLASS,
+            **classifiers.tags("Electra"),
         },
         electra_config,
         electra_hf,
         electra_table,
         # gelu, whatever hidden_act says
         classifier=classifiers.fixed("first", DenseHead("gelu")),
+        tagger=classifiers.TOKENS,
     ),
 )

@@ -15,6 +15,7 @@ ENDS = (
     *norm("transformer.ln_f", "transformer/stack/final_norm"),
     Entry("lm_head.weight", "unembedding", "V D -> V D"),
     classifiers.SCORES,
+    *classifiers.TAGGER,
 )
 
 
@@ -67,10 +68,12 @@ FAMILIES = (
             "BloomForCausalLM": "LanguageModel",
             "BloomModel": "Encoder",
             **classifiers.score("Bloom"),
+            **classifiers.tags("Bloom"),
         },
         to_config,
         to_hf,
         table,
         classifier=classifiers.SCORE,
+        tagger=classifiers.TOKENS,
     ),
 )

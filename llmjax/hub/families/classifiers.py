@@ -1,11 +1,13 @@
-"""Heads for classes of texts that several families have, and their last projection."""
+"""Heads for classes of texts and of tokens that several families have, and their last
+projection."""
 
 from typing import Any
 
 from llmjax.config import ClassifierHead, LinearHead
+from llmjax.hub.families.entries import linear
 from llmjax.hub.table import Classification, Classifier, Entry
 
-CLASS = "SequenceClassifier"
+CLASS, TAGS = "SequenceClassifier", "TokenClassifier"
 
 
 def fixed(pooling: Any, form: ClassifierHead) -> Classifier:
@@ -31,6 +33,16 @@ def refuse_others(classification: Classification, *own: Classification) -> None:
 
 SCORE = fixed("last", LinearHead(bias=False))
 SCORES = Entry("score.weight", "classifier/kernel", "C D -> D C")
+
+
+TOKENS = fixed("none", LinearHead())
+TAG_SCORES = linear("score", "tagger")
+TAGGER = linear("classifier", "tagger")
+
+
+def tags(name: str) -> dict[str, str]:
+    """The architecture of a classifier of tokens, `name`ForTokenClassification."""
+    return {f"{name}ForTokenClassification": TAGS}
 
 
 def score(name: str) -> dict[str, str]:

@@ -47,6 +47,7 @@ def table(cfg: ModelConfig) -> Table:
         *bert.decoder(cfg, *COPIES),
         *linear("pooler.dense", "pre_classifier"),
         *linear("classifier", "classifier"),
+        *classifiers.TAGGER,
     )
     stack = LayerTable("transformer/stack", cfg.layers, BLOCK)
     ignored = *bert.unread("deberta"), r"mask_predictions\..*"
@@ -129,10 +130,12 @@ FAMILIES = (
             "DebertaV2ForMaskedLM": "LanguageModel",
             "DebertaV2Model": "Encoder",
             "DebertaV2ForSequenceClassification": classifiers.CLASS,
+            **classifiers.tags("DebertaV2"),
         },
         to_config,
         to_hf,
         table,
         classifier=Classifier(classification, classification_keys),
+        tagger=classifiers.TOKENS,
     ),
 )

@@ -173,10 +173,12 @@ FAMILIES = (
             "DeepseekV3ForCausalLM": "LanguageModel",
             "DeepseekV3Model": "Encoder",
             **classifiers.score("DeepseekV3"),
+            **classifiers.tags("DeepseekV3"),
         },
         to_config,
         to_hf,
         table,
         classifier=classifiers.SCORE,
+        tagger=classifiers.TOKENS,
     ),
 )

@@ -22,6 +22,7 @@ ENDS = (
     Entry("vocab_projector.bias", "output_bias", "V -> V"),
     *linear("pre_classifier", "pre_classifier"),
     *linear("classifier", "classifier"),
+    *classifiers.TAGGER,
 )
 NAMES = {  # DistilBERT's keys -> BERT's
     "dim": "hidden_size",
@@ -64,10 +65,12 @@ FAMILIES = (
             "DistilBertForMaskedLM": "LanguageModel",
             "DistilBertModel": "Encoder",
             "DistilBertForSequenceClassification": classifiers.CLASS,
+            **classifiers.tags("DistilBert"),
         },
         to_config,
         to_hf,
         table,
         classifier=classifiers.fixed("first", DenseHead("relu")),
+        tagger=classifiers.TOKENS,
     ),
 )

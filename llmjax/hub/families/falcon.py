@@ -26,6 +26,7 @@ ENDS = (
     *norm("transformer.ln_f", "transformer/stack/final_norm"),
     Entry("lm_head.weight", "unembedding", "V D -> V D"),
     classifiers.SCORES,
+    *classifiers.TAGGER,
 )
 
 
@@ -127,10 +128,12 @@ FAMILIES = (
             "FalconForCausalLM": "LanguageModel",
             "FalconModel": "Encoder",
             **classifiers.score("Falcon"),
+            **classifiers.tags("Falcon"),
         },
         to_config,
         to_hf,
         table,
         classifier=classifiers.SCORE,
+        tagger=classifiers.TOKENS,
     ),
 )

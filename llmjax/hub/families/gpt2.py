@@ -35,6 +35,7 @@ ENDS = (
     *norm("transformer.ln_f", "transformer/stack/final_norm"),
     Entry("lm_head.weight", "unembedding", "V D -> V D"),
     classifiers.SCORES,
+    *classifiers.TAGGER,
 )
 
 
@@ -95,10 +96,12 @@ FAMILIES = (
             "GPT2LMHeadModel": "LanguageModel",
             "GPT2Model": "Encoder",
             **classifiers.score("GPT2"),
+            **classifiers.tags("GPT2"),
         },
         to_config,
         to_hf,
         table,
         classifier=classifiers.SCORE,
+        tagger=classifiers.TOKENS,
     ),
 )

@@ -13,6 +13,7 @@ ENDS = (
     *norm("gpt_neox.final_layer_norm", "transformer/stack/final_norm"),
     Entry("embed_out.weight", "unembedding", "V D -> V D"),
     classifiers.SCORES,
+    *classifiers.TAGGER,
 )
 BUFFERS = r"gpt_neox\.layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)"
 
@@ -79,10 +80,12 @@ FAMILIES = (
             "GPTNeoXForCausalLM": "LanguageModel",
             "GPTNeoXModel": "Encoder",
             **classifiers.score("GPTNeoX"),
+            **classifiers.tags("GPTNeoX"),
         },
         to_config,
         to_hf,
         table,
         classifier=classifiers.SCORE,
+        tagger=classifiers.TOKENS,
     ),
 )

@@ -89,10 +89,12 @@ FAMILIES = (
             "GptOssForCausalLM": "LanguageModel",
             "GptOssModel": "Encoder",
             **classifiers.score("GptOss"),
+            **classifiers.tags("GptOss"),
         },
         to_config,
         to_hf,
         table,
         classifier=classifiers.SCORE,
+        tagger=classifiers.TOKENS,
     ),
 )

@@ -24,6 +24,7 @@ ENDS = (
     Entry("model.norm.weight", "transformer/stack/final_norm/scale", "D -> D"),
     Entry("lm_head.weight", "unembedding", "V D -> V D"),
     classifiers.SCORES,
+    *classifiers.TAG_SCORES,
 )
 BIASES: dict[tuple[bool, bool], Literal["none", "attention", "mlp", "all"]] = {
     (False, False): "none",
@@ -90,11 +91,13 @@ FAMILIES = (
             "LLaMAForCausalLM": "LanguageModel",  # in the first files
             "LlamaModel": "Encoder",
             **classifiers.score("Llama"),
+            **classifiers.tags("Llama"),
         },
         to_config,
         to_hf,
         table,
         Gguf(llama_gguf.to_hf, llama_gguf.table),
         classifiers.SCORE,
+        tagger=classifiers.TOKENS,
     ),
 )

@@ -28,10 +28,12 @@ FAMILIES = (
             "MistralForCausalLM": "LanguageModel",
             "MistralModel": "Encoder",
             **classifiers.score("Mistral"),
+            **classifiers.tags("Mistral"),
         },
         to_config,
         to_hf,
         llama.table,
         classifier=classifiers.SCORE,
+        tagger=classifiers.TOKENS,
     ),
 )

@@ -63,10 +63,12 @@ FAMILIES = (
             "MixtralForCausalLM": "LanguageModel",
             "MixtralModel": "Encoder",
             **classifiers.score("Mixtral"),
+            **classifiers.tags("Mixtral"),
         },
         to_config,
         to_hf,
         table,
         classifier=classifiers.SCORE,
+        tagger=classifiers.TOKENS,
     ),
 )

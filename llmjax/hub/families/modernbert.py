@@ -64,6 +64,7 @@ ENDS = (
     Entry("decoder.weight", "unembedding", "V D -> V D"),
     Entry("decoder.bias", "output_bias", "V -> V"),
     *linear("classifier", "classifier"),
+    *classifiers.TAGGER,
 )
 THETA = {patterns.FULL: 160_000.0, patterns.SLIDING: 10_000.0}
 BIASES: dict[
@@ -218,6 +219,17 @@ def classification_keys(own: Classification) -> dict[str, Any]:
     }
 
 
+def tagging(hf: dict[str, Any]) -> Classification:
+    return classification(hf)._replace(pooling="none")
+
+
+def tagging_keys(own: Classification) -> dict[str, Any]:
+    """The keys of a head, which is not pooled."""
+    form = own.form if isinstance(own.form, NormedHead) else NormedHead()
+    classifiers.refuse_others(own, Classification("none", form))
+    return classification_keys(Classification("first", form))
+
+
 FAMILIES = (
     Family(
         "modernbert",
@@ -225,10 +237,12 @@ FAMILIES = (
             "ModernBertForMaskedLM": "LanguageModel",
             "ModernBertModel": "Encoder",
             "ModernBertForSequenceClassification": classifiers.CLASS,
+            **classifiers.tags("ModernBert"),
         },
         to_config,
         to_hf,
         table,
         classifier=Classifier(classification, classification_keys),
+        tagger=Classifier(tagging, tagging_keys),
     ),
 )

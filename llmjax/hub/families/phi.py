@@ -32,6 +32,7 @@ ENDS = (
     Entry("lm_head.weight", "unembedding", "V D -> V D"),
     Entry("lm_head.bias", "output_bias", "V -> V"),
     classifiers.SCORES,
+    *classifiers.TAG_SCORES,
 )
 
 
@@ -97,10 +98,12 @@ FAMILIES = (
             "PhiForCausalLM": "LanguageModel",
             "PhiModel": "Encoder",
             **classifiers.score("Phi"),
+            **classifiers.tags("Phi"),
         },
         to_config,
         to_hf,
         table,
         classifier=classifiers.SCORE,
+        tagger=classifiers.TOKENS,
     ),
 )

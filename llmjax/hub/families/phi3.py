@@ -78,10 +78,12 @@ FAMILIES = (
             "Phi3ForCausalLM": "LanguageModel",
             "Phi3Model": "Encoder",
             **classifiers.score("Phi3"),
+            **classifiers.tags("Phi3"),
         },
         to_config,
         to_hf,
         table,
         classifier=classifiers.SCORE,
+        tagger=classifiers.TOKENS,
     ),
 )

@@ -57,10 +57,12 @@ FAMILIES = (
             "SmolLM3ForCausalLM": "LanguageModel",
             "SmolLM3Model": "Encoder",
             **classifiers.score("SmolLM3"),
+            **classifiers.tags("SmolLM3"),
         },
         to_config,
         to_hf,
         llama.table,
         classifier=classifiers.SCORE,
+        tagger=classifiers.TOKENS,
     ),
 )

@@ -53,19 +53,19 @@ def table(counts_CC: np.ndarray, names: Sequence[str]) -> str:
         rows = [["right \\ predicted", "texts", "recall", "precision"]]
         totals = map(str, rights)
         rows += map(list, zip(names, totals, recall, precision, strict=True))
-        return "\n".join([*_aligned(rows), *_mistakes(counts_CC, names)])
+        return "\n".join([*aligned(rows), *_mistakes(counts_CC, names)])
     rows = [["right \\ predicted", *names, "recall"]]
     for name, counts_C, share in zip(names, counts_CC, recall, strict=True):
         rows.append([name, *map(str, counts_C), share])
     rows.append(["precision", *precision, ""])
-    return "\n".join(_aligned(rows))
+    return "\n".join(aligned(rows))
 
 
 def _share(hits: int, total: int) -> str:
     return f"{hits / total:.3f}" if total else "-"
 
 
-def _aligned(rows: list[list[str]]) -> list[str]:
+def aligned(rows: list[list[str]]) -> list[str]:
     """Rows as lines: the first column begins where it begins, others end together."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [

@@ -21,6 +21,7 @@ from llmjax.config import (
     ModelConfig,
     RunConfig,
     SequenceClassification,
+    TokenClassification,
     TokenizerConfig,
     TokenizerFile,
 )
@@ -31,7 +32,7 @@ from llmjax.data.store.corpus import Corpus
 from llmjax.data.tokenizers import comparison
 from llmjax.data.tokenizers import tokenizer as tokenizer_lib
 from llmjax.data.tokenizers.tokenizer import Tokenizer
-from llmjax.hub import gguf, packages
+from llmjax.hub import classes, gguf, packages
 from llmjax.hub.origin import HUB
 from llmjax.hub.stored_model import open_model
 from llmjax.hub.table import Classification
@@ -56,6 +57,7 @@ class Weights:
       model: their model's config.
       labels: names of their classes; () where they have none.
       way: the way to classes of texts, of their family or their run.
+      tagging: the same to classes of tokens.
       learned: the config that their run trained its tokenizer by; None: of no run.
       place: file or folder of their tokenizer; None: they have none.
     """
@@ -64,6 +66,7 @@ class Weights:
     model: ModelConfig
     labels: tuple[str, ...] = ()
     way: Classification | None = None
+    tagging: Classification | None = None
     learned: TokenizerConfig | None = None
     place: str | None = None
 
@@ -117,8 +120,8 @@ def describe(init: Checkpoint) -> Weights:
         own = "tokenizer.ggml.tokens" in gguf.read_metadata(stored.path)
         return Weights(init.path, stored.cfg, place=str(stored.path) if own else None)
     names, place = _class_names(stored.path / CONFIG_FILE), _place(stored.path)
-    way = stored.way_to_classes()
-    return Weights(init.path, stored.cfg, names, way, place=place)
+    way, tagging = (stored.way_to_classes(c.__name__) for c in classes.HEADS)
+    return Weights(init.path, stored.cfg, names, way, tagging, place=place)
 
 
 def _place(folder: Path | epath.Path) -> str | None:
@@ -137,11 +140,14 @@ def _of_run(init: Checkpoint) -> Weights:
         config = checkpoints.run_config(init.step)
     task = config.task
     labels: tuple[str, ...] = ()
-    way = None
+    way = tagging = None
     if isinstance(task, SequenceClassification):
         labels, way = task.labels, Classification(task.pooling_or_mean, task.form)
+    elif isinstance(task, TokenClassification):
+        labels, tagging = task.labels, Classification("none", task.form)
     place = tokenizer_place(init.path, config)
-    return Weights(init.path, config.model, labels, way, config.data.tokenizer, place)
+    learned = config.data.tokenizer
+    return Weights(init.path, config.model, labels, way, tagging, learned, place)
 
 
 def _check_place(path: str) -> None:
