@@ -4,6 +4,8 @@ import contextlib
 import shlex
 import sys
 
+from etils import epath
+
 from experiments.usage import MODULE
 from llmjax.config import RunConfig
 from llmjax.hub import forms
@@ -23,14 +25,21 @@ def commands(config: RunConfig, workdir: str) -> list[str]:
     run, model = shlex.quote(workdir), make_model(config)
     lines = [f"evaluate --run={run}{_test_split(config, workdir)}"]
     if TASKS[type(config.task)].inputs:
-        output = shlex.quote(f"{workdir.rstrip('/')}_predictions.jsonl")
+        output = shlex.quote(_free(f"{workdir.rstrip('/')}_predictions", ".jsonl"))
         lines.append(f"predict --run={run} --input=FILE --output={output}")
     if generates(model):
         lines.append(f"generate --run={run} --prompt=TEXT")
     if forms.exportable(model):
-        target = shlex.quote(f"{workdir.rstrip('/')}_model")
+        target = shlex.quote(_free(f"{workdir.rstrip('/')}_model"))
         lines.append(f"convert --source={run} --target={target}")
     return [f"{start}{line}" for line in lines]
+
+
+def _free(stem: str, suffix: str = "") -> str:
+    """The first of stem, stem_2, stem_3, … at which there is nothing."""
+    names = (stem, *(f"{stem}_{k}" for k in range(2, 1000)))
+    free = (n for n in names if not epath.Path(n + suffix).expanduser().exists())
+    return next(free, stem) + suffix
 
 
 def _test_split(config: RunConfig, workdir: str) -> str:

@@ -49,11 +49,12 @@ def unknown(path: str, cls: type, place: str | None = None) -> str:
     if key in values and key not in suffixes:
         holder = ".".join([*parents, values[key]])
         return f"unknown config key '{path}'; {key!r} is a value of '{holder}'"
-    near = difflib.get_close_matches(key, suffixes, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(key, suffixes, n=5, cutoff=0.6)
     if near:
-        closest, *others = suffixes[near[0]]
+        closest = suffixes[near[0]][0]
         if place is not None:
-            closest = max([closest, *others], key=functools.partial(_likeness, place))
+            likely = [path for name in near for path in suffixes[name]]
+            closest = max(likely, key=functools.partial(_likeness, place))
         meant = ".".join([*parents, closest])
         return f"unknown config key '{path}'; did you mean '{meant}'?"
     return f"unknown config key '{path}'; known: {', '.join(sorted(hints(cls)))}"

@@ -1,15 +1,21 @@
 """The picture of a plan: a chip's memory and the step's time, by part."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
 
 from llmjax.plan.compiler.buffers import KINDS
 from llmjax.plan.report import Result
-from llmjax.plan.tables import GIB, duration, topology_name, unit
+from llmjax.plan.tables import GIB, duration, gib, topology_name, unit
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLORS = ("#0072B2", "#56B4E9", "#999999", "#009E73", "#E69F00", "#CC79A7")
+
+SMALL = 0.05  # the share of the memory under which a bar of all of it shows nothing
+LEAST = 1e-3  # the share of a bar under which a part is left out
+BYTES = {"GiB": GIB, "MiB": 2**20, "KiB": 2**10}
+SECONDS = {"seconds": 1.0, "milliseconds": 1e-3, "microseconds": 1e-6}
 
 
 def draw(result: Result, path: epath.PathLike) -> str:
@@ -27,7 +33,8 @@ def draw(result: Result, path: epath.PathLike) -> str:
     heights = [0.8, 0.3 * bars + 0.3] if timed else [0.8]
     figure = Figure(figsize=(9, 1.0 + sum(heights)), layout="constrained", dpi=150)
     axes = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
-    title = f"{result.get('config', 'A run')} on {topology_name(result)}"
+    name = epath.Path(result.get("config", "A run")).stem
+    title = f"{name} on {topology_name(result)}"
     figure.suptitle(title, fontsize=11)
     _memory(axes[0], result["memory"], unit(result))
     if timed:
@@ -38,27 +45,34 @@ def draw(result: Result, path: epath.PathLike) -> str:
 
 
 def _memory(axes: Any, memory: Result, unit: str) -> None:
+    capacity, used = memory["capacity"], sum(memory[kind] for kind in KINDS)
+    small = used < SMALL * capacity
+    name, scale = _unit(used if small else capacity, BYTES)
     left = 0.0
     for kind, color in zip(KINDS, COLORS, strict=True):
-        width = memory[kind] / GIB
-        if width > 0:
-            axes.barh(0, width, left=left, color=color, label=f"{kind} {width:.2f}")
-            left += width
-    capacity = memory["capacity"] / GIB
-    axes.axvline(capacity, color="black", linewidth=1.5)
+        width = memory[kind] / scale
+        if memory[kind] > LEAST * used:
+            label = f"{kind} {width:.3g}"
+            axes.barh(0, width, left=left, color=color, label=label)
+        left += width
+    longest = 1.06 * (used if small else max(used, capacity)) / scale
+    text = {"textcoords": "offset points", "ha": "right" if small else "center"}
     axes.annotate(
-        f"capacity {capacity:.1f}",
-        (capacity, 1),
+        f"{used / capacity:.1%} of {gib(capacity)}"
+        if small
+        else f"capacity {capacity / scale:.1f}",
+        (longest if small else capacity / scale, 1),
         xytext=(0, 3),
         xycoords=("data", "axes fraction"),
-        textcoords="offset points",
-        ha="center",
         size=8,
+        **text,
     )
-    axes.set_xlim(0, 1.06 * max(left, capacity))
+    if not small:
+        axes.axvline(capacity / scale, color="black", linewidth=1.5)
+    axes.set_xlim(0, longest)
     axes.set_ylim(-0.5, 0.5)
     axes.set_yticks([0], ["memory"])
-    axes.set_xlabel(f"GiB per {unit}", size=9)
+    axes.set_xlabel(f"{name} per {unit}", size=9)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.5), ncols=6, **_LEGEND)
     _style(axes)
 
@@ -72,24 +86,36 @@ def _time(axes: Any, time: Result, unit: str) -> None:
     )
     bounds = {k: v for k, v in time["roofline"].items() if v}
     names = ["predicted step", *(f"{name} alone" for name in bounds)]
+    step = sum(seconds for _, seconds, _ in parts)
+    longest = max(step, *bounds.values()) if bounds else step
+    name, scale = _unit(longest, SECONDS)
     left = 0.0
     for label, seconds, color in parts:
-        axes.barh(0, seconds, left=left, color=color, label=label)
-        left += seconds
+        if seconds > LEAST * step:
+            axes.barh(0, seconds / scale, left=left, color=color, label=label)
+        left += seconds / scale
     for place, seconds in enumerate(bounds.values(), 1):
-        axes.barh(place, seconds, color="#999999")
-    longest = max(left, *bounds.values()) if bounds else left
-    for place, seconds in enumerate((left, *bounds.values())):
-        axes.text(seconds, place, f" {duration(seconds)}", va="center", size=8)
-    axes.set_xlim(0, 1.12 * longest)
+        axes.barh(place, seconds / scale, color="#999999")
+    for place, seconds in enumerate((step, *bounds.values())):
+        text = f" {duration(seconds)}"
+        axes.text(seconds / scale, place, text, va="center", size=8)
+    axes.set_xlim(0, 1.12 * longest / scale)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
-    axes.set_xlabel(f"seconds per step; MFU {time['mfu']:.1%}", size=9)
+    axes.set_xlabel(f"{name} per step; MFU {time['mfu']:.1%}", size=9)
     axes.legend(loc="lower right", **_LEGEND)
     _style(axes)
 
 
 _LEGEND = {"fontsize": 8, "frameon": False}
+
+
+def _unit(
+    amount: int | float, units: Mapping[str, int | float]
+) -> tuple[str, int | float]:
+    """The largest unit of which there is one at least, and its size."""
+    fitting = [(name, size) for name, size in units.items() if amount >= size]
+    return (fitting or [*units.items()][-1:])[0]
 
 
 def _style(axes: Any) -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llmjax.config import wording
+
 GIB = 2**30
 
 
@@ -30,19 +32,22 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def gib(count: int | float | None) -> str:
-    """Formats bytes as "12.34 GiB", or in MiB below 0.1 GiB."""
+    """Formats bytes as "12.34 GiB", below 0.1 GiB in a unit that suits them."""
     if count is None:
         return "-"
-    if count < GIB / 10:
-        return f"{count / 2**20:.1f} MiB"
-    return f"{count / GIB:.2f} GiB"
+    if count == 0 or count >= GIB / 10:
+        return f"{count / GIB:.2f} GiB"
+    return wording.size(count)
 
 
 def duration(seconds: int | float | None) -> str:
-    """Formats seconds as "1.234 s" or "12.3 ms"."""
+    """Formats seconds as "1.234 s", "12.3 ms" or "12.3 µs"."""
     if seconds is None:
         return "-"
-    return f"{seconds:.3f} s" if seconds >= 1 else f"{1e3 * seconds:.1f} ms"
+    if seconds >= 1:
+        return f"{seconds:.3f} s"
+    milliseconds = seconds == 0 or seconds >= 1e-3
+    return f"{1e3 * seconds:.1f} ms" if milliseconds else f"{1e6 * seconds:.1f} µs"
 
 
 def topology_name(result: Mapping[str, Any]) -> str:

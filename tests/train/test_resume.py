@@ -111,7 +111,9 @@ def test_what_becomes_of_the_schedule_is_said(schedule, says, workdir, capsys):
     before = toy.change(toy.CONFIG, optimizer={"schedule": schedule})
     longer = toy.change(before, train={"steps": 20})
     resume.save_or_check_config(longer, workdir, to_dict(before), 10)
-    assert re.search(says, capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 88
+    assert re.search(says, " ".join(printed.split()))
     assert resume.save_or_check_config(before, workdir, to_dict(before), 10) is None
     assert not capsys.readouterr().out
 

@@ -123,10 +123,13 @@ def extension(config: RunConfig, steps: int, step: int) -> str:
     last = optimizers.schedule(optimizer, steps)(max(step - 1, 0))
     following = optimizers.schedule(optimizer, more)(step)
     kind = optimizer.schedule.kind
-    return (
+    return textwrap.fill(
         f"{text}: its schedule {kind!r} now ends at step {more}, and the learning rate "
         f"goes from {float(last):.3g} to {float(following):.3g} at step {step}; under "
-        "optimizer.schedule.kind='constant' a longer run is the same run"
+        "optimizer.schedule.kind='constant' a longer run is the same run",
+        wording.WIDTH,
+        break_long_words=False,
+        break_on_hyphens=False,
     )
 
 

@@ -87,7 +87,8 @@ class Log:
             )
         self.bar.update(step - self.bar.n)
         supervise.report_step(step)
-        if step % self.config.train.log_every == 0:
+        train = self.config.train
+        if step % train.log_every == 0 or step == train.steps:
             row["learning_rate"] = float(self.schedule(step - 1))
             row |= {name: float(value) for name, value in scalars.items()}
             row["tokens_per_second"] = rate = self.watch.rate_since_last()
