@@ -39,12 +39,8 @@ from llmjax.config import (
     CausalLM,
     Checkpoint,
     DataConfig,
-    Labelled,
     Learned,
     RunConfig,
-    SequenceClassification,
-    TaskConfig,
-    TokenClassification,
     wording,
 )
 from llmjax.hub import forms, gguf, origin, packages, tokenizer_files
@@ -60,7 +56,7 @@ from llmjax.models.heads.encoder import Encoder
 from llmjax.models.heads.language import LanguageModel
 from llmjax.models.heads.multi_token import PredictionHeads, first_head
 from llmjax.models.heads.token import TokenClassifier
-from llmjax.tasks.registry import make_model
+from llmjax.tasks.registry import labelled, make_model, task_of
 from llmjax.train.checkpoints.checkpoints import FOLDER, Checkpoints
 from llmjax.train.checkpoints.checkpoints import read as read_run
 from llmjax.train.checkpoints.weights import load_tokenizer
@@ -217,7 +213,7 @@ def origin_of(config: RunConfig, folder: Path) -> tuple[Origin, list[Path]]:
         about = origin.read(file.parent, str(hf["model_type"]), hf)
     begun_with = hf.get("max_position_embeddings") or hf.get("n_positions") or 0
     longest = max(config.data.seq_len, begun_with)
-    texts = isinstance(config.task, Labelled)
+    texts = labelled(config.task) is not None
     try:
         tokenizer = load_tokenizer(SOURCE.value, config)
     except (FileNotFoundError, ValueError) as e:
@@ -284,12 +280,9 @@ def write_checkpoint(model: Any, params: Any, target: Path, beside: list[Path]) 
       ValueError: the model is neither a language model nor a classifier of texts or
         tokens, or the target has checkpoints.
     """
-    task: TaskConfig = CausalLM()
-    if isinstance(model, SequenceClassifier) and model.problem == SINGLE:
-        task = SequenceClassification(None, model.labels, model.pooling, model.form)
-    elif isinstance(model, TokenClassifier):
-        task = TokenClassification(labels=model.labels, head=model.form)
-    elif type(model) is not LanguageModel:
+    single = getattr(model, "problem", SINGLE) == SINGLE
+    task = CausalLM() if type(model) is LanguageModel else task_of(model)
+    if task is None or not single:
         raise ValueError(
             f"{SOURCE.value} is a {type(model).__name__}; a checkpoint is of a "
             "LanguageModel, a TokenClassifier, or a SequenceClassifier of one class of "
@@ -300,7 +293,7 @@ def write_checkpoint(model: Any, params: Any, target: Path, beside: list[Path]) 
     data, positions = DataConfig(), model.cfg.positions
     if isinstance(positions, Learned) and positions.max_length < data.seq_len:
         data = DataConfig(seq_len=positions.max_length)
-    if isinstance(task, Labelled):
+    if labelled(task):
         longest = tokenizer_files.longest(model, beside) or data.seq_len
         data = dataclasses.replace(data, packing="pad", seq_len=longest)
     checkpoints = Checkpoints(target, RunConfig(model.cfg, task, data))

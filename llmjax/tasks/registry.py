@@ -7,6 +7,7 @@ import flax.linen as nn
 from llmjax import config as cfg
 from llmjax.config import RunConfig
 from llmjax.data.tokenizers.vocabulary import PlainVocabulary, Vocabulary
+from llmjax.tasks.labelled.labelled import LabelledTask
 from llmjax.tasks.labelled.sequence_classification import SequenceClassificationTask
 from llmjax.tasks.labelled.token_classification import TokenClassificationTask
 from llmjax.tasks.objectives.masked_lm import MaskedLMTask
@@ -32,6 +33,18 @@ TASKS: dict[type, type[Objective]] = {
     cfg.SentenceEmbedding: SentenceEmbeddingTask,
     cfg.SentenceOrder: SentenceOrderTask,
 }
+
+
+def labelled(task: cfg.TaskConfig) -> type[LabelledTask] | None:
+    """The task of a config, if it has classes."""
+    kind = TASKS[type(task)]
+    return kind if issubclass(kind, LabelledTask) else None
+
+
+def task_of(model: nn.Module) -> cfg.TaskConfig | None:
+    """The config of a task with classes whose model this is; None: there is none."""
+    kinds = (k for k in TASKS.values() if issubclass(k, LabelledTask))
+    return next((k.of_model(model) for k in kinds if type(model) is k.head), None)
 
 
 def make_task(config: RunConfig, vocabulary: Vocabulary) -> Objective:

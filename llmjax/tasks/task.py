@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from llmjax.config import LayoutConfig, ModelConfig, RunConfig
+from llmjax.config import DataConfig, LayoutConfig, ModelConfig, RunConfig
 from llmjax.data.batches.chunks import Chunks, Clipped
 from llmjax.data.batches.pipeline import Pipeline, Source
 from llmjax.data.batches.streams import Feature
@@ -115,11 +115,15 @@ class Task(Protocol):
           corpus: that the examples are of; None: rows of `questions`.
         """
 
-    def report(self, predictions: Iterable[Predictions]) -> dict[str, Any]:
+    def report(
+        self, predictions: Iterable[Predictions], sources: Sequence[Source] = ()
+    ) -> dict[str, Any]:
         """Metrics of a whole split that are no sums over examples; {}: none.
 
         Args:
           predictions: of every example once, some at a time; the same on all processes.
+          sources: of the examples, where metrics compare what they were made of; of a
+            mixture several.
         """
 
     def describe(self, report: Mapping[str, Any]) -> str:
@@ -151,6 +155,8 @@ class Objective(abc.ABC):
       num_outputs, labels, declared: see `Task`.
       inputs: names of the texts of a row that predictions are made from; (): the task
         predicts nothing for rows without labels.
+      answer_columns: of predictions, beside those that every task may have.
+      meaning: of scores that are not of one class of several; "": they are.
     """
 
     run: RunConfig
@@ -162,6 +168,8 @@ class Objective(abc.ABC):
     reads_loss: ClassVar[bool] = True
     labels: ClassVar[tuple[str, ...]] = ()
     inputs: ClassVar[tuple[str, ...]] = ()
+    answer_columns: ClassVar[tuple[str, ...]] = ()
+    meaning: ClassVar[str] = ""
     declared: ClassVar[Mapping[str, Feature]] = {}
 
     @property
@@ -190,6 +198,20 @@ class Objective(abc.ABC):
 
     def source(self, corpus: Corpus, split: str) -> Source:
         return self.examples(self.documents(corpus, split))
+
+    @classmethod
+    def with_columns(cls, task: Any, data: DataConfig, *, said: bool) -> DataConfig:
+        """`data` with the columns that the task reads, taken from a local source.
+
+        Args:
+          task: the config of the task.
+          data: of one source; columns that it names stay.
+          said: whether to say on standard error which they are.
+
+        Raises:
+          ValueError: no column, or several, could be one of them.
+        """
+        return data
 
     def documents(self, corpus: Corpus, split: str) -> TokenSource:
         """The documents of a split, in the field that the task reads."""
@@ -247,7 +269,9 @@ class Objective(abc.ABC):
     def decode(self, values: Any, corpus: Corpus | None) -> list[Any]:
         return list(values)
 
-    def report(self, predictions: Iterable[Predictions]) -> dict[str, Any]:
+    def report(
+        self, predictions: Iterable[Predictions], sources: Sequence[Source] = ()
+    ) -> dict[str, Any]:
         return {}
 
     def questions(self, rows: Sequence[Mapping[str, str]]) -> TokenSource:

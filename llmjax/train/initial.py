@@ -6,8 +6,7 @@ of a task are those of the data. A run's own config says all of it.
 
 import contextlib
 import dataclasses
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Collection
 
 import jax
 from etils import epath
@@ -18,28 +17,19 @@ from llmjax.config import (
     Bytes,
     Checkpoint,
     DataConfig,
-    Labelled,
     Learned,
-    LinearHead,
     ModelConfig,
-    NormedHead,
     RunConfig,
-    SequenceClassification,
-    Tags,
-    TokenClassification,
     TokenizerFile,
 )
-from llmjax.data.prepare import labelled, prepare
-from llmjax.data.store.corpus import Corpus
+from llmjax.data.prepare import prepare
 from llmjax.data.tokenizers import comparison
 from llmjax.data.tokenizers import tokenizer as tokenizer_lib
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.hub.save import way_to_classes
-from llmjax.hub.table import Classification
-from llmjax.models.heads.token import TokenClassifier
 from llmjax.parallel.processes import distributed
-from llmjax.tasks.labelled.tags import TagSet, target_of
-from llmjax.tasks.registry import TASKS
+from llmjax.tasks.labelled.labelled import LabelledTask, Way
+from llmjax.tasks.registry import TASKS, labelled
 from llmjax.tasks.task import Task
 from llmjax.train import architecture
 from llmjax.train.checkpoints import resume
@@ -82,16 +72,17 @@ def complete(
         config = _with_tokenizer(config, weights, corpus, said)
         if init.architecture == "checkpoint":
             config = _with_model(config, weights, said)
-    if corpus and isinstance(config.task, SequenceClassification):
+    if corpus:
         first = not jax.distributed.is_initialized() or distributed.is_leader()
-        data = labelled.with_columns(config.data, said=first)
+        columns = TASKS[type(config.task)].with_columns
+        data = columns(config.task, config.data, said=first)
         config = dataclasses.replace(config, data=data)
-    elif corpus and isinstance(config.task, TokenClassification):
-        first = not jax.distributed.is_initialized() or distributed.is_leader()
-        names = config.task.words_field, config.task.tags_field
-        data = labelled.with_words(config.data, *names, said=first)
-        config = dataclasses.replace(config, data=data)
-    return _with_labels(_with_head(config, weights), weights, corpus)
+    kind = labelled(config.task)
+    if kind is None:
+        return config
+    task = kind.with_way(config.task, _way(config, kind, weights))
+    task = kind.with_labels(task, _labels(config, kind, weights, corpus))
+    return dataclasses.replace(config, task=task)
 
 
 def prepare_local(data: DataConfig, workdir: epath.PathLike | None = None) -> None:
@@ -177,19 +168,10 @@ def _as_saved(config: RunConfig, saved: RunConfig, said: Collection[str]) -> Run
     if not prepare.fields and before.fields:
         same = dataclasses.replace(prepare, fields=before.fields)
         data = dataclasses.replace(data, prepare=same)
-    old = saved.task
-    if isinstance(task, TokenClassification) and isinstance(old, TokenClassification):
-        if not task.labels:
-            scheme = task.scheme or old.scheme
-            task = dataclasses.replace(task, labels=old.labels, scheme=scheme)
-        if task.head is None:
-            task = dataclasses.replace(task, head=old.head)
-    kind = SequenceClassification
-    if isinstance(task, kind) and isinstance(old, kind):
-        if not task.labels:
-            task = dataclasses.replace(task, labels=old.labels)
-        if task.pooling is None and task.head is None:
-            task = dataclasses.replace(task, pooling=old.pooling, head=old.head)
+    kind, old = labelled(task), saved.task
+    if kind is not None and type(task) is type(old):
+        task = kind.with_way(task, kind.way(old))
+        task = kind.with_labels(task, getattr(old, "labels"))  # noqa: B009
     return dataclasses.replace(config, data=data, task=task)
 
 
@@ -253,54 +235,28 @@ def _with_tokenizer(
     )
 
 
-def _with_head(config: RunConfig, weights: Weights | None) -> RunConfig:
-    """The config with a head of the weights' family, so that it can be exported."""
-    task, init = config.task, config.init
+def _way(config: RunConfig, kind: type[LabelledTask], weights: Weights | None) -> Way:
+    """The way to classes of the weights, or of the model's family in transformers, so
+    that the model can be exported; else the mean, if texts are told apart, and one
+    matrix."""
+    init, head = config.init, kind.head.__name__
     own = isinstance(init, Checkpoint) and init.architecture == "checkpoint"
-    if isinstance(task, TokenClassification) and task.head is None:
-        way = weights.tagging if weights and own else None
-        way = way or way_to_classes(config.model, TokenClassifier.__name__)
-        head = way.form if way else LinearHead()
-        assert isinstance(head, LinearHead | NormedHead)
-        return dataclasses.replace(config, task=dataclasses.replace(task, head=head))
-    if not isinstance(task, SequenceClassification) or task.pooling or task.head:
-        return config
-    way = weights.way if weights and own else None
-    way = way or way_to_classes(config.model) or Classification("mean", LinearHead())
-    assert way.pooling != "none"
-    task = dataclasses.replace(task, pooling=way.pooling, head=way.form)
-    return dataclasses.replace(config, task=task)
+    way = weights.ways.get(head) if weights and own else None
+    way = way or way_to_classes(config.model, head)
+    return way or kind.way(config.task)
 
 
-def _with_labels(config: RunConfig, weights: Weights | None, corpus: bool) -> RunConfig:
-    task = config.task
-    if not isinstance(task, Labelled) or task.labels:
-        return config
+def _labels(
+    config: RunConfig, kind: type[LabelledTask], weights: Weights | None, corpus: bool
+) -> tuple[str, ...]:
+    """The names of classes, of the weights where all of the corpora are among them;
+    (): not known yet."""
     theirs = () if weights is None else weights.labels
-    names: tuple[str, ...] = theirs
-    if corpus:
-        try:
-            corpora = [part for _, part in prepare.open_corpora(config.data)]
-        except FileNotFoundError:  # not prepared: not known yet
-            return config
-        if isinstance(task, TokenClassification):
-            own = _tags(task, corpora)
-        else:
-            own = dict.fromkeys(name for part in corpora for name in part.class_names)
-        names = theirs if theirs and own.keys() <= set(theirs) else tuple(own)
-    if not names or task.num_labels not in (None, len(names)):
-        return config
-    task = dataclasses.replace(task, labels=names)
-    if isinstance(task, TokenClassification):
-        scheme: Any = TagSet(names).scheme
-        task = dataclasses.replace(task, scheme=task.scheme or scheme)
-    return dataclasses.replace(config, task=task)
-
-
-def _tags(task: TokenClassification, corpora: Sequence[Corpus]) -> dict[str, None]:
-    """The tags that a model of these corpora gives, in its scheme."""
-    there: dict[str, None] = {}
-    for part in corpora:
-        kind = part.schema.fields.get(task.tags_field)
-        there |= dict.fromkeys(kind.classes if isinstance(kind, Tags) else ())
-    return dict.fromkeys(target_of([*there], task.scheme).names) if there else {}
+    if not corpus:
+        return theirs
+    try:
+        corpora = [part for _, part in prepare.open_corpora(config.data)]
+    except FileNotFoundError:
+        return ()
+    own = kind.classes(config.task, corpora)
+    return theirs if theirs and set(own) <= set(theirs) else own

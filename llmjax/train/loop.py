@@ -12,7 +12,7 @@ import optax
 from etils import epath
 from jax.experimental import multihost_utils
 
-from llmjax.config import Checkpoint, Labelled, RunConfig
+from llmjax.config import Checkpoint, RunConfig
 from llmjax.parallel import mesh as mesh_lib
 from llmjax.parallel import pipeline
 from llmjax.parallel.processes import distributed
@@ -245,7 +245,7 @@ def _start(program: Program, checkpoints: Checkpoints) -> State:
     state = program.init()
     if isinstance(init, Checkpoint):
         task = program.config.task
-        labels = task.labels if isinstance(task, Labelled) else ()
+        labels = getattr(task, "labels", ())  # names of classes, if it has some
         parts = program.shardings, program.axes
         model = program.config.model
         state, report = resume.load_initial(state, *parts, init, model, labels)

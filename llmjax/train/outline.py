@@ -4,18 +4,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from llmjax.config import (
     Checkpoint,
     MixturePart,
     RunConfig,
-    SequenceClassification,
     wording,
 )
 from llmjax.data.batches.curriculum import Curriculum
 from llmjax.data.batches.pipeline import Pipeline
 from llmjax.data.store.corpus import Corpus
+from llmjax.tasks.registry import labelled
 from llmjax.train.setup import Batches, Program
 
 Corpora = Sequence[tuple[MixturePart, Corpus]]
@@ -180,22 +179,10 @@ def _notes(config: RunConfig, source: Batches, corpora: Corpora) -> list[str]:
                 f"longer than data.seq_len={data.seq_len:,}, so that only the start is "
                 f"read: {wording.count(cut, 'text')} of the split {split!r}"
             )
-    if names := unseen(config, corpora):
+    kind, opened = labelled(config.task), [corpus for _, corpus in corpora]
+    if kind and (names := kind.unseen(config.task, opened, split)):
         notes.append(
             f"no text of the split {split!r} has {', '.join(map(repr, names))}: "
             f"nothing is learned of {'it' if len(names) == 1 else 'them'}"
         )
     return notes
-
-
-def unseen(config: RunConfig, corpora: Corpora) -> list[str]:
-    """The classes of a task that no text has to learn from."""
-    task = config.task
-    if not isinstance(task, SequenceClassification) or not corpora:
-        return []
-    seen: set[str] = set()
-    for _, corpus in corpora:
-        source = corpus.source(config.data.train_split, task.text_field)
-        numbers = np.unique(source.labels).tolist()
-        seen |= {corpus.class_names[k] for k in numbers if k >= 0}
-    return [name for name in task.labels if name not in seen]

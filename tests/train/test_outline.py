@@ -17,6 +17,9 @@ from llmjax.data.prepare import prepare
 from llmjax.data.store.corpus import Corpus
 from llmjax.data.store.tokens import from_documents
 from llmjax.data.tokenizers import tokenizer
+from llmjax.tasks.labelled.sequence_classification import (
+    SequenceClassificationTask,
+)
 from llmjax.train import outline, setup
 from tests.train import toy
 
@@ -74,7 +77,10 @@ def test_a_class_without_a_text_to_learn_from_is_noted(tmp_path):
         task=SequenceClassification(None, ("a", "b", "c")),
         data=dataclasses.replace(data, packing="pad", seq_len=16),
     )
-    assert outline.unseen(config, corpora) == ["c"]
+    unseen = SequenceClassificationTask.unseen
+    opened = [corpus for _, corpus in corpora]
+    assert unseen(config.task, opened, "train") == ["c"]
+    assert unseen(config.task, [], "train") == []
 
 
 @pytest.mark.parametrize(("length", "cut"), [(6, "2 texts"), (9, "1 text"), (13, None)])

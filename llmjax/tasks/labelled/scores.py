@@ -20,7 +20,8 @@ class ScoresTask(SequenceClassificationTask):
       meaning: a score is the logit of a label's probability, or a number.
     """
 
-    meaning: Literal["logits", "numbers"] = "logits"
+    answer_columns = ("value", "values")
+    meaning: Literal["logits", "numbers"] = "logits"  # type: ignore[misc]
 
     def predict(self, model: nn.Module) -> Callable[[Variables, Batch], Any]:
         """Each label's probability, or each number: float32 [B, C] or [B, G, C]."""

@@ -9,20 +9,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmjax.config import LayoutConfig, ModelConfig
+from llmjax.config import (
+    DataConfig,
+    LayoutConfig,
+    ModelConfig,
+    SequenceClassification,
+)
 from llmjax.data.batches.chunks import Clipped
 from llmjax.data.batches.pipeline import Source
+from llmjax.data.prepare import labelled as columns
 from llmjax.data.store.corpus import Corpus
 from llmjax.data.store.tokens import TokenSource, from_documents
 from llmjax.models.forward import forward
 from llmjax.models.heads.classifier import SequenceClassifier
 from llmjax.tasks.labelled.confusion import classification_report, confusion, table
+from llmjax.tasks.labelled.labelled import LabelledTask, Way
 from llmjax.tasks.losses import cross_entropy
 from llmjax.tasks.routing import Routed, routed, with_routing
 from llmjax.tasks.task import (
     Batch,
     Metrics,
-    Objective,
     Outputs,
     Predictions,
     Variables,
@@ -30,7 +36,7 @@ from llmjax.tasks.task import (
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class SequenceClassificationTask(Objective):
+class SequenceClassificationTask(LabelledTask):
     """A class for each text, which is cut at `data.seq_len` where its tokenizer does.
 
     With packing "pad" a text has a row, and labels are [B]; with "first_fit" whole
@@ -41,6 +47,38 @@ class SequenceClassificationTask(Objective):
     packings = ("pad", "first_fit")
     labels = ("label",)
     inputs = ("text",)
+    head = SequenceClassifier
+
+    @classmethod
+    def with_columns(cls, task: Any, data: DataConfig, *, said: bool) -> DataConfig:
+        return columns.with_columns(data, said=said)
+
+    @classmethod
+    def classes(cls, task: Any, corpora: Sequence[Corpus]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for c in corpora for name in c.class_names))
+
+    @classmethod
+    def way(cls, task: Any) -> Way:
+        return task.pooling_or_mean, task.form
+
+    @classmethod
+    def with_way(cls, task: Any, way: Way) -> Any:
+        if task.pooling or task.head:
+            return task
+        pooling, form = way
+        return dataclasses.replace(task, pooling=pooling, head=form)
+
+    @classmethod
+    def of_model(cls, model: Any) -> SequenceClassification:
+        return SequenceClassification(None, model.labels, model.pooling, model.form)
+
+    @classmethod
+    def unseen(cls, task: Any, corpora: Sequence[Corpus], split: str) -> list[str]:
+        seen: set[str] = set()
+        for corpus in corpora:
+            numbers = np.unique(corpus.source(split, task.text_field).labels).tolist()
+            seen |= {corpus.class_names[k] for k in numbers if k >= 0}
+        return [name for name in task.labels if corpora and name not in seen]
 
     @property
     def num_outputs(self) -> int:
@@ -153,7 +191,9 @@ class SequenceClassificationTask(Objective):
             for k, p_C in zip(values["label"], values["probabilities"], strict=True)
         ]
 
-    def report(self, predictions: Iterable[Predictions]) -> dict[str, Any]:
+    def report(
+        self, predictions: Iterable[Predictions], sources: Sequence[Source] = ()
+    ) -> dict[str, Any]:
         """Accuracy, macro-F1 and the confusion matrix; see `classification_report`."""
         C = self.config.num_classes
         counts_CC = sum(

@@ -11,21 +11,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmjax.config import LayoutConfig, ModelConfig, Tags, Words, wording
+from llmjax.config import (
+    DataConfig,
+    LayoutConfig,
+    ModelConfig,
+    Tags,
+    TokenClassification,
+    Words,
+    wording,
+)
 from llmjax.data.batches.pipeline import Pipeline, Source
 from llmjax.data.batches.windows import Listed, Sentence, Windows, filled
+from llmjax.data.prepare import labelled as columns
 from llmjax.data.store.corpus import Corpus
 from llmjax.data.store.records import RecordSource
 from llmjax.models.forward import forward
 from llmjax.models.heads.token import TokenClassifier
 from llmjax.tasks.labelled import confusion, crf, entities, word_texts
+from llmjax.tasks.labelled.labelled import LabelledTask, Way
 from llmjax.tasks.labelled.tags import TagSet, misfit, target_of
 from llmjax.tasks.losses import cross_entropy
 from llmjax.tasks.routing import Routed, routed, with_routing
 from llmjax.tasks.task import (
     Batch,
     Metrics,
-    Objective,
     Outputs,
     Predictions,
     Variables,
@@ -78,7 +87,7 @@ class RecordSentences:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class TokenClassificationTask(Objective):
+class TokenClassificationTask(LabelledTask):
     """A tag for each word, from the hidden state of its first token (Devlin 2018, 5.3).
 
     A sentence longer than a row is read in windows that overlap, and each word's tag
@@ -91,6 +100,39 @@ class TokenClassificationTask(Objective):
     packings = ("pad", "first_fit")
     labels = ("label", "word")
     inputs = ("text",)
+    head = TokenClassifier
+
+    @classmethod
+    def with_columns(cls, task: Any, data: DataConfig, *, said: bool) -> DataConfig:
+        return columns.with_words(data, task.words_field, task.tags_field, said=said)
+
+    @classmethod
+    def classes(cls, task: Any, corpora: Sequence[Corpus]) -> tuple[str, ...]:
+        there: dict[str, None] = {}
+        for corpus in corpora:
+            kind = corpus.schema.fields.get(task.tags_field)
+            there |= dict.fromkeys(kind.classes if isinstance(kind, Tags) else ())
+        return target_of([*there], task.scheme).names if there else ()
+
+    @classmethod
+    def way(cls, task: Any) -> Way:
+        return "none", task.form
+
+    @classmethod
+    def with_way(cls, task: Any, way: Way) -> Any:
+        _, form = way
+        return task if task.head else dataclasses.replace(task, head=form)
+
+    @classmethod
+    def with_labels(cls, task: Any, names: tuple[str, ...]) -> Any:
+        named = super().with_labels(task, names)
+        if task.scheme or not named.labels:
+            return named
+        return dataclasses.replace(named, scheme=TagSet(named.labels).scheme)
+
+    @classmethod
+    def of_model(cls, model: Any) -> TokenClassification:
+        return TokenClassification(labels=model.labels, head=model.form)
 
     @property
     def num_outputs(self) -> int:
@@ -338,7 +380,9 @@ class TokenClassificationTask(Objective):
             for text, spans, t, s, listed in rows
         ]
 
-    def report(self, predictions: Iterable[Predictions]) -> dict[str, Any]:
+    def report(
+        self, predictions: Iterable[Predictions], sources: Sequence[Source] = ()
+    ) -> dict[str, Any]:
         """Accuracy over words; of entities what `entities.report` has, of plain tags
         the confusion matrix."""
         columns = []

@@ -8,6 +8,7 @@ formats. Whatever it is, a tokenizer belongs to its weights: every run keeps its
 import contextlib
 import dataclasses
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,6 @@ from llmjax.config import (
     MixturePart,
     ModelConfig,
     RunConfig,
-    SequenceClassification,
-    TokenClassification,
     TokenizerConfig,
     TokenizerFile,
 )
@@ -38,6 +37,7 @@ from llmjax.hub.stored_model import open_model
 from llmjax.hub.table import Classification
 from llmjax.hub.tokenizer import check_numbers
 from llmjax.parallel.processes import distributed
+from llmjax.tasks import registry
 from llmjax.tasks.task import Task
 from llmjax.train.checkpoints.checkpoints import FOLDER, Checkpoints
 
@@ -56,8 +56,8 @@ class Weights:
       path: `init.path`.
       model: their model's config.
       labels: names of their classes; () where they have none.
-      way: the way to classes of texts, of their family or their run.
-      tagging: the same to classes of tokens.
+      ways: the ways to classes of their family or their run, by the name of the module
+        with the scores.
       learned: the config that their run trained its tokenizer by; None: of no run.
       place: file or folder of their tokenizer; None: they have none.
     """
@@ -65,8 +65,7 @@ class Weights:
     path: str
     model: ModelConfig
     labels: tuple[str, ...] = ()
-    way: Classification | None = None
-    tagging: Classification | None = None
+    ways: Mapping[str, Classification] = dataclasses.field(default_factory=dict)
     learned: TokenizerConfig | None = None
     place: str | None = None
 
@@ -120,8 +119,9 @@ def describe(init: Checkpoint) -> Weights:
         own = "tokenizer.ggml.tokens" in gguf.read_metadata(stored.path)
         return Weights(init.path, stored.cfg, place=str(stored.path) if own else None)
     names, place = _class_names(stored.path / CONFIG_FILE), _place(stored.path)
-    way, tagging = (stored.way_to_classes(c.__name__) for c in classes.HEADS)
-    return Weights(init.path, stored.cfg, names, way, tagging, place=place)
+    heads = [head.__name__ for head in classes.HEADS]
+    ways = {head: way for head in heads if (way := stored.way_to_classes(head))}
+    return Weights(init.path, stored.cfg, names, ways, place=place)
 
 
 def _place(folder: Path | epath.Path) -> str | None:
@@ -139,15 +139,15 @@ def _of_run(init: Checkpoint) -> Weights:
     with contextlib.closing(Checkpoints(init.path)) as checkpoints:
         config = checkpoints.run_config(init.step)
     task = config.task
-    labels: tuple[str, ...] = ()
-    way = tagging = None
-    if isinstance(task, SequenceClassification):
-        labels, way = task.labels, Classification(task.pooling_or_mean, task.form)
-    elif isinstance(task, TokenClassification):
-        labels, tagging = task.labels, Classification("none", task.form)
     place = tokenizer_place(init.path, config)
-    learned = config.data.tokenizer
-    return Weights(init.path, config.model, labels, way, tagging, learned, place)
+    weights = Weights(
+        init.path, config.model, learned=config.data.tokenizer, place=place
+    )
+    if (kind := registry.labelled(task)) is None:
+        return weights
+    ways = {kind.head.__name__: Classification(*kind.way(task))}
+    labels = getattr(task, "labels")  # noqa: B009 - of every task with classes
+    return dataclasses.replace(weights, labels=labels, ways=ways)
 
 
 def _check_place(path: str) -> None:
