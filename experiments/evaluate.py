@@ -23,7 +23,8 @@ STEP = flags.DEFINE_integer("step", None, "Checkpoint; default: the best.")
 def main() -> dict[str, Any]:
     step, program, params, batches = run.read(RUN.value, SPLIT.value, STEP.value)
     result: dict[str, Any] = evaluation.evaluate(program, params, batches)
-    report = program.task.report(evaluation.predictions(program, params, batches))
+    values = evaluation.predictions(program, params, batches)
+    report = program.task.report(values, batches.sources)
     words = program.task.describe(report) if report else ""
     if words and membership.rank() == 0:
         print(words)

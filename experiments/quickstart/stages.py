@@ -140,7 +140,8 @@ def train_on_few(config: cfg.RunConfig, workdir: epath.Path, count: int) -> run.
 def evaluate_classifier(workdir: epath.Path) -> dict[str, Any]:
     """Accuracy, macro-F1 and confusion matrix of a classifier on the test split."""
     program, params, batches = run.load(workdir, "test")
-    report = program.task.report(evaluation.predictions(program, params, batches))
+    values = evaluation.predictions(program, params, batches)
+    report = program.task.report(values, batches.sources)
     return {name: report[name] for name in ("accuracy", "macro_f1", "confusion")}
 
 

@@ -4,6 +4,7 @@ from typing import ClassVar, Literal
 
 from llmjax.config.checks import (
     Count,
+    Natural,
     NotNegative,
     Positive,
     Share,
@@ -350,6 +351,32 @@ class TokenClassification:
         return self.num_labels or len(self.labels) or 2
 
 
+@checked
+class QuestionAnswering:
+    """Find the answer to a question in a text (Rajpurkar et al. 2016, 1606.05250).
+
+    Attributes:
+      stride: tokens that two windows of a long text share.
+      max_question: tokens of a question that are read.
+      max_answer: tokens of an answer that may be predicted.
+      n_best: answers among which probabilities are shared out.
+      no_answer: whether there may be none in the text (Rajpurkar et al. 2018).
+      null_threshold: what "none" must score above the best answer to be given.
+      question_field, context_field, answers_field: fields of the records that are read.
+    """
+
+    kind: ClassVar[str] = "question_answering"
+    stride: Natural = 64
+    max_question: Count = 64
+    max_answer: Count = 30
+    n_best: Count = 20
+    no_answer: bool = False
+    null_threshold: float = 0.0
+    question_field: str = "question"
+    context_field: str = "context"
+    answers_field: str = "answers"
+
+
 Labelled = SequenceClassification | TokenClassification
 
 
@@ -411,5 +438,6 @@ TaskConfig = (
     | Denoising
     | SequenceClassification
     | TokenClassification
+    | QuestionAnswering
     | MultiTask
 )

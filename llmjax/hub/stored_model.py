@@ -22,6 +22,7 @@ from llmjax.models.heads.classifier import SequenceClassifier
 from llmjax.models.heads.encoder import Encoder
 from llmjax.models.heads.language import LanguageModel
 from llmjax.models.heads.replaced_tokens import Discriminator
+from llmjax.models.heads.span import SpanFinder
 from llmjax.models.heads.token import TokenClassifier
 
 MAX_LAYERS = 10_000  # more than any model has, few enough to list them
@@ -46,6 +47,7 @@ HEADS: dict[str, Any] = {
         Discriminator,
         SequenceClassifier,
         TokenClassifier,
+        SpanFinder,
     )
 }
 

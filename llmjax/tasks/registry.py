@@ -8,6 +8,7 @@ from llmjax import config as cfg
 from llmjax.config import RunConfig
 from llmjax.data.tokenizers.vocabulary import PlainVocabulary, Vocabulary
 from llmjax.tasks.labelled.labelled import LabelledTask
+from llmjax.tasks.labelled.question_answering import QuestionAnsweringTask
 from llmjax.tasks.labelled.sequence_classification import SequenceClassificationTask
 from llmjax.tasks.labelled.token_classification import TokenClassificationTask
 from llmjax.tasks.objectives.masked_lm import MaskedLMTask
@@ -29,6 +30,7 @@ TASKS: dict[type, type[Objective]] = {
     cfg.MultiTokenPrediction: MultiTokenPredictionTask,
     cfg.NextSentence: NextSentenceTask,
     cfg.PermutationLM: PermutationLMTask,
+    cfg.QuestionAnswering: QuestionAnsweringTask,
     cfg.ReplacedTokens: ReplacedTokensTask,
     cfg.SentenceEmbedding: SentenceEmbeddingTask,
     cfg.SentenceOrder: SentenceOrderTask,

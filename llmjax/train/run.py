@@ -111,7 +111,7 @@ def _report(program: Program, state: State, evaluation: Batches) -> dict[str, An
     """The task's report of a run's last weights; its words are printed."""
     params = optimizers.averaged(state.opt_state, state.params)
     values = evaluation_lib.predictions(program, params, evaluation, state.frozen)
-    report = program.task.report(values)
+    report = program.task.report(values, getattr(evaluation, "sources", ()))
     words = program.task.describe(report) if report else ""
     if words and distributed.is_leader():
         print(words)

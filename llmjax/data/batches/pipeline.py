@@ -105,6 +105,11 @@ class Pipeline:
         """Rows of an epoch, which shows every example once."""
         return sum(part.packing.rows(0) for part in self._parts)
 
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The examples of each part, in the order in which an evaluation shows them."""
+        return tuple(part.source for part in self._arguments[0])
+
     @functools.cached_property
     def cut(self) -> int:
         """Texts of which only the start is read."""

@@ -80,11 +80,43 @@ def objects(file: str, columns: Columns) -> Iterator[Row]:
         text = io.TextIOWrapper(stream, "utf-8-sig", newline="")
         try:
             for number, value in enumerate(_values(text, file), 1):
-                where = functools.partial("{}, object {}".format, file, number)
-                yield _checked(value, where, columns, True)
+                for place, row in squad_rows(value):
+                    where = functools.partial(_object, file, number, place)
+                    yield _checked(row, where, columns, True)
         except UnicodeDecodeError:
             with streams.opened(file) as again:
                 raise streams.not_utf8(file, streams.first_invalid(again)) from None
+
+
+def _object(file: str, number: int, place: str) -> str:
+    return f"{file}, {place}" if place else f"{file}, object {number}"
+
+
+def squad_rows(value: Any) -> Iterator[tuple[str, Any]]:
+    """Questions of a file of SQuAD's form, each with its place; else the value itself.
+
+    A row has `id`, `title`, `context`, `question` and `answers`.
+    """
+    articles = value.get("data") if isinstance(value, dict) else None
+    if not isinstance(articles, list) or not all(map(_is_article, articles)):
+        yield "", value
+        return
+    for article in articles:
+        title = article.get("title", "")
+        for paragraph in article["paragraphs"]:
+            for asked in paragraph.get("qas", ()):
+                own = {k: asked.get(k) for k in ("id", "question", "answers")}
+                row = {"title": title, "context": paragraph.get("context"), **own}
+                yield f"title {title!r}, question {asked.get('id')!r}", row
+
+
+def _is_article(value: Any) -> bool:
+    """Whether a value is an article of SQuAD, with paragraphs of questions."""
+    paragraphs = value.get("paragraphs") if isinstance(value, dict) else None
+    return isinstance(paragraphs, list) and all(
+        isinstance(p, dict) and all(isinstance(q, dict) for q in p.get("qas", ()))
+        for p in paragraphs
+    )
 
 
 def first_keys(file: str, form: str) -> list[str]:
@@ -97,6 +129,7 @@ def first_keys(file: str, form: str) -> list[str]:
         else:
             text = io.TextIOWrapper(stream, "utf-8-sig", newline="")
             values = next(_values(text, file), {})
+            values = next(squad_rows(values), ("", {}))[1]
     return list(values) if isinstance(values, dict) else []
 
 

@@ -4,7 +4,15 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
-from llmjax.config import DataConfig, PrepareConfig, RecordField, Tags, Words
+from llmjax.config import (
+    DataConfig,
+    PrepareConfig,
+    RecordField,
+    Spans,
+    Tags,
+    Text,
+    Words,
+)
 from llmjax.data.files import columns, finding
 from llmjax.data.prepare import record_files
 from llmjax.data.prepare.prepare import features_of, is_local
@@ -14,6 +22,9 @@ LABELS = ("label", "labels", "class", "category", "target", "sentiment")
 TEXTS = ("text", "sentence", "content", "review", "document", "body", "comment")
 WORDS = ("words", "tokens")
 TAGS = ("tags", "ner_tags", "labels", "ner", "pos_tags")
+QUESTIONS = ("question", "query")
+CONTEXTS = ("context", "passage", "paragraph", "text", "document")
+ANSWERS = ("answers", "answer", "spans")
 # of a dataset's rows, and neither text nor class
 _OTHERS = ("id", "idx", "index", "split", "")
 
@@ -93,6 +104,46 @@ def with_words(
     )
 
 
+def with_answers(
+    data: DataConfig, question: str, context: str, answers: str, *, said: bool = True
+) -> DataConfig:
+    """`data` with fields for questions, texts and answers, read off the source.
+
+    Fields that the config names stay; what is chosen is said on standard error.
+
+    Args:
+      data: of one source.
+      question, context, answers: names of the fields.
+      said: whether to say it.
+
+    Raises:
+      ValueError: no column, or several, could be it; with the columns that are there.
+    """
+    if data.mixture or data.prepare.fields:
+        return data
+    if not is_local(data.source):
+        there = features_of(data, data.source)
+    elif finding.exists(data.source):
+        there = columns.names(finding.find(data.source))
+    else:
+        return data
+    if not there:
+        return data
+    usual = {question: QUESTIONS, context: CONTEXTS, answers: ANSWERS}
+    chosen = {k: _only(there, names, data, k) for k, names in usual.items()}
+    if said:
+        words = ", ".join(f"{k} in {name!r}" for k, name in chosen.items())
+        print(f"data.source={data.source!r}: {words}", file=sys.stderr)
+    types = Text(), Text(), Spans(context)
+    fields = tuple(
+        RecordField(name, column, kind)
+        for (name, column), kind in zip(chosen.items(), types, strict=True)
+    )
+    return dataclasses.replace(
+        data, prepare=dataclasses.replace(data.prepare, fields=fields)
+    )
+
+
 def _fields(
     of_words: str, of_tags: str, words: str, tags: str
 ) -> tuple[RecordField, RecordField]:
@@ -114,7 +165,7 @@ def _only(
         if likely
         else f"none is called {', '.join(usual[:4])} or the like"
     )
-    if field in ("words", "tags"):
+    if field not in ("label", "text"):
         raise ValueError(
             f"data.source={data.source!r} has the columns {', '.join(map(repr, there))}"
             f"; name that of the {field} in data.prepare.fields ({reason})"

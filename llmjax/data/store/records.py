@@ -338,6 +338,12 @@ class RecordSource:
         sizes = [chunk.value_lengths().to_numpy() for chunk in chunks]
         return np.concatenate([np.zeros(0, np.int64), *sizes])
 
+    def counts(self, name: str) -> np.ndarray:
+        """Spans of each record in a field of spans, int64 [len]."""
+        parts = self._records.column(f"{name}.classes").chunks
+        sizes = [part.value_lengths().to_numpy().astype(np.int64) for part in parts]
+        return np.concatenate([np.zeros(0, np.int64), *sizes])
+
     def word_counts(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Words of each record in a field of words, and how many of these have no
         token; int64 [len] each."""

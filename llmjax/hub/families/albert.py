@@ -29,6 +29,7 @@ def table(cfg: ModelConfig) -> Table:
         *bert.decoder(cfg, *COPIES),
         *linear("classifier", "classifier"),
         *classifiers.TAGGER,
+        *classifiers.SPAN_SCORES,
     )
     stack = LayerTable("transformer/stack", cfg.layers, BLOCK)
     more = bert.again(cfg, *COPIES)
@@ -81,6 +82,7 @@ FAMILIES = (
             "AlbertModel": "Encoder",
             "AlbertForSequenceClassification": classifiers.CLASS,
             **classifiers.tags("Albert"),
+            **classifiers.spans("Albert"),
         },
         to_config,
         to_hf,

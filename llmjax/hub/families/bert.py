@@ -215,6 +215,7 @@ def bert_table(cfg: ModelConfig) -> Table:
         *decoder(cfg, *COPIES),
         *linear("classifier", "classifier"),
         *classifiers.TAGGER,
+        *classifiers.SPAN_SCORES,
     )
     stack = LayerTable("transformer/stack", cfg.layers, block("bert."))
     ignored = *unread("bert"), r"cls\.seq_relationship\.(weight|bias)"
@@ -251,6 +252,7 @@ def roberta_table(cfg: ModelConfig) -> Table:
         *linear("classifier.dense", "pre_classifier"),
         *linear("classifier.out_proj", "classifier"),
         *classifiers.TAGGER,
+        *classifiers.SPAN_SCORES,
     )
     stack = LayerTable("transformer/stack", cfg.layers, block("roberta."))
     more = again(cfg, *ROBERTA_COPIES)
@@ -286,6 +288,7 @@ def roberta(name: str, prefix: str) -> Family:
         f"{prefix}Model": "Encoder",
         f"{prefix}ForSequenceClassification": classifiers.CLASS,
         **classifiers.tags(prefix),
+        **classifiers.spans(prefix),
     }
     return Family(
         name,
@@ -314,6 +317,7 @@ def electra_table(cfg: ModelConfig) -> Table:
         *linear("classifier.dense", "pre_classifier"),
         *linear("classifier.out_proj", "classifier"),
         *classifiers.TAGGER,
+        *classifiers.SPAN_SCORES,
     )
     stack = LayerTable("transformer/stack", cfg.layers, block("electra."))
     return Table(entries, (stack,), unread("electra"), base="electra.")
@@ -342,6 +346,7 @@ FAMILIES = (
             "BertModel": "Encoder",
             "BertForSequenceClassification": classifiers.CLASS,
             **classifiers.tags("Bert"),
+            **classifiers.spans("Bert"),
         },
         bert_config,
         bert_hf,
@@ -360,6 +365,7 @@ FAMILIES = (
             "ElectraModel": "Encoder",
             "ElectraForSequenceClassification": classifiers.CLASS,
             **classifiers.tags("Electra"),
+            **classifiers.spans("Electra"),
         },
         electra_config,
         electra_hf,

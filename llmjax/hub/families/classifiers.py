@@ -1,5 +1,5 @@
-"""Heads for classes of texts and of tokens that several families have, and their last
-projection."""
+"""Heads for classes of texts and of tokens, and for answers, that several families
+have, and their last projection."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from llmjax.config import ClassifierHead, LinearHead
 from llmjax.hub.families.entries import linear
 from llmjax.hub.table import Classification, Classifier, Entry
 
-CLASS, TAGS = "SequenceClassifier", "TokenClassifier"
+CLASS, TAGS, SPANS = "SequenceClassifier", "TokenClassifier", "SpanFinder"
 
 
 def fixed(pooling: Any, form: ClassifierHead) -> Classifier:
@@ -34,15 +34,20 @@ def refuse_others(classification: Classification, *own: Classification) -> None:
 SCORE = fixed("last", LinearHead(bias=False))
 SCORES = Entry("score.weight", "classifier/kernel", "C D -> D C")
 
-
 TOKENS = fixed("none", LinearHead())
 TAG_SCORES = linear("score", "tagger")
 TAGGER = linear("classifier", "tagger")
+SPAN_SCORES = linear("qa_outputs", "answers")
 
 
 def tags(name: str) -> dict[str, str]:
     """The architecture of a classifier of tokens, `name`ForTokenClassification."""
     return {f"{name}ForTokenClassification": TAGS}
+
+
+def spans(name: str) -> dict[str, str]:
+    """The architecture that marks answers in a text, `name`ForQuestionAnswering."""
+    return {f"{name}ForQuestionAnswering": SPANS}
 
 
 def score(name: str) -> dict[str, str]:

@@ -48,6 +48,7 @@ def table(cfg: ModelConfig) -> Table:
         *linear("pooler.dense", "pre_classifier"),
         *linear("classifier", "classifier"),
         *classifiers.TAGGER,
+        *classifiers.SPAN_SCORES,
     )
     stack = LayerTable("transformer/stack", cfg.layers, BLOCK)
     ignored = *bert.unread("deberta"), r"mask_predictions\..*"
@@ -131,6 +132,7 @@ FAMILIES = (
             "DebertaV2Model": "Encoder",
             "DebertaV2ForSequenceClassification": classifiers.CLASS,
             **classifiers.tags("DebertaV2"),
+            **classifiers.spans("DebertaV2"),
         },
         to_config,
         to_hf,

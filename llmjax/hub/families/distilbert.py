@@ -23,6 +23,7 @@ ENDS = (
     *linear("pre_classifier", "pre_classifier"),
     *linear("classifier", "classifier"),
     *classifiers.TAGGER,
+    *classifiers.SPAN_SCORES,
 )
 NAMES = {  # DistilBERT's keys -> BERT's
     "dim": "hidden_size",
@@ -66,6 +67,7 @@ FAMILIES = (
             "DistilBertModel": "Encoder",
             "DistilBertForSequenceClassification": classifiers.CLASS,
             **classifiers.tags("DistilBert"),
+            **classifiers.spans("DistilBert"),
         },
         to_config,
         to_hf,
