@@ -29,9 +29,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.seq_len = 128
     config.layout.plan_topology = "v5e:2x2"
     config.layout.plan_gpus = "rtx4090:4"
-    config.train.steps = 1200
-    config.train.eval_every = 300
-    config.train.checkpoint_every = 300
+    config.train.steps = 560  # two epochs
+    config.train.eval_every = 280
+    config.train.checkpoint_every = 280
     config.train.eval_batches = None
     config.train.best_metric = "f1"
     config.train.best_mode = "max"
@@ -39,5 +39,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.weight_decay = 0.01
     config.optimizer.algorithm.b2 = 0.999
     config.optimizer.schedule.kind = "linear"
-    config.optimizer.schedule.warmup_steps = 60
+    config.optimizer.schedule.warmup_steps = 50
     return config
