@@ -56,7 +56,7 @@ from llmjax.models.heads.encoder import Encoder
 from llmjax.models.heads.language import LanguageModel
 from llmjax.models.heads.multi_token import PredictionHeads, first_head
 from llmjax.models.heads.token import TokenClassifier
-from llmjax.tasks.registry import labelled, make_model, task_of
+from llmjax.tasks.registry import TASKS, make_model, task_of
 from llmjax.train.checkpoints.checkpoints import FOLDER, Checkpoints
 from llmjax.train.checkpoints.checkpoints import read as read_run
 from llmjax.train.checkpoints.weights import load_tokenizer
@@ -213,7 +213,7 @@ def origin_of(config: RunConfig, folder: Path) -> tuple[Origin, list[Path]]:
         about = origin.read(file.parent, str(hf["model_type"]), hf)
     begun_with = hf.get("max_position_embeddings") or hf.get("n_positions") or 0
     longest = max(config.data.seq_len, begun_with)
-    texts = labelled(config.task) is not None
+    texts = TASKS[type(config.task)].head is not None
     try:
         tokenizer = load_tokenizer(SOURCE.value, config)
     except (FileNotFoundError, ValueError) as e:
@@ -285,15 +285,15 @@ def write_checkpoint(model: Any, params: Any, target: Path, beside: list[Path]) 
     if task is None or not single:
         raise ValueError(
             f"{SOURCE.value} is a {type(model).__name__}; a checkpoint is of a "
-            "LanguageModel, a TokenClassifier, or a SequenceClassifier of one class of "
-            "several. Give the folder itself to init, which takes what fits"
+            "LanguageModel, a TokenClassifier, a SpanFinder, or a SequenceClassifier of "
+            "one class of several. Give the folder itself to init, which takes what fits"
         )
     if (target / FOLDER).exists():
         raise ValueError(f"{target / FOLDER} exists; give a new folder")
     data, positions = DataConfig(), model.cfg.positions
     if isinstance(positions, Learned) and positions.max_length < data.seq_len:
         data = DataConfig(seq_len=positions.max_length)
-    if labelled(task):
+    if TASKS[type(task)].head:
         longest = tokenizer_files.longest(model, beside) or data.seq_len
         data = dataclasses.replace(data, packing="pad", seq_len=longest)
     checkpoints = Checkpoints(target, RunConfig(model.cfg, task, data))

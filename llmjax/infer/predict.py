@@ -1,6 +1,7 @@
 """Predictions for rows of a table: in their order, many at a time, of few shapes.
 
-Rows come in chunks. Within a chunk texts of about one length are batched together, so
+Rows come in chunks. A row is an example of the task, or several where its text is read
+in windows. Within a chunk examples of about one length are batched together, so
 that each of few lengths is compiled once, and little of a batch is padding. A device
 always has a batch of the same size: which texts share it, and so every bit of their
 predictions, depends on the rows alone and not on the number of devices.
@@ -19,7 +20,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from llmjax.config import EinsumAttention, LayoutConfig, RunConfig, Scratch
-from llmjax.data.batches.pipeline import Pipeline
+from llmjax.data.batches.pipeline import Pipeline, Source
 from llmjax.data.cleaning import steps
 from llmjax.data.files.slices import Row
 from llmjax.data.prepare import prepare
@@ -70,7 +71,8 @@ class Predictor:
             config, layout=layout, data=self._data, optimizer=optimizer, init=Scratch()
         )
         rows = [dict.fromkeys(task.inputs, "a")]
-        example = next(self._pipeline(rows, self._data.seq_len).evaluation())
+        source = task.examples(task.questions(rows))
+        example = next(self._pipeline(source, self._data.seq_len).evaluation())
         self._program = setup.build(config, task, example, mesh=mesh)
         shardings = self._program.shardings.params
         self._params = jax.tree.map(distributed.spread, params, shardings)
@@ -83,10 +85,11 @@ class Predictor:
         self._sizes = np.array([*sizes, longest])
 
     def __call__(self, rows: Sequence[Row], columns: Mapping[str, str]) -> list[Any]:
-        """The decoded prediction of each row, as the task's `decode` gives it.
+        """The answer to each row, as the task's `answers` gives it.
 
         Args:
-          rows: with texts in all `columns`, which are cleaned as the run's were.
+          rows: with texts in all `columns`, which are cleaned as the run's were, or
+            lists of words, which are taken as they are.
           columns: each of the task's `inputs` -> its column.
 
         Raises:
@@ -94,48 +97,70 @@ class Predictor:
         """
         task = self.task
         texts = [
-            {k: steps.clean(row.values[c], self._cleaning) for k, c in columns.items()}
-            for row in rows
+            {k: self._clean(row.values[c]) for k, c in columns.items()} for row in rows
         ]
-        lengths = task.questions(texts).lengths
-        needed = np.array([task.length(int(n)) for n in lengths])
+        source = task.examples(task.questions(texts))
+        needed = np.array([task.length(int(n)) for n in source.lengths], np.int64)
         if not needed.all():
+            owners = getattr(source, "owners", range(len(rows)))
             raise ValueError(
-                f"{rows[int(needed.argmin())].where()}: the text is empty, and this "
-                "model's tokenizer puts no token around it; take the row out"
+                f"{rows[owners[int(needed.argmin())]].where()}: the text is empty, and "
+                "this model's tokenizer puts no token around it; take the row out"
             )
-        self.cut += int((needed > self._data.seq_len).sum())
-        needed = np.minimum(needed, self._data.seq_len)
+        self.cut += getattr(source, "cut", 0)
         sizes = self._sizes[np.searchsorted(self._sizes, needed)]
-        answers: list[Any] = [None] * len(rows)
+        decoded: list[Any] = [None] * len(source)
         for size in np.unique(sizes):
             places = np.flatnonzero(sizes == size)
-            values = self._values([texts[i] for i in places], int(size))
-            for place, answer in zip(places, task.decode(values, None), strict=True):
-                answers[place] = answer
-        return answers
+            values = self._values(_Chosen(source, places), int(size))
+            for place, value in zip(places, task.decode(values, None), strict=True):
+                decoded[place] = value
+        return task.answers(source, decoded)
 
-    def _pipeline(self, texts: Sequence[Mapping[str, str]], size: int) -> Pipeline:
-        """Batches of texts, each in a row of `size` tokens."""
+    def _clean(self, value: Any) -> Any:
+        """A text as those of the run, or words as they are."""
+        if isinstance(value, str):
+            return steps.clean(value, self._cleaning)
+        return value
+
+    def _pipeline(self, source: Source, size: int) -> Pipeline:
+        """Batches of examples, each in a row of `size` tokens."""
         task, data = self.task, dataclasses.replace(self._data, seq_len=size)
-        source = task.examples(task.questions(texts))
         return Pipeline(
             source, task.features, data, task.length, declared=task.declared
         )
 
-    def _values(self, texts: Sequence[Mapping[str, str]], size: int) -> Any:
-        """The predictions of texts of about one length, on the host."""
+    def _values(self, source: Source, size: int) -> Any:
+        """The predictions of examples of about one length, on the host."""
         program, parts = self._program, []
         with mesh_lib.use(program.mesh):
             own = distributed.share(program.mesh)
-            for batch in self._pipeline(texts, size).evaluation(*own):
+            for batch in self._pipeline(source, size).evaluation(*own):
                 placed = program.place(batch)
                 parts.append(program.predict(self._params, {}, placed))
             if jax.process_count() > 1:
                 parts = multihost_utils.process_allgather(parts, tiled=True)
         parts = jax.device_get(parts)
         joined = jax.tree.map(lambda *x: np.concatenate(x), *parts)
-        return jax.tree.map(lambda x: x[: len(texts)], joined)
+        return jax.tree.map(lambda x: x[: len(source)], joined)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Chosen:
+    """The examples of a source at some places."""
+
+    source: Source
+    places: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return self.source.lengths[self.places]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int, /) -> dict[str, Any]:
+        return self.source[int(self.places[index])]
 
 
 def fingerprint(config: RunConfig, task: Objective, params: Any) -> str:

@@ -44,8 +44,8 @@ def labelled(task: cfg.TaskConfig) -> type[LabelledTask] | None:
 
 
 def task_of(model: nn.Module) -> cfg.TaskConfig | None:
-    """The config of a task with classes whose model this is; None: there is none."""
-    kinds = (k for k in TASKS.values() if issubclass(k, LabelledTask))
+    """The config of the task whose model this is; None: of no one task."""
+    kinds = TASKS.values()
     return next((k.of_model(model) for k in kinds if type(model) is k.head), None)
 
 

@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import flax.linen as nn
@@ -152,10 +152,12 @@ class Objective(abc.ABC):
       architectures, packings: accepted values of `model.architecture`, `data.packing`.
       specials: special tokens of the task beside the tokenizer's own.
       reads_loss: whether `score` has the terms of `config.loss`.
+      head: the class of its models, where no other task has it and the hub may.
       num_outputs, labels, declared: see `Task`.
       inputs: names of the texts of a row that predictions are made from; (): the task
         predicts nothing for rows without labels.
-      answer_columns: of predictions, beside those that every task may have.
+      reads_words: whether a list of words may stand for a text of `inputs`.
+      answer_columns: that predictions may have.
       meaning: of scores that are not of one class of several; "": they are.
     """
 
@@ -166,9 +168,15 @@ class Objective(abc.ABC):
     packings: ClassVar[tuple[str, ...]] = ("concat", "first_fit", "chunk", "pad")
     specials: ClassVar[tuple[str, ...]] = ()
     reads_loss: ClassVar[bool] = True
+    head: ClassVar[type[nn.Module] | None] = None
     labels: ClassVar[tuple[str, ...]] = ()
     inputs: ClassVar[tuple[str, ...]] = ()
-    answer_columns: ClassVar[tuple[str, ...]] = ()
+    reads_words: ClassVar[bool] = False
+    answer_columns: ClassVar[tuple[str, ...]] = (
+        "label",
+        "probability",
+        "probabilities",
+    )
     meaning: ClassVar[str] = ""
     declared: ClassVar[Mapping[str, Feature]] = {}
 
@@ -213,11 +221,16 @@ class Objective(abc.ABC):
         """
         return data
 
-    def documents(self, corpus: Corpus, split: str) -> TokenSource:
+    @classmethod
+    def of_model(cls, model: Any) -> Any:
+        """The config of this task for a model whose class is `head`."""
+        raise NotImplementedError(f"{cls.__name__} has no `head`")
+
+    def documents(self, corpus: Corpus, split: str) -> Any:
         """The documents of a split, in the field that the task reads."""
         return corpus.source(split)
 
-    def examples(self, documents: TokenSource) -> Source:
+    def examples(self, documents: Any) -> Source:
         """Examples of documents: with packing "chunk" pieces of `text_length` tokens,
         with "pad" each document's first, else whole documents."""
         packing = self.run.data.packing
@@ -273,6 +286,19 @@ class Objective(abc.ABC):
         self, predictions: Iterable[Predictions], sources: Sequence[Source] = ()
     ) -> dict[str, Any]:
         return {}
+
+    def input_columns(self, there: Collection[str]) -> dict[str, str]:
+        """The column of each of `inputs` in a file of rows that are asked.
+
+        Args:
+          there: the columns of the file.
+        """
+        first, *others = self.inputs
+        return {first: self.run.data.prepare.text, **{name: name for name in others}}
+
+    def counted(self, answer: Mapping[str, Any]) -> list[str]:
+        """What is counted of an answer to a row: its label, unless it is a number."""
+        return [str(answer["label"])] if "label" in answer else []
 
     def questions(self, rows: Sequence[Mapping[str, str]]) -> TokenSource:
         """Documents of rows that have the texts of `inputs` and no labels; their

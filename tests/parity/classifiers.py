@@ -1,11 +1,14 @@
-"""Tiny classifiers of texts as transformers writes them."""
+"""Tiny classifiers of texts and of tokens as transformers writes them."""
 
+import dataclasses
 from collections.abc import Iterator
 
 from tests.parity.decoders import grouped
 from tests.parity.shapes import Shapes, Variant
 
 CLASSES = 3
+TEXTS_ALONE = {"olmo2", "opt", "gptj", "gemma3_text"}  # in transformers
+POOLED = "modernbert/classes-mean"
 SCORES = {  # decoders whose last token is scored -> class of transformers
     "mistral": "Mistral",
     "qwen2": "Qwen2",
@@ -21,8 +24,17 @@ SCORES = {  # decoders whose last token is scored -> class of transformers
 
 def classifiers(s: Shapes) -> Iterator[Variant]:
     """Each form of head, and decoders of every way of naming their body."""
-    yield from encoders(s)
-    yield from decoders(s)
+    for variant in (*encoders(s), *decoders(s)):
+        yield variant
+        if variant.family not in TEXTS_ALONE and variant.name != POOLED:
+            yield of_tokens(variant)
+
+
+def of_tokens(variant: Variant) -> Variant:
+    """The same body under a head that scores each token."""
+    architecture = variant.architecture.replace("Sequence", "Token")
+    name = variant.name.replace("classes", "tags")
+    return dataclasses.replace(variant, name=name, architecture=architecture)
 
 
 def encoders(s: Shapes) -> Iterator[Variant]:

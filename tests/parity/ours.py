@@ -18,6 +18,7 @@ from llmjax.models.activations import activations
 from llmjax.models.heads.classifier import SequenceClassifier
 from llmjax.models.heads.encoder import Encoder
 from llmjax.models.heads.replaced_tokens import Discriminator
+from llmjax.models.heads.token import TokenClassifier
 from tests.parity import draws
 from tests.parity.compare import Outputs, blank, blank_layers
 from tests.parity.draws import NEW_TOKENS, Inputs
@@ -80,7 +81,7 @@ def forward(model: Any, params: Any, batch: Any) -> tuple[Any, Any, Any]:
     hidden = captured["intermediates"]["transformer"]["__call__"][0][0]
     if isinstance(model, Encoder):
         return None, hidden, output[1]
-    if isinstance(model, (Discriminator, SequenceClassifier)):
+    if isinstance(model, (Discriminator, SequenceClassifier, TokenClassifier)):
         return output, hidden, None
     return output[0], hidden, None
 

@@ -110,7 +110,8 @@ def test_an_entity_that_a_sentence_leaves_open_is_found():
 
 
 def test_what_a_model_learns_follows_from_the_data():
-    assert target_of(("I-LOC", "O", "B-LOC"), None).names == ("I-LOC", "O", "B-LOC")
+    assert target_of(("O", "I-LOC", "B-LOC"), None).names == ("O", "I-LOC", "B-LOC")
+    assert target_of(("B-LOC", "I-LOC", "O"), None).names == ("O", "B-LOC", "I-LOC")
     assert target_of(("I-LOC", "O"), None).names == ("O", "B-LOC", "I-LOC")
     assert target_of(("B-LOC", "I-LOC", "O"), "bioes").scheme == "bioes"
     assert target_of(("NN", "VB"), None).plain

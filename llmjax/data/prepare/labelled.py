@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from llmjax.config import (
     DataConfig,
+    FieldType,
     PrepareConfig,
     RecordField,
     Spans,
@@ -134,7 +135,7 @@ def with_answers(
     if said:
         words = ", ".join(f"{k} in {name!r}" for k, name in chosen.items())
         print(f"data.source={data.source!r}: {words}", file=sys.stderr)
-    types = Text(), Text(), Spans(context)
+    types: tuple[FieldType, ...] = (Text(), Text(), Spans(context))
     fields = tuple(
         RecordField(name, column, kind)
         for (name, column), kind in zip(chosen.items(), types, strict=True)

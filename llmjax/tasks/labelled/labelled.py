@@ -51,11 +51,6 @@ class LabelledTask(Objective):
         return dataclasses.replace(task, labels=names)
 
     @classmethod
-    @abc.abstractmethod
-    def of_model(cls, model: Any) -> Any:
-        """The config of a task whose model this is."""
-
-    @classmethod
     def unseen(cls, task: Any, corpora: Sequence[Corpus], split: str) -> list[str]:
         """The classes that no example of a split is of, where that is known."""
         return []

@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -10,7 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmjax.config import DataConfig, LayoutConfig, ModelConfig, Spans, Text, wording
+from llmjax.config import (
+    DataConfig,
+    LayoutConfig,
+    ModelConfig,
+    QuestionAnswering,
+    Spans,
+    Text,
+    wording,
+)
 from llmjax.data.batches.answer_windows import AnswerWindows, Asked, Listed, Questions
 from llmjax.data.batches.pipeline import Pipeline, Source
 from llmjax.data.batches.streams import Feature
@@ -74,8 +82,9 @@ class QuestionAnsweringTask(Objective):
     packings = ("pad",)
     reads_loss = False  # its classes are the places of a row
     labels = ("window",)
-    inputs = ("question", "context")
-    answer_columns = ("answer", "start", "stop", "n_best", "none")
+    inputs = ("context", "question")
+    head = SpanFinder
+    answer_columns = ("answer", "start", "stop", "probability", "none", "n_best")
     declared: ClassVar[Mapping[str, Feature]] = {
         "answer": Feature("segment", shape=(2,), dtype=np.int32)
     }
@@ -109,6 +118,10 @@ class QuestionAnsweringTask(Objective):
         names = task.question_field, task.context_field, task.answers_field
         return columns.with_answers(data, *names, said=said)
 
+    @classmethod
+    def of_model(cls, model: Any) -> QuestionAnswering:
+        return QuestionAnswering()
+
     def documents(self, corpus: Corpus, split: str) -> Any:
         """The questions of a split.
 
@@ -118,7 +131,8 @@ class QuestionAnsweringTask(Objective):
         """
         config, fields = self.config, corpus.schema.fields
         names = config.question_field, config.context_field, config.answers_field
-        for name, kind in zip(names, (Text, Text, Spans), strict=True):
+        kinds: tuple[Any, ...] = (Text, Text, Spans)
+        for name, kind in zip(names, kinds, strict=True):
             if not isinstance(fields.get(name), kind):
                 there = ", ".join(f"{k} ({t.kind})" for k, t in fields.items())
                 raise ValueError(
@@ -250,21 +264,28 @@ class QuestionAnsweringTask(Objective):
 
         return predict
 
+    def input_columns(self, there: Collection[str]) -> dict[str, str]:
+        """The columns that the run learned from, where they are there."""
+        config, fields = self.config, self.run.data.prepare.fields
+        own = {f.name: f.column or f.name for f in fields}
+        names = {"context": config.context_field, "question": config.question_field}
+        learned = {key: own.get(name, name) for key, name in names.items()}
+        return {k: name if name in there else k for k, name in learned.items()}
+
+    def counted(self, answer: Mapping[str, Any]) -> list[str]:
+        """Whether it is one."""
+        return ["an answer" if answer["answer"] else "none"]
+
     def questions(self, rows: Sequence[Mapping[str, Any]]) -> Any:
         """Rows, each with a `question` and a `context`, without answers."""
         vocabulary: Any = self.vocabulary
         none = np.zeros((0, 2), np.int64)
-        return Listed(
-            [
-                Asked(
-                    vocabulary.encode(row["question"]),
-                    row["context"],
-                    *vocabulary.encode_with_offsets(row["context"]),
-                    none,
-                )
-                for row in rows
-            ]
-        )
+        asked = []
+        for row in rows:
+            ids, offsets = vocabulary.encode_with_offsets(row["context"])
+            question = vocabulary.encode(row["question"])
+            asked.append(Asked(question, row["context"], ids, offsets, none))
+        return Listed(asked)
 
     def decode(self, values: Any, corpus: Corpus | None) -> list[dict[str, Any]]:
         """The best answers of each window, in places of its text's tokens."""
@@ -283,9 +304,9 @@ class QuestionAnsweringTask(Objective):
     ) -> dict[str, Any]:
         """SQuAD's exact match and F1 over the questions that were asked; see
         `squad.report`. {} of a mixture, whose questions are not told apart."""
-        if len(sources) != 1 or not isinstance(sources[0], AnswerWindows):
+        source = sources[0] if len(sources) == 1 else None
+        if not isinstance(source, AnswerWindows):
             return {}
-        (source,) = sources
         decoded: list[Any] = [None] * len(source)
         for part in predictions:
             rows = self.decode(part.values, None)

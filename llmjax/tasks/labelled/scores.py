@@ -9,7 +9,7 @@ import flax.linen as nn
 from llmjax.data.store.corpus import Corpus
 from llmjax.models.forward import forward
 from llmjax.tasks.labelled.sequence_classification import SequenceClassificationTask
-from llmjax.tasks.task import Batch, Variables
+from llmjax.tasks.task import Batch, Objective, Variables
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -20,7 +20,7 @@ class ScoresTask(SequenceClassificationTask):
       meaning: a score is the logit of a label's probability, or a number.
     """
 
-    answer_columns = ("value", "values")
+    answer_columns = (*Objective.answer_columns, "value", "values")
     meaning: Literal["logits", "numbers"] = "logits"  # type: ignore[misc]
 
     def predict(self, model: nn.Module) -> Callable[[Variables, Batch], Any]:

@@ -164,6 +164,8 @@ def _prefixes(words: int, scheme: str) -> str:
 def target_of(data: Sequence[str], scheme: str | None) -> TagSet:
     """The tags of a model that learns a corpus's, in `scheme` or the corpus's own.
 
+    They keep the corpus's order where that begins with O, as datasets number them.
+
     Raises:
       ValueError: the corpus has tags without entities, and the scheme is of entities.
     """
@@ -178,7 +180,8 @@ def target_of(data: Sequence[str], scheme: str | None) -> TagSet:
             )
         return own
     full = TagSet.of_types(own.types, scheme or own.scheme)
-    return own if {*own.names} == {*full.names} else full
+    ordered = own.names[:1] == (OUTSIDE,) and {*own.names} == {*full.names}
+    return own if ordered else full
 
 
 def misfit(

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -100,6 +100,8 @@ class TokenClassificationTask(LabelledTask):
     packings = ("pad", "first_fit")
     labels = ("label", "word")
     inputs = ("text",)
+    reads_words = True
+    answer_columns = ("entities", "tagged", "tags")
     head = TokenClassifier
 
     @classmethod
@@ -349,6 +351,16 @@ class TokenClassificationTask(LabelledTask):
             return {"tag": tag_BT, "score": score_BT}
 
         return predict
+
+    def input_columns(self, there: Collection[str]) -> dict[str, str]:
+        """The column of words that the run learned from, where it is there."""
+        prepare, field = self.run.data.prepare, self.config.words_field
+        names = (f.column or f.name for f in prepare.fields if f.name == field)
+        return {"text": next((name for name in names if name in there), prepare.text)}
+
+    def counted(self, answer: Mapping[str, Any]) -> list[str]:
+        """The types of its entities, or its tags."""
+        return word_texts.said(answer)
 
     def questions(self, rows: Sequence[Mapping[str, Any]]) -> Any:
         """Sentences of rows, whose `text` is one or a list of words."""

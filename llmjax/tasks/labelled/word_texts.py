@@ -89,7 +89,7 @@ def answer(
     tags: TagSet,
     listed: bool,
 ) -> dict[str, Any]:
-    """The entities of a text, or the tags of its words where they mark none.
+    """The `entities` of a text, or its words `tagged` where tags mark none.
 
     An entity has its type, the characters [start, stop) of the text, these characters,
     and the mean of its words' scores. Words that came as a list have their `tags` too,
@@ -105,7 +105,7 @@ def answer(
     if tags.plain:
         rows = zip(names, spans.tolist(), scores_W.tolist(), strict=True)
         words = [{"tag": n, **_place(text, a, b), "score": s} for n, (a, b), s in rows]
-        return {"words": words, **({"tags": names} if listed else {})}
+        return {"tagged": words, **({"tags": names} if listed else {})}
     found = []
     for first, last, kind in tags.entities(tags_W).tolist():
         place = _place(text, int(spans[first, 0]), int(spans[last - 1, 1]))
@@ -123,4 +123,4 @@ def said(answer: Mapping[str, Any]) -> list[str]:
     """The types or tags that an answer has, to count them."""
     if "entities" in answer:
         return [entity["type"] for entity in answer["entities"]]
-    return [word["tag"] for word in answer["words"]]
+    return [word["tag"] for word in answer["tagged"]]
