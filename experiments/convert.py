@@ -285,8 +285,9 @@ def write_checkpoint(model: Any, params: Any, target: Path, beside: list[Path]) 
     if task is None or not single:
         raise ValueError(
             f"{SOURCE.value} is a {type(model).__name__}; a checkpoint is of a "
-            "LanguageModel, a TokenClassifier, a SpanFinder, or a SequenceClassifier of "
-            "one class of several. Give the folder itself to init, which takes what fits"
+            "LanguageModel, a TokenClassifier, a SpanFinder, or a SequenceClassifier "
+            "of one class of several. Give the folder itself to init, which takes what "
+            "fits"
         )
     if (target / FOLDER).exists():
         raise ValueError(f"{target / FOLDER} exists; give a new folder")
