@@ -11,6 +11,7 @@ from experiments import plan_gate
 from llmjax import config as cfg
 from llmjax.parallel import axes
 from llmjax.plan import gate
+from llmjax.plan.compiler.compile import check_attention
 from llmjax.plan.compiler.inputs import example
 from llmjax.plan.cost import estimate, topologies
 
@@ -30,6 +31,7 @@ def test_every_config_names_topologies_that_it_divides_over(path, field):
     rows = sizes["data"] * sizes["fsdp"] * sizes["expert"] * run.layout.microbatches
     assert run.data.batch_size % rows == 0
     assert run.data.seq_len % sizes["sequence"] == 0
+    check_attention(run, topology)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from llmjax.config import LayoutConfig, RunConfig, SplashAttention
+from llmjax.config import LayoutConfig, RunConfig
 from llmjax.parallel import mesh as mesh_lib
 from llmjax.plan.compiler import inputs, platforms
 from llmjax.plan.cost import topologies
@@ -116,13 +116,7 @@ def lower_step(
     """
     if isinstance(topology, str):
         topology = topologies.parse(topology, num_slices)
-    if topology.platform == "cuda" and isinstance(
-        config.layout.attention, SplashAttention
-    ):
-        raise ValueError(
-            f"layout.attention.kind is 'splash', a kernel of TPUs, and {topology.name} "
-            "has none; set it to 'auto', or to 'dot_product' (cuDNN's)"
-        )
+    check_attention(config, topology)
     platforms.require(topology)
     if topology.platform == "tpu":
         config = over_slices(config, topology.num_slices)
@@ -193,6 +187,15 @@ def compile_lowered(step: Lowered) -> Compiled:
 
 
 # --- before compiling ----------------------------------------------------------------
+
+
+def check_attention(config: RunConfig, topology: Topology) -> None:
+    """Raises ValueError for a kernel of TPUs alone where the topology is of GPUs."""
+    if topology.platform == "cuda" and config.layout.attention.kind == "splash":
+        raise ValueError(
+            f"layout.attention.kind is 'splash', a kernel of TPUs, and {topology.name} "
+            "has none; set it to 'auto', or to 'dot_product' (cuDNN's)"
+        )
 
 
 def over_slices(config: RunConfig, slices: int) -> RunConfig:
