@@ -46,15 +46,15 @@ def tuned(mains, tmp_path_factory, random_params):
         f"--config.init.path={place}/bert",
         f"--config.data.source={place}/data",
         f"--config.data.directory={place}/cache",
-        "--config.data.seq_len=24",
-        "--config.task.stride=4",
-        "--config.train.eval_every=60",
-        "--config.train.checkpoint_every=60",
+        "--config.data.seq_len=64",
+        "--config.task.stride=16",
+        "--config.train.eval_every=80",
+        "--config.train.checkpoint_every=80",
         "--config.optimizer.learning_rate=1e-2",
         "--config.optimizer.schedule.warmup_steps=1",
         f"--workdir={place}/run",
     ]
-    done = mains.run("finetune", *args, "--config.train.steps=120")
+    done = mains.run("finetune", *args, "--config.train.steps=80")
     assert done.code == 0, done.err
     return types.SimpleNamespace(place=place, args=args, done=done)
 
