@@ -23,8 +23,8 @@ and an entity its `words` [first, stop). Texts longer than the model are read in
 windows.
 
 Of a model that marks answers the input has columns question and context, and a row an
-`answer` with its characters [`start`, `stop`) of the context, its `probability` among the
-`n_best`, and if there may be none, `none`, by how much that scores above the best.
+`answer` with its characters [`start`, `stop`) of the context, its `probability` among
+the `n_best`, and if there may be none, `none`, by how much that scores above the best.
 
 Memory does not grow with the input. The same command goes on after it was killed: rows
 lie in OUTPUT.part until all are there. Any number of devices gives the same rows.

@@ -356,7 +356,7 @@ class QuestionAnswering:
     """Find the answer to a question in a text (Rajpurkar et al. 2016, 1606.05250).
 
     Attributes:
-      stride: tokens that two windows of a long text share.
+      stride: tokens that two windows of a long text share; a quarter of a row at most.
       max_question: tokens of a question that are read.
       max_answer: tokens of an answer that may be predicted.
       n_best: answers among which probabilities are shared out.

@@ -98,7 +98,7 @@ def test_every_token_is_fresh_in_the_window_that_shows_most_around_it():
 
 
 def test_a_row_without_room_beside_a_question_is_an_error():
-    with pytest.raises(ValueError, match=r"5 tokens leaves 3 .*task\.stride"):
+    with pytest.raises(ValueError, match=r"5 tokens leaves 3 .*task.stride"):
         AnswerWindows(Listed([asked(9, 4)]), length=8, stride=4, max_question=5)
 
 

@@ -89,7 +89,7 @@ class AnswerWindows:
             raise ValueError(
                 f"a question of {int(asked.max())} tokens leaves "
                 f"{int(self._rooms.min())} tokens of a row to its context, not more "
-                f"than the {stride} of task.stride that windows share; raise "
+                f"than the {stride} that windows share (task.stride); raise "
                 "data.seq_len, or lower task.stride or task.max_question"
             )
         over = np.maximum(self._tokens - self._rooms, 0)

@@ -157,7 +157,8 @@ class QuestionAnsweringTask(Objective):
 
     def examples(self, documents: Questions) -> Source:
         room, config = self.text_length, self.config
-        return AnswerWindows(documents, room, config.stride, config.max_question)
+        stride = min(config.stride, room // 4)
+        return AnswerWindows(documents, room, stride, config.max_question)
 
     def features(
         self, example: Mapping[str, Any], rng: np.random.Generator
