@@ -65,5 +65,5 @@ export XLA_FLAGS="${XLA_FLAGS:-} --xla_cpu_use_fusion_emitters=false"
 python -m tests.parity.chats
 python -m tests.parity.pipelines
 python -m tests.parity.taggers
-python -m tests.parity.answers
+python -m tests.parity.heads
 exec python -m tests.parity.live "$@"

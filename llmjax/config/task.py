@@ -377,6 +377,22 @@ class QuestionAnswering:
     answers_field: str = "answers"
 
 
+@checked
+class MultipleChoice:
+    """Which of several texts goes with a text (Zellers et al. 2018, 1808.05326).
+
+    Attributes:
+      choices: the most that a record has.
+      question_field, choices_field, label_field: fields of the records that are read.
+    """
+
+    kind: ClassVar[str] = "multiple_choice"
+    choices: Count = 4
+    question_field: str = "question"
+    choices_field: str = "choices"
+    label_field: str = "label"
+
+
 Labelled = SequenceClassification | TokenClassification
 
 
@@ -439,5 +455,6 @@ TaskConfig = (
     | SequenceClassification
     | TokenClassification
     | QuestionAnswering
+    | MultipleChoice
     | MultiTask
 )

@@ -18,6 +18,7 @@ from llmjax.hub.files import StoredTensor
 from llmjax.hub.origin import Origin
 from llmjax.hub.shared import settle, stored_names
 from llmjax.hub.table import Classification, Family, Table
+from llmjax.models.heads.choice import ChoiceScorer
 from llmjax.models.heads.classifier import SequenceClassifier
 from llmjax.models.heads.encoder import Encoder
 from llmjax.models.heads.language import LanguageModel
@@ -48,6 +49,7 @@ HEADS: dict[str, Any] = {
         SequenceClassifier,
         TokenClassifier,
         SpanFinder,
+        ChoiceScorer,
     )
 }
 

@@ -145,8 +145,8 @@ class Family:
       name: config.json's `model_type`.
       architectures: config.json's `architectures` -> class of `llmjax.models.heads`:
         "LanguageModel", "Encoder", "Discriminator", "SequenceClassifier",
-        "TokenClassifier", "SpanFinder". `save` writes the first of a class under whose
-        name `to_config` gives the config again.
+        "TokenClassifier", "SpanFinder", "ChoiceScorer". `save` writes the first of a
+        class under whose name `to_config` gives the config again.
       to_config: config.json's dict -> ModelConfig; ValueError for what we can't do.
       to_hf: the reverse, without `architectures`, `model_type` and `dtype`; ValueError
         for a config that the family can't express.

@@ -8,6 +8,7 @@ from llmjax import config as cfg
 from llmjax.config import RunConfig
 from llmjax.data.tokenizers.vocabulary import PlainVocabulary, Vocabulary
 from llmjax.tasks.labelled.labelled import LabelledTask
+from llmjax.tasks.labelled.multiple_choice import MultipleChoiceTask
 from llmjax.tasks.labelled.question_answering import QuestionAnsweringTask
 from llmjax.tasks.labelled.sequence_classification import SequenceClassificationTask
 from llmjax.tasks.labelled.token_classification import TokenClassificationTask
@@ -30,6 +31,7 @@ TASKS: dict[type, type[Objective]] = {
     cfg.MultiTokenPrediction: MultiTokenPredictionTask,
     cfg.NextSentence: NextSentenceTask,
     cfg.PermutationLM: PermutationLMTask,
+    cfg.MultipleChoice: MultipleChoiceTask,
     cfg.QuestionAnswering: QuestionAnsweringTask,
     cfg.ReplacedTokens: ReplacedTokensTask,
     cfg.SentenceEmbedding: SentenceEmbeddingTask,

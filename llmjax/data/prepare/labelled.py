@@ -2,16 +2,18 @@
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from llmjax.config import (
     DataConfig,
     FieldType,
+    Label,
     PrepareConfig,
     RecordField,
     Spans,
     Tags,
     Text,
+    Texts,
     Words,
 )
 from llmjax.data.files import columns, finding
@@ -24,6 +26,9 @@ TEXTS = ("text", "sentence", "content", "review", "document", "body", "comment")
 WORDS = ("words", "tokens")
 TAGS = ("tags", "ner_tags", "labels", "ner", "pos_tags")
 QUESTIONS = ("question", "query")
+STEMS = (*QUESTIONS, "startphrase", "context", "text")
+CHOICES = ("choices", "options", "endings")
+RIGHT = ("label", "answer")
 CONTEXTS = ("context", "passage", "paragraph", "text", "document")
 ANSWERS = ("answers", "answer", "spans")
 # of a dataset's rows, and neither text nor class
@@ -120,6 +125,28 @@ def with_answers(
     Raises:
       ValueError: no column, or several, could be it; with the columns that are there.
     """
+    usual = {question: QUESTIONS, context: CONTEXTS, answers: ANSWERS}
+    return _with_fields(data, usual, (Text(), Text(), Spans(context)), said)
+
+
+def with_choices(
+    data: DataConfig, question: str, choices: str, label: str, *, said: bool = True
+) -> DataConfig:
+    """`data` with fields for questions, choices and labels, read off the source.
+
+    See `with_answers`.
+    """
+    usual = {question: STEMS, choices: CHOICES, label: RIGHT}
+    return _with_fields(data, usual, (Text(), Texts(), Label()), said)
+
+
+def _with_fields(
+    data: DataConfig,
+    usual: Mapping[str, Sequence[str]],
+    types: Sequence[FieldType],
+    said: bool,
+) -> DataConfig:
+    """`data` with a field for each name, of the one column that has a usual name."""
     if data.mixture or data.prepare.fields:
         return data
     if not is_local(data.source):
@@ -130,12 +157,10 @@ def with_answers(
         return data
     if not there:
         return data
-    usual = {question: QUESTIONS, context: CONTEXTS, answers: ANSWERS}
     chosen = {k: _only(there, names, data, k) for k, names in usual.items()}
     if said:
         words = ", ".join(f"{k} in {name!r}" for k, name in chosen.items())
         print(f"data.source={data.source!r}: {words}", file=sys.stderr)
-    types: tuple[FieldType, ...] = (Text(), Text(), Spans(context))
     fields = tuple(
         RecordField(name, column, kind)
         for (name, column), kind in zip(chosen.items(), types, strict=True)

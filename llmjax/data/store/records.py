@@ -344,6 +344,25 @@ class RecordSource:
         sizes = [part.value_lengths().to_numpy().astype(np.int64) for part in parts]
         return np.concatenate([np.zeros(0, np.int64), *sizes])
 
+    def text_sizes(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Texts of each record in a field of several, and the tokens of the longest;
+        int64 [len] each."""
+        parts = [np.zeros((2, 0), np.int64)]
+        for chunk in self._tokens.column(f"{name}.sizes").chunks:
+            counts = chunk.value_lengths().to_numpy().astype(np.int64)
+            sizes = np.append(chunk.flatten().to_numpy().astype(np.int64), 0)
+            starts = np.cumsum(counts) - counts
+            longest = np.maximum.reduceat(sizes, starts) if len(starts) else starts
+            parts.append(np.stack([counts, np.where(counts > 0, longest, 0)]))
+        counts, longest = np.concatenate(parts, axis=1)
+        return counts, longest
+
+    def labels(self, name: str) -> np.ndarray:
+        """The class of each record in a field of labels, int64 [len]; -1: none."""
+        class_ids = self._classes[name]
+        values = self._records.column(name).to_pylist()
+        return np.array([class_ids.get(v, -1) for v in values], np.int64)
+
     def word_counts(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Words of each record in a field of words, and how many of these have no
         token; int64 [len] each."""

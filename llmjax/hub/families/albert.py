@@ -83,6 +83,7 @@ FAMILIES = (
             "AlbertForSequenceClassification": classifiers.CLASS,
             **classifiers.tags("Albert"),
             **classifiers.spans("Albert"),
+            **classifiers.choices("Albert"),
         },
         to_config,
         to_hf,

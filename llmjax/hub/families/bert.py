@@ -289,6 +289,7 @@ def roberta(name: str, prefix: str) -> Family:
         f"{prefix}ForSequenceClassification": classifiers.CLASS,
         **classifiers.tags(prefix),
         **classifiers.spans(prefix),
+        **classifiers.choices(prefix),
     }
     return Family(
         name,
@@ -347,6 +348,7 @@ FAMILIES = (
             "BertForSequenceClassification": classifiers.CLASS,
             **classifiers.tags("Bert"),
             **classifiers.spans("Bert"),
+            **classifiers.choices("Bert"),
         },
         bert_config,
         bert_hf,

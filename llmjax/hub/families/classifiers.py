@@ -7,7 +7,8 @@ from llmjax.config import ClassifierHead, LinearHead
 from llmjax.hub.families.entries import linear
 from llmjax.hub.table import Classification, Classifier, Entry
 
-CLASS, TAGS, SPANS = "SequenceClassifier", "TokenClassifier", "SpanFinder"
+CLASS, TAGS = "SequenceClassifier", "TokenClassifier"
+SPANS, CHOICES = "SpanFinder", "ChoiceScorer"
 
 
 def fixed(pooling: Any, form: ClassifierHead) -> Classifier:
@@ -53,6 +54,11 @@ def tags(name: str) -> dict[str, str]:
 def spans(name: str) -> dict[str, str]:
     """The architecture that marks answers in a text, `name`ForQuestionAnswering."""
     return {f"{name}ForQuestionAnswering": SPANS}
+
+
+def choices(name: str) -> dict[str, str]:
+    """The architecture that scores choices by its pooler, `name`ForMultipleChoice."""
+    return {f"{name}ForMultipleChoice": CHOICES}
 
 
 def score(name: str) -> dict[str, str]:

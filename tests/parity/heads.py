@@ -1,9 +1,10 @@
-"""Models that mark answers in a text, against transformers, both ways.
+"""Models that mark answers, and that score choices, against transformers, both ways.
 
-Each family's ...ForQuestionAnswering is written by transformers with random weights;
-read here, it must give the same scores, and what is written here must be read there:
+Each family's ...ForQuestionAnswering and ...ForMultipleChoice is written by
+transformers with random weights; read here, it must give the same scores, and what is
+written here must be read there:
 
-    python -m tests.parity.answers
+    python -m tests.parity.heads
 """
 
 import sys
@@ -53,27 +54,40 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
+HEADS = {
+    "ForQuestionAnswering": tuple(FAMILIES),
+    "ForMultipleChoice": ("Bert", "Roberta", "Albert"),
+}
+
+
 def scores(model: Any, ids: np.ndarray) -> np.ndarray:
-    """The scores of transformers' model, [B, T, 2]."""
+    """The scores of transformers' model, [B, T, 2] of places or [B, C] of choices."""
     with torch.no_grad():
         out = model(torch.tensor(ids))
+    if "logits" in out:
+        return out.logits.numpy()
     return np.stack([out.start_logits.numpy(), out.end_logits.numpy()], -1)
 
 
-def difference(name: str, fields: dict[str, Any], folder: Path) -> float:
+def difference(name: str, head: str, fields: dict[str, Any], folder: Path) -> float:
     """The largest difference of a score, there and back."""
-    family = getattr(transformers, f"{name}ForQuestionAnswering")
+    family = getattr(transformers, f"{name}{head}")
     torch.manual_seed(0)
     theirs = family(getattr(transformers, f"{name}Config")(**fields)).eval()
     for parameter in theirs.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     theirs.save_pretrained(folder / "theirs")
-    ids = np.random.default_rng(0).integers(3, 60, (2, 12))
+    choices = head == "ForMultipleChoice"
+    shape = (2, 2, 12) if choices else (2, 12)
+    ids = np.random.default_rng(0).integers(3, 60, shape)
     expected = scores(theirs, ids)
     model, params = hub.load(folder / "theirs")
-    batch = {"tokens": jnp.asarray(ids)}
+    batch: dict[str, Any] = {"tokens": jnp.asarray(ids[:, 0] if choices else ids)}
+    if choices:
+        batch["choice1_tokens"] = jnp.asarray(ids[:, 1])
     if model.cfg.token_types:
-        batch["token_types"] = jnp.zeros_like(batch["tokens"])
+        types = {k.replace("tokens", "token_types"): 0 * v for k, v in batch.items()}
+        batch |= types
     ours = model.apply({"params": params}, batch)
     hub.save(model, params, folder / "ours")
     back = scores(family.from_pretrained(folder / "ours").eval(), ids)
@@ -82,13 +96,13 @@ def difference(name: str, fields: dict[str, Any], folder: Path) -> float:
 
 def main() -> int:
     failed = 0
-    for name, fields in FAMILIES.items():
+    for name, head in [(name, head) for head in HEADS for name in HEADS[head]]:
         with tempfile.TemporaryDirectory() as folder:
-            error = difference(name, fields, Path(folder))
+            error = difference(name, head, FAMILIES[name], Path(folder))
         fine = error <= TOLERANCE
         failed += not fine
         end = "" if fine else f", FAILED: more than {TOLERANCE}"
-        print(f"answers: {name}, largest difference {error:.1e}{end}")
+        print(f"heads: {name}{head}, largest difference {error:.1e}{end}")
     return int(failed > 0)
 
 
