@@ -292,7 +292,8 @@ def test_a_strange_config(folder, edit, changes, message):
             "MarianModel",
         ),
         ("opt", "OPTForTokenClassification", "classifier of tokens", "OPTModel"),
-        ("roberta", "RobertaForQuestionAnswering", "marks answers", "RobertaModel"),
+        ("gpt2", "GPT2ForQuestionAnswering", "marks answers", "GPT2Model"),
+        ("electra", "ElectraForMultipleChoice", "of choices", "ElectraModel"),
     ],
 )
 def test_a_classifier_says_what_it_is(folder, edit, family, name, what, body):

@@ -195,7 +195,7 @@ def test_a_table_that_does_not_fit(entries, shapes, message):
 def test_every_registered_family_is_there(model_type):
     family = families.family(model_type)
     assert family.name == model_type
-    heads = {"LanguageModel", "Encoder", "Discriminator"}
+    heads = {"LanguageModel", "Encoder", "Discriminator", "SpanFinder", "ChoiceScorer"}
     classifiers = {"SequenceClassifier", "TokenClassifier"}
     assert set(family.architectures.values()) <= heads | classifiers
     for head in classifiers:

@@ -96,7 +96,7 @@ def difference(name: str, head: str, fields: dict[str, Any], folder: Path) -> fl
 
 def main() -> int:
     failed = 0
-    for name, head in [(name, head) for head in HEADS for name in HEADS[head]]:
+    for name, head in [(name, kind) for kind in HEADS for name in HEADS[kind]]:
         with tempfile.TemporaryDirectory() as folder:
             error = difference(name, head, FAMILIES[name], Path(folder))
         fine = error <= TOLERANCE

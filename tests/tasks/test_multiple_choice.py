@@ -108,15 +108,14 @@ def test_scores_are_those_of_each_choice_alone(tiny, random_params):
     for name in ("tokens", "segment_ids", "positions"):
         batch[f"choice2_{name}"][1] = 0
     batch = jax.tree.map(jnp.asarray, batch)
-    model = ChoiceScorer(cfg, LayoutConfig(), choices=3)
+    model = ChoiceScorer(cfg, LayoutConfig())
     params = random_params(model, batch)
     scores_BC = model.apply({"params": params}, batch)
     assert scores_BC.shape == (2, 3) and scores_BC[1, 2] == -jnp.inf
-    single = ChoiceScorer(cfg, LayoutConfig(), choices=1)
     for c in range(3):
         names = ("tokens", "segment_ids", "positions")
         one = {name: batch[prefix(c) + name] for name in names}
-        alone = single.apply({"params": params}, one)[:, 0]
+        alone = model.apply({"params": params}, one)[:, 0]
         np.testing.assert_allclose(scores_BC[:, c], alone, atol=1e-5)
 
     def loss(params):

@@ -25,13 +25,11 @@ class ChoiceScorer(nn.Module):
     As `…ForMultipleChoice` of BERT's family (Devlin et al. 2018, 4.4).
 
     Attributes:
-      choices: of a row.
       origin: what `hub.load` keeps of a folder for `hub.save`; None: not loaded.
     """
 
     cfg: ModelConfig
     layout: LayoutConfig = LayoutConfig()
-    choices: int = dataclasses.field(default=2, kw_only=True, compare=False)
     origin: Any = dataclasses.field(default=None, kw_only=True, compare=False)
 
     def setup(self):
@@ -49,32 +47,36 @@ class ChoiceScorer(nn.Module):
         )
 
     def __call__(self, batch: Batch) -> jax.Array:
-        """Float32 scores [B, choices]; of a choice that is not there -inf.
+        """Float32 scores [B, C] of choices; of one that is not there -inf.
 
         Args:
           batch: `tokens` of the first choice, `choice1_tokens` of the second, and so
             on; what else a Transformer reads alike.
         """
-        rows = joined(batch, self.choices)
+        rows, choices = joined(batch)
         x_BTD, _ = self.transformer(rows)
         x_BD = jnp.tanh(self.pooler(x_BTD[:, 0]))
         if self.cfg.dropout and self.has_rng("dropout"):
             x_BD = self.dropout(x_BD)
         scores = self.classifier(x_BD).astype(jnp.float32)[:, 0]
-        scores_BC = scores.reshape(-1, self.choices)
+        scores_BC = scores.reshape(-1, choices)
         if "segment_ids" not in rows:
             return scores_BC
         there_BC = (rows["segment_ids"][:, 0] > 0).reshape(scores_BC.shape)
         return jnp.where(there_BC, scores_BC, -jnp.inf)
 
 
-def joined(batch: Mapping[str, Any], choices: int) -> dict[str, jax.Array]:
-    """The choices of each row of a batch as rows of their own, one after another."""
+def joined(batch: Mapping[str, Any]) -> tuple[dict[str, jax.Array], int]:
+    """The choices of each row of a batch as rows of their own, one after another, and
+    how many each row has."""
     names = ("tokens", "token_types", "segment_ids", "positions")
+    choices = 1
+    while prefix(choices) + "tokens" in batch:
+        choices += 1
     rows = {}
     for name in names:
         if name in batch:
             parts = [jnp.asarray(batch[prefix(c) + name]) for c in range(choices)]
             stacked = jnp.stack(parts, axis=1)
             rows[name] = stacked.reshape(-1, *stacked.shape[2:])
-    return rows
+    return rows, choices

@@ -125,7 +125,7 @@ class MultipleChoiceTask(Objective):
 
     @classmethod
     def of_model(cls, model: Any) -> MultipleChoice:
-        return MultipleChoice(choices=model.choices)
+        return MultipleChoice()
 
     # --- examples --------------------------------------------------------------------
 
@@ -226,7 +226,7 @@ class MultipleChoiceTask(Objective):
     # --- model and loss --------------------------------------------------------------
 
     def model(self, cfg: ModelConfig, layout: LayoutConfig) -> nn.Module:
-        return ChoiceScorer(cfg, layout, choices=self.config.choices)
+        return ChoiceScorer(cfg, layout)
 
     def outputs(self, model: nn.Module) -> Outputs:
         return routed(model)
