@@ -30,6 +30,7 @@ def table(cfg: ModelConfig) -> Table:
         *linear("classifier", "classifier"),
         *classifiers.TAGGER,
         *classifiers.SPAN_SCORES,
+        *classifiers.CHOICE_SCORES,
     )
     stack = LayerTable("transformer/stack", cfg.layers, BLOCK)
     more = bert.again(cfg, *COPIES)

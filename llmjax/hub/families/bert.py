@@ -216,6 +216,7 @@ def bert_table(cfg: ModelConfig) -> Table:
         *linear("classifier", "classifier"),
         *classifiers.TAGGER,
         *classifiers.SPAN_SCORES,
+        *classifiers.CHOICE_SCORES,
     )
     stack = LayerTable("transformer/stack", cfg.layers, block("bert."))
     ignored = *unread("bert"), r"cls\.seq_relationship\.(weight|bias)"
@@ -253,6 +254,7 @@ def roberta_table(cfg: ModelConfig) -> Table:
         *linear("classifier.out_proj", "classifier"),
         *classifiers.TAGGER,
         *classifiers.SPAN_SCORES,
+        *classifiers.CHOICE_SCORES,
     )
     stack = LayerTable("transformer/stack", cfg.layers, block("roberta."))
     more = again(cfg, *ROBERTA_COPIES)
@@ -319,6 +321,7 @@ def electra_table(cfg: ModelConfig) -> Table:
         *linear("classifier.out_proj", "classifier"),
         *classifiers.TAGGER,
         *classifiers.SPAN_SCORES,
+        *classifiers.CHOICE_SCORES,
     )
     stack = LayerTable("transformer/stack", cfg.layers, block("electra."))
     return Table(entries, (stack,), unread("electra"), base="electra.")

@@ -44,6 +44,7 @@ TOKENS = fixed("none", LinearHead())
 TAG_SCORES = linear("score", "tagger")
 TAGGER = linear("classifier", "tagger")
 SPAN_SCORES = linear("qa_outputs", "answers")
+CHOICE_SCORES = linear("classifier", "scorer")
 
 
 def tags(name: str) -> dict[str, str]:

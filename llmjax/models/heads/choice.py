@@ -37,7 +37,7 @@ class ChoiceScorer(nn.Module):
         self.transformer = Transformer(cfg, self.layout)
         self.pooler = square(cfg, self.layout, "BD,DE->BE")
         self.dropout = nn.Dropout(cfg.dropout, deterministic=False)
-        self.classifier = Projection(
+        self.scorer = Projection(
             "BD,DC->BC",
             (cfg.d_model, 1),
             ("D", "C"),
@@ -58,7 +58,7 @@ class ChoiceScorer(nn.Module):
         x_BD = jnp.tanh(self.pooler(x_BTD[:, 0]))
         if self.cfg.dropout and self.has_rng("dropout"):
             x_BD = self.dropout(x_BD)
-        scores = self.classifier(x_BD).astype(jnp.float32)[:, 0]
+        scores = self.scorer(x_BD).astype(jnp.float32)[:, 0]
         scores_BC = scores.reshape(-1, choices)
         if "segment_ids" not in rows:
             return scores_BC
