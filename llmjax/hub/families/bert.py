@@ -321,7 +321,6 @@ def electra_table(cfg: ModelConfig) -> Table:
         *linear("classifier.out_proj", "classifier"),
         *classifiers.TAGGER,
         *classifiers.SPAN_SCORES,
-        *classifiers.CHOICE_SCORES,
     )
     stack = LayerTable("transformer/stack", cfg.layers, block("electra."))
     return Table(entries, (stack,), unread("electra"), base="electra.")
