@@ -26,6 +26,9 @@ Of a model that marks answers the input has columns question and context, and a 
 `answer` with its characters [`start`, `stop`) of the context, its `probability` among
 the `n_best`, and if there may be none, `none`, by how much that scores above the best.
 
+Of a model that scores choices the input has columns question and choices, a list, and a
+row the number of the `choice` from 0 on, its `probability`, and those of all.
+
 Memory does not grow with the input. The same command goes on after it was killed: rows
 lie in OUTPUT.part until all are there. Any number of devices gives the same rows.
 """

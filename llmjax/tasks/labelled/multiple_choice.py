@@ -101,7 +101,7 @@ class MultipleChoiceTask(Objective):
     labels = ("label",)
     inputs = ("question", "choices")
     reads_words = True
-    answer_columns = ("choice", "text", "probability", "probabilities")
+    answer_columns = ("choice", "probability", "probabilities")
     head = ChoiceScorer
 
     @property
