@@ -1,12 +1,13 @@
 """Config of the task: a self-supervised objective, several of them, or a label."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from llmjax.config.checks import (
     Count,
     Natural,
     NotNegative,
     Positive,
+    Range,
     Share,
     Size,
     SomeShare,
@@ -371,7 +372,7 @@ class QuestionAnswering:
     max_answer: Count = 30
     n_best: Count = 20
     no_answer: bool = False
-    null_threshold: float = 0.0
+    null_threshold: Annotated[float, Range(-1e6, 1e6)] = 0.0
     question_field: str = "question"
     context_field: str = "context"
     answers_field: str = "answers"
