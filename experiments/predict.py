@@ -29,9 +29,8 @@ lie in OUTPUT.part until all are there. Any number of devices gives the same row
 import contextlib
 import dataclasses
 import itertools
-import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +41,7 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from experiments import cli
+from experiments.predict_rows import as_written, rounded, rows_of
 from llmjax import hub
 from llmjax.config import (
     DataConfig,
@@ -53,8 +53,8 @@ from llmjax.config import (
     wording,
 )
 from llmjax.data.files import columns as columns_lib
-from llmjax.data.files import finding, readers, reading_text
-from llmjax.data.files.slices import FileSlice, Row
+from llmjax.data.files import finding
+from llmjax.data.files.slices import Row
 from llmjax.hub import classes, packages, tokenizer_files
 from llmjax.infer.generate import generates
 from llmjax.infer.output import Output
@@ -88,7 +88,6 @@ MAX_LENGTH = flags.DEFINE_integer(
     lower_bound=1,
 )
 UNBOUNDED = 512  # tokens of a text for a model of the hub that names no longest
-DIGITS = 6  # behind the point
 SHOWN = 10  # labels whose numbers are printed
 # columns of the output
 OWN = ("row", "label", "probability", "probabilities")
@@ -108,7 +107,7 @@ def main() -> dict[str, Any]:
     source = open_source(RUN.value or "")
     columns = text_columns(source)
     words = isinstance(source.task, TokenClassificationTask)
-    rows = rows_of(INPUT.value or "", columns, words)
+    rows = rows_of(INPUT.value or "", columns, KEEP.value, words)
     output, done = open_output(source, columns)
     predictor = Predictor(source.config, source.task, source.params, BATCH_SIZE.value)
     before = output.counts if output else {}
@@ -173,43 +172,18 @@ def row_of(
 ) -> dict[str, Any]:
     """A row of the output."""
     names = dict.fromkeys([*KEEP.value, *columns.values()])
-    there = {name: as_written(row.values[name]) for name in names}
+    nests = output_is_jsonl()
+    there = {name: as_written(row.values[name], nests) for name in names}
     shown = rounded(answer)
-    if not output_is_jsonl():  # a table has no lists
-        lists = {k: as_written(v) for k, v in shown.items() if isinstance(v, list)}
-        shown |= lists
+    if not nests:  # a table has no lists
+        lists = {k: v for k, v in shown.items() if isinstance(v, list)}
+        shown |= {k: as_written(v, nests) for k, v in lists.items()}
     return {"row": number, **there, **shown}
-
-
-def as_written(value: Any) -> Any:
-    """A value of the input as the output has it: text where JSON has no form for it.
-
-    In a table, lists and objects are JSON in a cell.
-    """
-    text = json.dumps(value, ensure_ascii=False, default=text_of)
-    value = json.loads(text, parse_constant=lambda name: None)  # NaN and the like
-    if isinstance(value, dict | list) and not output_is_jsonl():
-        return json.dumps(value, ensure_ascii=False)
-    return value
 
 
 def output_is_jsonl() -> bool:
     """Whether the output nests values, and is no table."""
     return (OUTPUT.value or "").lower().endswith(".jsonl")
-
-
-def text_of(value: Any) -> str:
-    """A date, a number of exact decimals or bytes as text."""
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-
-
-def rounded(value: Any) -> Any:
-    """Numbers as they are written."""
-    if isinstance(value, dict):
-        return {k: rounded(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [rounded(v) for v in value]
-    return round(value, DIGITS) if isinstance(value, float) else value
 
 
 # --- rows ----------------------------------------------------------------------------
@@ -251,70 +225,6 @@ def own_column(source: Source) -> str:
             if field.name == task.words_field and column in there:
                 return column
     return prepare.text
-
-
-def is_value(value: Any, words: bool) -> bool:
-    """Whether a value is a text, or where they are read a list of words."""
-    if words and isinstance(value, list):
-        return all(isinstance(word, str) and word.strip() for word in value)
-    return isinstance(value, str)
-
-
-def rows_of(
-    name: str, columns: Mapping[str, str], words: bool = False
-) -> Iterator[Row]:
-    """The rows of the files at a path, each with a text in all columns.
-
-    Args:
-      name: the path.
-      columns: input of the task -> its column.
-      words: whether a list of words is read too.
-
-    Raises:
-      ValueError: nothing there that can be read, or a row without a text; it names the
-        file and the line.
-    """
-    if not finding.exists(name):
-        raise ValueError(f"--input={name} is not there: {finding.missing(name)}")
-    keys = dict.fromkeys(columns.values(), "--text")
-    keys = keys | {name: "--keep" for name in KEEP.value if name not in keys}
-    slices = finding.find(name).slices
-    return rows_of_slices(slices, keys, [*columns.values()], words)
-
-
-def rows_of_slices(
-    slices: Iterable[FileSlice],
-    keys: Mapping[str, str],
-    texts: list[str],
-    words: bool = False,
-) -> Iterator[Row]:
-    """The rows of slices, one after another.
-
-    Args:
-      slices: of files.
-      keys: column -> the flag that names it.
-      texts: the columns that hold texts.
-      words: see `rows_of`.
-
-    Raises:
-      ValueError: see `rows_of`.
-    """
-    for file_slice in slices:
-        if file_slice.format == "txt":
-            each = (reading_text.lines(file, texts[0]) for file in file_slice.files)
-            rows: Iterator[Row] = itertools.chain.from_iterable(each)
-        else:
-            rows = readers.rows(file_slice, keys)
-        for row in rows:
-            for name in texts:
-                if not is_value(row.values[name], words):
-                    kind = type(row.values[name]).__name__
-                    raise ValueError(
-                        f"{row.where()}: the field {name!r} is {kind} and no "
-                        f"{'text or list of words' if words else 'text'}; mend it, or "
-                        "name the column of the texts in --text"
-                    )
-            yield row
 
 
 def open_output(

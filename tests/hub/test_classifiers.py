@@ -1,4 +1,4 @@
-"""Classifiers of texts in the hub's format; their outputs are in the goldens."""
+"""Classifiers of texts and tokens in the hub's format; outputs are in the goldens."""
 
 import dataclasses
 import json
@@ -16,15 +16,26 @@ from llmjax.config import (
     Learned,
     LinearHead,
     ModelConfig,
+    NormedHead,
     Plain,
     PoolerHead,
 )
+from llmjax.hub import families, forms
 from llmjax.hub.save import find_family, way_to_classes
 from llmjax.hub.stored_model import open_model
 from llmjax.hub.table import Classification
 from llmjax.models.heads.classifier import SequenceClassifier
+from llmjax.models.heads.token import TokenClassifier
 
 TOKENS = {"tokens": jnp.arange(12).reshape(2, 6) % 30}
+MODERN = families.family("modernbert").to_config(
+    {
+        **dict.fromkeys(("num_hidden_layers", "num_attention_heads"), 2),
+        "vocab_size": 40,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+    }
+)
 LABELS = ("bad", "so so", "good")
 
 
@@ -156,3 +167,52 @@ def test_a_folder_s_way_is_its_own(folder, edit):
     assert open_model(folder).way_to_classes() == Classification("first", PoolerHead())
     edit(folder / "config.json", architectures=["BertModel"])
     assert open_model(folder).way_to_classes() == Classification("first", PoolerHead())
+
+
+# --- of tokens -----------------------------------------------------------------------
+
+TAGS = ("O", "B-X", "I-X")
+
+
+@pytest.mark.parametrize(
+    ("family", "form", "tensor"),
+    [
+        ("bert", LinearHead(), "classifier.weight"),
+        ("llama", LinearHead(), "score.bias"),
+        ("modernbert", NormedHead(), "head.norm.weight"),
+    ],
+)
+def test_a_tagger_and_back(family, form, tensor, cfg, bert, random_params, tmp_path):
+    cfg = {"bert": bert, "llama": cfg, "modernbert": MODERN}[family]
+    model = TokenClassifier(cfg, 3, form=form, labels=TAGS)
+    params = random_params(model, TOKENS)
+    assert way_to_classes(cfg, "TokenClassifier") == Classification("none", form)
+    assert hub.save(model, params, tmp_path / "out").name == family
+    again, loaded = hub.load(tmp_path / "out")
+    assert again.clone(cfg=cfg) == model and again.labels == TAGS
+    np.testing.assert_array_equal(
+        again.apply({"params": loaded}, TOKENS), model.apply({"params": params}, TOKENS)
+    )
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["architectures"][0].endswith("ForTokenClassification")
+    assert config["label2id"] == {"O": 0, "B-X": 1, "I-X": 2}
+    assert "problem_type" not in config
+    assert tensor in load_file(tmp_path / "out" / "model.safetensors")
+
+
+def test_a_tagger_that_no_format_holds_is_refused(bert, random_params, tmp_path):
+    model = TokenClassifier(bert, 3, crf=True)
+    params = random_params(model, TOKENS)
+    with pytest.raises(ValueError, match=r"conditional random field \(task.crf\)"):
+        hub.save(model, params, tmp_path / "out")
+    assert not forms.exportable(model)
+    plain = TokenClassifier(bert, 3, form=LinearHead(bias=False))
+    with pytest.raises(ValueError, match="bert: task.head is LinearHead"):
+        hub.save(plain, random_params(plain, TOKENS), tmp_path / "out")
+
+
+def test_a_head_of_texts_is_not_one_of_tokens(folder):
+    stored = open_model(folder)
+    assert stored.way_to_classes("TokenClassifier") == Classification(
+        "none", LinearHead()
+    )

@@ -24,6 +24,11 @@ def fixed(pooling: Any, form: ClassifierHead) -> Classifier:
 def refuse_others(classification: Classification, *own: Classification) -> None:
     """Raises ValueError for a way to classes that is none of the family's own."""
     if classification not in own:
+        if classification.pooling == "none":  # of tokens
+            raise ValueError(
+                f"task.head is {classification.form}; this family has "
+                + " or ".join(str(c.form) for c in own)
+            )
         raise ValueError(
             f"task.pooling is {classification.pooling!r} and task.head "
             f"{classification.form}; this family has "
