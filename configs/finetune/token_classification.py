@@ -9,8 +9,11 @@ FOLDER has a model of transformers (BERT, say) or a run. The source is a file of
 columns, or a .jsonl or .parquet with lists of words ("words", "tokens") and of tags
 ("tags", "ner_tags", "labels"), in any of BIO, IOB1 and BIOES; a folder of train.txt,
 valid.txt and test.txt keeps these splits. As it stands: CoNLL-2003 and MiniLM, of
-packages that are downloaded if you agree (`--download`, or `prepare_data` before); on
-two CPU cores about a quarter of an hour. Its words may be used for research alone.
+packages that are downloaded once you agree, by
+
+    python -m experiments.prepare_data --config=configs/finetune/token_classification.py
+
+on two CPU cores about a quarter of an hour. Its texts may be used for research alone.
 """
 
 import ml_collections

@@ -39,7 +39,8 @@ class Predictions(NamedTuple):
 
     Attributes:
       ids: int64 [n], the examples' places in the evaluation; they do not depend on the
-        number of processes.
+        number of processes. Packed rows whose features all lie along tokens are an
+        example each.
       values: a tree of arrays [n, ...], from `Task.predict`.
       labels: `Task.labels` of these examples, [n, ...] each.
     """
@@ -59,7 +60,8 @@ class Task(Protocol):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Features, one value per example, that `report` compares predictions with."""
+        """Features, of an example or along its tokens, that `report` compares
+        predictions with."""
 
     @property
     def declared(self) -> Mapping[str, Feature]:

@@ -51,7 +51,7 @@ def batches(task, source):
     return [*Pipeline(source, task.features, data, task.length).evaluation()]
 
 
-@pytest.mark.parametrize("length", [8, 13, 1000])
+@pytest.mark.parametrize("length", [8, 24, 1000])
 def test_windows_tell_each_word_once_and_with_text_around_it(length):
     own = sentences([1, 2, 0, 30, 7])
     windows = Windows(own, length)
