@@ -225,6 +225,44 @@ def test_dropout_differs_in_every_layer_and_microbatch():
     assert len(np.unique(masks, axis=0)) == L * B
 
 
+class Dropped(nn.Module):
+    """Its input, dropped out."""
+
+    @nn.compact
+    def __call__(self, carry, layer, context, slot):
+        return (nn.Dropout(0.5, deterministic=False)(carry[0]), None), None
+
+
+def test_a_stage_that_is_computed_again_drops_the_same():
+    """What gets through all layers is the gradient of its sum, in either pass."""
+    B, T, D = 8, 32, 8
+    scan = nn.scan(
+        Dropped,
+        split_rngs={"dropout": True},
+        in_axes=(0, nn.broadcast, nn.broadcast),
+        length=2,
+    )
+
+    def total(x, key):
+        out, _ = through_stages(
+            scan(parent=None),
+            {},
+            x,
+            Context(Mask(), jnp.zeros((B, T), int)),
+            CircularSchedule(2, 4, recompute=True),
+            layers=2,
+            shared=False,
+            key=key,
+        )
+        return jnp.sum(out), out
+
+    x = jnp.ones((B, T, D))
+    with use(make_mesh(LayoutConfig(pipeline=Pipeline(2), data=1), jax.devices()[:2])):
+        gradient, out = jax.jit(jax.grad(total, has_aux=True))(x, jax.random.key(0))
+    assert 0 < jnp.mean(out > 0) < 0.2
+    np.testing.assert_array_equal(gradient, out)
+
+
 @pytest.mark.parametrize(
     ("model", "layout", "message"),
     [
