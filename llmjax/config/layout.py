@@ -73,7 +73,8 @@ class Pipeline:
 
     With `recompute`, a stage keeps of each microbatch its input alone and computes
     itself again in the backward pass, before `layout.remat` says what its layers keep:
-    many microbatches then take little memory, for one more forward pass.
+    many microbatches then take little memory, for one more forward pass. With `rounds`
+    and without it, a stage's weights are kept too, for each microbatch and round.
     """
 
     stages: Axis = 1  # devices; -1 takes those that are left

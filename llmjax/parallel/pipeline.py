@@ -9,6 +9,7 @@ keeps is kept for all of them; with `recompute` that is the input of each stage.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -19,8 +20,8 @@ from jax.sharding import Mesh, PartitionSpec
 
 from llmjax.config import LayoutConfig, ModelConfig
 from llmjax.parallel.axes import BATCH_AXES
+from llmjax.parallel.ring import AXIS, by_round, put, shift, take
 
-AXIS = "pipeline"
 ANY = PartitionSpec.UNCONSTRAINED
 
 
@@ -150,7 +151,7 @@ def circulate(
 
     Args:
       stage: (weights, shared, x, beside, number of the stage, number of the
-        microbatch) -> (x, sums), of one microbatch and one stage's layers.
+        microbatch) -> (x, sums), of one microbatch and one stage's layers, a scan.
       weights: tree of [L, ...], L layers over the axis, in their order.
       shared: tree of what all stages and microbatches have in common.
       x: [B, ...], what stages change.
@@ -165,8 +166,10 @@ def circulate(
     _check_rows(x.shape[0], plan, shards)
 
     def local(rank, weights, shared, x, beside):
-        own = _by_round(weights, rank[0], plan)
-        x, sums = _local(stage, own, shared, _take((x, beside), 0), rank[0], plan)
+        own = by_round(weights, rank[0], plan.stages, plan.rounds)
+        run = _recomputed if plan.recompute else _local
+        rows = take((x, *_parted(beside)), 0)
+        x, sums = run(stage, own, shared, rows, rank[0], plan)
         return x[None], jax.tree.map(lambda s: s[:, None], sums)
 
     rows = jax.tree.map(lambda a: _deal(a, plan, shards), (x, beside))
@@ -185,65 +188,156 @@ def circulate(
 def _local(stage, weights, shared, rows, rank, plan):
     """One device's share: weights [R, layers, ...], rows [M / P, rows, ...].
 
+    `rows` are x, and the floats and the others of `beside`. Returns the x that leave
+    the last stage, and the sums of this device's stages.
+    """
+    return _run(stage, weights, shared, rows, rank, plan, None)[:2]
+
+
+def _run(stage, weights, shared, rows, rank, plan, kept):
+    """`_local`, and the inputs of its stages [R * M, rows, ...] where `kept` has room.
+
     `flow` is what came round the ring; `queue` holds M / P microbatches to enter or
     that left. Group g's heads enter one by one while the queue's slot g is turned
     around, and what leaves then, of group g - 1, takes their places.
     """
-    P, R, slots = plan.stages, plan.rounds, plan.microbatches // plan.stages
-    if plan.recompute:
-        stage = jax.checkpoint(stage, prevent_cse=False)  # a loop's body: none to see
-
-    def head(queue, time):
-        """The queue's slot, its microbatch, and whether that enters here and now."""
-        slot = time // (P * R) % slots
-        return slot, _take(queue, slot), (rank == 0) & (time % (P * R) < P)
-
-    def turned(queue, time, x):
-        slot, (entered, beside), enters = head(queue, time)
-        back = _shift((jnp.where(enters, x, entered), beside), -1, P)
-        return _put(queue, back, slot)
 
     def tick(carry, time):
-        flow, queue, sums = carry
-        _, fresh, enters = head(queue, time)
-        x, beside = jax.tree.map(lambda a, b: jnp.where(enters, a, b), fresh, flow)
-        queue = turned(queue, time, flow[0])
+        flow, queue, sums, kept = carry
+        here, queue = _enter(flow, queue, time, rank, plan)
         busy, turn, microbatch = plan.work(rank, time)
-        own = _take(weights, turn if R > 1 else 0)
-        x, new = stage(own, shared, _on_rows(x), beside, turn * P + rank, microbatch)
-        new = jax.tree.map(
+        kept = kept and _kept(kept, here, turn * plan.microbatches + microbatch, busy)
+        own = take(weights, turn if plan.rounds > 1 else 0)
+        x, *beside = here
+        number = turn * plan.stages + rank
+        x, new = stage(own, shared, _on_rows(x), _joined(*beside), number, microbatch)
+        sums = jax.tree.map(
             lambda s, a: s.at[turn].add(jnp.where(busy, a, 0)), sums, new
         )
-        return (_shift((_on_rows(x), beside), 1, P), queue, new), None
+        flow = shift((_on_rows(x), *beside), 1, plan.stages)
+        return (flow, queue, sums, kept), None
 
-    first = _take(rows, 0)
-    _, new = jax.eval_shape(stage, _take(weights, 0), shared, *first, rank, rank)
-    zeros = jax.tree.map(lambda a: jnp.zeros((R, *a.shape), a.dtype), new)
-    times = jnp.arange(plan.times)
-    (flow, queue, sums), _ = jax.lax.scan(tick, (first, rows, zeros), times)
-    x, _ = turned(queue, plan.times, flow[0])
-    return jnp.roll(x, -1, axis=0), sums  # the last group left into the first slot
+    x, *beside = first = take(rows, 0)
+    own = take(weights, 0)
+    _, new = jax.eval_shape(stage, own, shared, x, _joined(*beside), rank, rank)
+    zeros = jax.tree.map(lambda a: jnp.zeros((plan.rounds, *a.shape), a.dtype), new)
+    carry, _ = jax.lax.scan(tick, (first, rows, zeros, kept), jnp.arange(plan.times))
+    flow, queue, sums, kept = carry
+    _, (x, *_) = _enter(flow, queue, plan.times, rank, plan)
+    x = jnp.roll(x, -1, axis=0)  # the last group left into the first slot
+    return x, sums, kept
 
 
-def _take(tree: Any, index: Any) -> Any:
-    return jax.tree.map(
-        lambda a: jax.lax.dynamic_index_in_dim(a, index, keepdims=False), tree
+def _enter(flow, queue, time, rank, plan):
+    """What a device computes at a time, and the queue after it; linear in both."""
+    P, R, slots = plan.stages, plan.rounds, plan.microbatches // plan.stages
+    slot = time // (P * R) % slots
+    waiting = take(queue, slot)
+    enters = (rank == 0) & (time % (P * R) < P)
+    here = jax.tree.map(lambda a, b: jnp.where(enters, a, b), waiting, flow)
+    turned = jnp.where(enters, flow[0], waiting[0]), *waiting[1:]
+    return here, put(queue, shift(turned, -1, P), slot)
+
+
+def _kept(kept, here, slot, busy):
+    """`kept` with the input of a stage that a device is busy with."""
+    old = take(kept, slot)
+    return put(kept, jax.tree.map(lambda a, b: jnp.where(busy, a, b), here, old), slot)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 5))
+def _recomputed(stage, weights, shared, rows, rank, plan):
+    """`_local` that keeps of each stage and microbatch its input alone.
+
+    Backward, the schedule is run in reverse, and each stage computed again. A loop that
+    jax differentiates would keep an input for idle times too, and hold the gradients of
+    a stage twice: of one microbatch, and their sum. Here layers add theirs to the sum.
+    """
+    return _local(stage, weights, shared, rows, rank, plan)
+
+
+def _forward(stage, weights, shared, rows, rank, plan):
+    def room(a):
+        kept = jnp.zeros((plan.rounds * plan.microbatches, *a.shape[1:]), a.dtype)
+        spec = PartitionSpec(None, BATCH_AXES, *[ANY] * (a.ndim - 2))
+        return jax.lax.with_sharding_constraint(kept, spec)
+
+    def plain(weights, shared, x, *rest):
+        """The stage, whose own derivatives are resolved: jvp takes no custom_vjp."""
+        return jax.vjp(lambda x: stage(weights, shared, x, *rest), x)[0]
+
+    kept = jax.tree.map(room, rows)
+    x, sums, kept = _run(plain, weights, shared, rows, rank, plan, kept)
+    return (x, sums), (weights, shared, kept, rank)
+
+
+def _backward(stage, plan, residuals, cotangents):
+    weights, shared, kept, rank = residuals
+    common, constants = _parted(shared)
+    d_x, (d_sums, _) = cotangents[0], _parted(cotangents[1])  # counts have none
+    one = plan.rounds == 1  # stage per device
+    if one:
+        weights = take(weights, 0)
+    totals = jax.tree.map(lambda a: jax.new_ref(jnp.zeros_like(a)), weights)
+
+    def moved(time, d_here, d_queue):
+        enter = functools.partial(_enter, time=time, rank=rank, plan=plan)
+        return jax.linear_transpose(enter, d_here, d_queue)((d_here, d_queue))
+
+    def tick(carry, time):
+        d_flow, d_queue, d_common = carry
+        busy, turn, microbatch = plan.work(rank, time)
+        x, beside, others = take(kept, turn * plan.microbatches + microbatch)
+        own = weights if one else take(weights, turn)
+
+        def computed(own, common, x, beside):
+            number = turn * plan.stages + rank
+            read, travels = _joined(common, constants), _joined(beside, others)
+            x, sums = stage(own, read, _on_rows(x), travels, number, microbatch)
+            return _on_rows(x), _parted(sums)[0]
+
+        pull: Any = jax.vjp(computed, own, common, x, beside)[1]
+        # gradients are added into references, and returned where an array is given
+        pull = pull.with_refs(totals if one else own, common, x, beside)
+        d_x, d_passed = shift(d_flow, -1, plan.stages)
+        d_new = jax.tree.map(lambda d: jnp.where(busy, d[turn], 0), d_sums)
+        d_own, d_read, d_x, d_beside = pull((d_x, d_new))
+        if not one:
+            jax.tree.map(lambda t, d: jax.ref.addupdate(t, turn, d), totals, d_own)
+        d_common, d_beside = jax.tree.map(
+            jnp.add, (d_common, d_passed), (d_read, d_beside)
+        )
+        return (*moved(time, (d_x, d_beside), d_queue), d_common), None
+
+    d_here, d_common = jax.tree.map(jnp.zeros_like, (take(kept[:2], 0), common))
+    d_beside = jax.tree.map(lambda a: jnp.zeros_like(a[: len(d_x)]), kept[1])
+    carry = moved(plan.times, d_here, (jnp.roll(d_x, 1, axis=0), d_beside))
+    carry, _ = jax.lax.scan(
+        tick, (*carry, d_common), jnp.arange(plan.times), reverse=True
     )
+    _, d_rows, d_common = carry
+    d_weights = jax.tree.map(lambda t: t[...], totals)
+    if one:
+        d_weights = jax.tree.map(lambda d: d[None], d_weights)
+    return d_weights, d_common, (*d_rows, None), None
 
 
-def _put(tree: Any, values: Any, index: Any) -> Any:
+_recomputed.defvjp(_forward, _backward)
+
+
+def _parted(tree: Any) -> tuple[Any, Any]:
+    """The floats of a tree and its other leaves, each with None for the other's."""
+    leaves, structure = jax.tree.flatten(tree)
+    floats = [a if jnp.issubdtype(a.dtype, jnp.inexact) else None for a in leaves]
+    others = [a if f is None else None for a, f in zip(leaves, floats, strict=True)]
+    return jax.tree.unflatten(structure, floats), jax.tree.unflatten(structure, others)
+
+
+def _joined(floats: Any, others: Any) -> Any:
+    """The tree of the two of `_parted`."""
     return jax.tree.map(
-        lambda a, v: jax.lax.dynamic_update_index_in_dim(a, v, index, 0), tree, values
+        lambda a, b: b if a is None else a, floats, others, is_leaf=lambda a: a is None
     )
-
-
-def _shift(tree: Any, by: int, size: int) -> Any:
-    """`tree` sent from each device to the one `by` further around the ring."""
-    return _send(tree, [(i, (i + by) % size) for i in range(size)])
-
-
-def _send(tree: Any, pairs: list[tuple[int, int]]) -> Any:
-    return jax.tree.map(lambda a: jax.lax.ppermute(a, AXIS, pairs), tree)
 
 
 def _on_rows(x: jax.Array, axes: tuple[str, ...] = BATCH_AXES) -> jax.Array:
@@ -267,60 +361,3 @@ def _gather(x: jax.Array, plan: CircularSchedule, shards: int) -> jax.Array:
     rest = x.shape[3:]
     dealt = jnp.moveaxis(x.reshape(P, M // P, shards, -1, *rest), 2, 0)
     return _on_rows(dealt.reshape(-1, *rest), (*BATCH_AXES, AXIS))
-
-
-def _by_round(weights: Any, rank: jax.Array, plan: CircularSchedule) -> Any:
-    """A device's leaves [R * layers, ...] -> [R, layers, ...] of stages it computes.
-
-    Stored in the order of the layers, device d has stages R d to R d + R - 1. Each of
-    R permutations brings every device one of the stages that it computes.
-    """
-    P, R = plan.stages, plan.rounds
-    cut = jax.tree.map(lambda a: a.reshape(R, -1, *a.shape[1:]), weights)
-    if R == 1:
-        return cut
-    moved = jax.tree.map(jnp.zeros_like, cut)
-    for stages in moves(P, R):  # stages[d] goes to device d
-        sent = {stage // R: stage % R for stage in stages}
-        source = jnp.array([sent[d] for d in range(P)])[rank]
-        target = jnp.array([stage // P for stage in stages])[rank]
-        pairs = [(stage // R, d) for d, stage in enumerate(stages)]
-        moved = _put(moved, _send(_take(cut, source), pairs), target)
-    return moved
-
-
-def moves(P: int, R: int) -> list[list[int]]:
-    """R permutations that move stages from where they are stored to where they compute.
-
-    Each is a list of P stages, one for each device d, no two of them stored on one
-    device (stage s is stored on s // R, device d computes d, P + d…). Perfect matchings
-    exist, as every device stores R stages and computes R (König 1916).
-    """
-    left = [[r * P + d for r in range(R)] for d in range(P)]
-    permutations = []
-    for _ in range(R):
-        chosen = _matching(left, R)
-        for stages, stage in zip(left, chosen, strict=True):
-            stages.remove(stage)
-        permutations.append(chosen)
-    return permutations
-
-
-def _matching(stages: list[list[int]], R: int) -> list[int]:
-    """One of each device's `stages`, no two stored on one device (Kuhn 1955)."""
-    receiver: dict[int, int] = {}  # device that stores a chosen stage -> d
-    chosen: dict[int, int] = {}
-
-    def place(d: int, tried: set[int]) -> bool:
-        for stage in stages[d]:
-            home = stage // R
-            if home not in tried:
-                tried.add(home)
-                if home not in receiver or place(receiver[home], tried):
-                    receiver[home], chosen[d] = d, stage
-                    return True
-        return False
-
-    for d in range(len(stages)):
-        assert place(d, set())
-    return [chosen[d] for d in range(len(stages))]

@@ -13,7 +13,7 @@ from llmjax.models.attention.mask import Mask
 from llmjax.models.attention.splash import splash_attention
 from llmjax.models.context import Context
 from llmjax.models.stages import through_stages
-from llmjax.parallel import pipeline
+from llmjax.parallel import pipeline, ring
 from llmjax.parallel.mesh import make_mesh, use
 from llmjax.parallel.pipeline import CircularSchedule
 from tests.parallel import pipelined
@@ -50,7 +50,7 @@ def test_the_bubble_is_the_idle_slots(P, M, R):
 @pytest.mark.parametrize(("P", "R"), [(2, 2), (2, 3), (4, 2), (4, 4), (4, 6), (8, 3)])
 def test_stages_are_moved_by_permutations(P, R):
     """From contiguous shares to who computes them, one per device and move."""
-    got = np.array(pipeline.moves(P, R))
+    got = np.array(ring.moves(P, R))
     assert (np.sort(got.ravel()) == np.arange(P * R)).all()
     assert (got % P == np.arange(P)).all()
     for move in got:
@@ -69,11 +69,12 @@ def toy(P, R, M, remat=False, **axes):
         return jnp.sin(x @ w) + shift * x + 0.1 * beside[0][:, None]
 
     def stage(weights, shared, x, beside, number, microbatch):
-        sums = []
-        for i in range(2):
-            sums.append({"rows": 1.0 * len(x), "layer": len(x) * (2.0 * number + i)})
-            x = layer(x, weights[i], shared, beside)
-        return x, jax.tree.map(lambda *s: jnp.stack(s), *sums)
+        def body(x, inputs):
+            w, i = inputs
+            sums = {"rows": 1.0 * len(x), "layer": len(x) * (2.0 * number + i)}
+            return layer(x, w, shared, beside), sums
+
+        return jax.lax.scan(body, x, (weights, jnp.arange(2)))
 
     def piped(weights, shift, x):
         plan = CircularSchedule(P, M, R, remat)
@@ -102,6 +103,7 @@ def toy(P, R, M, remat=False, **axes):
         (2, 2, 4, {"data": 1, "fsdp": 2, "tensor": 2}),
         (4, 1, 8, {"data": 2, "remat": True}),
         (4, 2, 4, {"data": 1, "expert": 2}),
+        (4, 2, 8, {"data": 1, "expert": 2, "remat": True}),
     ],
 )
 def test_a_toy_is_the_loop_over_its_layers(P, R, M, axes):
@@ -129,10 +131,13 @@ def test_a_toy_is_the_loop_over_its_layers(P, R, M, axes):
                 "fsdp": 2,
                 "tensor": 2,
                 "remat": FullRemat(),
-                "pipeline": Pipeline(2, microbatches=4, recompute=True),
+                "pipeline": Pipeline(2, microbatches=4),
             },
         ),
-        ("encoder-decoder mixture", {"data": 2, "expert": 2}),
+        (
+            "encoder-decoder mixture",
+            {"data": 2, "expert": 2, "pipeline": Pipeline(2, recompute=True)},
+        ),
     ],
 )
 def test_a_model_is_the_plain_one(name, layout):
@@ -141,6 +146,34 @@ def test_a_model_is_the_plain_one(name, layout):
     )
     got, want = program(*arguments), pipelined.plain(name, 2)
     assert pipelined.error(got, want) < 1e-5
+
+
+@pytest.mark.parametrize("R", [1, 2])
+def test_recomputed_stages_hold_their_inputs_and_one_sum_of_gradients(R):
+    """Of each microbatch and round one input, and never a gradient beside its sum."""
+    P, M, layers, width, rows = 4, 16, 8, 128, 4
+
+    def stage(weights, shared, x, beside, number, microbatch):
+        return jax.lax.scan(lambda x, w: (jnp.sin(x @ w), None), x, weights)[0], {}
+
+    def temporaries(recompute):
+        plan = CircularSchedule(P, M, R, recompute)
+
+        def value(weights, x):
+            return jnp.sum(pipeline.circulate(stage, weights, None, x, [], plan)[0])
+
+        weights = jax.ShapeDtypeStruct((layers * P, width, width), jnp.float32)
+        x = jax.ShapeDtypeStruct((M * rows, width), jnp.float32)
+        mesh = make_mesh(LayoutConfig(pipeline=Pipeline(P), data=1), jax.devices()[:P])
+        with use(mesh):
+            program = jax.jit(jax.value_and_grad(value)).lower(weights, x).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    microbatch, of_weights = 4 * rows * width, 4 * layers * width**2
+    inputs = (R * M + layers // R) * microbatch
+    # the sum is a result; of R rounds, weights and gradients are moved to their devices
+    beside = 24 * microbatch + {1: 0.5, 2: 4}[R] * of_weights
+    assert temporaries(True) < inputs + beside < temporaries(False)
 
 
 def test_a_kernel_that_is_manual_itself_traces_within_a_stage():
@@ -190,6 +223,44 @@ def test_dropout_differs_in_every_layer_and_microbatch():
         )(jax.random.key(0))
     masks = np.moveaxis(np.asarray(x), 2, 0).reshape(L * B, T)
     assert len(np.unique(masks, axis=0)) == L * B
+
+
+class Dropped(nn.Module):
+    """Its input, dropped out."""
+
+    @nn.compact
+    def __call__(self, carry, layer, context, slot):
+        return (nn.Dropout(0.5, deterministic=False)(carry[0]), None), None
+
+
+def test_a_stage_that_is_computed_again_drops_the_same():
+    """What gets through all layers is the gradient of its sum, in either pass."""
+    B, T, D = 8, 32, 8
+    scan = nn.scan(
+        Dropped,
+        split_rngs={"dropout": True},
+        in_axes=(0, nn.broadcast, nn.broadcast),
+        length=2,
+    )
+
+    def total(x, key):
+        out, _ = through_stages(
+            scan(parent=None),
+            {},
+            x,
+            Context(Mask(), jnp.zeros((B, T), int)),
+            CircularSchedule(2, 4, recompute=True),
+            layers=2,
+            shared=False,
+            key=key,
+        )
+        return jnp.sum(out), out
+
+    x = jnp.ones((B, T, D))
+    with use(make_mesh(LayoutConfig(pipeline=Pipeline(2), data=1), jax.devices()[:2])):
+        gradient, out = jax.jit(jax.grad(total, has_aux=True))(x, jax.random.key(0))
+    assert 0 < jnp.mean(out > 0) < 0.2
+    np.testing.assert_array_equal(gradient, out)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@
 Prints, per model and layout, the largest difference of the loss and of any gradient,
 relative to the leaf's largest value, and beside it that of a mesh without a pipeline,
 which is rounding; ends with 1 where one exceeds 1e-5 and three times the other. --quick
-takes two models, each through two stages and through four.
+takes two models, each through two stages, through four, and through four that are
+computed again.
 """
 
 import functools
@@ -35,6 +36,11 @@ LAYOUTS: list[dict[str, Any]] = [
     for R in (1, 2)
     for M in ((P, 2 * P) if i == 0 else (2 * P if R == 1 else P,))
 ]
+LAYOUTS += [
+    {"pipeline": Pipeline(P, R, 2 * P, recompute=True), **rest}
+    for P, rest in ((2, {"fsdp": 2, "tensor": 2}), (4, {"data": 2}))
+    for R in (1, 2)
+]
 QUICK = ("decoder", "encoder-decoder mixture")
 
 
@@ -50,7 +56,7 @@ def main() -> int:
     failed = 0
     quick = "--quick" in sys.argv
     names = [word for word in sys.argv[1:] if word != "--quick"]
-    layouts = [LAYOUTS[1], LAYOUTS[-1]] if quick else LAYOUTS
+    layouts = [LAYOUTS[1], LAYOUTS[-5], LAYOUTS[-1]] if quick else LAYOUTS
     for name in names or (QUICK if quick else pipelined.MODELS):
         for layout in layouts:
             layout = {"data": 1} | layout
@@ -63,9 +69,10 @@ def main() -> int:
             other = rounding(name, layers)
             failed += worst > max(1e-5, 3 * other)
             others = {k: v for k, v in layout.items() if k != "pipeline" and v > 1}
+            again = "again" if stages.recompute else ""
             seconds = time.time() - start
             print(
-                f"{name:24} P={P} R={R} M={M} {others!s:26} "
+                f"{name:24} P={P} R={R} M={M} {others!s:26} {again:5} "
                 f"idle {bubble_share(P, M, R):.3f}  "
                 f"error {worst:.1e} ({other:.1e})  {seconds:.0f} s",
                 flush=True,
