@@ -313,7 +313,7 @@ def test_prediction_of_a_real_program():
     assert prediction.roofline.compute < prediction.step_seconds
     assert sum(prediction.roofline.near.values()) >= prediction.exposed_seconds
     assert prediction.roofline.binds == "ici"
-    assert prediction.roofline.far == prediction.roofline.host == 0
+    assert prediction.roofline.far == prediction.roofline.host == 0  # on four hosts
     assert prediction.uncounted == ()
     eight = dataclasses.replace(config, layout=LayoutConfig(quantization=Int8(False)))
     less = roofline.predict(compiled.text("mixed_v5p"), eight, where, mesh)
