@@ -117,8 +117,9 @@ def search(
       fixed: fields of the layout, or of the mesh, that stay as they are.
       available: bytes per device that a step may take; None: what the chip has.
     """
-    explored = _Explored(config, topology, predict, compiler, compiles, available)
     mesh = estimate.mesh_sizes(config.layout, topology.devices)
+    config = changed(config, config.layout.mesh_fields(mesh))  # none is -1
+    explored = _Explored(config, topology, predict, compiler, compiles, available)
     own = Candidate(config, estimate.estimate(config, topology, size, mesh))
     if start is not None:
         explored.note(own, start, "")
