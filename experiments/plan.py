@@ -1,8 +1,8 @@
 r"""Compiles a run's step for TPUs or GPUs; reports whether it fits and how fast.
 
     python -m experiments.plan --config=configs/pretrain/llama2_7b.py \
-        [--topology=v5p:4x4x4] [--num_slices=2] [--search] [--price=4.2] \
-        [--workdir=runs/plan]
+        [--topology=v5p:4x4x4] [--num_slices=2] [--price=4.2] [--workdir=runs/plan] \
+        [--search] [--compiles=12] [--fixed=compiler_options]
     python -m experiments.plan --config=configs/pretrain/llama2_7b.py \
         --topology=h100:8x8
     python -m experiments.plan --compare=runs/a,runs/b
@@ -10,11 +10,14 @@ r"""Compiles a run's step for TPUs or GPUs; reports whether it fits and how fast
 Needs the TPU compiler (`pip install -e '.[tpu]'`) or that for GPUs (`'.[plan-gpu]'`),
 but neither TPU nor GPU. A topology is one slice of TPU chips, or GPUs x hosts; without
 --topology, the config's `layout.plan_topology` is taken. Where the step does not fit,
-the cheapest changes that save memory are compiled. Writes `result.json`, `report.md`
-and `plan.png` into the workdir, if one is given.
+the cheapest changes that save memory are compiled. `--search` compiles other layouts of
+the same run, `--compiles` of them at most: meshes, what is kept, blocks, options of the
+compiler; it keeps what helps, and prints the fastest as flags and as lines of a config.
+Writes `result.json`, `report.md` and `plan.png` into the workdir, if one is given.
 """
 
 import json
+from dataclasses import fields
 
 import jax
 from absl import flags
@@ -34,7 +37,10 @@ TOPOLOGY = flags.DEFINE_string(
 )
 SLICES = flags.DEFINE_integer("num_slices", None, "Slices of TPUs.")
 SEARCH = flags.DEFINE_boolean("search", False, "Search for a faster layout.")
-BEST = flags.DEFINE_integer("best", 4, "Layouts that --search compiles.")
+COMPILES = flags.DEFINE_integer("compiles", 12, "Layouts that --search compiles.")
+FIXED = flags.DEFINE_list(
+    "fixed", [], "Fields of the layout that --search leaves: remat,compiler_options."
+)
 PRICE = flags.DEFINE_float("price", None, "Dollars per hour of a chip or GPU.")
 COMPARE = flags.DEFINE_string("compare", None, "Two results, as a,b.")
 
@@ -49,8 +55,13 @@ def main() -> None:
         return
     if cli.CONFIG.value is None:
         raise ValueError("give --config=configs/..., or --compare=a.json,b.json")
-    if BEST.value < 1:
-        raise ValueError(f"--best={BEST.value}; it must be at least 1")
+    if COMPILES.value < 1:
+        raise ValueError(f"--compiles={COMPILES.value}; it must be at least 1")
+    if unknown := set(FIXED.value) - {f.name for f in fields(cfg.LayoutConfig)}:
+        raise ValueError(
+            f"--fixed={','.join(FIXED.value)}: layout has no {min(unknown)}; accepted: "
+            f"{', '.join(f.name for f in fields(cfg.LayoutConfig))}"
+        )
     result = plan(cli.config())
     text = report.text(result)
     print(text)
@@ -88,7 +99,9 @@ def plan(run: cfg.RunConfig) -> report.Result:
             compiled.topology,
             Size.of(compiled.program),
             lambda candidate: report.predict(candidate, PRICE.value),
-            BEST.value,
+            COMPILES.value,
+            start=compiled,
+            fixed=FIXED.value,
         )
         result["search"] = report.describe_search(ranking)
     elif not compiled.fits:

@@ -14,7 +14,7 @@ from configs.pretrain import llama2_7b
 
 
 def get_config() -> ml_collections.ConfigDict:
-    config = llama2_7b.get_config()
+    config = llama2_7b.base()
     config.data.batch_size = 1024
     config.model.d_model = 8192
     config.model.d_ff = 28672

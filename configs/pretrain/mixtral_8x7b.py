@@ -16,7 +16,7 @@ from configs.pretrain import llama2_7b
 
 
 def get_config() -> ml_collections.ConfigDict:
-    config = llama2_7b.get_config()
+    config = llama2_7b.base()
     config.data.batch_size = 1024
     config.model.num_kv_heads = 8
     config.model.positions.theta = 1e6

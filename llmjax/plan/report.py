@@ -14,7 +14,7 @@ from llmjax.plan.compiler.compile import Compiled
 from llmjax.plan.cost import estimate, roofline
 from llmjax.plan.cost.roofline import Prediction
 from llmjax.plan.hlo import collectives
-from llmjax.plan.layouts.changes import flags
+from llmjax.plan.layouts.changes import flags, lines
 from llmjax.plan.layouts.remedies import Trial
 from llmjax.plan.layouts.search import Ranked
 from llmjax.plan.tables import duration, gib, mesh_axes, table, topology_name, unit
@@ -126,6 +126,8 @@ def describe_search(ranked: Sequence[Ranked]) -> list[Result]:
     return [
         {
             "flags": flags(r.change) or "(as it is)",
+            "lines": lines(r.change),
+            "why": r.why or "as it is",
             "step_seconds": r.prediction.step_seconds if r.prediction else None,
             "mfu": r.prediction.mfu if r.prediction else None,
             "cycles": r.prediction.summary.estimated_cycles if r.prediction else None,
@@ -276,11 +278,19 @@ def _search(ranking: Sequence[Result]) -> str:
             gib(r["bytes"]),
             duration(r["estimated_seconds"]),
             gib(r["estimated_bytes"]),
+            r["why"],
             r["flags"],
         )
         for place, r in enumerate(ranking, 1)
     ]
-    head = ("", "step", "MFU", "peak", "by formula", "by formula", "flags")
+    head = ("", "step", "MFU", "peak", "by formula", "by formula", "last change")
+    text = table((*head, "flags"), rows)
     winner = next((r for r in ranking if r["step_seconds"] is not None), None)
-    advice = f"\n\nTake the first: {winner['flags']}" if winner else ""
-    return table(head, rows) + advice
+    if winner is None:
+        return text
+    if not winner["lines"]:
+        return f"{text}\n\nNone of these is faster than the run as it is."
+    return (
+        f"{text}\n\nTake the first: {winner['flags']}\n\nIn a config file:\n\n"
+        f"```python\n{winner['lines']}\n```"
+    )

@@ -34,13 +34,14 @@ class Device:
     coords: tuple[int, int, int]
     core_on_chip: int
     slice_index: int
+    process_index: int  # any number of its host, which has 2 x 2 chips
 
 
 def mesh(topology: chips.Topology, **sizes: int) -> Mesh:
     """A mesh over the topology's devices, in the order of cores, x, y, z, slices."""
     shape = (*topology.shape, 1)[:3]
     devices = [
-        Device((x, y, z), core, s)
+        Device((x, y, z), core, s, hash((s, z, y // 2, x // 2)))
         for s in range(topology.num_slices)
         for z in range(shape[2])
         for y in range(shape[1])

@@ -22,7 +22,7 @@ def failed(monkeypatch):
     """Llama 2 7B on a quarter of the chips, 30 GiB too much by the compiler."""
     monkeypatch.setattr(Size, "of", lambda program: SIZE)
     topology = chips.parse("v5p:2x2x4")
-    draft = llama2_7b.get_config()
+    draft = llama2_7b.base()
     draft.layout.remat.saved = ("query", "key", "value", "context", "out", "gate", "up")
     run = cfg.parse(draft)
     return verdict(run, topology, 125 * GIB)
@@ -112,7 +112,7 @@ def test_two_changes_together_where_one_is_not_enough(failed):
 
 
 def test_a_pipeline_may_keep_the_inputs_of_its_stages_alone():
-    draft = llama2_7b.get_config()
+    draft = llama2_7b.base()
     draft.layout.fsdp = 4
     draft.layout.remat = {"kind": "full"}
     draft.layout.pipeline.update(stages=4, microbatches=16)

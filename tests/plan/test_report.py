@@ -130,6 +130,8 @@ def test_a_search_says_which_layout_to_take():
     rows = [
         {
             "flags": flags,
+            "lines": "config.layout.tensor = 4",
+            "why": "four chips a layer",
             "step_seconds": seconds,
             "mfu": 0.6 if seconds else None,
             "cycles": 1,
@@ -141,8 +143,12 @@ def test_a_search_says_which_layout_to_take():
         for flags, seconds in (("--config.layout.tensor=4", 1.5), ("--b", None))
     ]
     text = report.text(result(search=rows))
-    assert text.splitlines()[-1] == "Take the first: --config.layout.tensor=4"
-    assert "does not fit" in text
+    take, code = text.split("Take the first: ")[1].split("In a config file:")
+    assert take.strip() == "--config.layout.tensor=4"
+    assert "config.layout.tensor = 4\n" in code
+    assert "does not fit" in text and "four chips a layer" in text
+    as_it_is = [{**rows[0], "lines": ""}]
+    assert "None of these is faster" in report.text(result(search=as_it_is))
 
 
 def test_tables_align():

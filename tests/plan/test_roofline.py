@@ -5,8 +5,19 @@ import math
 
 import pytest
 
-from llmjax.config import DataConfig, Int8, LayoutConfig, ModelConfig, RunConfig
-from llmjax.plan.cost import chips, pallas, roofline, timeline
+from llmjax.config import (
+    BFloat16,
+    DataConfig,
+    FullRemat,
+    Int8,
+    LayoutConfig,
+    ModelConfig,
+    NamesRemat,
+    RunConfig,
+    SplashAttention,
+)
+from llmjax.plan.cost import chips, estimate, pallas, roofline, timeline
+from llmjax.plan.cost import splash as attention
 from llmjax.plan.cost.links import Links
 from llmjax.plan.hlo import traffic
 from llmjax.plan.hlo.collectives import Collective, Devices, collectives
@@ -186,6 +197,60 @@ def test_larger_blocks_cost_less_and_heads_add_up():
     assert more.seconds == pytest.approx(2 * small.seconds)
 
 
+def test_bytes_of_blocks_that_are_read_again():
+    """Of one head, 4096 tokens and blocks of 512: 36 of 64 blocks are visited."""
+    v5p, of_one = chips.CHIPS["v5p"], 4096 * 128 * 2  # bytes of queries, or of keys
+    calls = {kernel: splash(kernel, heads=1) for kernel in ("fwd", "dq", "dkv")}
+    moved = {k: pallas.cost(call, v5p).hbm_bytes / 10 for k, call in calls.items()}
+    again = 36 * 512 * 2 * 128 * 2  # keys and values, or queries and gradients
+    # queries and results, and a log-sum-exp of each query on 128 lanes
+    assert moved["fwd"] == 2 * of_one + 4096 * 512 + again
+    assert moved["dq"] == 3 * of_one + again
+    assert moved["dkv"] == 4 * of_one + again
+    fused = dataclasses.replace(calls["dkv"], results=3 * ("bf16[1,4096,128]",))
+    # a part of dq for each of eight blocks of keys
+    assert pallas.cost(fused, v5p).hbm_bytes / 10 == moved["dkv"] + 8 * of_one
+    whole = pallas.cost(splash("fwd", heads=1, b=4096), v5p).hbm_bytes / 10
+    assert whole == 4 * of_one + 4096 * 512  # each once
+
+
+def test_a_kernel_waits_for_its_bytes():
+    slow = dataclasses.replace(chips.CHIPS["v5p"], hbm_bandwidth=1e9)
+    cost = pallas.cost(splash("fwd"), slow)
+    assert cost.seconds == pytest.approx(cost.hbm_bytes / 1e9)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_attention_before_it_is_compiled(fused):
+    """Four rows a chip, four heads, eight layers; the forward pass again or not."""
+    v5p = chips.CHIPS["v5p"]
+    model = ModelConfig(d_model=512, num_heads=4, num_layers=8)
+    layout = LayoutConfig(
+        attention=SplashAttention(1024, 1024, fused),
+        precision=BFloat16(),
+        remat=FullRemat(),
+    )
+    data = DataConfig(batch_size=16, seq_len=4096)
+    run = RunConfig(model=model, data=data, layout=layout)
+    mesh = estimate.mesh_sizes(dataclasses.replace(layout, data=1, fsdp=4), 4)
+    got = attention.seconds(run, v5p, mesh)
+
+    def alone(kernel: str, results: int = 2) -> float:
+        call = splash(kernel, heads=16, b=1024)
+        tensors = results * call.results[:1]
+        call = dataclasses.replace(call, results=tensors, calls=8)
+        return pallas.cost(call, v5p).seconds
+
+    forward, both = alone("fwd"), alone("dq") + alone("dkv")
+    if fused:  # four parts read, one sum written, in each layer
+        summed = 8 * 5 * 16 * 4096 * 128 * 2 / v5p.hbm_bandwidth
+        both = alone("dkv", 3) + summed
+    assert got == pytest.approx(2 * forward + both, rel=1e-6)
+    keeps = dataclasses.replace(layout, remat=NamesRemat(("context",)))
+    less = attention.seconds(dataclasses.replace(run, layout=keeps), v5p, mesh)
+    assert got - less == pytest.approx(forward)
+
+
 def test_an_unknown_kernel_has_no_time():
     call = dataclasses.replace(splash("fwd"), kernel="gmm")
     cost = pallas.cost(call, chips.CHIPS["v5p"])
@@ -313,7 +378,7 @@ def test_prediction_of_a_real_program():
     assert prediction.roofline.compute < prediction.step_seconds
     assert sum(prediction.roofline.near.values()) >= prediction.exposed_seconds
     assert prediction.roofline.binds == "ici"
-    assert prediction.roofline.far == prediction.roofline.host == 0
+    assert prediction.roofline.far == prediction.roofline.host == 0  # on four hosts
     assert prediction.uncounted == ()
     eight = dataclasses.replace(config, layout=LayoutConfig(quantization=Int8(False)))
     less = roofline.predict(compiled.text("mixed_v5p"), eight, where, mesh)

@@ -43,7 +43,7 @@ PLACES = (
 
 def depth(layers: int) -> dict[str, Any]:
     """Of the 7B's width, that many layers deep, on chips enough for the deepest."""
-    run = cfg.parse(llama2_7b.get_config())
+    run = cfg.parse(llama2_7b.base())
     layout = dataclasses.replace(run.layout, remat=cfg.FullRemat())
     run = dataclasses.replace(
         run,
@@ -64,7 +64,7 @@ def place(name: str, slices: int) -> dict[str, Any]:
     """The 7B with the same work on each chip, on so many of them."""
     topology = chips.parse(name, slices)
     small = topology.chip.name == "v5e"
-    run = cfg.parse(llama2_7b.get_config())
+    run = cfg.parse(llama2_7b.base())
     data = dataclasses.replace(
         run.data, batch_size=4 * topology.chips, seq_len=2048 if small else 4096
     )

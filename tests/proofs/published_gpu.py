@@ -271,7 +271,7 @@ ROWS = (
 
 def configured(row: Row) -> cfg.RunConfig:
     """The row's run."""
-    config = row.config.get_config()
+    config = getattr(row.config, "base", row.config.get_config)()  # not for its TPUs
     config.data.batch_size = int(row.per_gpu * row.topology.chips)
     config.data.seq_len = row.length
     config.data.packing = "chunk"

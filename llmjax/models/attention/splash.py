@@ -139,8 +139,8 @@ def _kernel(
 ) -> Any:
     """The kernel of one row and N heads, its T queries cut over n devices."""
     here: Any
-    q = _block(T // n // (2 if folded else 1), config.block_q)
-    kv = _block(T, config.block_kv)
+    q = block_size(T // n // (2 if folded else 1), config.block_q)
+    kv = block_size(T, config.block_kv)
     if mask.window is not None:
         after = 0 if mask.causal else mask.window - 1
         here = masks.LocalMask((T, T), (mask.window - 1, after), offset=0)
@@ -171,6 +171,6 @@ def _kernel(
     )
 
 
-def _block(T: int, largest: int) -> int:
+def block_size(T: int, largest: int) -> int:
     """The largest multiple of 128 up to `largest` that divides T."""
     return max(b for b in range(128, min(largest, T) + 1, 128) if T % b == 0)

@@ -9,12 +9,14 @@ everything else before or after them.
 
 import dataclasses
 import math
+import typing
 from collections.abc import Mapping
 
 import jax
 import numpy as np
 
 from llmjax.config import (
+    Activations,
     AutoAttention,
     BlockedAttention,
     DotProductAttention,
@@ -37,7 +39,7 @@ from llmjax.plan.cost.topologies import Topology
 from llmjax.train.metrics import flops
 from llmjax.train.setup import Program
 
-NAMES = ("input", "query", "key", "value", "context", "out", "gate", "up", "down")
+NAMES: tuple[Activations, ...] = typing.get_args(Activations)
 HALF = 2  # bytes of bfloat16
 
 
@@ -279,14 +281,15 @@ def step_flops(config: RunConfig, fused: bool = False) -> float:
     again = recomputed(layout, cfg)
     if fused or isinstance(layout.attention, SplashAttention):
         attention *= 7 / 6  # its backward pass computes the scores once more
-    scores_again = attention / 3 * (0 if "context" in _kept(layout) else 1)
+    scores_again = attention / 3 * (0 if "context" in kept_names(layout) else 1)
     if layout.pipeline.recompute and layout.pipeline.stages != 1:
         again += 1
         scores_again += attention / 3
     return matmuls * (1 + again / 3) + attention + scores_again
 
 
-def _kept(layout: LayoutConfig) -> tuple[str, ...]:
+def kept_names(layout: LayoutConfig) -> tuple[str, ...]:
+    """Activations that the backward pass finds, on the device or in the host."""
     match layout.remat:
         case NamesRemat(saved, offloaded):
             return (*saved, *offloaded)
@@ -311,7 +314,7 @@ def recomputed(layout: LayoutConfig, cfg: ModelConfig) -> float:
         "up": sizes["up"] * D,
     }
     # "down" is never needed again: its result is the next layer's input
-    kept = _kept(layout)
+    kept = kept_names(layout)
     total = sum(cost.values()) + sizes["up"] * D
     return sum(n for name, n in cost.items() if name not in kept) / total
 

@@ -39,10 +39,13 @@ class Machine(Protocol):
     Attributes:
       networks: names of the network between near devices and of the one between far
         ones.
+      across_hosts: the one of `networks` that devices of several hosts use; slices of
+        TPUs are told apart otherwise.
       slowdown: of compute while transfers run beside it.
     """
 
     networks: tuple[str, str]
+    across_hosts: str
     slowdown: float
 
     def links(self, devices: Devices) -> Transfers:
@@ -77,6 +80,7 @@ class Tpu:
     """The compiler's cycles, and schedules of Pallas kernels."""
 
     networks = ("ici", "dcn")
+    across_hosts = "ici"  # the torus joins the hosts of a slice
     slowdown = 0.0  # transfers have their own engines
 
     def __init__(self, topology: Topology):
@@ -120,6 +124,7 @@ class Gpus:
         self.topology = topology
         near = "nvlink" if topology.chip.nvlink_bandwidth else "pcie"
         self.networks = (near, "network")
+        self.across_hosts = "network"
 
     def links(self, devices: Devices) -> GpuLinks:
         """NVLink or PCIe, and the network."""

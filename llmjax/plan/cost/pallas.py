@@ -1,4 +1,4 @@
-"""FLOPs and seconds of the splash-attention kernels, from their shapes.
+"""FLOPs, bytes and seconds of the splash-attention kernels, from their shapes.
 
 The compiler estimates no cycles for Pallas kernels, but it schedules them. Compiled for
 one chip with `LIBTPU_INIT_ARGS="--xla_jf_dump_to=DIR --xla_jf_dump_llo_text=true"`,
@@ -21,6 +21,8 @@ from llmjax.plan.hlo.summary import CustomCall
 # do.v again, then dq; or dk and dv; or, fused, all three (Dao et al. 2022,
 # arXiv:2205.14135).
 MATMULS = {"forward": 2, "dq": 3, "dkv": 4, "dkv+dq": 5}
+# Bytes that a 32-bit number of a query takes: over the lanes, or over sublanes.
+ROW, COLUMN = 4 * 128, 4 * 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +52,54 @@ SCHEDULES: dict[int, dict[str, Schedule]] = {
 
 
 @dataclasses.dataclass(frozen=True)
+class Blocks:
+    """One call: so many T x S matrices of scores, each computed in blocks of q x k.
+
+    Attributes:
+      heads: matrices, of all rows and heads.
+      H, V: width of queries and keys, and of values.
+      causal: whether keys after the query are masked.
+      window: a query sees keys less than `window` before it; None: all.
+      itemsize: bytes of a value of queries, keys and values.
+      sharing: heads of queries for each of keys.
+      rows, columns: arrays of one 32-bit number a query (log-sum-exps, places,
+        segments) that lie repeated 128 times in a row, or 8 times in a column.
+      stepped: blocks of the grid; None: all, where the mask shortens no row of it.
+    """
+
+    heads: int
+    T: int
+    S: int
+    H: int
+    V: int
+    q: int
+    k: int
+    causal: bool = True
+    window: int | None = None
+    itemsize: int = 2
+    sharing: int = 1
+    rows: int = 2
+    columns: int = 0
+    stepped: int | None = None
+
+    @property
+    def visited(self) -> int:
+        """Blocks of a matrix that are computed: some query there may see some key."""
+        return sum(
+            _is_visible(
+                i * self.q, self.q, j * self.k, self.k, self.causal, self.window
+            )
+            for i in range(self.T // self.q)
+            for j in range(self.S // self.k)
+        )
+
+    @property
+    def grid(self) -> int:
+        """Blocks of a matrix that a kernel steps through."""
+        return self.stepped or (self.T // self.q) * (self.S // self.k)
+
+
+@dataclasses.dataclass(frozen=True)
 class KernelCost:
     """Cost of all executions of a call in one step, on one device.
 
@@ -57,6 +107,7 @@ class KernelCost:
       kind: "forward", "dq", "dkv", "dkv+dq", or "unknown".
       visited_share: share of the score matrix that the kernel computes.
       flops: of its matmuls, over the visited blocks; NaN for an unknown kernel.
+      hbm_bytes: read and written, with what is read again for each block; likewise.
       seconds: NaN for an unknown kernel.
     """
 
@@ -65,6 +116,7 @@ class KernelCost:
     visited_share: float
     flops: float
     seconds: float
+    hbm_bytes: float = math.nan
 
 
 def cost(
@@ -81,32 +133,81 @@ def cost(
       window: a query sees keys less than `window` before it; None: all.
     """
     kind = _kind(call)
-    tensors = [_shape(x) for x in call.operands if re.match(r"(bf|f)\d+\[", x)]
+    tensors = [x for x in call.operands if re.match(r"(bf|f)\d+\[", x)]
     if kind == "unknown" or len(tensors) < 3:
         return KernelCost(call, "unknown", math.nan, math.nan, math.nan)
-    (*leading, T, H), (*_, S, _), (*_, V) = tensors[:3]
-    heads = math.prod(leading)
+    (*leading, T, H), (*of_keys, S, _), (*_, V) = map(_shape, tensors[:3])
     q, k = _blocks(call, kind, T, S)
-    visited = sum(
-        _is_visible(i * q, q, j * k, k, causal, window)
-        for i in range(T // q)
-        for j in range(S // k)
+    blocks = Blocks(
+        heads=math.prod(leading),
+        T=T,
+        S=S,
+        H=H,
+        V=V,
+        q=q,
+        k=k,
+        causal=causal,
+        window=window,
+        itemsize=4 if tensors[0].startswith("f32") else 2,
+        sharing=math.prod(leading) // math.prod(of_keys),
+        rows=_count(call, T, 128) + (kind == "forward" and len(call.results) > 1),
+        columns=_count(call, T),
+        stepped=_grid_blocks(call),
     )
-    blocks = _grid_blocks(call) or (T // q) * (S // k)
-    schedule = _schedule(chip, kind)
-    passes = max(1.0, (H + V) / 2 / chip.mxu)  # a head larger than the MXU takes more
-    per_visited = schedule.per_score * q * k * passes + schedule.per_block_query * q
-    cycles = heads * (
-        visited * per_visited + blocks * schedule.per_block + T * schedule.per_query
-    )
-    flops = 2 * MATMULS[kind] * visited * q * k * (H + V) / 2 * heads
     return KernelCost(
         call=call,
         kind=kind,
-        visited_share=visited * q * k / (T * S),
-        flops=float(flops * call.calls),
-        seconds=cycles / chip.cores / chip.hertz * call.calls,
+        visited_share=blocks.visited * q * k / (T * S),
+        flops=flops(kind, blocks) * call.calls,
+        seconds=seconds(kind, blocks, chip) * call.calls,
+        hbm_bytes=hbm_bytes(kind, blocks) * call.calls,
     )
+
+
+def seconds(kind: str, blocks: Blocks, chip: Chip) -> float:
+    """Time of one call: of its schedule, or of its bytes where these take longer."""
+    schedule = _schedule(chip, kind)
+    # a head larger than the MXU takes more
+    passes = max(1.0, (blocks.H + blocks.V) / 2 / chip.mxu)
+    q, k = blocks.q, blocks.k
+    per_visited = schedule.per_score * q * k * passes + schedule.per_block_query * q
+    cycles = blocks.heads * (
+        blocks.visited * per_visited
+        + blocks.grid * schedule.per_block
+        + blocks.T * schedule.per_query
+    )
+    scheduled = cycles / chip.cores / chip.hertz
+    return max(scheduled, hbm_bytes(kind, blocks) * chip.devices / chip.hbm_bandwidth)
+
+
+def flops(kind: str, blocks: Blocks) -> float:
+    """FLOPs of one call's matmuls, in the blocks that it computes."""
+    scores = blocks.heads * blocks.visited * blocks.q * blocks.k
+    return 2 * MATMULS[kind] * scores * (blocks.H + blocks.V) / 2
+
+
+def hbm_bytes(kind: str, blocks: Blocks) -> float:
+    """Bytes that one call moves between a device and its memory.
+
+    Forward and dq stay with a block of queries, which they read and write once, and
+    read keys and values again for each block that its queries see; dk and dv stay with
+    a block of keys, and read queries, the result's gradients and their numbers again.
+    The fused kernel writes a part of dq for each block of keys, in the queries' type,
+    all of them whether visited or not; XLA sums the parts.
+    """
+    T, S, H, V = blocks.T, blocks.S, blocks.H, blocks.V
+    w, visited = blocks.itemsize, blocks.visited
+    numbers = ROW * blocks.rows + COLUMN * blocks.columns
+    if kind in ("forward", "dq"):
+        held = T * ((2 * H + V if kind == "dq" else H + V) * w + numbers)
+        # one block of keys stays where it is
+        again = blocks.k * (H + V) * w * (visited if blocks.k < S else 1)
+        return float(blocks.heads * (held + again))
+    kept = 2 * S * (H + V) * w / blocks.sharing
+    per_query = (H + V) * w + numbers
+    again = blocks.q * per_query * (visited if blocks.q < T else 1)
+    parts = S // blocks.k * T * H * w if kind == "dkv+dq" else 0
+    return float(blocks.heads * (kept + again + parts))
 
 
 def _kind(call: CustomCall) -> str:
@@ -147,6 +248,15 @@ def _blocks(call: CustomCall, kind: str, T: int, S: int) -> tuple[int, int]:
         return q, k
     grid = _shape(call.operands[0])
     return T // grid[-2], S // grid[-1]
+
+
+def _count(call: CustomCall, *last: int) -> int:
+    """Operands of one number a query, whose last dimensions are these."""
+    floats = [x for x in call.operands if x.startswith("f32[")]
+    numbers = [x for x in call.operands if x.startswith("s32[")]
+    if len(last) == 1:  # f32[..., T, 128] are queries
+        numbers += floats
+    return sum(_shape(x)[-len(last) :] == last for x in numbers)
 
 
 def _grid_blocks(call: CustomCall) -> int | None:

@@ -113,8 +113,8 @@ def predict(
       outputs: see `llmjax.train.metrics.flops.training_flops`.
     """
     module, costs = parse(text), machine(topology)
-    near, far = costs.networks
-    transfers = collectives(module, mesh, (near, far))
+    near, _ = costs.networks
+    transfers = collectives(module, mesh, (near, costs.across_hosts))
     links = costs.links(Devices(mesh))
     kernels = costs.kernels(module, config)
     compute = costs.compute_seconds(module)

@@ -1,4 +1,4 @@
-"""Changes of a layout, and the command-line flags for them."""
+"""Changes of a layout, as flags for the command line and lines of a config file."""
 
 import dataclasses
 import itertools
@@ -34,23 +34,38 @@ def difference(before: RunConfig, after: RunConfig) -> dict[str, Any]:
 def flags(change: Change) -> str:
     """The change as flags for any main: `--config.layout.fsdp=64`."""
     words = []
-    for name, value in change.items():
-        words += _flags(f"--config.layout.{name}", value)
-        for parameter in sorted(_tuples(name) - set(_parameters(value))):
-            words += _flags(f"--config.layout.{name}.{parameter}", ())
+    for path, value in _settings(change):
+        if isinstance(value, tuple):
+            items = "".join(f"'{item}'," for item in value)
+            words.append(f'"--{path}=({items})"')
+        else:
+            words.append(f"--{path}={value}")
     return " ".join(words)
 
 
-def _flags(path: str, value: Any) -> list[str]:
-    """One value's flags: of a dataclass its kind and each of its parameters."""
-    if dataclasses.is_dataclass(value):
-        kind = [f"{path}.kind={value.kind}"] if hasattr(value, "kind") else []
-        inner = [_flags(f"{path}.{k}", v) for k, v in _parameters(value).items()]
-        return [*kind, *itertools.chain(*inner)]
-    if isinstance(value, tuple):
-        items = "".join(f"'{item}'," for item in value)
-        return [f'"{path}=({items})"']
-    return [f"{path}={value}"]
+def lines(change: Change) -> str:
+    """The change as lines for a config file: `config.layout.fsdp = 64`."""
+    return "\n".join(f"{path} = {value!r}" for path, value in _settings(change))
+
+
+def _settings(change: Change) -> list[tuple[str, Any]]:
+    """Keys of a ConfigDict, as config.layout.fsdp, and their new values."""
+    settings = []
+    for name, value in change.items():
+        path = f"config.layout.{name}"
+        settings += _parts(path, value)
+        emptied = sorted(_tuples(name) - set(_parameters(value)))
+        settings += [(f"{path}.{parameter}", ()) for parameter in emptied]
+    return settings
+
+
+def _parts(path: str, value: Any) -> list[tuple[str, Any]]:
+    """One value's keys: of a dataclass its kind and each of its parameters."""
+    if not dataclasses.is_dataclass(value):
+        return [(path, value)]
+    kind = [(f"{path}.kind", value.kind)] if hasattr(value, "kind") else []
+    inner = [_parts(f"{path}.{k}", v) for k, v in _parameters(value).items()]
+    return [*kind, *itertools.chain(*inner)]
 
 
 def _parameters(value: Any) -> dict[str, Any]:

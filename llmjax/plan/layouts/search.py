@@ -1,9 +1,9 @@
-"""Search for the fastest layout: a formula orders all, the compiler ranks the best."""
+"""Search for the fastest layout: a formula orders, the compiler ranks, step by step."""
 
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from llmjax.config import (
     AutoAttention,
     DotProductAttention,
     FullRemat,
+    LayoutConfig,
     Mixture,
     NamesRemat,
     NoRemat,
@@ -28,9 +29,10 @@ from llmjax.plan.cost.gpus import GpuTopology
 from llmjax.plan.cost.roofline import Prediction
 from llmjax.plan.cost.topologies import Topology
 from llmjax.plan.layouts.changes import changed, difference, flags
+from llmjax.plan.layouts.moves import Move, moves
 
 MARGIN = 1.15  # estimated bytes / the chip's memory, at most: estimates err by that
-TRIES = 4  # compiles, refused ones too, per place of the ranking
+MESHES = 1 / 3  # of the compiles, for layouts that the formula puts first
 # Activations that remat may keep, cheapest first. Each saves about as much work per
 # byte, except `context`: without it the attention scores are computed again.
 LADDER: tuple[Activations, ...] = (
@@ -51,6 +53,9 @@ REMATS = (NoRemat(), *map(NamesRemat, SAVED), FullRemat())
 MICROBATCHES = (1, 2, 4, 8)
 
 
+Mesh = tuple[int, ...]  # sizes of the axes
+
+
 @dataclasses.dataclass(frozen=True)
 class Candidate:
     """A run with another layout, and its estimate."""
@@ -61,13 +66,20 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True)
 class Ranked:
-    """A candidate that was compiled."""
+    """A layout that was compiled.
+
+    Attributes:
+      change: from the run's own layout.
+      why: what was changed at last, in words.
+      prediction: None: it does not fit.
+    """
 
     candidate: Candidate
     change: dict[str, Any]
     compiled_bytes: int
-    prediction: Prediction | None  # None: it does not fit
+    prediction: Prediction | None
     error: str = ""
+    why: str = ""
 
     @property
     def step_seconds(self) -> float:
@@ -80,44 +92,152 @@ def search(
     topology: Topology,
     size: Size,
     predict: Callable[[Compiled], Prediction],
-    best: int = 4,
+    compiles: int = 12,
     compiler: Callable[..., Compiled] = compile_step,
+    start: Compiled | None = None,
+    fixed: Collection[str] = (),
+    available: int | None = None,
 ) -> list[Ranked]:
-    """Compiles the `best` candidates; fastest first, those that don't fit last.
+    """Looks for the fastest layout; fastest first, those that don't fit last.
 
-    At most two that fit come from one mesh: the formula is too coarse to tell its
-    neighbours apart, and a mesh that it misjudges should not take every place. The
-    bytes of each compile correct the formula's for the same mesh. A candidate that the
-    run refuses (say attention that the kernel can't do), or that the compiler fails on,
-    takes no place and is logged. The search ends after four times `best` compiles.
+    First it compiles layouts on several meshes, in the order of the formula. Then it
+    climbs: of the fastest so far it changes one thing at a time (`moves`), and keeps
+    what helps. A kind of change that does not help waits until the others had as many
+    failures; a change that did not help, or that the run or the compiler refused, is
+    not tried again.
+
+    Args:
+      config: the run.
+      topology: the topology.
+      size: sizes of the run.
+      predict: predicts the time of a step that fits.
+      compiles: at most, those of refused layouts too.
+      compiler: compiles a run for a topology.
+      start: the run's own step, where it is compiled already.
+      fixed: fields of the layout, or of the mesh, that stay as they are.
+      available: bytes per device that a step may take; None: what the chip has.
     """
-    ranked: list[Ranked] = []
-    corrections: dict[tuple[int, ...], float] = {}  # compiled bytes / estimated bytes
-    fits_or_refusals: Counter[tuple[int, ...]] = Counter()  # by mesh
-    available = topology.chip.usable_hbm_bytes / topology.chip.devices
-    tries = 0
-    for candidate in candidates(config, topology, size):
-        mesh = tuple(candidate.config.layout.mesh_sizes.values())
-        expected = candidate.estimate.bytes * corrections.get(mesh, 1 / MARGIN)
-        if len(ranked) == best or tries == TRIES * best:
-            break
-        if fits_or_refusals[mesh] == 2 or expected > available:
-            continue
-        tries += 1
-        change = difference(config, candidate.config)
+    mesh = estimate.mesh_sizes(config.layout, topology.devices)
+    config = changed(config, config.layout.mesh_fields(mesh))  # none is -1
+    explored = _Explored(config, topology, predict, compiler, compiles, available)
+    own = Candidate(config, estimate.estimate(config, topology, size, mesh))
+    if start is not None:
+        explored.note(own, start, "")
+    else:
+        explored.compile(own, "")
+    _try_meshes(explored, candidates(config, topology, size), fixed)
+    _climb(explored, size, fixed)
+    return sorted(explored.ranked, key=lambda r: r.step_seconds)
+
+
+class _Explored:
+    """What a search has compiled, and what that taught it."""
+
+    def __init__(self, config, topology, predict, compiler, compiles, available):
+        chip = topology.chip
+        self.config: RunConfig = config
+        self.topology: Topology = topology
+        self.predict = predict
+        self.compiler = compiler
+        self.left: int = compiles
+        self.available = available or chip.usable_hbm_bytes // chip.devices
+        self.ranked: list[Ranked] = []
+        self.tried: set[LayoutConfig] = set()
+        self.corrections: dict[Mesh, float] = {}  # compiled bytes / estimated bytes
+
+    @property
+    def best(self) -> Ranked | None:
+        """The fastest layout so far that fits."""
+        fitting = [r for r in self.ranked if r.prediction]
+        return min(fitting, key=lambda r: r.step_seconds, default=None)
+
+    def may_fit(self, candidate: Candidate) -> bool:
+        """Whether it should, by the estimate and by what compiles said about it."""
+        correction = self.corrections.get(_mesh(candidate.config), 1 / MARGIN)
+        return candidate.estimate.bytes * correction <= self.available
+
+    def compile(self, candidate: Candidate, why: str) -> Ranked | None:
+        """Compiles a layout; None where the run or the compiler refuses it."""
+        self.left -= 1
+        self.tried.add(candidate.config.layout)
         try:
-            compiled = compiler(candidate.config, topology)
+            compiled = self.compiler(candidate.config, self.topology)
         except (ValueError, jax.errors.JaxRuntimeError) as e:
-            logging.warning("search: left out %s: %s", flags(change), e)
-            fits_or_refusals[mesh] += 1
-            continue
-        corrections[mesh] = compiled.needed / candidate.estimate.bytes
-        fits_or_refusals[mesh] += compiled.fits
-        prediction = predict(compiled) if compiled.fits else None
-        ranked.append(
-            Ranked(candidate, change, compiled.needed, prediction, compiled.error)
+            change = flags(difference(self.config, candidate.config))
+            logging.warning("search: left out %s: %s", change, e)
+            return None
+        return self.note(candidate, compiled, why)
+
+    def note(self, candidate: Candidate, compiled: Compiled, why: str) -> Ranked:
+        """Takes a compiled layout in."""
+        self.tried.add(candidate.config.layout)
+        correction = compiled.needed / candidate.estimate.bytes
+        self.corrections[_mesh(candidate.config)] = correction
+        fits = compiled.fits and compiled.needed <= self.available
+        change = difference(self.config, candidate.config)
+        prediction = self.predict(compiled) if fits else None
+        ranked = Ranked(
+            candidate, change, compiled.needed, prediction, compiled.error, why
         )
-    return sorted(ranked, key=lambda r: r.step_seconds)
+        self.ranked.append(ranked)
+        return ranked
+
+
+def _try_meshes(
+    explored: _Explored, found: list[Candidate], fixed: Collection[str]
+) -> None:
+    """Compiles the formula's first, two of a mesh: it can't tell neighbours apart."""
+    budget = round(explored.left * MESHES)
+    fits_or_refusals: Counter[Mesh] = Counter()
+    for candidate in found:
+        mesh, layout = _mesh(candidate.config), candidate.config.layout
+        change = difference(explored.config, candidate.config)
+        if budget == 0:
+            return
+        full = fits_or_refusals[mesh] == 2
+        if full or layout in explored.tried or set(change) & set(fixed):
+            continue
+        if not explored.may_fit(candidate):
+            continue
+        budget -= 1
+        ranked = explored.compile(candidate, "by the formula")
+        fits_or_refusals[mesh] += ranked is None or ranked.prediction is not None
+
+
+def _climb(explored: _Explored, size: Size, fixed: Collection[str]) -> None:
+    """Changes one thing at a time of the fastest layout, and keeps what helps."""
+    failures: Counter[str] = Counter()  # of a kind, since it last helped
+    useless: set[tuple[str, str]] = set()
+    while explored.left > 0 and (best := explored.best):
+        config = best.candidate.config
+        options = [
+            (move, candidate)
+            for move in moves(config, explored.topology, size)
+            if not set(move.change) & set(fixed)
+            and (move.kind, move.why) not in useless
+            for candidate in [_moved(config, move, explored.topology, size)]
+            if candidate.config.layout not in explored.tried
+            and explored.may_fit(candidate)
+        ]
+        if not options:
+            return
+        move, candidate = min(options, key=lambda option: failures[option[0].kind])
+        ranked = explored.compile(candidate, move.why)
+        if ranked is not None and ranked.step_seconds < best.step_seconds:
+            failures[move.kind] = 0
+        else:
+            failures[move.kind] += 1
+            useless.add((move.kind, move.why))
+
+
+def _moved(config: RunConfig, move: Move, topology: Topology, size: Size) -> Candidate:
+    after = changed(config, move.change)
+    mesh = estimate.mesh_sizes(after.layout, topology.devices)
+    return Candidate(after, estimate.estimate(after, topology, size, mesh))
+
+
+def _mesh(config: RunConfig) -> Mesh:
+    return tuple(config.layout.mesh_sizes.values())
 
 
 def candidates(config: RunConfig, topology: Topology, size: Size) -> list[Candidate]:
