@@ -12,6 +12,7 @@ from llmjax.config import FullRemat, LayoutConfig, Pipeline
 from llmjax.models.attention.mask import Mask
 from llmjax.models.attention.splash import splash_attention
 from llmjax.models.context import Context
+from llmjax.models.remat import differentiated_once
 from llmjax.models.stages import through_stages
 from llmjax.parallel import pipeline, ring
 from llmjax.parallel.mesh import make_mesh, use
@@ -174,6 +175,31 @@ def test_recomputed_stages_hold_their_inputs_and_one_sum_of_gradients(R):
     # the sum is a result; of R rounds, weights and gradients are moved to their devices
     beside = 24 * microbatch + {1: 0.5, 2: 4}[R] * of_weights
     assert temporaries(True) < inputs + beside < temporaries(False)
+
+
+def test_a_recomputed_stage_is_differentiated_twice():
+    """Forward over backward, as Sophia does, also where its layers own a derivative."""
+    P, layers, width, rows = 2, 2, 4, 8
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((layers * P, width, width)).astype(np.float32)
+    x = jnp.asarray(rng.standard_normal((rows, width)), jnp.float32)
+
+    def stage(weights, shared, x, beside, number, microbatch):
+        def layer(x, w):
+            return jnp.sin(differentiated_once(x) @ w), None
+
+        return jax.lax.scan(layer, x, weights)[0], {}
+
+    def curvature(recompute):
+        plan = CircularSchedule(P, 4, recompute=recompute)
+
+        def value(weights):
+            return jnp.sum(pipeline.circulate(stage, weights, None, x, [], plan)[0])
+
+        return jax.jit(lambda w: jax.jvp(jax.grad(value), (w,), (w,))[1])(weights)
+
+    with use(make_mesh(LayoutConfig(pipeline=Pipeline(P), data=1), jax.devices()[:P])):
+        assert pipelined.error(curvature(True), curvature(False)) < 1e-6
 
 
 def test_a_kernel_that_is_manual_itself_traces_within_a_stage():

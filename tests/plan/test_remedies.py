@@ -129,3 +129,19 @@ def test_a_pipeline_may_keep_the_inputs_of_its_stages_alone():
     assert saved == pytest.approx(of_stages * (8 - 1 - 8 / 16))
     longer = estimate.step_flops(after) / estimate.step_flops(run)
     assert longer == pytest.approx(5 / 4, rel=0.03)
+
+
+def test_rounds_of_a_pipeline_keep_the_weights_of_a_stage_for_each_time():
+    draft = llama2_7b.get_config()
+    draft.layout.fsdp = 4
+    draft.layout.pipeline.update(stages=4, microbatches=16)
+    draft.data.batch_size = 128
+    run, topology = cfg.parse(draft), chips.parse("v5p:2x2x4")
+
+    def held(**stages):
+        after = changed(run, {"pipeline": cfg.Pipeline(4, microbatches=16, **stages)})
+        return bytes_of(after, topology)
+
+    times, of_stage = 16 * 2 + 3, 2 * 6.74e9 / 16 / 2  # bytes of its weights, bfloat16
+    assert held(rounds=2) - held() == pytest.approx(times * of_stage, rel=1e-2)
+    assert held(rounds=2, recompute=True) < held()

@@ -113,10 +113,13 @@ def memory(
     tokens = local_tokens(config, mesh) / layout.microbatches
     layers = cfg.L / mesh["pipeline"]
     kept = width * tokens * kept_width(layout, cfg, mesh["tensor"]) * layers
-    if layout.pipeline.recompute and mesh["pipeline"] > 1:
+    if mesh["pipeline"] > 1:
         plan = pipeline.circular_schedule(layout, mesh["pipeline"])
-        inputs = width * tokens * cfg.d_model * plan.rounds
-        kept = inputs + kept / (plan.microbatches * plan.rounds)  # of one stage at work
+        if plan.recompute:
+            inputs = width * tokens * cfg.d_model * plan.rounds
+            kept = inputs + kept / (plan.microbatches * plan.rounds)  # one stage works
+        elif plan.rounds > 1:  # a stage's weights of each time
+            kept += width * weights / plan.rounds * plan.times
     return state + kept + _working(config, size, mesh, tokens, width, fused)
 
 
