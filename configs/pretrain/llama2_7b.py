@@ -24,7 +24,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.layout.plan_gpus = "h100:8x16"  # on 8x8 it fits with little to spare
     config.layout.attention.block_q = 1024
     config.layout.attention.block_kv = 1024
-    config.layout.loss_block = 512
     return config
 
 

@@ -105,8 +105,8 @@ ROWS = (
         7.443e9,
         262,
         former=5.903,
-        share=0.80,
-        faster=0.80,
+        share=0.86,
+        faster=0.86,
     ),
 )
 
