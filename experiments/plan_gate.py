@@ -34,6 +34,7 @@ ROOT = Path(__file__).parents[1]
 # They compile in more than two minutes on two cores.
 SLOW = (
     "configs/pretrain/llama2_70b.py",
+    "configs/pretrain/llama2_7b.py",
     "configs/pretrain/llama2_7b_v5e.py",
     "configs/pretrain/llama2_7b_v6e.py",
     "configs/pretrain/llama3_405b.py",

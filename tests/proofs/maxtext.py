@@ -83,8 +83,8 @@ ROWS = (
         4.174e9,
         69,
         former=2.959,
-        share=0.88,
-        faster=0.97,
+        share=0.83,
+        faster=0.93,
     ),
     Row(
         "v5p",
@@ -94,8 +94,8 @@ ROWS = (
         4.041e9,
         106,
         former=2.638,
-        share=0.88,
-        faster=0.97,
+        share=0.76,
+        faster=0.85,
     ),
     Row(
         "v6e",
@@ -105,8 +105,8 @@ ROWS = (
         7.443e9,
         262,
         former=5.903,
-        share=0.80,
-        faster=0.80,
+        share=0.86,
+        faster=0.86,
     ),
 )
 

@@ -63,7 +63,7 @@ SLICES = Option(
 )
 
 # KiB; a core has 128 MiB, of which a fusion gets a part unasked.
-LIMITS = {"v5e": (98304, 65536), "v5p": (81920, 49152), "v6e": (98304, 65536)}
+LIMITS = {"v5e": (65536, 98304), "v5p": (65536, 81920), "v6e": (98304, 65536)}
 
 
 def options(config: RunConfig, topology: Topology) -> list[Option]:
