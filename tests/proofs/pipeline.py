@@ -19,6 +19,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
+# threads of XLA: eight devices that wait in two collectives at once must all have one
+os.environ.setdefault("NPROC", "32")
 
 import jax
 
