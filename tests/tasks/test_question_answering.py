@@ -341,5 +341,10 @@ def test_columns_are_recognised_or_named(tmp_path):
 
 
 def test_json_that_only_looks_like_squad_s_stays_as_it_is():
-    for value in ({"data": [1]}, {"data": [{"paragraphs": [1]}]}, {"data": "x"}):
+    for value in (
+        {"data": [1]},
+        {"data": [{"paragraphs": [1]}]},
+        {"data": "x"},
+        {"data": []},
+    ):
         assert [*reading_json.squad_rows(value)] == [("", value)]

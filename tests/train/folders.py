@@ -66,3 +66,25 @@ def write_texts(file, count=60, classes=("bad", "good")):
             other = "".join("abcdefghij"[int(digit)] for digit in str(i))
             writer.writerow((f"{name} it is, {other}", name))
     return file
+
+
+def write_questions(file, new, count=30):
+    """Texts of SQuAD's form with a question each, and a csv of new ones."""
+    paragraphs = []
+    for i in range(count):
+        text = f"{'a ' * (i % 5)}good b"
+        answer = {"text": "good", "answer_start": text.index("good")}
+        asked = {"id": str(i), "question": "good ?", "answers": [answer]}
+        paragraphs.append({"context": text, "qas": [asked]})
+    file.write_text(json.dumps({"data": [{"title": "x", "paragraphs": paragraphs}]}))
+    new.write_text("question,context\ngood ?,a good b\n")
+
+
+def write_choices(file, count=30):
+    """Rows whose right choice is the question."""
+    letters = "abcd"
+    rows = (
+        {"question": letters[i % 4], "choices": [*letters], "label": i % 4}
+        for i in range(count)
+    )
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def main() -> dict[str, Any]:
 
 def kill() -> None:
     os.kill(os.getpid(), signal.Signals[SIGNAL.value])
+    time.sleep(2)  # ten toy steps may else be over before the others hear of it
 
 
 if __name__ == "__main__":

@@ -98,7 +98,10 @@ def squad_rows(value: Any) -> Iterator[tuple[str, Any]]:
     A row has `id`, `title`, `context`, `question` and `answers`.
     """
     articles = value.get("data") if isinstance(value, dict) else None
-    if not isinstance(articles, list) or not all(map(_is_article, articles)):
+    if not articles or not isinstance(articles, list):
+        yield "", value
+        return
+    if not all(map(_is_article, articles)):
         yield "", value
         return
     for article in articles:
