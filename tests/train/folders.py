@@ -68,7 +68,7 @@ def write_texts(file, count=60, classes=("bad", "good")):
     return file
 
 
-def write_questions(file, new, count=30):
+def write_questions(file, new, count=60):
     """Texts of SQuAD's form with a question each, and a csv of new ones."""
     paragraphs = []
     for i in range(count):
@@ -80,7 +80,7 @@ def write_questions(file, new, count=30):
     new.write_text("question,context\ngood ?,a good b\n")
 
 
-def write_choices(file, count=30):
+def write_choices(file, count=60):
     """Rows whose right choice is the question."""
     letters = "abcd"
     rows = (
