@@ -1,21 +1,22 @@
 """GPUs with their published numbers, and clusters of them.
 
 Sources, by the letter used below; rates of matrix units are without sparsity:
-  [A] "NVIDIA A100 Tensor Core GPU" data sheet, 2021; of both SXM4 models.
-  [H] "NVIDIA H100 Tensor Core GPU" data sheet, 2024; column H100 SXM.
-  [H2] "NVIDIA H200 Tensor Core GPU" data sheet, 2024; column H200 SXM.
-  [B] "NVIDIA HGX B200" and "DGX B200" data sheets, 2025; an eighth of each.
-  [L] "NVIDIA L4 Tensor Core GPU" data sheet, 2023.
-  [R] "NVIDIA Ada GPU Architecture" white paper v2.1, appendix A, GeForce RTX 4090.
-  [X] openxla/xla, xla/backends/gpu/target_config/specs: what a driver says about such a
-      GPU (cores, clock, caches, limits of a block, memory and its bandwidth).
-  [G] "CUDA C++ Programming Guide", technical specifications per compute capability.
-  [D] DGX A100, H100, H200 and B200 user guides: one network adapter per GPU, of 200
-      Gb/s in an A100's, 400 Gb/s in the others.
-  [M] memory that PyTorch reports in public logs ("has a total capacity of"): 139.8 GiB
-      of an H200, 22.03 GiB of an L4, 23.64 GiB of an RTX 4090.
-  [P] prices on demand per GPU as commonly quoted, of machines with 8 where there are:
-      only the default of a flag.
+
+- [A] "NVIDIA A100 Tensor Core GPU" data sheet, 2021; of both SXM4 models.
+- [H] "NVIDIA H100 Tensor Core GPU" data sheet, 2024; column H100 SXM.
+- [H2] "NVIDIA H200 Tensor Core GPU" data sheet, 2024; column H200 SXM.
+- [B] "NVIDIA HGX B200" and "DGX B200" data sheets, 2025; an eighth of each.
+- [L] "NVIDIA L4 Tensor Core GPU" data sheet, 2023.
+- [R] "NVIDIA Ada GPU Architecture" white paper v2.1, appendix A, GeForce RTX 4090.
+- [X] openxla/xla, xla/backends/gpu/target_config/specs: what a driver says about such a
+  GPU (cores, clock, caches, limits of a block, memory and its bandwidth).
+- [G] "CUDA C++ Programming Guide", technical specifications per compute capability.
+- [D] DGX A100, H100, H200 and B200 user guides: one network adapter per GPU, of 200
+  Gb/s in an A100's, 400 Gb/s in the others.
+- [M] memory that PyTorch reports in public logs ("has a total capacity of"): 139.8 GiB
+  of an H200, 22.03 GiB of an L4, 23.64 GiB of an RTX 4090.
+- [P] prices on demand per GPU as commonly quoted, of machines with 8 where there are:
+  only the default of a flag.
 """
 
 import dataclasses
