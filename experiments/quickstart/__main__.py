@@ -56,7 +56,6 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     pretrained = folder / "pretrain"
     config, embedding, finetune_config = configs(folder, QUICK.value, DIRECTORY.value)
-    rates = stages.SCRATCH_RATES[:1] if QUICK.value else stages.SCRATCH_RATES
     with stage("prepare"):
         corpus = prepare.prepare(config.data)
     with stage("baselines"):
@@ -73,7 +72,7 @@ def main() -> None:
         run.run(embedding, folder / "embed")
     with stage("fine-tune"):
         texts = classifiers["tfidf"]["texts"]
-        tuned = stages.finetune(finetune_config, folder, texts, rates)
+        tuned = stages.finetune(finetune_config, folder, texts)
     with stage("generate"):
         text = stages.continuation(pretrained, corpus, PROMPT)
     seconds["total"] = sum(seconds.values())
