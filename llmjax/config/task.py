@@ -380,7 +380,7 @@ class QuestionAnswering:
 
 @checked
 class MultipleChoice:
-    """Which of several texts goes with a text (Zellers et al. 2018, 1808.05326).
+    """Choose the text, of several, that goes with a text (Zellers et al. 2018).
 
     Attributes:
       choices: the most that a record has.

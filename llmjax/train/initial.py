@@ -7,6 +7,7 @@ of a task are those of the data. A run's own config says all of it.
 import contextlib
 import dataclasses
 from collections.abc import Collection
+from typing import Any
 
 import jax
 from etils import epath
@@ -168,10 +169,11 @@ def _as_saved(config: RunConfig, saved: RunConfig, said: Collection[str]) -> Run
     if not prepare.fields and before.fields:
         same = dataclasses.replace(prepare, fields=before.fields)
         data = dataclasses.replace(data, prepare=same)
-    kind, old = labelled(task), saved.task
-    if kind is not None and type(task) is type(old):
+    kind = labelled(task)
+    old: Any = saved.task
+    if kind is not None and old.kind == task.kind:
         task = kind.with_way(task, kind.way(old))
-        task = kind.with_labels(task, getattr(old, "labels"))  # noqa: B009
+        task = kind.with_labels(task, old.labels)
     return dataclasses.replace(config, data=data, task=task)
 
 

@@ -168,3 +168,24 @@ def test_labels_are_numbers_too(tmp_path, tiny):
     corpus = prepare.prepare(run.data)
     source = make_task(run, corpus.tokenizer).source(corpus, "train")
     assert [source[k]["label"] for k in range(3)] == [0, 2, 1]
+
+
+def test_what_is_cut_is_counted(bound):
+    task, corpus = bound
+    assert task.source(corpus, "train").cut == 1
+    assert task.examples(task.questions(ROWS)).cut == 1
+
+
+@pytest.mark.parametrize(
+    ("part", "fields", "message"),
+    [
+        ("model", {"token_types": 1}, "by 2 token types, and model.token_types=1"),
+        ("data", {"seq_len": 4}, "data.seq_len=4 leaves no room for two texts"),
+        ("loss", {"label_smoothing": 0.1}, "loss.label_smoothing=0.1 is a term"),
+    ],
+)
+def test_runs_that_do_not_fit_are_refused(part, fields, message, bound):
+    task, corpus = bound
+    own = dataclasses.replace(getattr(task.run, part), **fields)
+    with pytest.raises(ValueError, match=message):
+        make_task(dataclasses.replace(task.run, **{part: own}), corpus.tokenizer)

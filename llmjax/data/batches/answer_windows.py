@@ -5,8 +5,6 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-MAX_LENGTH = np.iinfo(np.int32).max
-
 
 class Asked(NamedTuple):
     """A question about a text.
@@ -82,7 +80,7 @@ class AnswerWindows:
           ValueError: `length` leaves too little beside a question.
         """
         self.questions, self._max_question = questions, max_question
-        asked, self._tokens = np.minimum(questions.sizes, MAX_LENGTH).T
+        asked, self._tokens = questions.sizes.T
         asked = np.minimum(asked, max_question)
         self._rooms = length - asked
         if len(asked) and self._rooms.min() <= stride:

@@ -2,8 +2,8 @@
 
 import dataclasses
 import string
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -19,19 +19,19 @@ from llmjax.config import (
     Text,
     Texts,
 )
-from llmjax.data.batches.pipeline import Pipeline, Source
+from llmjax.data.batches.pipeline import Source
 from llmjax.data.batches.streams import Feature
 from llmjax.data.prepare import labelled as columns
 from llmjax.data.store.corpus import Corpus
 from llmjax.data.store.records import RecordSource
 from llmjax.models.forward import forward
 from llmjax.models.heads.choice import ChoiceScorer, prefix
+from llmjax.tasks.labelled.pairs import PairTask
 from llmjax.tasks.losses import cross_entropy
 from llmjax.tasks.routing import Routed, routed, with_routing
 from llmjax.tasks.task import (
     Batch,
     Metrics,
-    Objective,
     Outputs,
     Predictions,
     Variables,
@@ -45,10 +45,12 @@ class Choices:
     Attributes:
       lengths: int64 [len], tokens of a question and its longest choice together.
       read: index -> example.
+      cut: how many are longer than a row.
     """
 
     lengths: np.ndarray
     read: Callable[[int], dict[str, Any]]
+    cut: int = 0
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -88,7 +90,7 @@ class _Listed:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class MultipleChoiceTask(Objective):
+class MultipleChoiceTask(PairTask):
     """A score for each choice, read beside the question as a pair of texts.
 
     The loss is that of the right one among all (Devlin et al. 2018, 4.4). What does not
@@ -97,8 +99,12 @@ class MultipleChoiceTask(Objective):
     """
 
     architectures = ("encoder",)
-    packings = ("pad",)
     labels = ("label",)
+    kinds: ClassVar[Mapping[str, Any]] = {
+        "question": Text,
+        "choices": Texts,
+        "label": Label,
+    }
     inputs = ("question", "choices")
     reads_words = True
     answer_columns = ("choice", "probability", "probabilities")
@@ -136,21 +142,9 @@ class MultipleChoiceTask(Objective):
           ValueError: the corpus has no such records, too many or too few choices, or a
             label that is none of them.
         """
-        config, fields = self.config, corpus.schema.fields
-        kinds: dict[str, Any] = {
-            config.question_field: Text,
-            config.choices_field: Texts,
-            config.label_field: Label,
-        }
-        for name, kind in kinds.items():
-            if not isinstance(fields.get(name), kind):
-                there = ", ".join(f"{k} ({t.kind})" for k, t in fields.items())
-                raise ValueError(
-                    f"the corpus {corpus.manifest['corpus']} has no field {name!r} of "
-                    f"kind {kind.kind!r}; it has {there}: set task.question_field, "
-                    "task.choices_field, task.label_field or data.prepare.fields"
-                )
-        label: Any = fields[config.label_field]
+        self.require_fields(corpus)
+        config = self.config
+        label: Any = corpus.schema.fields[config.label_field]
         numbers = np.array([*map(_number, label.classes), -1])
         records = corpus.records(split)
         counts, longest = records.text_sizes(config.choices_field)
@@ -161,28 +155,26 @@ class MultipleChoiceTask(Objective):
                 f"record {k} of the split {split!r} has {counts[k]} choices; accepted: "
                 f"2 to task.choices={config.choices}"
             )
-        right = numbers[records.labels(config.label_field)]
+        classes = records.labels(config.label_field)
+        right = numbers[classes]
         for k in np.flatnonzero((right < 0) | (right >= counts))[:1].tolist():
             raise ValueError(
                 f"record {k} of the split {split!r} has {counts[k]} choices and the "
-                f"label {label.classes[records.labels(config.label_field)[k]]!r}; "
-                "accepted: the number of one of them from 0 on, or its letter from A on"
-                if right[k] >= 0
+                f"label {label.classes[classes[k]]!r}; accepted: the number of one of "
+                "them from 0 on, or its letter from A on"
+                if classes[k] >= 0
                 else f"record {k} of the split {split!r} has no label; take it out"
             )
         lengths = records.field_lengths(config.question_field) + longest
-        return Choices(np.minimum(lengths, self.text_length), read)
+        return self._fitted(lengths, read)
+
+    def _fitted(self, lengths: np.ndarray, read: Callable[[int], Any]) -> Choices:
+        """Examples, cut to a row."""
+        room = self.text_length
+        return Choices(np.minimum(lengths, room), read, int((lengths > room).sum()))
 
     def examples(self, documents: Choices) -> Source:
         return documents
-
-    @property
-    def _specials(self) -> int:
-        none = np.zeros(0, np.int32)
-        return len(self.vocabulary.pair_with_specials(none, none)[0])
-
-    def length(self, num_tokens: int) -> int:
-        return num_tokens + self._specials
 
     def features(
         self, example: Mapping[str, Any], rng: np.random.Generator
@@ -204,8 +196,6 @@ class MultipleChoiceTask(Objective):
         return out | {"label": np.asarray(example["label"], np.int32)}
 
     def example_batch(self, rows: int = 1) -> dict[str, np.ndarray]:
-        fixed: dict[str, Any] = {"batch_sizes": (), "seq_lens": (), "mixture": ()}
-        data = dataclasses.replace(self.run.data, batch_size=rows, **fixed)
         n, C = self.text_length, self.config.choices
         rng = np.random.default_rng(0)
         texts = rng.integers(3, self.vocabulary.vocab_size, (rows, C, n))
@@ -217,11 +207,7 @@ class MultipleChoiceTask(Objective):
             }
             for k, row in enumerate(texts)
         ]
-        source = Choices(np.full(rows, n), _Listed(examples))
-        pipeline = Pipeline(
-            source, self.features, data, self.length, declared=self.declared
-        )
-        return pipeline.batch(0)
+        return self.full_batch(Choices(np.full(rows, n), _Listed(examples)), rows)
 
     # --- model and loss --------------------------------------------------------------
 
@@ -260,14 +246,6 @@ class MultipleChoiceTask(Objective):
 
         return predict
 
-    def input_columns(self, there: Collection[str]) -> dict[str, str]:
-        """The columns that the run learned from, where they are there."""
-        config, fields = self.config, self.run.data.prepare.fields
-        own = {f.name: f.column or f.name for f in fields}
-        names = {"question": config.question_field, "choices": config.choices_field}
-        learned = {key: own.get(name, name) for key, name in names.items()}
-        return {k: name if name in there else k for k, name in learned.items()}
-
     def questions(self, rows: Sequence[Mapping[str, Any]]) -> Any:
         """Rows, each with a `question` and a list of `choices`.
 
@@ -292,8 +270,7 @@ class MultipleChoiceTask(Objective):
             len(e["question"]) + max(map(len, e["choices"]), default=0)
             for e in examples
         ]
-        lengths = np.minimum(np.array(sizes, np.int64), self.text_length)
-        return Choices(lengths, _Listed(examples))
+        return self._fitted(np.array(sizes, np.int64), _Listed(examples))
 
     def decode(self, values: Any, corpus: Corpus | None) -> list[dict[str, Any]]:
         """The number of the likeliest choice, its probability, and those of all."""
@@ -321,8 +298,8 @@ class MultipleChoiceTask(Objective):
             right += np.bincount(label, minlength=C)
             chosen += np.bincount(choice, minlength=C)
             hits, n = hits + int((label == choice).sum()), n + len(label)
-        shares = {"right": right.tolist(), "chosen": chosen.tolist()}
-        return {"accuracy": hits / max(n, 1), "questions": n, **shares}
+        places = {"right": right.tolist(), "chosen": chosen.tolist()}
+        return {"accuracy": hits / max(n, 1), "questions": n, **places}
 
     def describe(self, report: Mapping[str, Any]) -> str:
         """A line that says how many are right, and whether places are preferred."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -20,7 +20,7 @@ from llmjax.config import (
     wording,
 )
 from llmjax.data.batches.answer_windows import AnswerWindows, Asked, Listed, Questions
-from llmjax.data.batches.pipeline import Pipeline, Source
+from llmjax.data.batches.pipeline import Source
 from llmjax.data.batches.streams import Feature
 from llmjax.data.prepare import labelled as columns
 from llmjax.data.store.corpus import Corpus
@@ -28,12 +28,12 @@ from llmjax.data.store.records import RecordSource
 from llmjax.models.forward import forward
 from llmjax.models.heads.span import SpanFinder
 from llmjax.tasks.labelled import spans, squad
+from llmjax.tasks.labelled.pairs import PairTask
 from llmjax.tasks.losses import cross_entropy
 from llmjax.tasks.routing import Routed, routed, with_routing
 from llmjax.tasks.task import (
     Batch,
     Metrics,
-    Objective,
     Outputs,
     Predictions,
     Variables,
@@ -69,7 +69,7 @@ class RecordQuestions:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class QuestionAnsweringTask(Objective):
+class QuestionAnsweringTask(PairTask):
     """The first and the last token of an answer, each by a score (Devlin 2018, 4.2).
 
     A row has the question and the text, or a window of it where it is long, with the
@@ -79,9 +79,12 @@ class QuestionAnsweringTask(Objective):
     """
 
     architectures = ("encoder", "decoder")
-    packings = ("pad",)
-    reads_loss = False  # its classes are the places of a row
     labels = ("window",)
+    kinds: ClassVar[Mapping[str, Any]] = {
+        "question": Text,
+        "context": Text,
+        "answers": Spans,
+    }
     inputs = ("context", "question")
     head = SpanFinder
     answer_columns = ("answer", "start", "stop", "probability", "none", "n_best")
@@ -92,24 +95,6 @@ class QuestionAnsweringTask(Objective):
     @property
     def num_outputs(self) -> int:
         return 2
-
-    @property
-    def _specials(self) -> int:
-        none = np.zeros(0, np.int32)
-        return len(self.vocabulary.pair_with_specials(none, none)[0])
-
-    def length(self, num_tokens: int) -> int:
-        return num_tokens + self._specials
-
-    def check(self) -> None:
-        """Raises ValueError for token types that the model has not."""
-        a = np.zeros(1, np.int32)
-        types = int(self.vocabulary.pair_with_specials(a, a)[1].max()) + 1
-        if 0 < self.run.model.token_types < types:
-            raise ValueError(
-                f"the tokenizer tells a question from its text by {types} token types, "
-                f"and model.token_types={self.run.model.token_types}; set it to {types}"
-            )
 
     # --- examples --------------------------------------------------------------------
 
@@ -129,17 +114,8 @@ class QuestionAnsweringTask(Objective):
           ValueError: the corpus has no such records, or questions without an answer
             though `no_answer` is not set.
         """
-        config, fields = self.config, corpus.schema.fields
-        names = config.question_field, config.context_field, config.answers_field
-        kinds: tuple[Any, ...] = (Text, Text, Spans)
-        for name, kind in zip(names, kinds, strict=True):
-            if not isinstance(fields.get(name), kind):
-                there = ", ".join(f"{k} ({t.kind})" for k, t in fields.items())
-                raise ValueError(
-                    f"the corpus {corpus.manifest['corpus']} has no field {name!r} of "
-                    f"kind {kind.kind!r}; it has {there}: set task.question_field, "
-                    "task.context_field, task.answers_field or data.prepare.fields"
-                )
+        self.require_fields(corpus)
+        config, names = self.config, tuple(map(self.field, self.kinds))
         records = corpus.records(split)
         counts = records.counts(config.answers_field)
         without = np.flatnonzero(counts == 0)
@@ -194,8 +170,6 @@ class QuestionAnsweringTask(Objective):
         return self.run.model.architecture == "encoder"
 
     def example_batch(self, rows: int = 1) -> dict[str, np.ndarray]:
-        fixed: dict[str, Any] = {"batch_sizes": (), "seq_lens": (), "mixture": ()}
-        data = dataclasses.replace(self.run.data, batch_size=rows, **fixed)
         n, rng = self.text_length, np.random.default_rng(0)
         k = min(self.config.max_question, n // 2)  # tokens of a question
         ids = rng.integers(3, self.vocabulary.vocab_size, (rows, n)).astype(np.int32)
@@ -203,11 +177,7 @@ class QuestionAnsweringTask(Objective):
         asked = [
             Asked(row[:k], "a" * (n - k), row[k:], places, places[:1]) for row in ids
         ]
-        source = self.examples(Listed(asked))
-        pipeline = Pipeline(
-            source, self.features, data, self.length, declared=self.declared
-        )
-        return pipeline.batch(0)
+        return self.full_batch(self.examples(Listed(asked)), rows)
 
     # --- model and loss --------------------------------------------------------------
 
@@ -264,14 +234,6 @@ class QuestionAnsweringTask(Objective):
             }
 
         return predict
-
-    def input_columns(self, there: Collection[str]) -> dict[str, str]:
-        """The columns that the run learned from, where they are there."""
-        config, fields = self.config, self.run.data.prepare.fields
-        own = {f.name: f.column or f.name for f in fields}
-        names = {"context": config.context_field, "question": config.question_field}
-        learned = {key: own.get(name, name) for key, name in names.items()}
-        return {k: name if name in there else k for k, name in learned.items()}
 
     def counted(self, answer: Mapping[str, Any]) -> list[str]:
         """Whether it is one."""

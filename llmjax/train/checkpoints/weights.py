@@ -138,7 +138,7 @@ def _of_run(init: Checkpoint) -> Weights:
     _check_place(init.path)
     with contextlib.closing(Checkpoints(init.path)) as checkpoints:
         config = checkpoints.run_config(init.step)
-    task = config.task
+    task: Any = config.task
     place = tokenizer_place(init.path, config)
     weights = Weights(
         init.path, config.model, learned=config.data.tokenizer, place=place
@@ -146,8 +146,7 @@ def _of_run(init: Checkpoint) -> Weights:
     if (kind := registry.labelled(task)) is None:
         return weights
     ways = {kind.head.__name__: Classification(*kind.way(task))}
-    labels = getattr(task, "labels")  # noqa: B009 - of every task with classes
-    return dataclasses.replace(weights, labels=labels, ways=ways)
+    return dataclasses.replace(weights, labels=task.labels, ways=ways)
 
 
 def _check_place(path: str) -> None:
