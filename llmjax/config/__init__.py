@@ -42,6 +42,19 @@ from llmjax.config.feed_forward import (
     SigmoidRouter,
     SoftmaxRouter,
 )
+from llmjax.config.labelled import (
+    ClassifierHead,
+    DenseHead,
+    Labelled,
+    LinearHead,
+    MultipleChoice,
+    NormedHead,
+    PoolerHead,
+    QuestionAnswering,
+    SequenceClassification,
+    TokenClassification,
+    TokenHead,
+)
 from llmjax.config.layout import (
     Activations,
     Attention,
@@ -83,6 +96,22 @@ from llmjax.config.model import (
     ScaledDot,
     SlidingWindow,
     Transformed,
+)
+from llmjax.config.objectives import (
+    UL2,
+    CausalLM,
+    Denoiser,
+    Denoising,
+    FillInTheMiddle,
+    MaskedLM,
+    MultiTokenPrediction,
+    NextSentence,
+    PermutationLM,
+    PrefixLM,
+    ReplacedTokens,
+    SentenceEmbedding,
+    SentenceOrder,
+    SpanCorruption,
 )
 from llmjax.config.optimizer import (
     SGD,
@@ -130,34 +159,9 @@ from llmjax.config.schema import (
     TrainConfig,
 )
 from llmjax.config.task import (
-    UL2,
-    CausalLM,
-    ClassifierHead,
-    Denoiser,
-    Denoising,
-    DenseHead,
-    FillInTheMiddle,
-    Labelled,
-    LinearHead,
-    MaskedLM,
-    MultipleChoice,
     MultiTask,
-    MultiTokenPrediction,
-    NextSentence,
-    NormedHead,
-    PermutationLM,
-    PoolerHead,
-    PrefixLM,
-    QuestionAnswering,
-    ReplacedTokens,
-    SentenceEmbedding,
-    SentenceOrder,
-    SequenceClassification,
-    SpanCorruption,
     TaskConfig,
     TaskPart,
-    TokenClassification,
-    TokenHead,
 )
 
 __all__ = [
