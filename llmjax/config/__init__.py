@@ -128,6 +128,14 @@ from llmjax.config.optimizer import (
     WarmupCosine,
 )
 from llmjax.config.parse import default, parse, to_dict
+from llmjax.config.peft import (
+    IA3,
+    Adapters,
+    FullTuning,
+    LoRA,
+    PartialTuning,
+    Peft,
+)
 from llmjax.config.positions import (
     Alibi,
     Disentangled,
@@ -166,11 +174,13 @@ from llmjax.config.task import (
 
 __all__ = [
     "BPE",
+    "IA3",
     "SGD",
     "UL2",
     "Activations",
     "Adafactor",
     "AdamW",
+    "Adapters",
     "Alibi",
     "Attention",
     "AutoAttention",
@@ -209,6 +219,7 @@ __all__ = [
     "Float32",
     "Fp8",
     "FullRemat",
+    "FullTuning",
     "Gated",
     "Gather",
     "Global",
@@ -227,6 +238,7 @@ __all__ = [
     "LinearScaling",
     "Lion",
     "Llama3Scaling",
+    "LoRA",
     "LongRope",
     "LossConfig",
     "LossScale",
@@ -248,6 +260,8 @@ __all__ = [
     "NormedHead",
     "Number",
     "OptimizerConfig",
+    "PartialTuning",
+    "Peft",
     "PermutationLM",
     "Pipeline",
     "Plain",

@@ -25,6 +25,7 @@ from llmjax.config.layout import (
 from llmjax.config.loss import LossConfig
 from llmjax.config.model import ModelConfig
 from llmjax.config.optimizer import OptimizerConfig
+from llmjax.config.peft import FullTuning, Peft
 from llmjax.config.positions import Learned
 from llmjax.config.precision import Float32, Precision
 from llmjax.config.task import CausalLM, TaskConfig
@@ -157,6 +158,7 @@ class RunConfig:
     train: TrainConfig = TrainConfig()
     init: Scratch | Checkpoint = Scratch()
     loss: LossConfig = LossConfig()
+    peft: Peft = FullTuning()
 
     def __post_init__(self):
         B, k = self.data.batch_size, self.layout.microbatches

@@ -19,6 +19,7 @@ from llmjax.parallel import axes as axes_lib
 from llmjax.parallel import mesh as mesh_lib
 from llmjax.parallel import pipeline, sequence
 from llmjax.parallel.processes import distributed
+from llmjax.peft import adapted
 from llmjax.tasks.task import Loss, Task, loss_of
 from llmjax.train import loss_scale
 from llmjax.train import placement as placement_lib
@@ -161,7 +162,8 @@ def build(
     layout = config.layout
     mesh = mesh or mesh_lib.make_mesh(layout)
     _check(config, mesh)
-    model = task.model(config.model, layout) if model is None else model
+    if model is None:
+        model = adapted.adapted(task.model(config.model, layout), config.peft)
     batch = {
         k: jax.ShapeDtypeStruct((config.data.batch_size, *v.shape[1:]), v.dtype)
         for k, v in example_batch.items()
@@ -248,7 +250,9 @@ def _birth(
     mesh_lib.check_axes(axes, batch, mesh)
     base = _check_base(config, frozen, shapes)
     names = flatten_dict(shapes, sep="/").keys() - base
+    flat_axes = {k: v for k, v in flatten_dict(axes, sep="/").items() if k in names}
     kept = frozen_lib.matching(config.optimizer.freeze, names)
+    kept |= adapted.frozen(config.peft, flat_axes)
     trained_axes, _ = frozen_lib.split(axes, kept | base)
     _, kept_axes = frozen_lib.split(axes, kept)
     if optimizer is None:

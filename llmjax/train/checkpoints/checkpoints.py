@@ -28,6 +28,7 @@ from llmjax.train.checkpoints.best import Best, LatestAndBest, best_first
 from llmjax.train.checkpoints.damage import DamagedError, reading, writing
 from llmjax.train.checkpoints.folder import FORMAT
 from llmjax.train.checkpoints.folder import Folder as CheckpointFolder
+from llmjax.train.checkpoints.merging import without_adapters
 from llmjax.train.optimizers import averages
 from llmjax.train.state import State
 
@@ -386,8 +387,9 @@ def read(
 ) -> tuple[int, RunConfig, Any]:
     """A run's step, config and weights at `step` (None: the best that is whole).
 
-    The weights are the averaged ones where the run kept an average. What is damaged and
-    so passed over is said on standard error.
+    The weights are the averaged ones where the run kept an average. Adapters are merged
+    into their matrices: the config is then one without. What is damaged and so passed
+    over is said on standard error.
 
     Raises:
       FileNotFoundError, ValueError: no such run or step, or one that can't be read.
@@ -395,6 +397,7 @@ def read(
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
 
         def read_step(step: int) -> tuple[int, RunConfig, Any]:
-            return step, checkpoints.run_config(step), checkpoints.params(step)
+            config, params = checkpoints.run_config(step), checkpoints.params(step)
+            return step, *without_adapters(config, params)
 
         return checkpoints.best_whole(read_step) if step is None else read_step(step)

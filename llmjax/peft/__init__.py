@@ -1,0 +1,1 @@
+"""Parameter-efficient fine-tuning: small weights beside a model's, which stay."""
