@@ -23,6 +23,7 @@ PLACES = {
     "train": (150, "the step, the loop, checkpoints"),
     "tasks": (150, "objectives, labels, metrics"),
     "hub": (705, "Hugging Face's formats, in and out"),
+    "peft": (425, "small weights beside a model's"),
     "data": (705, "texts, tokenizers, batches"),
     "models": (425, "the one Transformer"),
     "parallel": (425, "the mesh, and what lies where"),

@@ -4,11 +4,17 @@
     python -m experiments.convert --source=model.gguf --target=out --to=hub
     python -m experiments.convert --source=runs/quickstart/pretrain --target=out
 
+    python -m experiments.convert --source=runs/lora --target=adapter --adapters
+    python -m experiments.convert --source=HUB_FOLDER --adapter=adapter --target=out \
+        --to=hub
+
 The source is a folder of the hub, a .gguf file, package:NAME or the workdir of a run,
 of which the best checkpoint is taken, or `--step`. The target is a new folder: of a run
 the hub's format, otherwise a checkpoint that `init` reads, with weights and the model's
 config alone. Tokenizer and generation_config.json come along, a run's generation
-settings from the folder of the hub that it began with.
+settings from the folder of the hub that it began with. Adapters of a run are merged
+into its matrices, or with --adapters written alone in peft's format; --adapter merges
+such a folder into a model of the hub.
 
 Of a run's model the part is converted that the hub has a form for: of several
 prediction heads the first, a causal language model; of a model of sentence pairs the
@@ -36,9 +42,11 @@ from flax import traverse_util
 from experiments import cli
 from llmjax import hub
 from llmjax.config import (
+    Adapters,
     CausalLM,
     Checkpoint,
     DataConfig,
+    FullTuning,
     Learned,
     RunConfig,
     wording,
@@ -56,6 +64,7 @@ from llmjax.models.heads.encoder import Encoder
 from llmjax.models.heads.language import LanguageModel
 from llmjax.models.heads.multi_token import PredictionHeads, first_head
 from llmjax.models.heads.token import TokenClassifier
+from llmjax.peft.adapted import of_adapters
 from llmjax.tasks.registry import TASKS, make_model, task_of
 from llmjax.train.checkpoints.checkpoints import FOLDER, Checkpoints
 from llmjax.train.checkpoints.checkpoints import read as read_run
@@ -71,6 +80,10 @@ FAMILY = flags.DEFINE_string("family", None, "model_type to write; any that fits
 DTYPE = flags.DEFINE_string("dtype", None, "type of the weights; as stored")
 STEP = flags.DEFINE_integer("step", None, "of a run's checkpoint; the best when absent")
 LEAVES = flags.DEFINE_bool("leaves", False, "print every leaf and its name in the hub")
+ADAPTERS = flags.DEFINE_bool(
+    "adapters", False, "of a run its adapters alone, as peft's"
+)
+ADAPTER = flags.DEFINE_string("adapter", None, "a folder of peft's, to be merged")
 DOWNLOAD = flags.DEFINE_bool("download", False, "agree to download a package")
 SHOWN = 4  # names of tensors that are printed
 
@@ -79,6 +92,13 @@ def main() -> dict[str, Any]:
     if DTYPE.value is not None:
         float_type(DTYPE.value)
     run = (Path(SOURCE.value).expanduser() / FOLDER).is_dir()
+    if ADAPTER.value and run:
+        raise ValueError(
+            f"--adapter={ADAPTER.value} is merged into a model of the hub, and "
+            f"--source={SOURCE.value} is a run; give the folder of the adapters' base"
+        )
+    if ADAPTERS.value:
+        return adapters_of_run()
     to_hub = (TO.value or (HUB if run else "checkpoint")) == HUB
     with contextlib.ExitStack() as stack:
         source = from_run() if run else from_hub()
@@ -106,6 +126,46 @@ def main() -> dict[str, Any]:
         "tied_head": has_tied_head(model, leaves),
         "beside": [file.name for file in beside],
         **facts,
+    }
+
+
+def adapters_of_run() -> dict[str, Any]:
+    """A run's adapters in peft's format, with its tokenizer.
+
+    Raises:
+      ValueError: the source has none, or peft's format can't say them.
+    """
+    step, config, params = read_run(SOURCE.value, STEP.value, merge=False)
+    if not isinstance(config.peft, Adapters):
+        raise ValueError(
+            f"--adapters: {SOURCE.value} has peft.kind={config.peft.kind!r} and thus "
+            "no adapters; leave the flag out"
+        )
+    model = make_model(dataclasses.replace(config, peft=FullTuning()))
+    base = config.init.path if isinstance(config.init, Checkpoint) else ""
+    with tempfile.TemporaryDirectory() as folder:
+        _, beside = origin_of(config, Path(folder))
+        hub.adapters.save(
+            model,
+            params,
+            config.peft,
+            TARGET.value,
+            base=base,
+            family=FAMILY.value,
+            beside=beside,
+        )
+    leaves = traverse_util.flatten_dict(params, sep="/")
+    own = {k: x for k, x in leaves.items() if of_adapters(config.peft, k)}
+    return {
+        "source": SOURCE.value,
+        "target": TARGET.value,
+        "written": f"{config.peft.kind} adapters of {base or 'random weights'}",
+        "leaves": len(own),
+        "parameters": sum(leaf.size for leaf in own.values()),
+        "types": ["float32"],
+        "tied_head": False,
+        "beside": [file.name for file in beside],
+        "step": step,
     }
 
 
@@ -247,6 +307,8 @@ def from_hub() -> Iterator[Loaded]:
     stored = open_model(path)
     model = stored.model()
     params = read_params(stored, model, dtype=DTYPE.value)
+    if ADAPTER.value:
+        params = hub.adapters.merged(ADAPTER.value, model, params)
     entries = check(stored, abstract(model)[0])
     names = {leaf: entry.name for entry in entries for leaf in entry.paths}
     with tempfile.TemporaryDirectory() as folder:

@@ -7,9 +7,10 @@
 The functions hide the modules of their names: `from llmjax.hub.load import check`.
 """
 
+from llmjax.hub import adapters
 from llmjax.hub.generation import generation
 from llmjax.hub.load import load
 from llmjax.hub.save import save, to_hub
 from llmjax.hub.tokenizer import tokenizer
 
-__all__ = ["generation", "load", "save", "to_hub", "tokenizer"]
+__all__ = ["adapters", "generation", "load", "save", "to_hub", "tokenizer"]

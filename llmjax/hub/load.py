@@ -51,6 +51,11 @@ def load(
     return model, read_params(stored, model, mesh=mesh, dtype=dtype)
 
 
+# shapes of what any model reads
+BATCH = dict.fromkeys(
+    ("tokens", "encoder_tokens"), jax.ShapeDtypeStruct((1, 1), jnp.int32)
+)
+
 # --- the check -----------------------------------------------------------------------
 
 
@@ -61,10 +66,8 @@ def abstract(model: nn.Module) -> tuple[dict[str, Shape], dict[str, Axes]]:
     Raises:
       ValueError: a config that no model can have.
     """
-    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    batch = {"tokens": tokens, "encoder_tokens": tokens}
     try:
-        params, axes = param_axes(model, batch)
+        params, axes = param_axes(model, BATCH)
     except Exception as e:  # jax has many for sizes beyond its own
         raise ValueError(f"no model can be made of its config: {e}") from e
     leaves = traverse_util.flatten_dict(params, sep="/")

@@ -41,7 +41,8 @@ def adapted(model: nn.Module, peft: Peft) -> nn.Module:
         for f in dataclasses.fields(model)
         if f.init and f.name not in ("parent", "name")
     }
-    return _subclass(type(model))(**fields, peft=peft)
+    cls: Any = type(model)
+    return _subclass(cls)(**fields, peft=peft)
 
 
 @functools.cache
@@ -145,36 +146,42 @@ def of_adapters(peft: Peft, name: str) -> bool:
     return any(part.endswith(f"_{method(peft).name}") for part in scope)
 
 
-def frozen(peft: Peft, axes: Mapping[str, tuple[str | None, ...]]) -> set[str]:
-    """The names of the weights that stay as they are.
+def trained(peft: Peft, axes: Mapping[str, tuple[str | None, ...]]) -> set[str]:
+    """The names of the weights that change.
 
-    Trained are adapters, what `peft.train` names, and a head of classes: all outside
-    of the Transformer where a weight has an axis of classes, less a pooler, which is
+    They are adapters, what `peft.train` names, and a head of classes: all outside of
+    the Transformer where a weight has an axis of classes, less a pooler, which is
     pretrained.
 
     Args:
       peft: of the run.
       axes: name -> logical axes, of all weights of the model.
+    """
+    if isinstance(peft, FullTuning):
+        return set(axes)
+    classes = any(CLASSES in leaf for leaf in axes.values())
+
+    def changes(name: str) -> bool:
+        of_head = classes and name.split("/")[0] not in (BODY, "pooler")
+        return of_head or of_adapters(peft, name) or matches(name, peft.train)
+
+    return {name for name in axes if changes(name)}
+
+
+def frozen(peft: Peft, axes: Mapping[str, tuple[str | None, ...]]) -> set[str]:
+    """The names of the weights that stay as they are; arguments as of `trained`.
 
     Raises:
       ValueError: a target or pattern that matches nothing, or nothing is trained.
     """
-    if isinstance(peft, FullTuning):
-        return set()
     check(peft, axes.keys())
-    classes = any(CLASSES in leaf for leaf in axes.values())
-
-    def trained(name: str) -> bool:
-        of_head = classes and name.split("/")[0] not in (BODY, "pooler")
-        return of_head or of_adapters(peft, name) or matches(name, peft.train)
-
-    kept = {name for name in axes if not trained(name)}
-    if kept == set(axes):
+    changing = trained(peft, axes)
+    if axes and not changing:
         raise ValueError(
             f"peft.kind={peft.kind!r} trains nothing: the model has no head of classes "
             "and peft.train is empty; name weights there, as '*bias'"
         )
-    return kept
+    return set(axes) - changing
 
 
 def merged(peft: Peft, model: nn.Module, batch: Any, params: Any) -> Any:

@@ -121,6 +121,7 @@ VARIANTS = {
     "layout.quantization": ("int8", {"backward": False}),
     "optimizer.algorithm": ("lion", {"b2": 0.5}),
     "optimizer.schedule": ("linear", {"warmup_steps": 7, "final": 0.25}),
+    "peft": ("lora", {"rank": 4, "targets": ("key",), "magnitude": True}),
     "init": ("checkpoint", {"path": "runs/a", "step": 3}),
 }
 

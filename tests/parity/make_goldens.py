@@ -52,7 +52,7 @@ def make(variant: Variant, shapes: Shapes) -> tuple[Golden, dict[str, np.ndarray
 
 def main() -> None:
     torch.set_num_threads(1)
-    for old in FOLDER.rglob("*.npz"):
+    for old in (*FOLDER.glob("*.npz"), *FOLDER.glob("layers/*.npz")):
         old.unlink()
     total = 0
     for variant in (v for v in variants(Shapes.draw(0)) if v.name not in LIVE_ONLY):

@@ -383,13 +383,13 @@ def load_params(
 
 
 def read(
-    workdir: epath.PathLike, step: int | None = None
+    workdir: epath.PathLike, step: int | None = None, *, merge: bool = True
 ) -> tuple[int, RunConfig, Any]:
     """A run's step, config and weights at `step` (None: the best that is whole).
 
     The weights are the averaged ones where the run kept an average. Adapters are merged
-    into their matrices: the config is then one without. What is damaged and so passed
-    over is said on standard error.
+    into their matrices, unless `merge` is False: the config is then one without. What
+    is damaged and so passed over is said on standard error.
 
     Raises:
       FileNotFoundError, ValueError: no such run or step, or one that can't be read.
@@ -398,6 +398,8 @@ def read(
 
         def read_step(step: int) -> tuple[int, RunConfig, Any]:
             config, params = checkpoints.run_config(step), checkpoints.params(step)
-            return step, *without_adapters(config, params)
+            if merge:
+                config, params = without_adapters(config, params)
+            return step, config, params
 
         return checkpoints.best_whole(read_step) if step is None else read_step(step)

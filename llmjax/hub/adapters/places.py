@@ -1,0 +1,140 @@
+"""Where adapters are in peft's format: adapter_config.json and a safetensors file.
+
+A matrix of ours is one of the hub's, or a part of a fused one (GPT-2's c_attn). Of a
+fused one the factors of all parts are written as one pair: A's below each other, B's in
+blocks, so that it has as many times their rank; read, each part gets all of A and its
+own rows of B.
+"""
+
+import dataclasses
+import math
+
+import einops
+import flax.linen as nn
+import numpy as np
+
+from llmjax.hub.binding import Bound, View, bind
+from llmjax.hub.load import BATCH, abstract
+from llmjax.hub.table import Table
+from llmjax.models.layers import Projection
+from llmjax.peft.adapted import matrices
+from llmjax.peft.method import letters
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A matrix of the hub that adapters may be put on.
+
+    Attributes:
+      name: the hub's, without ".weight", with {l} and {e}.
+      bound: its entry.
+      modules: our projections in it.
+    """
+
+    name: str
+    bound: Bound
+    modules: tuple[Projection, ...]
+
+    def inner(self, k: int) -> list[str]:
+        """The letters of the k-th part's axes that are summed over."""
+        axes = letters(self.modules[k])
+        kernel = axes.shared + axes.inner + axes.outer
+        ours = self.bound.views[k].ours
+        lost = len(kernel) - len(ours)  # experts, which are apart at the hub
+        return [
+            ours[i - lost][0]
+            for i, letter in enumerate(kernel)
+            if letter in axes.inner and len(ours[i - lost]) == 1
+        ]
+
+    def input_axis(self, k: int) -> int:
+        """Which of the hub's two axes is the k-th part's input.
+
+        Raises:
+          ValueError: an axis that is both.
+        """
+        view, inner = self.bound.views[k], set(self.inner(k))
+        for i, axis in enumerate(view.theirs):
+            if set(axis) - {"1"} <= inner:
+                return i
+        raise ValueError(f"peft's format holds no adapter of {self.name}")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(outputs, inputs) of the hub's matrix."""
+        first, second = self.bound.shape
+        return (second, first) if self.input_axis(0) == 0 else (first, second)
+
+    def length(self, k: int, kernel: np.ndarray) -> np.ndarray:
+        """The lengths of the k-th part's columns, [*outer]."""
+        inner = tuple(range(len(self.inner(k))))
+        return np.sqrt(np.sum(np.square(kernel.astype(np.float32)), axis=inner))
+
+    def a_to_theirs(self, k: int, a: np.ndarray) -> np.ndarray:
+        """[*inner, R] -> [R, inputs]."""
+        ours, theirs, sizes = self._a(k)
+        return einops.rearrange(a, f"{ours} -> {theirs}", **sizes)
+
+    def a_to_ours(self, k: int, a: np.ndarray) -> np.ndarray:
+        """[R, inputs] -> [*inner, R]."""
+        ours, theirs, sizes = self._a(k)
+        return einops.rearrange(a, f"{theirs} -> {ours}", **sizes)
+
+    def _a(self, k: int) -> tuple[str, str, dict[str, int]]:
+        inner, view = self.inner(k), self.bound.views[k]
+        theirs = [a for a in view.theirs[self.input_axis(k)] if a != "1"]
+        sizes = {a: view.sizes[a] for a in inner}
+        return f"{' '.join(inner)} rank", f"rank ({' '.join(theirs)})", sizes
+
+    def b_to_theirs(self, bs: list[np.ndarray]) -> np.ndarray:
+        """[R, *outer] of all parts -> [outputs, R]."""
+        rank = len(bs[0])
+        kernels = [b.reshape(self._as_kernel(k, rank)) for k, b in enumerate(bs)]
+        tensor = self._of_rank(rank).join(kernels)
+        return tensor.T if self.input_axis(0) == 0 else tensor
+
+    def b_to_ours(self, k: int, b: np.ndarray) -> np.ndarray:
+        """[outputs, R] -> [R, *outer] of the k-th part."""
+        rank = b.shape[1]
+        tensor = b.T if self.input_axis(0) == 0 else b
+        view = self._of_rank(rank).views[k]
+        shape = self._as_kernel(k, rank)
+        kernel = view.read(lambda s: tensor[s], [slice(0, n) for n in shape])
+        outer = kernel.shape[len(self.inner(k)) :]
+        return kernel.reshape(rank, *outer)
+
+    def _as_kernel(self, k: int, rank: int) -> tuple[int, ...]:
+        """The shape of a kernel with `rank` inputs."""
+        view = self._of_rank(rank).views[k]
+        return tuple(math.prod(view.sizes[a] for a in axis) for axis in view.ours)
+
+    def _of_rank(self, rank: int) -> Bound:
+        """The entry of matrices with `rank` inputs."""
+
+        def view(k: int) -> View:
+            old, inner = self.bound.views[k], self.inner(k)
+            ones = dict.fromkeys(inner[1:], 1)
+            sizes = {**old.sizes, **ones, inner[0]: rank}
+            new = dataclasses.replace(old, sizes=sizes)
+            if self.input_axis(k) == 0:  # of a matrix that isn't fused along inputs
+                new = dataclasses.replace(new, total=new.length)
+            return new
+
+        views = tuple(view(k) for k in range(len(self.bound.views)))
+        return dataclasses.replace(self.bound, views=views)
+
+
+def places(table: Table, model: nn.Module) -> list[Place]:
+    """The places of a model's matrices."""
+    shapes = abstract(model)[0]
+    modules = matrices(model, BATCH)
+    found = []
+    for bound in bind(table, shapes):
+        kernels = [path.removesuffix("/kernel") for path in bound.paths]
+        if all(kernel in modules for kernel in kernels):
+            parts = tuple(modules[kernel] for kernel in kernels)
+            found.append(Place(bound.name.removesuffix(".weight"), bound, parts))
+    return found

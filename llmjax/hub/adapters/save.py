@@ -1,0 +1,255 @@
+"""Adapters of a model, written as peft's."""
+
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+import safetensors.numpy
+from flax.traverse_util import flatten_dict
+
+from llmjax.config import IA3, Adapters, LoRA
+from llmjax.hub.adapters.places import CONFIG, PREFIX, WEIGHTS, Place, places
+from llmjax.hub.binding import bind
+from llmjax.hub.load import abstract
+from llmjax.hub.meaning import simplest
+from llmjax.hub.save import classification, find_family
+from llmjax.hub.table import Table
+from llmjax.models.heads.encoder import Encoder
+from llmjax.models.heads.language import LanguageModel
+from llmjax.peft.adapted import method, trained
+from llmjax.peft.method import matches
+
+TASK_TYPES = {
+    "SequenceClassifier": "SEQ_CLS",
+    "TokenClassifier": "TOKEN_CLS",
+    "SpanFinder": "QUESTION_ANS",
+    "Encoder": "FEATURE_EXTRACTION",
+}
+
+
+def save(
+    model: Any,
+    params: Any,
+    peft: Adapters,
+    path: str | Path,
+    *,
+    base: str = "",
+    family: str | None = None,
+    beside: Sequence[Path] = (),
+) -> None:
+    """Writes adapters, and what was trained beside them, to a new folder.
+
+    Args:
+      model: the one without adapters.
+      params: with adapters, of the model that was trained.
+      peft: that they were trained by.
+      path: of the folder.
+      base: what the base is called: `init.path`.
+      family: `model_type` of the base; None: the first that can express it.
+      beside: files to copy along, such as tokenizer.json.
+
+    Raises:
+      ValueError: a folder that is not empty, or what peft's format can't say.
+    """
+    path = Path(path).expanduser()
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"{path} is not empty; give a new folder or remove it")
+    head, cfg = type(model).__name__, simplest(model.cfg)
+    origin = getattr(model, "origin", None)
+    first = origin.family if origin else ""
+    way = classification(model)
+    chosen = find_family(cfg, head, family, first=first, classification=way)
+    table, flat = chosen.table(cfg), flatten_dict(nn.unbox(params), sep="/")
+    flat = {name: np.asarray(leaf, np.float32) for name, leaf in flat.items()}
+    bare = table.base if isinstance(model, Encoder) else ""
+    tensors: dict[str, np.ndarray] = {}
+    ranks: dict[str, int] = {}
+    inputs: set[str] = set()
+    written: Any = _written_ia3 if isinstance(peft, IA3) else _written_lora
+    every = places(table, model)
+    for place in every:
+        for index in place.bound.indices():
+            own = [_weights(peft, flat, p, index) for p in place.bound.paths]
+            if not any(own):
+                continue
+            name = place.bound.tensor(index).removesuffix(".weight").removeprefix(bare)
+            kernels = [flat[p][index] for p in place.bound.paths]
+            for suffix, tensor in written(peft, place, own, kernels).items():
+                tensors[f"{PREFIX}{name}.{suffix}"] = np.ascontiguousarray(tensor)
+                if suffix == "lora_A.weight":
+                    ranks[name] = len(tensor)
+            if isinstance(peft, IA3) and _of_input(peft, place):
+                inputs.add(name)
+    saved = _saved_whole(peft, table, model, flat, bare)
+    names = [
+        place.bound.tensor(index).removesuffix(".weight").removeprefix(bare)
+        for place in every
+        for index in place.bound.indices()
+    ]
+    adapted = sorted(map(_module, tensors.keys()))
+    adapted = list(dict.fromkeys(adapted))
+    config = {
+        "base_model_name_or_path": base,
+        "peft_type": peft.kind.upper(),
+        "task_type": _task_type(model),
+        "inference_mode": True,
+        "modules_to_save": sorted({_module(n) for n in saved}) or None,
+        "target_modules": _targets(adapted, names),
+        "fan_in_fan_out": any(p.input_axis(0) == 0 for p in every),
+    }
+    if isinstance(peft, IA3):
+        config["feedforward_modules"] = _targets(sorted(inputs), names)
+    else:
+        config |= _fields(peft, ranks)
+    partial = path.parent / f".{path.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        file = partial / WEIGHTS
+        safetensors.numpy.save_file(tensors | saved, file, metadata={"format": "pt"})
+        shutil.copymode(partial / CONFIG, file)
+        for other in beside:
+            shutil.copyfile(other, partial / other.name)
+        partial.replace(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _task_type(model: Any) -> str | None:
+    """peft's word for what a model does, which chooses its wrapper; None: none."""
+    if isinstance(model, LanguageModel):
+        words = {"decoder": "CAUSAL_LM", "encoder_decoder": "SEQ_2_SEQ_LM"}
+        return words.get(model.cfg.architecture)
+    return TASK_TYPES.get(type(model).__name__)
+
+
+def _module(tensor: str) -> str:
+    """The module of a tensor of peft's: "…q_proj" of "base_model.model.…q_proj.x"."""
+    name = tensor.removeprefix(PREFIX)
+    return re.sub(
+        r"\.(lora_[AB]\.weight|lora_magnitude_vector|ia3_l|weight|bias)$", "", name
+    )
+
+
+def _weights(
+    peft: Adapters, flat: Mapping[str, Any], kernel: str, index: tuple[int, ...]
+) -> dict[str, np.ndarray]:
+    """The adapters of a kernel at an index of its stacked axes; {}: it has none."""
+    prefix = f"{kernel}_{method(peft).name}/"
+    return {
+        name.removeprefix(prefix): leaf[index]
+        for name, leaf in flat.items()
+        if name.startswith(prefix)
+    }
+
+
+def _written_lora(
+    peft: LoRA, place: Place, own: list[dict[str, Any]], kernels: list[np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The tensors of one matrix of the hub, by the ends of their names."""
+    parts = [k for k, weights in enumerate(own) if weights]
+    rank = peft.rank
+    blocks = []
+    for k, kernel in enumerate(kernels):
+        outer = _outer(place, k, kernel.shape)
+        block = np.zeros((rank * len(parts), *outer), np.float32)
+        if k in parts:
+            start = rank * parts.index(k)
+            block[start : start + rank] = own[k]["b"]
+        blocks.append(block)
+    out = {
+        "lora_A.weight": np.concatenate(
+            [place.a_to_theirs(k, own[k]["a"]) for k in parts]
+        ),
+        "lora_B.weight": place.b_to_theirs(blocks),
+    }
+    if peft.magnitude:
+        lengths = []
+        for k, kernel in enumerate(kernels):
+            more = own[k]["magnitude"] if k in parts else 0
+            lengths.append((place.length(k, kernel) + more)[None])
+        out["lora_magnitude_vector"] = place.b_to_theirs(lengths)[:, 0]
+    return out
+
+
+def _outer(place: Place, k: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The sizes of the k-th part's axes of results."""
+    return shape[len(place.inner(k)) :]
+
+
+def _written_ia3(
+    peft: IA3, place: Place, own: list[dict[str, Any]], kernels: list[np.ndarray]
+) -> dict[str, np.ndarray]:
+    vectors = [weights.get("vector") for weights in own]
+    first = next(v for v in vectors if v is not None)
+    inner = kernels[0].shape[: len(place.inner(0))]
+    if first.shape == inner and _of_input(peft, place):
+        if len(own) > 1:
+            raise ValueError(
+                f"peft's format holds no part of the input of {place.name}"
+            )
+        return {"ia3_l": place.a_to_theirs(0, first[..., None])}
+    ones = [
+        np.ones(_outer(place, k, w.shape), np.float32) for k, w in enumerate(kernels)
+    ]
+    rows = [
+        (one if v is None else v)[None] for v, one in zip(vectors, ones, strict=True)
+    ]
+    return {"ia3_l": place.b_to_theirs(rows)}
+
+
+def _of_input(peft: IA3, place: Place) -> bool:
+    path = place.bound.paths[0].removesuffix("/kernel")
+    return matches(path, peft.inputs)
+
+
+def _saved_whole(
+    peft: Adapters,
+    table: Table,
+    model: nn.Module,
+    flat: Mapping[str, np.ndarray],
+    bare: str,
+) -> dict[str, np.ndarray]:
+    """The tensors of modules that were trained whole: those outside of the layers that
+    hold a head of classes, and those of `peft.train`."""
+    shapes, axes = abstract(model)
+    changed, saved = trained(peft, axes), {}
+    for bound in bind(table, shapes):
+        if not changed.isdisjoint(bound.paths):
+            for index in bound.indices():
+                name = bound.tensor(index).removeprefix(bare)
+                leaves = [flat[path][index] for path in bound.paths]
+                saved[PREFIX + name] = np.ascontiguousarray(bound.join(leaves))
+    return saved
+
+
+def _targets(adapted: list[str], names: list[str]) -> list[str] | str:
+    """peft's `target_modules`: last names where they say which, else an expression."""
+    ends = sorted({name.rpartition(".")[2] for name in adapted})
+    if sorted(n for n in names if n.rpartition(".")[2] in ends) == adapted:
+        return ends
+    return "|".join(map(re.escape, adapted))
+
+
+def _fields(peft: LoRA, ranks: Mapping[str, int]) -> dict[str, Any]:
+    """The fields of adapter_config.json that are LoRA's own."""
+    fused = {name: rank for name, rank in ranks.items() if rank != peft.rank}
+    power = 0.5 if peft.rank_stabilized else 1.0
+    return {
+        "r": peft.rank,
+        "lora_alpha": peft.alpha,
+        "lora_dropout": peft.dropout,
+        "use_rslora": peft.rank_stabilized,
+        "use_dora": peft.magnitude,
+        "bias": "none",
+        "rank_pattern": {re.escape(n): r for n, r in fused.items()},
+        "alpha_pattern": {
+            re.escape(n): peft.scale * r**power for n, r in fused.items()
+        },
+    }
