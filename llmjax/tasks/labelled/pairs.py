@@ -73,9 +73,7 @@ def check_pairs(task: Objective) -> None:
 
 
 def require_kinds(
-    corpus: Corpus,
-    kinds: Mapping[str, tuple[Any, ...]],
-    names: Mapping[str, str] | None = None,
+    corpus: Corpus, kinds: Mapping[str, tuple[Any, ...]], names: Mapping[str, str]
 ) -> None:
     """Raises ValueError for a corpus whose records lack a field.
 
@@ -92,7 +90,7 @@ def require_kinds(
             raise ValueError(
                 f"the corpus {corpus.manifest['corpus']} has no field "
                 f"{field!r} of kind {words}; it has {there}: set "
-                f"task.{(names or {}).get(field, '…')}_field, or data.prepare.fields"
+                f"task.{names[field]}_field, or data.prepare.fields"
             )
 
 

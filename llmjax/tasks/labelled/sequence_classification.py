@@ -55,6 +55,7 @@ PROBLEMS: dict[type, type[Problem]] = {
 }
 BY_NAME: dict[str | None, Any] = {kind.kind: kind for kind in PROBLEMS}  # type: ignore[attr-defined]
 PAIR = "text_pair"  # name of the second text
+_FIELDS = ("text", "pair", "label")
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 
 
@@ -218,17 +219,20 @@ class SequenceClassificationTask(LabelledTask):
             )
 
     def _of_records(self, corpus: Corpus, split: str) -> LabelledTexts:
-        config = self.config
-        names = [n for n in (config.text_field, config.pair_field) if n]
-        kinds = {name: (cfg_lib.Text,) for name in names}
-        kinds[config.label_field] = self.problem.kinds
-        pairs.require_kinds(corpus, kinds)
+        every = {name: getattr(self.config, f"{name}_field") for name in _FIELDS}
+        names = {field: name for name, field in every.items() if field}
+        text = (cfg_lib.Text,)
+        kinds = {
+            f: self.problem.kinds if k == "label" else text for f, k in names.items()
+        }
+        pairs.require_kinds(corpus, kinds, names)
         records = corpus.records(split)
         label_N = self.problem.read(records, split)
         known = label_N >= 0 if label_N.ndim == 1 else np.ones(len(label_N), bool)
         places = np.flatnonzero(known)
         self.problem.report_left_out(known, split)
-        texts = FieldTexts(records, tuple(names), places)
+        fields = tuple(field for field, name in names.items() if name != "label")
+        texts = FieldTexts(records, fields, places)
         return self._texts(texts, texts.sizes, label_N[places])
 
     def _texts(self, read: Any, sizes: np.ndarray, labels: np.ndarray) -> LabelledTexts:
