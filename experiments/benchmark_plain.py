@@ -32,6 +32,7 @@ from llmjax.config import (
     RMSNorm,
     Rotary,
     RunConfig,
+    SingleLabel,
 )
 from llmjax.train.optimizers.optimizers import schedule
 
@@ -123,6 +124,7 @@ def check(config: RunConfig) -> None:
     has_task, shape = task.kind == "causal_lm", "decoder"
     if task.kind == "sequence_classification":
         linear = task.head is None or task.head == LinearHead()
+        linear = linear and task.problem == SingleLabel() and not task.pair_field
         has_task, shape = linear and task.pooling in (None, "mean"), "encoder"
     parts = {  # every other field of the model must be at its default
         f"model.{field.name}": getattr(cfg, field.name) == field.default

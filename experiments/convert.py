@@ -57,9 +57,10 @@ from llmjax.hub.files import float_type, read_json
 from llmjax.hub.load import abstract, account, check, read_params
 from llmjax.hub.meaning import simplest
 from llmjax.hub.origin import GENERATION, HUB, Origin
+from llmjax.hub.save import check_head
 from llmjax.hub.stored_model import open_model
 from llmjax.hub.table import Family
-from llmjax.models.heads.classifier import SINGLE, SequenceClassifier
+from llmjax.models.heads.classifier import SequenceClassifier
 from llmjax.models.heads.encoder import Encoder
 from llmjax.models.heads.language import LanguageModel
 from llmjax.models.heads.multi_token import PredictionHeads, first_head
@@ -243,6 +244,7 @@ def hub_form(config: RunConfig, params: Any) -> tuple[Any, Any, list[str]]:
         params = first_head(config.model, params, model.depth)
         model = LanguageModel(config.model, config.layout)
     model = forms.form(model)
+    check_head(model)
     if type(model).__name__ not in forms.heads():
         raise ValueError(
             f"--source={SOURCE.value} has task.kind={config.task.kind!r}, whose "
@@ -342,14 +344,12 @@ def write_checkpoint(model: Any, params: Any, target: Path, beside: list[Path]) 
       ValueError: the model is neither a language model nor a classifier of texts or
         tokens, or the target has checkpoints.
     """
-    single = getattr(model, "problem", SINGLE) == SINGLE
     task = CausalLM() if type(model) is LanguageModel else task_of(model)
-    if task is None or not single:
+    if task is None:
         raise ValueError(
             f"{SOURCE.value} is a {type(model).__name__}; a checkpoint is of a "
-            "LanguageModel, a TokenClassifier, a SpanFinder, or a SequenceClassifier "
-            "of one class of several. Give the folder itself to init, which takes what "
-            "fits"
+            "LanguageModel, a TokenClassifier, a SpanFinder or a SequenceClassifier. "
+            "Give the folder itself to init, which takes what fits"
         )
     if (target / FOLDER).exists():
         raise ValueError(f"{target / FOLDER} exists; give a new folder")

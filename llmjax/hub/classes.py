@@ -5,9 +5,8 @@ they are named LABEL_0, LABEL_1, …
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from llmjax.config import LinearHead, NormedHead
 from llmjax.hub.table import Classification, Family
@@ -25,12 +24,13 @@ class Classes:
     Attributes:
       classification: the way to their scores.
       labels: their names.
-      problem: what the scores mean, one of `PROBLEMS`.
+      problem: what the scores mean, one of `PROBLEMS`; None: there is one score, and
+        nothing says it.
     """
 
     classification: Classification
     labels: tuple[str, ...]
-    problem: str
+    problem: str | None
 
     def model(self, cfg: Any, origin: Any) -> SequenceClassifier | TokenClassifier:
         """The module, without weights."""
@@ -63,33 +63,13 @@ def read(family: Family, hf: dict[str, Any], head: str) -> Classes:
     if head == TokenClassifier.__name__:  # whatever problem_type says
         return Classes(way.to_ours(hf), labels, SINGLE)
     problem = hf.get("problem_type")
-    if problem is None:
-        problem = _guess(len(labels))
-    if problem not in PROBLEMS:
+    if problem is None and len(labels) > 1:
+        problem = SINGLE
+    if problem not in (None, *PROBLEMS):
         raise ValueError(
             f"problem_type is {problem!r}; accepted: {', '.join(map(repr, PROBLEMS))}"
         )
     return Classes(way.to_ours(hf), labels, problem)
-
-
-def _guess(count: int) -> str:
-    """What scores of so many classes mean where nothing says it, as in transformers."""
-    return "regression" if count == 1 else SINGLE
-
-
-def meaning(model: SequenceClassifier) -> Literal["one", "logits", "numbers"]:
-    """Meaning of a model's scores for predictions, by transformers' pipeline.
-
-    One class of several; a logit for each label by itself, which one score is too where
-    config.json does not say its problem; or numbers.
-    """
-    said = model.problem
-    if model.origin is not None and len(model.labels) == 1:
-        said = json.loads(model.origin.config).get("problem_type") or "multi_label"
-    if said == "regression":
-        return "numbers"
-    several = len(model.labels) > 1 and said == SINGLE
-    return "one" if several else "logits"
 
 
 def _labels(hf: dict[str, Any]) -> tuple[str, ...]:
@@ -113,10 +93,14 @@ def unnamed(count: int) -> tuple[str, ...]:
     return tuple(f"LABEL_{i}" for i in range(count))
 
 
-def keys(labels: Sequence[str], problem: str) -> dict[str, Any]:
-    """The keys of config.json: the reverse of `read`, which guesses a usual problem."""
-    usual = problem == _guess(len(labels))
-    return names(labels) | ({} if usual else {"problem_type": problem})
+def keys(labels: Sequence[str], problem: str | None) -> dict[str, Any]:
+    """The keys of config.json: the reverse of `read`.
+
+    transformers trains one score without a `problem_type` as a number, and its pipeline
+    reads it as the logit of a probability: such a model must say which it is.
+    """
+    unsaid = problem is None or (problem == SINGLE and len(labels) > 1)
+    return names(labels) | ({} if unsaid else {"problem_type": problem})
 
 
 def names(labels: Sequence[str]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from llmjax.hub import families
-from llmjax.hub.save import classification, find_family
+from llmjax.hub.save import check_head, classification, find_family
 from llmjax.models.heads.language import LanguageModel
 from llmjax.models.heads.multi_token import PredictionHeads
 from llmjax.models.heads.pairs import PairModel
@@ -32,9 +32,8 @@ def form(model: Any) -> Any:
 def exportable(model: Any) -> bool:
     """Whether a family of the hub can express a model."""
     part = form(model)
-    if getattr(part, "crf", False):
-        return False
     try:
+        check_head(part)
         find_family(part.cfg, type(part).__name__, classification=classification(part))
     except ValueError:
         return False

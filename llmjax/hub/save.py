@@ -25,7 +25,7 @@ from llmjax.hub.load import abstract
 from llmjax.hub.meaning import normal, simplest
 from llmjax.hub.origin import GENERATION, Origin
 from llmjax.hub.table import Classification, Family
-from llmjax.models.heads.classifier import SequenceClassifier
+from llmjax.models.heads.classifier import OrdinalClassifier, SequenceClassifier
 from llmjax.models.heads.token import TokenClassifier
 
 SHARD_BYTES = 5 * 10**9
@@ -80,11 +80,7 @@ def save(
     path = Path(path).expanduser()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"{path} is not empty; give a new folder or remove it")
-    if getattr(model, "crf", False):
-        raise ValueError(
-            "the model has a conditional random field (task.crf) above its tags' "
-            "scores, which no format of the hub holds; train it with task.crf=False"
-        )
+    check_head(model)
     leaves = traverse_util.flatten_dict(nn.unbox(params), sep="/")
     _check(leaves, abstract(model)[0])
     head, cfg = type(model).__name__, simplest(model.cfg)
@@ -112,6 +108,21 @@ def save(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return chosen
+
+
+def check_head(model: Any) -> None:
+    """Raises ValueError for a head that no format of the hub holds."""
+    if getattr(model, "crf", False):
+        raise ValueError(
+            "the model has a conditional random field (task.crf) above its tags' "
+            "scores, which no format of the hub holds; train it with task.crf=False"
+        )
+    if isinstance(model, OrdinalClassifier):
+        raise ValueError(
+            "the model has thresholds between ordered classes (task.problem.kind="
+            "'ordinal_regression'), which no format of the hub holds; train it with "
+            "task.problem.kind='single_label_classification' or 'regression'"
+        )
 
 
 def to_hub(

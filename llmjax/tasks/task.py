@@ -160,7 +160,6 @@ class Objective(abc.ABC):
         predicts nothing for rows without labels.
       reads_words: whether a list of words may stand for a text of `inputs`.
       answer_columns: that predictions may have.
-      meaning: of scores that are not of one class of several; "": they are.
     """
 
     run: RunConfig
@@ -179,7 +178,6 @@ class Objective(abc.ABC):
         "probability",
         "probabilities",
     )
-    meaning: ClassVar[str] = ""
     declared: ClassVar[Mapping[str, Feature]] = {}
 
     @property
@@ -227,6 +225,15 @@ class Objective(abc.ABC):
     def of_model(cls, model: Any) -> Any:
         """The config of this task for a model whose class is `head`."""
         raise NotImplementedError(f"{cls.__name__} has no `head`")
+
+    @classmethod
+    def of_pairs(cls, task: Any) -> Any:
+        """The config of this task for pairs of texts, where it can read one alone too.
+
+        Raises:
+          ValueError: it can't.
+        """
+        raise ValueError(f"task {task.kind!r} reads no second text beside each text")
 
     def documents(self, corpus: Corpus, split: str) -> Any:
         """The documents of a split, in the field that the task reads."""

@@ -6,7 +6,7 @@ of a task are those of the data. A run's own config says all of it.
 
 import contextlib
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
@@ -24,6 +24,7 @@ from llmjax.config import (
     TokenizerFile,
 )
 from llmjax.data.prepare import prepare
+from llmjax.data.store.corpus import Corpus
 from llmjax.data.tokenizers import comparison
 from llmjax.data.tokenizers import tokenizer as tokenizer_lib
 from llmjax.data.tokenizers.tokenizer import Tokenizer
@@ -82,7 +83,9 @@ def complete(
     if kind is None:
         return config
     task = kind.with_way(config.task, _way(config, kind, weights))
-    task = kind.with_labels(task, _labels(config, kind, weights, corpus))
+    corpora = _corpora(config) if corpus else ()
+    task = kind.with_labels(task, _labels(config, kind, weights, corpora))
+    task = kind.with_counts(task, corpora or (), config.data.train_split)
     return dataclasses.replace(config, task=task)
 
 
@@ -172,8 +175,7 @@ def _as_saved(config: RunConfig, saved: RunConfig, said: Collection[str]) -> Run
     kind = labelled(task)
     old: Any = saved.task
     if kind is not None and old.kind == task.kind:
-        task = kind.with_way(task, kind.way(old))
-        task = kind.with_labels(task, old.labels)
+        task = kind.as_before(task, old)
     return dataclasses.replace(config, data=data, task=task)
 
 
@@ -248,17 +250,29 @@ def _way(config: RunConfig, kind: type[LabelledTask], weights: Weights | None) -
     return way or kind.way(config.task)
 
 
-def _labels(
-    config: RunConfig, kind: type[LabelledTask], weights: Weights | None, corpus: bool
-) -> tuple[str, ...]:
-    """The names of classes, of the weights where all of the corpora are among them;
-    (): not known yet."""
-    theirs = () if weights is None else weights.labels
-    if not corpus:
-        return theirs
+def _corpora(config: RunConfig) -> list[Corpus] | None:
+    """The corpora of a run's data; None: not prepared yet."""
     try:
-        corpora = [part for _, part in prepare.open_corpora(config.data)]
+        return [part for _, part in prepare.open_corpora(config.data)]
     except FileNotFoundError:
-        return ()
+        return None
+
+
+def _labels(
+    config: RunConfig,
+    kind: type[LabelledTask],
+    weights: Weights | None,
+    corpora: Sequence[Corpus] | None,
+) -> tuple[str, ...]:
+    """The names of classes, of the weights where all of the corpora are among them.
+
+    (): not known yet.
+
+    Args:
+      corpora: None: not prepared yet; (): they are not asked.
+    """
+    theirs = () if weights is None else weights.labels
+    if not corpora:
+        return () if corpora is None else theirs
     own = kind.classes(config.task, corpora)
     return theirs if theirs and set(own) <= set(theirs) else own

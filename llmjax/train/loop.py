@@ -21,7 +21,7 @@ from llmjax.train.checkpoints import resume, weights
 from llmjax.train.checkpoints.best import Best
 from llmjax.train.checkpoints.checkpoints import Checkpoints
 from llmjax.train.metrics import flops
-from llmjax.train.metrics.evaluation import evaluate
+from llmjax.train.metrics.evaluation import evaluate, predictions
 from llmjax.train.metrics.finite import NotFiniteError
 from llmjax.train.metrics.log import Log
 from llmjax.train.optimizers import optimizers
@@ -230,9 +230,16 @@ def _evaluate(program: Program, state: State, batches: Batches) -> dict[str, flo
     # with the averaged weights where the optimizer keeps an average
     params = optimizers.averaged(state.opt_state, state.params)
     try:
-        return evaluate(program, params, batches, state.frozen, state.extra)
+        metrics = evaluate(program, params, batches, state.frozen, state.extra)
     except NotFiniteError as e:
         raise NotFiniteError(f"step {int(state.step)}: {e}") from None
+    if program.config.train.best_metric in metrics or not program.task.labels:
+        return metrics
+    # no sum over examples: it needs their predictions
+    values = predictions(program, params, batches, state.frozen)
+    report = program.task.report(values, getattr(batches, "sources", ()))
+    numbers = {k: v for k, v in report.items() if isinstance(v, float)}
+    return numbers | metrics
 
 
 def _start(program: Program, checkpoints: Checkpoints) -> State:

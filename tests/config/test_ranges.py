@@ -15,6 +15,7 @@ from llmjax.config.checks import FLOAT_MAX, INT_MAX, Range, checked, range_of, r
 
 # what a dataclass must be given, and numbers that the drawn one must fit to
 REQUIRED = {
+    "GivenWeights": {"values": (1.0,)},
     "Group": {"repeat": 1},
     "Checkpoint": {"path": "a"},
     "TokenizerFile": {"path": "a"},

@@ -148,6 +148,12 @@ def test_scores_of_other_meanings_are_those_of_the_pipeline(
         if "label" in answer:
             assert answer["label"] == max(scores, key=scores.__getitem__)
             assert answer["probability"] == answer["probabilities"][answer["label"]]
+    if name in ("multi_label", "value"):  # a checkpoint of it says the same
+        flags = f"--source={folder}", f"--target={tmp_path / 'run'}"
+        assert mains.run("convert", *flags).code == 0
+        done = predict(mains, tmp_path / "run", source, tmp_path / "run.jsonl")
+        assert done.code == 0, done.err
+        assert rows(tmp_path / "run.jsonl") == rows(tmp_path / "out.jsonl")
     if column != "probabilities":
         flags = (f"--keep={column}",)
         done = predict(mains, folder, source, tmp_path / "no.jsonl", *flags)

@@ -16,9 +16,11 @@ from llmjax.config import (
     Learned,
     LinearHead,
     ModelConfig,
+    MultiLabel,
     NormedHead,
     Plain,
     PoolerHead,
+    Regression,
 )
 from llmjax.hub import families, forms
 from llmjax.hub.save import find_family, way_to_classes
@@ -26,6 +28,7 @@ from llmjax.hub.stored_model import open_model
 from llmjax.hub.table import Classification
 from llmjax.models.heads.classifier import SequenceClassifier
 from llmjax.models.heads.token import TokenClassifier
+from llmjax.tasks.registry import task_of
 
 TOKENS = {"tokens": jnp.arange(12).reshape(2, 6) % 30}
 MODERN = families.family("modernbert").to_config(
@@ -100,6 +103,23 @@ def test_the_kind_of_problem_is_kept(problem, folder, edit, tmp_path):
     usual = model.clone(problem="single_label_classification")
     hub.save(usual, params, tmp_path / "usual")
     assert hub.load(tmp_path / "usual")[0].problem == usual.problem
+
+
+def test_one_score_says_what_it_is_or_stays_unsaid(bert, random_params, edit, tmp_path):
+    """transformers' pipeline takes one that says nothing for a class's logit."""
+    kind = {"labels": ("stars",), "problem": "regression"}
+    model = SequenceClassifier(bert, 1, "first", form=PoolerHead(), **kind)
+    hub.save(model, random_params(model, TOKENS), tmp_path / "model")
+    file = tmp_path / "model" / "config.json"
+    assert json.loads(file.read_text())["problem_type"] == "regression"
+    assert task_of(hub.load(tmp_path / "model")[0]).problem == Regression()
+    edit(file, problem_type=None)
+    model, params = hub.load(tmp_path / "model")
+    assert model.problem is None and task_of(model).problem == MultiLabel()
+    hub.save(model, params, tmp_path / "again")
+    assert hub.load(tmp_path / "again")[0].problem is None
+    edit(file, problem_type="single_label_classification")
+    assert task_of(hub.load(tmp_path / "model")[0]).problem == MultiLabel()
 
 
 def test_classes_without_names_have_transformers_names(folder, edit):

@@ -192,7 +192,8 @@ def test_an_example_batch_is_full_rows_of_the_pipeline(lm, tiny):
 )
 def test_a_corpus_of_other_classes_is_refused(names, says, tiny):
     task = make_task(classification(tiny), Vocabulary())
-    corpus = mock.create_autospec(Corpus, instance=True, class_names=names)
+    own = {"class_names": names, "manifest": {"dataset": {}}}
+    corpus = mock.create_autospec(Corpus, instance=True, **own)
     with pytest.raises(ValueError, match=says):
         task.documents(corpus, "train")
 

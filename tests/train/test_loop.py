@@ -98,6 +98,27 @@ def test_the_best_by_accuracy_is_the_largest(program, train, held_out, tmp_path)
     assert (checkpoints.best_step, checkpoints.latest_step) == (2, 10)
 
 
+def test_the_best_by_a_metric_of_the_report(program, train, held_out, tmp_path):
+    """One that is no sum over examples is of the predictions for all of them."""
+    values = iter([0, 2, 5, 3, 4, 1, 1, 1, 1, 1, 1])
+
+    class Reporting(type(program.task)):
+        labels = ("targets",)
+
+        def report(self, predictions, sources=()):
+            rows = sum(len(part.ids) for part in predictions)
+            return {"rank": float(next(values)), "rows": rows, "names": ["a"]}
+
+    judging = judged(program, [0] * 11, best_mode="max")
+    config = toy.change(judging.config, train={"best_metric": "rank"})
+    task = Reporting(program.task.run, program.task.vocabulary)
+    judging = dataclasses.replace(judging, config=config, task=task)
+    fit(judging, train, held_out, tmp_path)
+    assert Checkpoints(tmp_path).best_step == 2
+    row = writers.read(tmp_path)[-1]
+    assert row["eval/rank"] == 1 and "eval/rows" not in row
+
+
 @pytest.mark.parametrize("step", [None, 1, 3])
 def test_a_run_ends_when_patience_does(
     step, program, train, held_out, tmp_path, capsys

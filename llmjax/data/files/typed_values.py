@@ -8,7 +8,9 @@ from typing import Any
 from llmjax.config import (
     FieldType,
     Label,
+    Labels,
     Number,
+    Numbers,
     RecordField,
     Spans,
     Tags,
@@ -37,17 +39,40 @@ def record(row: Row, fields: Sequence[RecordField], schema: RecordSchema) -> Rec
     values: Record = {}
     # Texts and words first: spans and tags are checked against them.
     for field in sorted(fields, key=lambda f: isinstance(f.type, Tags | Spans)):
-        kind, column = schema.fields[field.name], field.column or field.name
-        try:
-            numbered = not getattr(field.type, "classes", ())
-            values[field.name] = _value(kind, row.values[column], values, numbered)
-        except ValueError as e:
-            raise ValueError(
-                f"{row.where()}: the column {column!r} is {e}; mend it, or change "
-                f"the field {field.name!r} of data.prepare.fields, of kind "
-                f"{kind.kind!r}"
-            ) from None
+        kind, parts = schema.fields[field.name], []
+        several = getattr(kind, "columns", ())
+        for column in field.columns:
+            try:
+                numbered = not getattr(field.type, "classes", ())
+                value = row.values[column]
+                own = _part(kind, value) if several else None
+                parts.append(own if several else _value(kind, value, values, numbered))
+            except ValueError as e:
+                raise ValueError(
+                    f"{row.where()}: the column {column!r} is {e}; mend it, or change "
+                    f"the field {field.name!r} of data.prepare.fields, of kind "
+                    f"{kind.kind!r}"
+                ) from None
+        values[field.name] = _joined(kind, parts) if several else parts[0]
     return values
+
+
+def _part(kind: FieldType, value: Any) -> Any:
+    """A value of one of the columns of a field that has several."""
+    if isinstance(kind, Numbers):
+        return _number(value)
+    name = None if isinstance(value, list | dict | bytes) else label_name(value)
+    number = {"0": 0, "1": 1, "False": 0, "True": 1}.get(name or "")
+    if number is None:
+        raise ValueError(f"{_described(value)} and neither 0 nor 1")
+    return number
+
+
+def _joined(kind: FieldType, parts: Sequence[Any]) -> list[Any]:
+    """The value of a field that has several columns, from theirs."""
+    if isinstance(kind, Labels):
+        return [name for name, there in zip(kind.columns, parts, strict=True) if there]
+    return list(parts)
 
 
 def _value(kind: FieldType, value: Any, others: Record, numbered: bool) -> Any:
@@ -71,8 +96,12 @@ def _value(kind: FieldType, value: Any, others: Record, numbered: bool) -> Any:
         return _list(_from_json(value), _text, "texts")
     if isinstance(kind, Number):
         return _number(value)
+    if isinstance(kind, Numbers):
+        return _numbers(value)
     if isinstance(kind, Label):
         return _class(kind.classes, value, numbered)
+    if isinstance(kind, Labels):
+        return _labels(kind, value, numbered)
     if isinstance(kind, Tags):
         items = value.split() if isinstance(value, str) else value
         tags = _list(items, lambda v: _class(kind.classes, v, numbered), "tags")
@@ -110,6 +139,36 @@ def _number(value: Any) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{_described(value)} and no finite number")
     return number
+
+
+def _numbers(value: Any) -> list[float]:
+    """Numbers of a list, of JSON, or one alone."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        value = _from_json(value)
+    numbers = [_number(v) for v in (value if isinstance(value, list) else [value])]
+    if not numbers:
+        raise ValueError("an empty list and no numbers")
+    return numbers
+
+
+def _labels(kind: Labels, value: Any, numbered: bool) -> list[str]:
+    """The names of classes, each once, of a list, of JSON or of names in a cell."""
+    if isinstance(value, str):
+        as_json = value.lstrip().startswith("[")
+        parts = value.split(kind.separator)
+        value = _from_json(value) if as_json else [p for p in parts if p.strip()]
+    if isinstance(value, int | float) and value == value:
+        value = [value]
+    if not isinstance(value, list):
+        raise ValueError(
+            f"{_described(value)} and no list of classes; [] is none of them"
+        )
+    names = [_class(kind.classes, v, numbered) for v in value]
+    if None in names:
+        raise ValueError(
+            f"a list with {_described(value[names.index(None)])}, which is no class"
+        )
+    return list(dict.fromkeys(filter(None, names)))
 
 
 def _class(classes: tuple[str, ...], value: Any, numbered: bool) -> str | None:

@@ -8,6 +8,7 @@ from llmjax.config import (
     DataConfig,
     FieldType,
     Label,
+    Labels,
     PrepareConfig,
     RecordField,
     Spans,
@@ -23,6 +24,20 @@ from llmjax.data.prepare.prepare import features_of, is_local
 # usual names of columns, in any case
 LABELS = ("label", "labels", "class", "category", "target", "sentiment")
 TEXTS = ("text", "sentence", "content", "review", "document", "body", "comment")
+SCORES = (*LABELS, "score", "rating", "stars", "similarity", "value")
+# the first text of two, and the second
+PAIRS = (
+    ("premise", "hypothesis"),
+    ("sentence1", "sentence2"),
+    ("question1", "question2"),
+    ("text1", "text2"),
+    ("text_a", "text_b"),
+    ("query", "passage"),
+    ("query", "document"),
+    ("question", "passage"),
+    ("question", "sentence"),
+    ("text", "text_pair"),
+)
 WORDS = ("words", "tokens")
 TAGS = ("tags", "ner_tags", "labels", "ner", "pos_tags")
 QUESTIONS = ("question", "query")
@@ -68,6 +83,116 @@ def with_columns(data: DataConfig, *, said: bool = True) -> DataConfig:
         )
     prepare = dataclasses.replace(prepare, text=text, label=label)
     return dataclasses.replace(data, prepare=prepare)
+
+
+def with_texts(
+    data: DataConfig,
+    text: str,
+    pair: str,
+    label: str,
+    kind: FieldType,
+    *,
+    said: bool = True,
+) -> DataConfig:
+    """`data` with fields for a text, a second one and a label, read off the source.
+
+    Fields that the config names stay, and so do columns in `data.prepare.text` and
+    `.label`; what is chosen is said on standard error.
+
+    Args:
+      data: of one source.
+      text, pair, label: names of the fields; pair "": there is no second text.
+      kind: of the label; one with `columns` is read from those.
+      said: whether to say it.
+
+    Raises:
+      ValueError: no column, or several, could be it; with the columns that are there.
+    """
+    there = () if data.prepare.fields else _columns(data)
+    if not there:
+        return data
+    own = _label_columns(there, label, kind, data)
+    if pair:
+        both = _two_texts(there, text, pair, data)
+        texts = dict(zip((text, pair), both, strict=True))
+    else:
+        rest = [c for c in there if c not in own and c.lower() not in _OTHERS]
+        named = [c for c in (data.prepare.text, text) if c in there]
+        alone = named or (rest if len(rest) == 1 else [])
+        texts = {text: alone[0] if alone else _only(there, TEXTS, data, "text")}
+    if said:
+        words = [f"{name} in {column!r}" for name, column in texts.items()]
+        words += [f"{label} in {', '.join(map(repr, own))}"]
+        print(f"data.source={data.source!r}: {', '.join(words)}", file=sys.stderr)
+    fields = [RecordField(name, column, Text()) for name, column in texts.items()]
+    column = "" if getattr(kind, "columns", ()) else own[0]
+    fields.append(RecordField(label, column, kind))
+    return dataclasses.replace(
+        data, prepare=dataclasses.replace(data.prepare, fields=tuple(fields))
+    )
+
+
+def _label_columns(
+    there: Sequence[str], label: str, kind: FieldType, data: DataConfig
+) -> tuple[str, ...]:
+    """The columns of a label."""
+    own: tuple[str, ...] = getattr(kind, "columns", ())
+    if missing := [column for column in own if column not in there]:
+        parts = tuple(map(str.strip, missing[0].split(",")))
+        several = f'; several are written "{parts}"' if len(parts) > 1 else ""
+        raise ValueError(
+            f"data.source={data.source!r} has the columns {', '.join(map(repr, there))}"
+            f", and task.problem.columns names {missing[0]!r}; name those that hold "
+            f"{'0 or 1' if isinstance(kind, Labels) else 'numbers'}{several}"
+        )
+    if own:
+        return own
+    named = [c for c in (data.prepare.label, label) if c in there]
+    usual = LABELS if isinstance(kind, Label | Labels) else SCORES
+    try:
+        return (named[0] if named else _only(there, usual, data, "label"),)
+    except ValueError as e:
+        hint = (
+            ""
+            if isinstance(kind, Label)
+            else "; a column for each goes into task.problem.columns"
+        )
+        raise ValueError(f"{e}{hint}") from None
+
+
+def _two_texts(
+    there: Sequence[str], text: str, pair: str, data: DataConfig
+) -> tuple[str, str]:
+    """The columns of two texts: those of the fields' names, or of usual ones."""
+    first = data.prepare.text if data.prepare.text in there else text
+    if first in there and pair in there:
+        return first, pair
+    by_name = {column.lower(): column for column in there}
+    usual = [(by_name.get(a), by_name.get(b)) for a, b in PAIRS]
+    likely = [(a, b) for a, b in usual if a and b and (pair not in there or b == pair)]
+    if len(likely) == 1:
+        return likely[0]
+    examples = ", ".join(f"{a} and {b}" for a, b in PAIRS[:3])
+    reason = (
+        "several could be them: " + ", ".join(f"{a} and {b}" for a, b in likely)
+        if likely
+        else f"none are called {examples} or the like"
+    )
+    raise ValueError(
+        f"data.source={data.source!r} has the columns {', '.join(map(repr, there))}; "
+        f"name those of the two texts in task.text_field and task.pair_field ({reason})"
+    )
+
+
+def _columns(data: DataConfig) -> tuple[str, ...]:
+    """The columns of a source that is there and no mixture; () where none are known."""
+    if data.mixture:
+        return ()
+    if not is_local(data.source):
+        return features_of(data, data.source)
+    if not finding.exists(data.source):
+        return ()
+    return columns.names(finding.find(data.source))
 
 
 def with_words(
@@ -147,14 +272,7 @@ def _with_fields(
     said: bool,
 ) -> DataConfig:
     """`data` with a field for each name, of the one column that has a usual name."""
-    if data.mixture or data.prepare.fields:
-        return data
-    if not is_local(data.source):
-        there = features_of(data, data.source)
-    elif finding.exists(data.source):
-        there = columns.names(finding.find(data.source))
-    else:
-        return data
+    there = () if data.prepare.fields else _columns(data)
     if not there:
         return data
     chosen = {k: _only(there, names, data, k) for k, names in usual.items()}

@@ -19,7 +19,15 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from llmjax.config import DataConfig, Label, PrepareConfig, Spans, Tags
+from llmjax.config import (
+    DataConfig,
+    Label,
+    Labels,
+    Number,
+    PrepareConfig,
+    Spans,
+    Tags,
+)
 from llmjax.data.cleaning import choice, duplicates, filters, steps
 from llmjax.data.files import columns as columns
 from llmjax.data.files import finding, passages, readers
@@ -127,9 +135,12 @@ def _rules(prepare: PrepareConfig) -> dict[str, Any]:
 
 def _own(listing: finding.Listing, prepare: PrepareConfig) -> Iterator[dict[str, Any]]:
     """What else decides it, where the files themselves say something."""
-    named = any(isinstance(f.type, Label | Tags | Spans) for f in prepare.fields)
+    kinds = Label | Labels | Tags | Spans
+    named = any(isinstance(f.type, kinds) for f in prepare.fields)
     if prepare.label or named:
         yield {"labels": LABEL_FORM}
+    if numbers := [f.name for f in prepare.fields if isinstance(f.type, Number)]:
+        yield {"numbers": numbers}  # whose type has no fields, as a text's
     held_out = selecting.held_out(listing.splits, prepare)
     if listing.named or listing.cut or held_out:
         cut = passages.FORM if listing.cut else 0

@@ -16,7 +16,15 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from llmjax.config import DataConfig, Label, PrepareConfig, RecordField, Spans, Tags
+from llmjax.config import (
+    DataConfig,
+    Label,
+    Labels,
+    PrepareConfig,
+    RecordField,
+    Spans,
+    Tags,
+)
 from llmjax.data.cleaning import choice
 from llmjax.data.files import (
     finding,
@@ -79,7 +87,7 @@ class RecordFiles:
 
 def local_input(source: str, prepare: PrepareConfig) -> RecordInput:
     """The rows of the files at a path."""
-    columns = {f.column or f.name: _key(f) for f in prepare.fields}
+    columns = {column: _key(f) for f in prepare.fields for column in f.columns}
     listing = with_tags(finding.find(source), prepare)
     column = resolved(listing, prepare).split or ""
     if column:
@@ -119,7 +127,7 @@ def with_tags(listing: finding.Listing, prepare: PrepareConfig) -> finding.Listi
 
 def tfds_input(builder: Any, fields: Iterable[RecordField]) -> RecordInput:
     """The rows of a TFDS dataset that is prepared."""
-    columns = {f.column or f.name: _key(f) for f in fields}
+    columns = {column: _key(f) for f in fields for column in f.columns}
     features, metadata = builder.info.features, builder.info.metadata or {}
     require_columns(f"the dataset {builder.info.full_name}", columns, features)
 
@@ -178,10 +186,9 @@ def _write(folder: epath.Path, source: RecordInput, data: DataConfig) -> dict[st
     """Writes the files of all splits, and gives the account of them."""
     fields = data.prepare.fields
     schema = RecordSchema.of(fields)
-    labelled = [f for f in fields if isinstance(f.type, Label | Tags | Spans)]
+    labelled = [f for f in fields if isinstance(f.type, Label | Labels | Tags | Spans)]
     classes = {
-        f.name: getattr(f.type, "classes", ()) or source.classes(f.column or f.name)
-        for f in labelled
+        f.name: _own_classes(f) or source.classes(f.columns[0]) for f in labelled
     }
     schema = schema.with_classes(classes)
     collected: dict[str, set[str]] = {k: set() for k, c in classes.items() if not c}
@@ -215,6 +222,12 @@ def _write(folder: epath.Path, source: RecordInput, data: DataConfig) -> dict[st
         "documents": documents,
         "files": files,
     }
+
+
+def _own_classes(field: RecordField) -> tuple[str, ...]:
+    """The names of a field's classes, where its type says them."""
+    own: Any = field.type
+    return own.classes or getattr(own, "columns", ())
 
 
 def _class_names(columns: dict[str, Any], name: str) -> set[str]:

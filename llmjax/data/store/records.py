@@ -14,7 +14,9 @@ from etils import epath
 from llmjax.config import (
     FieldType,
     Label,
+    Labels,
     Number,
+    Numbers,
     RecordField,
     Spans,
     Tags,
@@ -26,7 +28,7 @@ from llmjax.data.store import manifest
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 
 _KINDS: dict[str, Any] = {
-    t.kind: t for t in (Text, Words, Tags, Spans, Number, Texts, Label)
+    t.kind: t for t in (Text, Words, Tags, Spans, Number, Numbers, Texts, Label, Labels)
 }
 _TOKENS = (".ids", ".offsets", ".sizes")  # columns of a text's tokens
 TextLike = (Text, Words, Texts)
@@ -199,8 +201,10 @@ def record_columns(schema: RecordSchema) -> Any:
         Tags: {"": strings},
         Spans: {"": integers, ".classes": strings},  # start, stop, start, stop, …
         Number: {"": pa.float64()},
+        Numbers: {"": pa.list_(pa.float64())},
         Texts: {"": strings},
         Label: {"": pa.string()},
+        Labels: {"": strings},
     }
     return pa.schema(
         [
@@ -310,7 +314,8 @@ class RecordSource:
 
     A value is an `EncodedText`, of words `EncodedWords`, of several texts a tuple of
     `EncodedText`; tags are int32 [words], spans int32 [n, 3] (start, stop, class), a
-    number is float32 and a label int32. The class -1 is none.
+    number is float32, several float32 [n], a label int32 and labels int32 [n]. The
+    class -1 is none.
 
     Pickled as the places of its files.
 
@@ -327,7 +332,7 @@ class RecordSource:
         self._classes = {
             name: {c: i for i, c in enumerate(kind.classes)}
             for name, kind in schema.fields.items()
-            if isinstance(kind, Tags | Spans | Label)
+            if isinstance(kind, Tags | Spans | Label | Labels)
         }
         sizes = [self.field_lengths(name) for name in schema.texts]
         self.lengths: np.ndarray = sum(sizes, np.zeros(len(self), np.int64))
@@ -362,6 +367,19 @@ class RecordSource:
         class_ids = self._classes[name]
         values = self._records.column(name).to_pylist()
         return np.array([class_ids.get(v, -1) for v in values], np.int64)
+
+    def label_sets(self, name: str) -> np.ndarray:
+        """Whether each record has each class of a field of labels, bool [len, C]."""
+        class_ids = self._classes[name]
+        sets_NC = np.zeros((len(self), len(class_ids)), bool)
+        for k, names in enumerate(self._records.column(name).to_pylist()):
+            sets_NC[k, [class_ids[n] for n in names]] = True
+        return sets_NC
+
+    def numbers(self, name: str) -> list[list[float]]:
+        """The numbers of each record in a field of one number or several."""
+        values = self._records.column(name).to_pylist()
+        return [v if isinstance(v, list) else [v] for v in values]
 
     def word_counts(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Words of each record in a field of words, and how many of these have no
@@ -418,10 +436,12 @@ class RecordSource:
             return self._encoded(name, kind, value, index)
         if isinstance(kind, Number):
             return np.float32(value)
+        if isinstance(kind, Numbers):
+            return np.array(value, np.float32)
         class_ids = self._classes[name]
         if isinstance(kind, Label):
             return np.int32(class_ids.get(value, -1))
-        if isinstance(kind, Tags):
+        if isinstance(kind, Tags | Labels):
             return np.array([class_ids.get(v, -1) for v in value], np.int32)
         classes = self._records.column(f"{name}.classes")[index].as_py()
         spans = np.array(value, np.int32).reshape(-1, 2)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from llmjax.config import (
     ClassifierHead,
@@ -35,7 +36,8 @@ class SequenceClassifier(nn.Module):
       form: what lies between that vector and the last projection.
       labels: names of the classes; (): none are known.
       problem: what the scores mean, by the hub's name: logits of one class of several,
-        of each class by itself, or numbers.
+        of each class by itself, or numbers; None: a folder of the hub has one score and
+        does not say it.
       origin: what `hub.load` keeps of a folder for `hub.save`; None: not loaded.
     """
 
@@ -45,7 +47,7 @@ class SequenceClassifier(nn.Module):
     layout: LayoutConfig = LayoutConfig()
     form: ClassifierHead = LinearHead()
     labels: tuple[str, ...] = dataclasses.field(default=(), kw_only=True, compare=False)
-    problem: str = dataclasses.field(default=SINGLE, kw_only=True, compare=False)
+    problem: str | None = dataclasses.field(default=SINGLE, kw_only=True, compare=False)
     origin: Any = dataclasses.field(default=None, kw_only=True, compare=False)
 
     def setup(self):
@@ -78,8 +80,12 @@ class SequenceClassifier(nn.Module):
         x_BGD = self._formed(pool(x_BTD, texts(batch), self.pooling))
         if self.cfg.dropout and self.has_rng("dropout"):
             x_BGD = self.dropout(x_BGD)
-        logits_BGC = self.classifier(x_BGD).astype(jnp.float32)
+        logits_BGC = self.scores(x_BGD)
         return logits_BGC if has_segments(batch) else logits_BGC[:, 0]
+
+    def scores(self, x_BGD: jax.Array) -> jax.Array:
+        """Float32 logits of each text's vector."""
+        return self.classifier(x_BGD).astype(jnp.float32)
 
     def _formed(self, x_BGD: jax.Array) -> jax.Array:
         """The input of the last projection."""
@@ -90,6 +96,62 @@ class SequenceClassifier(nn.Module):
             act = jnp.tanh if name == "tanh" else ACTIVATIONS[name]
             return act(self.pre_classifier(x_BGD))
         return self.head(x_BGD) if isinstance(self.form, NormedHead) else x_BGD
+
+
+class OrdinalClassifier(SequenceClassifier):
+    """A classifier of ordered classes, by one score and the thresholds between them.
+
+    The proportional-odds model (McCullagh 1980): P(class <= k) = sigmoid(t_k - score).
+    Its logits are log-probabilities. Each threshold lies above the one before it by
+    softplus of its parameter; at first all classes are equally likely for a score of 0.
+    """
+
+    def setup(self):
+        super().setup()
+        self.score = Projection(
+            "BGD,DC->BGC",
+            (self.cfg.d_model, 1),
+            ("D", "C"),
+            self.cfg.init_std,
+            dtype=compute_dtype(self.layout),
+        )
+        init = nn.with_logical_partitioning(even_thresholds, ("C",))
+        self.thresholds: Any = self.param("thresholds", init, (self.classes - 1,))
+
+    def scores(self, x_BGD: jax.Array) -> jax.Array:
+        score_BG1 = self.score(x_BGD).astype(jnp.float32)
+        return ordinal_log_probabilities(score_BG1, self.thresholds)
+
+
+def even_thresholds(rng: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Parameters of thresholds under which all classes are equally likely at 0."""
+    (count,) = shape
+    shares = jnp.arange(1, count + 1) / (count + 1)
+    thresholds = jnp.log(shares) - jnp.log1p(-shares)
+    gaps = jnp.diff(thresholds)
+    return jnp.concatenate([thresholds[:1], jnp.log(jnp.expm1(gaps))])
+
+
+def ordinal_log_probabilities(
+    score: Float[Array, "*texts 1"], thresholds: Float[Array, " T"]
+) -> Float[Array, "*texts C"]:
+    """log P of each of T + 1 ordered classes.
+
+    With a_k = t_k - score, P(k) = sigmoid(a_k) - sigmoid(a_(k-1)), which is
+    sigmoid(a_k) sigmoid(-a_(k-1)) (1 - exp(t_(k-1) - t_k)); and as the gap of two
+    thresholds is softplus of a parameter, the last factor is its sigmoid.
+
+    Args:
+      score: of each text.
+      thresholds: parameters: the first threshold, then the gaps before softplus.
+    """
+    gaps = jnp.concatenate([thresholds[:1], nn.softplus(thresholds[1:])])
+    above = jnp.cumsum(gaps) - score
+    no = jnp.zeros((*above.shape[:-1], 1), above.dtype)
+    between = nn.log_sigmoid(thresholds[1:])
+    up_to = jnp.concatenate([nn.log_sigmoid(above), no], axis=-1)
+    beyond = jnp.concatenate([no, nn.log_sigmoid(-above)], axis=-1)
+    return up_to + beyond + jnp.pad(between, 1)
 
 
 def has_segments(batch: Batch) -> bool:

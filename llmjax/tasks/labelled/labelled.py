@@ -51,6 +51,16 @@ class LabelledTask(Objective):
         return dataclasses.replace(task, labels=names)
 
     @classmethod
+    def with_counts(cls, task: Any, corpora: Sequence[Corpus], split: str) -> Any:
+        """The config with what it counts in the split that is learned from."""
+        return task
+
+    @classmethod
+    def as_before(cls, task: Any, before: Any) -> Any:
+        """The config completed as that of a run that goes on."""
+        return cls.with_labels(cls.with_way(task, cls.way(before)), before.labels)
+
+    @classmethod
     def unseen(cls, task: Any, corpora: Sequence[Corpus], split: str) -> list[str]:
         """The classes that no example of a split is of, where that is known."""
         return []

@@ -1,0 +1,1 @@
+"""What a classifier's scores of a text mean: loss, prediction and report of each."""
