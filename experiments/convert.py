@@ -234,6 +234,8 @@ def origin_of(config: RunConfig, folder: Path) -> tuple[Origin, list[Path]]:
         if config.model.architecture == "encoder_decoder":
             ids["decoder_start_token_id"] = tokenizer.bos_id
     fields = json.loads(about.config) | ids | {"max_position_embeddings": longest}
+    if (problem := getattr(make_model(config), "problem", SINGLE)) != SINGLE:
+        fields["problem_type"] = problem
     about = dataclasses.replace(about, config=json.dumps(fields))
     return about, tokenizer_files.beside(folder)
 

@@ -90,6 +90,41 @@ def blocked_evaluation(
     return sums
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def blocked_row_losses(
+    x_BTD: Float[Array, "B T D"],
+    table_VD: Float[Array, "V D"],
+    bias_V: Float[Array, " V"] | None,
+    targets_BT: Int[Array, "B T"],
+    weights_BT: Float[Array, "B T"],
+    block: int,
+    softcap: float | None = None,
+) -> Float[Array, " B"]:
+    """The negative log-likelihood of each row in nats, a weighted sum over its targets.
+
+    In blocks like those of `blocked_cross_entropy`; differentiated, logits are computed
+    a second time.
+    """
+    output, data = (x_BTD, table_VD, bias_V), (targets_BT, weights_BT)
+    return blocked_evaluation(*output, *data, block, softcap)[0]
+
+
+def _rows_forward(x_BTD, table_VD, bias_V, targets_BT, weights_BT, block, softcap):
+    inputs = x_BTD, table_VD, bias_V, targets_BT, weights_BT
+    return blocked_row_losses(*inputs, block, softcap), inputs
+
+
+def _rows_backward(block, softcap, inputs, cotangent_B):
+    """The gradient of one sum over all rows, each weighted with its cotangent."""
+    *output, targets_BT, weights_BT = inputs
+    data = targets_BT, weights_BT * cotangent_B[:, None]
+    options = (block, 0.0, 0.0, softcap)
+    return *_scan(tuple(output), data, options, grad=True)[2], None, None
+
+
+blocked_row_losses.defvjp(_rows_forward, _rows_backward)
+
+
 def _blocks(arrays, block):
     """[B, T, ..] each as [blocks, B, t, ..], filled up with places of weight 0."""
     T = arrays[0].shape[1]

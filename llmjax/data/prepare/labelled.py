@@ -8,6 +8,7 @@ from llmjax.config import (
     DataConfig,
     FieldType,
     Label,
+    Number,
     PrepareConfig,
     RecordField,
     Spans,
@@ -31,6 +32,12 @@ CHOICES = ("choices", "options", "endings")
 RIGHT = ("label", "answer")
 CONTEXTS = ("context", "passage", "paragraph", "text", "document")
 ANSWERS = ("answers", "answer", "spans")
+PROMPTS = ("prompt", "question", "instruction", "query", "input")
+CHOSEN = ("chosen", "preferred", "accepted")
+REJECTED = ("rejected", "dispreferred", "refused")
+COMPLETIONS = ("completion", "response", "answer", "output")
+JUDGED = ("label", "desirable", "good")
+MARGINS = ("margin",)
 # of a dataset's rows, and neither text nor class
 _OTHERS = ("id", "idx", "index", "split", "")
 
@@ -140,6 +147,45 @@ def with_choices(
     return _with_fields(data, usual, (Text(), Texts(), Label()), said)
 
 
+def with_pairs(
+    data: DataConfig,
+    prompt: str,
+    chosen: str,
+    rejected: str,
+    margin: str = "",
+    *,
+    said: bool = True,
+) -> DataConfig:
+    """`data` with fields for prompts and their chosen and rejected answers, read off
+    the source, and for margins where it has a column of them.
+
+    See `with_answers`; `margin`: "" for none.
+    """
+    usual = {prompt: PROMPTS, chosen: CHOSEN, rejected: REJECTED}
+    types: tuple[FieldType, ...] = (Text(), Text(), Text())
+    if margin and any(column.lower() in MARGINS for column in columns_of(data)):
+        usual, types = {**usual, margin: MARGINS}, (*types, Number())
+    return _with_fields(data, usual, types, said)
+
+
+def with_judged(
+    data: DataConfig, prompt: str, completion: str, label: str, *, said: bool = True
+) -> DataConfig:
+    """`data` with fields for prompts, answers and whether these are good, read off the
+    source. See `with_answers`."""
+    usual = {prompt: PROMPTS, completion: COMPLETIONS, label: JUDGED}
+    return _with_fields(data, usual, (Text(), Text(), Label()), said)
+
+
+def columns_of(data: DataConfig) -> tuple[str, ...]:
+    """The columns of a source; (): it has none, or is not there."""
+    if not is_local(data.source):
+        return tuple(features_of(data, data.source))
+    if finding.exists(data.source):
+        return columns.names(finding.find(data.source))
+    return ()
+
+
 def _with_fields(
     data: DataConfig,
     usual: Mapping[str, Sequence[str]],
@@ -147,15 +193,7 @@ def _with_fields(
     said: bool,
 ) -> DataConfig:
     """`data` with a field for each name, of the one column that has a usual name."""
-    if data.mixture or data.prepare.fields:
-        return data
-    if not is_local(data.source):
-        there = features_of(data, data.source)
-    elif finding.exists(data.source):
-        there = columns.names(finding.find(data.source))
-    else:
-        return data
-    if not there:
+    if data.mixture or data.prepare.fields or not (there := columns_of(data)):
         return data
     chosen = {k: _only(there, names, data, k) for k, names in usual.items()}
     if said:
