@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from llmjax.config.checks import NotNegative, Positive, Range, checked
+from llmjax.config.checks import NotNegative, Positive, Range, checked, require
 from llmjax.config.labelled import ClassifierHead, LinearHead
 
 # --- losses --------------------------------------------------------------------------
@@ -101,17 +101,32 @@ class Preference:
     Attributes:
       loss: what is minimised. KTO reads an answer and a label per row, or pairs as two
         rows; the others read pairs.
+      reference: what a loss of log ratios compares with: the weights that the run
+        begins with, or log-likelihoods that the records have, so that no second model
+        is held.
       prompt_field, chosen_field, rejected_field: fields of the records with pairs.
       completion_field, label_field: fields of the records with single answers.
+      chosen_reference_field, rejected_reference_field: fields of the log-likelihoods
+        with `reference` "records", in nats, <eos> included.
     """
 
     kind: ClassVar[str] = "preference"
     loss: PreferenceLoss = DPO()
+    reference: Literal["weights", "records"] = "weights"
     prompt_field: str = "prompt"
     chosen_field: str = "chosen"
     rejected_field: str = "rejected"
     completion_field: str = "completion"
     label_field: str = "label"
+    chosen_reference_field: str = "ref_chosen_logps"
+    rejected_reference_field: str = "ref_rejected_logps"
+
+    def __post_init__(self):
+        require(
+            self.reference == "weights" or not isinstance(self.loss, KTO),
+            "the loss 'kto' reads answers behind other prompts, of which no record has "
+            "a log-likelihood; set reference='weights'",
+        )
 
 
 @checked

@@ -5,29 +5,12 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, processors
 
 from llmjax import hub
-from llmjax.hub import families
-from llmjax.models.heads.language import LanguageModel
 from tests.experiments.forked import Mains
+from tests.train import folders
 
 pytestmark = pytest.mark.slow
-
-LLAMA = {
-    "vocab_size": 264,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 64,
-    "rms_norm_eps": 1e-5,
-    "hidden_act": "silu",
-    "tie_word_embeddings": True,
-}
-SPECIALS = ("<pad>", "<s>", "</s>")
 
 
 @pytest.fixture(scope="module")
@@ -41,21 +24,7 @@ def mains(tmp_path_factory):
 def llama(tmp_path_factory, random_params):
     """A folder of the hub with random weights; its tokenizer says <s> and no </s>."""
     folder = tmp_path_factory.mktemp("llama")
-    model = LanguageModel(families.family("llama").to_config(LLAMA))
-    params = random_params(model, {"tokens": np.ones((1, 2), np.int32)}, std=0.1)
-    hub.save(model, params, folder)
-    letters = [*SPECIALS, *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    inner = tokenizers.Tokenizer(models.BPE({c: i for i, c in enumerate(letters)}, []))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    inner.add_special_tokens([*SPECIALS])
-    inner.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", 1)]
-    )
-    inner.save(str(folder / "tokenizer.json"))
-    names = zip(("pad", "bos", "eos"), SPECIALS, strict=True)
-    named = {f"{name}_token": token for name, token in names}
-    (folder / "tokenizer_config.json").write_text(json.dumps(named))
+    folders.llama(folder, random_params)
     return folder
 
 

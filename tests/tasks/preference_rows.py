@@ -84,12 +84,12 @@ class Toy(nn.Module):
         return Outputs(x_BTD + 0.5 * before_BTD, self.table)
 
 
-def task_of(loss: Any, size: int = len(PAIRS), **layout: Any) -> Any:
-    """The task of a loss, over `size` rows a batch."""
+def task_of(loss: Any, size: int = len(PAIRS), **fields: Any) -> Any:
+    """The task of a loss, over `size` rows a batch; `fields`: of its config."""
     model = ModelConfig(vocab_size=V, d_model=8, num_layers=1, num_heads=1, d_ff=8)
     data = DataConfig(packing="pad", seq_len=T, batch_size=size, prefetch=0)
     run = RunConfig(
-        model, Preference(loss), data, layout=LayoutConfig(loss_block=5, **layout)
+        model, Preference(loss, **fields), data, layout=LayoutConfig(loss_block=5)
     )
     return make_task(run, PlainVocabulary(V))
 

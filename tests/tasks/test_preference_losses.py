@@ -12,7 +12,7 @@ import pytest
 from llmjax.config import DPO, KTO, ORPO, Preference, SimPO
 from llmjax.data.tokenizers.vocabulary import PlainVocabulary
 from llmjax.models.heads.language import Outputs
-from llmjax.tasks.losses import blocked_row_losses, cross_entropy
+from llmjax.tasks.losses import blocked_token_losses, cross_entropy
 from llmjax.tasks.preferences import rows
 from llmjax.tasks.registry import make_task
 from llmjax.tasks.task import loss_of
@@ -77,27 +77,54 @@ def test_sums_of_parts_are_those_of_the_whole(name):
     assert_near(sums, of(batch))
 
 
+def test_a_reference_in_the_records_is_that_of_weights():
+    """The same value and gradient, of the log-likelihoods that `predict` gives."""
+    name = "dpo"
+    task = toy.task_of(toy.LOSSES[name])
+    own, first = jax.tree.map(jnp.asarray, toy.policy_and_reference(name))
+    batch = jax.tree.map(jnp.asarray, toy.batch_of(task))
+    predict = task.predict(toy.Toy())
+    pairs = [(k, batch[k], batch.get(f"other_{k}")) for k in batch]
+    other = {k: b if b is not None else a for k, a, b in pairs}
+    given = [
+        predict({"params": first}, rows)["log_likelihood"] for rows in (batch, other)
+    ]
+    stored = toy.task_of(toy.LOSSES[name], reference="records")
+    assert not stored.needs_reference
+    assert "other_reference" in stored.example_batch(2)
+
+    def mean(task, frozen, batch):
+        def of(params):
+            total, count, *_ = loss_of(task, toy.Toy())(params, frozen, {}, batch, None)
+            return total / count
+
+        return jax.value_and_grad(of)(own)
+
+    with_records = batch | {"reference": given[0], "other_reference": given[1]}
+    one = mean(stored, {}, with_records)
+    assert_near(one, mean(task, {"reference": first}, batch))
+    assert one[0] == pytest.approx(GOLDEN[name]["loss"], abs=1e-5)
+
+
 @pytest.mark.parametrize("softcap", [None, 3.0])
-def test_row_losses_in_blocks_are_those_of_all_logits(softcap):
+def test_token_losses_in_blocks_are_those_of_all_logits(softcap):
     rng = np.random.default_rng(0)
-    x, table, bias = (
-        jnp.float32(rng.standard_normal(shape)) for shape in ((3, 7, 4), (9, 4), (9,))
+    x, table, bias, cotangents = (
+        jnp.float32(rng.standard_normal(shape))
+        for shape in ((3, 7, 4), (9, 4), (9,), (3, 7))
     )
     targets = jnp.int32(rng.integers(9, size=(3, 7)))
-    weights = jnp.float32(rng.integers(2, size=(3, 7)))
-    cotangent = jnp.float32([1.0, -2.0, 0.5])
 
     def blocked(x, table, bias):
-        return blocked_row_losses(x, table, bias, targets, weights, 3, softcap)
+        return blocked_token_losses(x, table, bias, targets, 3, softcap)
 
     def plain(x, table, bias):
-        logits = Outputs(x, table, bias, softcap).logits()
-        return jnp.sum(cross_entropy(logits, targets)[1] * weights, axis=1)
+        return cross_entropy(Outputs(x, table, bias, softcap).logits(), targets)[1]
 
     results = []
     for function in (blocked, plain):
         value, backward = jax.vjp(function, x, table, bias)
-        results.append((value, backward(cotangent)))
+        results.append((value, backward(cotangents)))
     assert_near(*results)
 
 
@@ -193,4 +220,5 @@ def test_runs_that_do_not_fit_are_refused(loss, part, fields, message):
 def test_a_robust_loss_needs_more_right_than_wrong_pairs():
     with pytest.raises(ValueError, match=r"flipped is 0.5; it must be in \[0, 0.5\)"):
         dataclasses.replace(toy.LOSSES["robust_dpo"], flipped=0.5)
-    assert Preference().loss == DPO()
+    with pytest.raises(ValueError, match="'kto' reads answers .* set reference='wei"):
+        Preference(KTO(), reference="records")

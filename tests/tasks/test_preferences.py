@@ -164,6 +164,18 @@ def test_pairs_of_one_answer_are_left_out_and_counted(tmp_path, tiny, capsys):
     assert "the first is record 1" in said
 
 
+def test_records_have_likelihoods_by_the_reference(tmp_path, tiny):
+    stored = {"ref_chosen_logps": -3.5, "ref_rejected_logps": -1.25}
+    config = Preference(reference="records")
+    task, corpus = bound(tmp_path, tiny, config, [row | stored for row in PAIRS])
+    batch = batch_of(task, task.source(corpus, "train"))
+    assert batch["reference"].tolist() == [-3.5] * 3 + [0]
+    assert batch["other_reference"].tolist() == [-1.25] * 3 + [0]
+    task, corpus = bound(tmp_path, tiny, config, PAIRS)
+    with pytest.raises(ValueError, match="no field 'ref_chosen_logps' of kind 'num"):
+        task.source(corpus, "train")
+
+
 def test_a_prompt_may_be_empty(tmp_path, tiny):
     task, corpus = bound(tmp_path, tiny, Preference(), [PAIRS[0] | {"prompt": ""}])
     batch = batch_of(task, task.source(corpus, "train"))

@@ -37,7 +37,6 @@ CHOSEN = ("chosen", "preferred", "accepted")
 REJECTED = ("rejected", "dispreferred", "refused")
 COMPLETIONS = ("completion", "response", "answer", "output")
 JUDGED = ("label", "desirable", "good")
-MARGINS = ("margin",)
 # of a dataset's rows, and neither text nor class
 _OTHERS = ("id", "idx", "index", "split", "")
 
@@ -152,20 +151,25 @@ def with_pairs(
     prompt: str,
     chosen: str,
     rejected: str,
-    margin: str = "",
+    numbers: Sequence[str] = (),
     *,
     said: bool = True,
 ) -> DataConfig:
     """`data` with fields for prompts and their chosen and rejected answers, read off
-    the source, and for margins where it has a column of them.
+    the source, and for numbers, where it has columns of these names.
 
-    See `with_answers`; `margin`: "" for none.
+    See `with_answers`.
     """
-    usual = {prompt: PROMPTS, chosen: CHOSEN, rejected: REJECTED}
-    types: tuple[FieldType, ...] = (Text(), Text(), Text())
-    if margin and any(column.lower() in MARGINS for column in columns_of(data)):
-        usual, types = {**usual, margin: MARGINS}, (*types, Number())
-    return _with_fields(data, usual, types, said)
+    usual: dict[str, Sequence[str]] = {
+        prompt: PROMPTS,
+        chosen: CHOSEN,
+        rejected: REJECTED,
+    }
+    there = {column.lower() for column in columns_of(data)} if numbers else ()
+    more = {name: (name.lower(),) for name in numbers if name.lower() in there}
+    types: list[FieldType] = [Text() for _ in usual]
+    types += [Number() for _ in more]
+    return _with_fields(data, usual | more, types, said)
 
 
 def with_judged(

@@ -4,13 +4,16 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from llmjax.data.batches.pipeline import Pipeline, Source
 from llmjax.data.prepare import labelled as columns
 from llmjax.data.store.corpus import Corpus
+from llmjax.models.heads.language import Outputs
+from llmjax.tasks.losses import blocked_token_losses
 from llmjax.tasks.preferences.rows import BOTH, Listed, Rows, Split
-from llmjax.tasks.task import Objective
+from llmjax.tasks.task import Batch, Objective
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,6 +64,17 @@ class AnswerTask(Objective):
         rng, n = np.random.default_rng(0), self.text_length // 2
         ids = rng.integers(3, self.vocabulary.vocab_size, (count, n))
         return list(ids.astype(np.int32))
+
+    def token_likelihoods(self, outputs: Outputs, batch: Batch) -> jax.Array:
+        """The log-likelihood of each target of a batch in nats, float32 [B, T].
+
+        Args:
+          outputs: of a language model.
+          batch: its rows.
+        """
+        factors = outputs.x_BTM, outputs.table_VM, outputs.bias_V
+        block, targets_BT = self.run.layout.loss_block, batch["targets"]
+        return -blocked_token_losses(*factors, targets_BT, block, outputs.softcap)
 
     # --- rows that are asked ---------------------------------------------------------
 

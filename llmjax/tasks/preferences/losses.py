@@ -26,7 +26,7 @@ class Answers:
       likelihood_B: log-likelihoods in nats, float32.
       tokens_B: predicted tokens, <eos> among them.
       reference_B: log-likelihoods by the reference; None: none is read.
-      row_B: log-likelihood per token of prompt and answer together; None: not read.
+      row_B: log-likelihood per token of prompt and answer together.
     """
 
     likelihood_B: jax.Array

@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmjax.config import KTO, ORPO, DataConfig
+from llmjax.config import KTO, DataConfig
 from llmjax.data.prepare import labelled as columns
 from llmjax.data.store.corpus import Corpus
 from llmjax.models.forward import REFERENCE
-from llmjax.tasks.losses import blocked_row_losses
 from llmjax.tasks.objectives.language import token_weights
 from llmjax.tasks.preferences import losses, rows
 from llmjax.tasks.preferences.answers import AnswerTask
@@ -37,7 +36,14 @@ class PreferenceTask(AnswerTask):
 
     @property
     def needs_reference(self) -> bool:
-        return losses.needs_reference(self.config.loss)
+        ratios = losses.needs_reference(self.config.loss)
+        return ratios and self.config.reference == "weights"
+
+    @property
+    def _given(self) -> bool:
+        """Whether the records have the log-likelihoods by the reference."""
+        ratios = losses.needs_reference(self.config.loss)
+        return ratios and self.config.reference == "records"
 
     @property
     def _pairs(self) -> bool:
@@ -51,7 +57,10 @@ class PreferenceTask(AnswerTask):
                 names = task.prompt_field, task.completion_field, task.label_field
                 return columns.with_judged(data, *names, said=said)
         names = task.prompt_field, task.chosen_field, task.rejected_field
-        return columns.with_pairs(data, *names, said=said)
+        numbers: tuple[str, ...] = ()
+        if task.reference == "records":
+            numbers = task.chosen_reference_field, task.rejected_reference_field
+        return columns.with_pairs(data, *names, numbers, said=said)
 
     def check(self) -> None:
         """Raises ValueError too for KTO in microbatches, or of single rows."""
@@ -75,7 +84,11 @@ class PreferenceTask(AnswerTask):
         """The rows of a split; see `Split`."""
         records, config = self.split(corpus, split), self.config
         if self._pairs:
-            return records.pairs(self.pair_fields)
+            fields = self.pair_fields
+            if self._given:
+                fields["chosen_reference"] = config.chosen_reference_field
+                fields["rejected_reference"] = config.rejected_reference_field
+            return records.pairs(fields)
         there = corpus.schema.fields
         if config.completion_field not in there and config.chosen_field in there:
             return records.unpaired(self.pair_fields)
@@ -86,13 +99,21 @@ class PreferenceTask(AnswerTask):
         self, example: Mapping[str, Any], rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
         """`tokens`, `targets` and `weights` of the chosen or the only answer, under
-        `other_` those of the rejected one, and of judged answers the scalar `label`."""
+        `other_` those of the rejected one; of judged answers the scalar `label`, and
+        of pairs that have them the log-likelihoods `reference`."""
         prompt, room = example["prompt"], self.run.data.seq_len
         if "completion" not in example:
             chosen, rejected = (
                 rows.answered(self.vocabulary, prompt, example[name], room)
                 for name in rows.BOTH
             )
+            if self._given:
+                chosen["reference"] = np.asarray(
+                    example["chosen_reference"], np.float32
+                )
+                rejected["reference"] = np.asarray(
+                    example["rejected_reference"], np.float32
+                )
             return chosen | {OTHER + k: v for k, v in rejected.items()}
         made = rows.answered(self.vocabulary, prompt, example["completion"], room)
         if "label" in example:
@@ -109,6 +130,9 @@ class PreferenceTask(AnswerTask):
             names = ("prompt", "chosen", "rejected")
             triples = zip(texts[::3], texts[1::3], texts[2::3], strict=True)
             examples = [dict(zip(names, t, strict=True)) for t in triples]
+            if self._given:
+                given = {"chosen_reference": -1.0, "rejected_reference": -1.0}
+                examples = [example | given for example in examples]
         else:
             both = zip(texts[::3], texts[1::3], strict=True)
             examples = [
@@ -127,21 +151,17 @@ class PreferenceTask(AnswerTask):
         return self._of_answers(model)
 
     def _of_pairs(self, model: nn.Module) -> Outputs:
-        loss = self.config.loss
-        whole = isinstance(loss, ORPO) and loss.likelihood == "row"
-
         def outputs(variables, batch, rng):
             both = rows.interleaved(batch)
             made = routed(model, "outputs")(_own(variables), both, rng)
             answers = self._answers(made.head, both)
             if self.needs_reference:
                 answers = self._with_reference(answers, model, variables, both)
+            elif self._given:
+                answers = dataclasses.replace(answers, reference_B=both["reference"])
             chosen, rejected = (
                 jax.tree.map(lambda x, k=k: rows.divided(x)[k], answers) for k in (0, 1)
             )
-            if whole:
-                row_B = self._whole_rows(made.head, batch)
-                chosen = dataclasses.replace(chosen, row_B=row_B)
             return Routed((chosen, rejected), made.router_loss)
 
         return outputs
@@ -162,9 +182,15 @@ class PreferenceTask(AnswerTask):
 
     def _answers(self, outputs: Any, batch: Batch) -> Answers:
         """Log-likelihoods of the answers of rows."""
+        likelihood_BT = self.token_likelihoods(outputs, batch)
         weights_BT = token_weights(batch)
-        nll_B = self._row_losses(outputs, batch["targets"], weights_BT)
-        return Answers(-nll_B, jnp.sum(weights_BT, axis=1))
+        real_BT = batch["segment_ids"] > 0
+        return Answers(
+            jnp.sum(likelihood_BT * weights_BT, axis=1),
+            jnp.sum(weights_BT, axis=1),
+            row_B=jnp.sum(likelihood_BT * real_BT, axis=1)
+            / jnp.maximum(jnp.sum(real_BT, axis=1), 1),
+        )
 
     def _with_reference(
         self, answers: Answers, model: nn.Module, variables: Variables, batch: Batch
@@ -174,22 +200,6 @@ class PreferenceTask(AnswerTask):
         made = routed(model, "outputs")(reference, batch, None)
         likelihood_B = self._answers(made.head, batch).likelihood_B
         return dataclasses.replace(answers, reference_B=likelihood_B)
-
-    def _whole_rows(self, outputs: Any, batch: Batch) -> jax.Array:
-        """Log-likelihood per token of the rows of chosen answers, prompts included."""
-        chosen = outputs.replace(x_BTM=rows.divided(outputs.x_BTM)[0])
-        real_BT = (batch["segment_ids"] > 0).astype(jnp.float32)
-        nll_B = self._row_losses(chosen, batch["targets"], real_BT)
-        return -nll_B / jnp.maximum(jnp.sum(real_BT, axis=1), 1)
-
-    def _row_losses(
-        self, outputs: Any, targets_BT: jax.Array, weights_BT: jax.Array
-    ) -> jax.Array:
-        factors = outputs.x_BTM, outputs.table_VM, outputs.bias_V
-        block = self.run.layout.loss_block
-        return blocked_row_losses(
-            *factors, targets_BT, weights_BT, block, outputs.softcap
-        )
 
     def score(
         self, outputs: Routed, batch: Batch, training: bool = False

@@ -56,7 +56,7 @@ class RewardModelTask(AnswerTask, LabelledTask):
     @classmethod
     def with_columns(cls, task: Any, data: DataConfig, *, said: bool) -> DataConfig:
         names = task.prompt_field, task.chosen_field, task.rejected_field
-        return columns.with_pairs(data, *names, task.margin_field, said=said)
+        return columns.with_pairs(data, *names, (task.margin_field,), said=said)
 
     @property
     def num_outputs(self) -> int:
