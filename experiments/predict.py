@@ -1,4 +1,4 @@
-r"""Predicts for the rows of a file: labels of texts, or entities in them.
+r"""Predicts for the rows of a file: labels of texts, entities in them, rewards.
 
     python -m experiments.predict --run=runs/finetune --input=texts.csv \
         --output=predictions.jsonl
@@ -30,6 +30,10 @@ the `n_best`, and if there may be none, `none`, by how much that scores above th
 
 Of a model that scores choices the input has columns question and choices, a list, and a
 row the number of the `choice` from 0 on, its `probability`, and those of all.
+
+Of a reward model the input has columns prompt and completion, and a row the `reward`;
+of a run that learned preferences the `log_likelihood` of the completion in nats and
+its number of `tokens`, <eos> among them.
 
 Memory does not grow with the input. The same command goes on after it was killed: rows
 lie in OUTPUT.part until all are there. Any number of devices gives the same rows.

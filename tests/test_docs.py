@@ -49,9 +49,10 @@ MAINS = {
     "objectives": ["--quick", "--only=next_sentence"],
 }
 # what is to be in the test's folder
-INPUTS = "FOLDER|texts.csv|new.csv|book.txt|train.jsonl?|questions.csv".replace(
-    ".", "\\."
-)
+INPUTS = (
+    "FOLDER|DECODER|texts.csv|new.csv|book.txt|train.jsonl?|questions.csv"
+    "|pairs.jsonl|answers.csv"
+).replace(".", "\\.")
 PLACES = rf"runs/(?=\w)|((?:{INPUTS})$)"
 REASONS = ("needs ", "takes ", "installs ", "is mentioned")
 
@@ -76,6 +77,8 @@ def workdir(tmp_path_factory, random_params):
     folders.write_texts(folder / "new.csv", 6)
     folders.write_questions(folder / "train.json", folder / "questions.csv")
     folders.write_choices(folder / "train.jsonl")
+    folders.llama(folder / "DECODER", random_params)
+    folders.write_pairs(folder / "pairs.jsonl", folder / "answers.csv")
     book = (
         " ".join(["on", *chapter, "they went."])
         for chapter in itertools.permutations(

@@ -24,6 +24,7 @@ from llmjax.config.objectives import (
     SentenceOrder,
     SpanCorruption,
 )
+from llmjax.config.preference import Preference, RewardModel
 
 Generative = CausalLM | PrefixLM | FillInTheMiddle | SpanCorruption | UL2 | Denoising
 
@@ -70,5 +71,7 @@ TaskConfig = (
     | TokenClassification
     | QuestionAnswering
     | MultipleChoice
+    | Preference
+    | RewardModel
     | MultiTask
 )

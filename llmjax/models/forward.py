@@ -7,6 +7,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from llmjax.models.experts.mixture import STATISTICS
 
+REFERENCE = "reference"  # the model's weights as a run began, beside those it trains
+
 
 @runtime_checkable
 class Applicable(Protocol):
@@ -22,12 +24,21 @@ def variables(params: Any, frozen: Any = None) -> dict[str, Any]:
     Args:
       params: the weights that are trained; a nested dict.
       frozen: of a `State`; its tree "params", if it has one, holds the rest of the
-        model's weights. Its other trees (a teacher's) are not the model's.
+        model's weights. Its tree "reference" holds what `params` were at first, and
+        becomes a collection of that name. Its other trees (a teacher's) are not the
+        model's.
     """
-    rest = (frozen or {}).get("params", {})
-    if not rest:
-        return {"params": params}
-    return {"params": unflatten_dict({**flatten_dict(rest), **flatten_dict(params)})}
+    frozen = frozen or {}
+    trees = {"params": params}
+    if REFERENCE in frozen:
+        trees[REFERENCE] = frozen[REFERENCE]
+    if rest := frozen.get("params", {}):
+        flat = flatten_dict(rest)
+        return {
+            name: unflatten_dict({**flat, **flatten_dict(tree)})
+            for name, tree in trees.items()
+        }
+    return trees
 
 
 def forward(

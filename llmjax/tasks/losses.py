@@ -90,6 +90,47 @@ def blocked_evaluation(
     return sums
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def blocked_token_losses(
+    x_BTD: Float[Array, "B T D"],
+    table_VD: Float[Array, "V D"],
+    bias_V: Float[Array, " V"] | None,
+    targets_BT: Int[Array, "B T"],
+    block: int,
+    softcap: float | None = None,
+) -> Float[Array, "B T"]:
+    """The negative log-likelihood of each target in nats.
+
+    In blocks like those of `blocked_cross_entropy`; differentiated, logits are computed
+    a second time.
+    """
+
+    def body(_, inputs):
+        x, targets = inputs
+        logits = _logits(x, table_VD, bias_V, softcap)
+        return None, cross_entropy(logits, targets)[1]
+
+    B, T = targets_BT.shape
+    _, nll = jax.lax.scan(body, None, _blocks((x_BTD, targets_BT), block))
+    return jnp.moveaxis(nll, 0, 1).reshape(B, -1)[:, :T]
+
+
+def _tokens_forward(x_BTD, table_VD, bias_V, targets_BT, block, softcap):
+    inputs = x_BTD, table_VD, bias_V, targets_BT
+    return blocked_token_losses(*inputs, block, softcap), inputs
+
+
+def _tokens_backward(block, softcap, inputs, cotangents_BT):
+    """The gradient of one sum over all targets, weighted with their cotangents."""
+    *output, targets_BT = inputs
+    options = (block, 0.0, 0.0, softcap)
+    data = targets_BT, cotangents_BT
+    return *_scan(tuple(output), data, options, grad=True)[2], None
+
+
+blocked_token_losses.defvjp(_tokens_forward, _tokens_backward)
+
+
 def _blocks(arrays, block):
     """[B, T, ..] each as [blocks, B, t, ..], filled up with places of weight 0."""
     T = arrays[0].shape[1]

@@ -20,6 +20,8 @@ from llmjax.tasks.objectives.permutation_lm import PermutationLMTask
 from llmjax.tasks.objectives.replaced_tokens import ReplacedTokensTask
 from llmjax.tasks.objectives.sentence_embedding import SentenceEmbeddingTask
 from llmjax.tasks.objectives.sentence_order import SentenceOrderTask
+from llmjax.tasks.preferences.preference import PreferenceTask
+from llmjax.tasks.preferences.reward_model import RewardModelTask
 from llmjax.tasks.task import Objective
 
 TASKS: dict[type, type[Objective]] = {
@@ -31,11 +33,13 @@ TASKS: dict[type, type[Objective]] = {
     cfg.MultiTokenPrediction: MultiTokenPredictionTask,
     cfg.NextSentence: NextSentenceTask,
     cfg.PermutationLM: PermutationLMTask,
+    cfg.Preference: PreferenceTask,
     cfg.MultipleChoice: MultipleChoiceTask,
     cfg.QuestionAnswering: QuestionAnsweringTask,
     cfg.ReplacedTokens: ReplacedTokensTask,
     cfg.SentenceEmbedding: SentenceEmbeddingTask,
     cfg.SentenceOrder: SentenceOrderTask,
+    cfg.RewardModel: RewardModelTask,  # behind the classes that have its head
 }
 
 

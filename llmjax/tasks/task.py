@@ -59,6 +59,11 @@ class Task(Protocol):
         """Columns of the head's projection, to count FLOPs; None: the vocabulary."""
 
     @property
+    def needs_reference(self) -> bool:
+        """Whether `outputs` reads the weights that the run began with, the collection
+        `llmjax.models.forward.REFERENCE` of its variables."""
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """Features, of an example or along its tokens, that `report` compares
         predictions with."""
@@ -155,7 +160,7 @@ class Objective(abc.ABC):
       specials: special tokens of the task beside the tokenizer's own.
       reads_loss: whether `score` has the terms of `config.loss`.
       head: the class of its models, where no other task has it and the hub may.
-      num_outputs, labels, declared: see `Task`.
+      num_outputs, needs_reference, labels, declared: see `Task`.
       inputs: names of the texts of a row that predictions are made from; (): the task
         predicts nothing for rows without labels.
       reads_words: whether a list of words may stand for a text of `inputs`.
@@ -183,6 +188,10 @@ class Objective(abc.ABC):
     @property
     def num_outputs(self) -> int | None:
         return None
+
+    @property
+    def needs_reference(self) -> bool:
+        return False
 
     @property
     def config(self) -> Any:

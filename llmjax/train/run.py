@@ -12,6 +12,7 @@ from etils import epath
 from llmjax.config import LayoutConfig, MixturePart, RunConfig
 from llmjax.data.batches.pipeline import Part, Pipeline
 from llmjax.data.store.corpus import Corpus
+from llmjax.models.forward import REFERENCE
 from llmjax.parallel.processes import distributed
 from llmjax.tasks.registry import make_task
 from llmjax.tasks.task import Loss, Task, loss_of
@@ -145,7 +146,8 @@ def load(
 
     The program has the run's config, model and task, and `evaluate` and `predict`,
     compiled where they are first called. The weights are one tree, frozen and averaged
-    ones among them: the "params" of the model. `batches.batch(k)` is the k-th of
+    ones among them: the "params" of the model; those that the run began with, if its
+    task compares with them, are the program's. `batches.batch(k)` is the k-th of
     training, `batches.evaluation()` gives each example once. The mesh is of the devices
     that are here, whatever the run was trained on; on several, the model is applied
     within `mesh.use(program.mesh)`.
@@ -187,6 +189,11 @@ def read(
     pipeline = batches(config, task, corpora, split or config.data.eval_split)
     program = setup.build(config, task, pipeline.batch(0))
     params = jax.tree.map(distributed.spread, params, program.shardings.params)
+    if program.keeps_reference:
+        first = checkpoints.load_reference(workdir, step)
+        places = program.shardings.frozen[REFERENCE]
+        first = jax.tree.map(distributed.spread, first, places)
+        program = dataclasses.replace(program, frozen={REFERENCE: WithAxes(first)})
     return step, program, params, pipeline
 
 

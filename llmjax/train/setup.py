@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from llmjax.config import LayoutConfig, RunConfig, Scratch
 from llmjax.data.batches.curriculum import Curriculum
 from llmjax.models import quantized
+from llmjax.models.forward import REFERENCE
 from llmjax.parallel import axes as axes_lib
 from llmjax.parallel import mesh as mesh_lib
 from llmjax.parallel import pipeline, sequence
@@ -95,9 +96,10 @@ class Program:
         base = _names(self.frozen)
         frozen, extra = dict(self.shardings.frozen), self.shardings.extra
         own, added = frozen_lib.split(frozen.get(frozen_lib.PARAMS, {}), base)
-        born = dataclasses.replace(
-            self.shardings, frozen={frozen_lib.PARAMS: own} if own else {}, extra={}
-        )
+        trees = {frozen_lib.PARAMS: own} if own else {}
+        if self.keeps_reference:
+            trees[REFERENCE] = frozen[REFERENCE]
+        born = dataclasses.replace(self.shardings, frozen=trees, extra={})
         frozen[frozen_lib.PARAMS] = added
         with mesh_lib.use(self.mesh):
             state = jax.jit(self.fresh, out_shardings=born)(key)
@@ -107,15 +109,26 @@ class Program:
                 {k: v.placed(extra[k]) for k, v in self.extra.items()},
             )
 
+    @property
+    def keeps_reference(self) -> bool:
+        """Whether the run's first weights are its task's reference."""
+        return REFERENCE in self.abstract.frozen and REFERENCE not in self.frozen
+
     def with_params(self, state: State, params: Any) -> State:
-        """`state` with other trained weights and an optimizer that starts from them."""
+        """`state` with other trained weights, and an optimizer and a reference that
+        start from them."""
 
         def init(params):
             return self.optimizer.init(state_lib.float32(params))
 
         with mesh_lib.use(self.mesh):
             opt_state = jax.jit(init, out_shardings=self.shardings.opt_state)(params)
-        return dataclasses.replace(state, params=params, opt_state=opt_state)
+        frozen = state.frozen
+        if self.keeps_reference:
+            frozen = {**frozen, REFERENCE: state_lib.copied(params)}
+        return dataclasses.replace(
+            state, params=params, frozen=frozen, opt_state=opt_state
+        )
 
     def restorable(self) -> State:
         """The abstract state with its shardings, for a checkpoint to fill."""
@@ -152,7 +165,8 @@ def build(
         `loss_of`.
       gradient: how the loss's gradient is computed; see `llmjax.train.gradient`.
       frozen: trees for `State.frozen`, by name. "params" holds weights of the model
-        itself, such as the base under an adapter: they are not trained.
+        itself, such as the base under an adapter: they are not trained. "reference"
+        replaces the run's first weights where the task compares with them.
       extra: trees for `State.extra`, by name, as they are at step 0.
 
     Raises:
@@ -177,6 +191,7 @@ def build(
         mesh,
         _checked("frozen", frozen or {}),
         _checked("extra", {**(extra or {}), **scaling.extra}),
+        reference=task.needs_reference and REFERENCE not in (frozen or {}),
     )
     shardings, placement = placement_lib.place(
         birth.abstract,
@@ -218,7 +233,9 @@ def build(
             in_shardings=(*weights, None, on_batch),
         ),
         predict=jax.jit(
-            make_prediction(task.predict(model)), in_shardings=(*weights, on_batch)
+            make_prediction(task.predict(model)),
+            # no prediction reads a reference, which may be absent
+            in_shardings=(shardings.params, None, on_batch),
         ),
         place=functools.partial(_place, on_batch, mesh),
     )
@@ -244,6 +261,7 @@ def _birth(
     mesh: Mesh,
     frozen: Mapping[str, WithAxes],
     extra: Mapping[str, WithAxes],
+    reference: bool,
 ) -> _Birth:
     """The trained weights' optimizer, and the state's shapes and axes."""
     shapes, axes = axes_lib.param_axes(model, batch)
@@ -266,6 +284,7 @@ def _birth(
         masters=config.layout.precision.masters,
         frozen=kept,
         elsewhere=base,
+        reference=reference,
     )
     born = jax.eval_shape(fresh, jax.random.key(0))
     born_axes = state_lib.state_axes(born, trained_axes, kept_axes)

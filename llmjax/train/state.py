@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding
 
+from llmjax.models.forward import REFERENCE
 from llmjax.parallel.axes import Axes
 from llmjax.parallel.processes import distributed
 from llmjax.train.checkpoints import frozen as frozen_lib
@@ -26,7 +27,8 @@ class State:
       params: the weights that are differentiated and updated, of the type
         `layout.precision.masters`.
       frozen: trees by name that no step changes. "params" holds the weights of the
-        model that are not trained; the others belong to whoever reads them, as a
+        model that are not trained, "reference" what the trained ones were at first, if
+        the task reads that; the others belong to whoever reads them, as a
         distillation's "teacher".
       extra: trees by name that the loss reads and returns anew, as float16's scale.
       opt_state: of the optax chain.
@@ -97,6 +99,7 @@ def initial(
     masters: str = "float32",
     frozen: Collection[str] = (),
     elsewhere: Collection[str] = (),
+    reference: bool = False,
 ) -> State:
     """A fresh state; `batch` may be ShapeDtypeStructs. Meant to be jitted.
 
@@ -109,6 +112,8 @@ def initial(
       masters: type of the weights.
       frozen: names of the weights that go to `State.frozen`.
       elsewhere: names of the weights that a caller has, and this state lacks.
+      reference: whether to keep the trained weights as they are now, in
+        `State.frozen`.
     """
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
     params = nn.unbox(model.init(key, zeros)["params"])
@@ -117,6 +122,8 @@ def initial(
     params, _ = frozen_lib.split(params, elsewhere)
     params, kept = frozen_lib.split(params, frozen)
     trees = {frozen_lib.PARAMS: kept} if kept else {}
+    if reference:
+        trees[REFERENCE] = jax.tree.map(jnp.copy, params)
     opt_state = optimizer.init(float32(params))
     return State(jnp.zeros((), jnp.int32), params, trees, {}, opt_state)
 
@@ -134,6 +141,14 @@ def joined(state: State, frozen: Mapping[str, Any], extra: Mapping[str, Any]) ->
     for name, tree in frozen.items():
         trees[name] = frozen_lib.merge(trees[name], tree) if name in trees else tree
     return dataclasses.replace(state, frozen=trees, extra={**state.extra, **extra})
+
+
+def copied(tree: Any) -> Any:
+    """The arrays of a tree again, laid out as they are."""
+    shardings = jax.tree.map(lambda x: x.sharding, tree)
+    return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings)(
+        tree
+    )
 
 
 def state_axes(shapes: State, axes: Any, frozen: Any) -> State:
@@ -163,6 +178,8 @@ def state_axes(shapes: State, axes: Any, frozen: Any) -> State:
 
     opt_state = jax.tree_util.tree_map_with_path(of, shapes.opt_state)
     trees = {frozen_lib.PARAMS: frozen} if frozen else {}
+    if REFERENCE in shapes.frozen:
+        trees[REFERENCE] = axes
     return State((), axes, trees, {}, opt_state)
 
 

@@ -23,6 +23,18 @@ BERT = {
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
 }
+LLAMA = {
+    "vocab_size": 264,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+    "hidden_act": "silu",
+    "tie_word_embeddings": True,
+}
 
 
 def bert_tokenizer(*more: str) -> tokenizers.Tokenizer:
@@ -54,6 +66,36 @@ def bert(folder, random_params, tokenizer=None, **changes):
     names = {f"{n}_token": f"[{n.upper()}]" for n in ("pad", "unk", "cls", "sep")}
     (folder / "tokenizer_config.json").write_text(json.dumps(names))
     return cfg
+
+
+def llama(folder, random_params):
+    """Writes a Llama with random weights; its tokenizer says <s> and no </s>."""
+    model = LanguageModel(families.family("llama").to_config(LLAMA))
+    params = random_params(model, {"tokens": np.ones((1, 2), np.int32)}, std=0.1)
+    hub.save(model, params, folder)
+    specials = ("<pad>", "<s>", "</s>")
+    letters = [*specials, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    inner = tokenizers.Tokenizer(models.BPE({c: i for i, c in enumerate(letters)}, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens([*specials])
+    inner.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    inner.save(str(folder / "tokenizer.json"))
+    names = zip(("pad", "bos", "eos"), specials, strict=True)
+    named = {f"{name}_token": token for name, token in names}
+    (folder / "tokenizer_config.json").write_text(json.dumps(named))
+
+
+def write_pairs(file, new, count=60):
+    """Pairs whose better answer says the prompt's letter, and a csv of new answers."""
+    rows = []
+    for i in range(count):
+        a, b = "abcd"[i % 4], "abcd"[(i + 1 + i % 3) % 4]
+        rows.append({"prompt": f"{i} {a}", "chosen": f" {a}", "rejected": f" {b}"})
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    new.write_text("prompt,completion\n1 a, a\n2 b, a\n")
 
 
 def write_texts(file, count=60, classes=("bad", "good")):

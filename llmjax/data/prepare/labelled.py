@@ -9,6 +9,7 @@ from llmjax.config import (
     FieldType,
     Label,
     Labels,
+    Number,
     PrepareConfig,
     RecordField,
     Spans,
@@ -46,6 +47,11 @@ CHOICES = ("choices", "options", "endings")
 RIGHT = ("label", "answer")
 CONTEXTS = ("context", "passage", "paragraph", "text", "document")
 ANSWERS = ("answers", "answer", "spans")
+PROMPTS = ("prompt", "question", "instruction", "query", "input")
+CHOSEN = ("chosen", "preferred", "accepted")
+REJECTED = ("rejected", "dispreferred", "refused")
+COMPLETIONS = ("completion", "response", "answer", "output")
+JUDGED = ("label", "desirable", "good")
 # of a dataset's rows, and neither text nor class
 _OTHERS = ("id", "idx", "index", "split", "")
 
@@ -108,7 +114,7 @@ def with_texts(
     Raises:
       ValueError: no column, or several, could be it; with the columns that are there.
     """
-    there = () if data.prepare.fields else _columns(data)
+    there = () if data.prepare.fields else columns_of(data)
     if not there:
         return data
     own = _label_columns(there, label, kind, data)
@@ -184,7 +190,7 @@ def _two_texts(
     )
 
 
-def _columns(data: DataConfig) -> tuple[str, ...]:
+def columns_of(data: DataConfig) -> tuple[str, ...]:
     """The columns of a source that is there and no mixture; () where none are known."""
     if data.mixture:
         return ()
@@ -265,6 +271,41 @@ def with_choices(
     return _with_fields(data, usual, (Text(), Texts(), Label()), said)
 
 
+def with_pairs(
+    data: DataConfig,
+    prompt: str,
+    chosen: str,
+    rejected: str,
+    numbers: Sequence[str] = (),
+    *,
+    said: bool = True,
+) -> DataConfig:
+    """`data` with fields for prompts and their chosen and rejected answers, read off
+    the source, and for numbers, where it has columns of these names.
+
+    See `with_answers`.
+    """
+    usual: dict[str, Sequence[str]] = {
+        prompt: PROMPTS,
+        chosen: CHOSEN,
+        rejected: REJECTED,
+    }
+    there = {column.lower() for column in columns_of(data)} if numbers else ()
+    more = {name: (name.lower(),) for name in numbers if name.lower() in there}
+    types: list[FieldType] = [Text() for _ in usual]
+    types += [Number() for _ in more]
+    return _with_fields(data, usual | more, types, said)
+
+
+def with_judged(
+    data: DataConfig, prompt: str, completion: str, label: str, *, said: bool = True
+) -> DataConfig:
+    """`data` with fields for prompts, answers and whether these are good, read off the
+    source. See `with_answers`."""
+    usual = {prompt: PROMPTS, completion: COMPLETIONS, label: JUDGED}
+    return _with_fields(data, usual, (Text(), Text(), Label()), said)
+
+
 def _with_fields(
     data: DataConfig,
     usual: Mapping[str, Sequence[str]],
@@ -272,8 +313,7 @@ def _with_fields(
     said: bool,
 ) -> DataConfig:
     """`data` with a field for each name, of the one column that has a usual name."""
-    there = () if data.prepare.fields else _columns(data)
-    if not there:
+    if data.prepare.fields or not (there := columns_of(data)):
         return data
     chosen = {k: _only(there, names, data, k) for k, names in usual.items()}
     if said:

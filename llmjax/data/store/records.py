@@ -343,6 +343,15 @@ class RecordSource:
         sizes = [chunk.value_lengths().to_numpy() for chunk in chunks]
         return np.concatenate([np.zeros(0, np.int64), *sizes])
 
+    def same_texts(self, name: str, other: str) -> np.ndarray:
+        """Whether two fields of texts are equal, of each record, bool [len]."""
+        import pyarrow.compute
+
+        equal = pyarrow.compute.equal(
+            self._records.column(name), self._records.column(other)
+        )
+        return np.asarray(equal.to_numpy(), bool)
+
     def counts(self, name: str) -> np.ndarray:
         """Spans of each record in a field of spans, int64 [len]."""
         parts = self._records.column(f"{name}.classes").chunks

@@ -21,6 +21,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
 from llmjax.config import RunConfig, TrainConfig, to_dict
+from llmjax.models.forward import REFERENCE
 from llmjax.parallel.processes import distributed
 from llmjax.train.checkpoints import checksums, leaves
 from llmjax.train.checkpoints import frozen as frozen_lib
@@ -288,30 +289,38 @@ class Checkpoints:
         """
         step = self._existing(step)
         self._folder(step).check()
-        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-
-        def abstract(leaf):
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
-
         run = self._folder(step).run
         average = averages.Place(run["average"]["kind"], tuple(run["average"]["path"]))
 
         def pick(path, leaf):
             needed = average.needed(averages.key_path(path))
-            return abstract(leaf) if needed else ocp.PLACEHOLDER
+            return _here(leaf) if needed else ocp.PLACEHOLDER
 
         picked = jax.tree_util.tree_map_with_path(pick, self._saved(step))
         args = ocp.args.Composite(state=_restore(picked))
         with self._reading(step):
             params = average.weights(self.manager.restore(step, args=args)["state"])
-        reference = run["frozen"].get(frozen_lib.PARAMS)
-        if reference is None:
-            return params
-        workdir, name = self.directory.parent, frozen_lib.PARAMS
-        shapes = frozen_lib.shapes(workdir, name, reference)
-        rest = jax.tree.map(abstract, shapes)
-        rest = frozen_lib.restore(workdir, name, reference, rest)
-        return frozen_lib.merge(params, rest)
+        rest = self._frozen_tree(step, frozen_lib.PARAMS)
+        return params if rest is None else frozen_lib.merge(params, rest)
+
+    def reference(self, step: int) -> Any:
+        """The model's weights as the run at `step` began, each on one device, if it
+        keeps them; else None. Raises as `restore`."""
+        first = self._frozen_tree(self._existing(step), REFERENCE)
+        rest = self._frozen_tree(step, frozen_lib.PARAMS)
+        if first is None or rest is None:
+            return first
+        return frozen_lib.merge(rest, first)
+
+    def _frozen_tree(self, step: int, name: str) -> Any:
+        """One frozen tree of a checkpoint, each leaf on one device; None: there is
+        none."""
+        saved = self._folder(step).run["frozen"].get(name)
+        if saved is None:
+            return None
+        workdir = self.directory.parent
+        shapes = jax.tree.map(_here, frozen_lib.shapes(workdir, name, saved))
+        return frozen_lib.restore(workdir, name, saved, shapes)
 
     def close(self) -> None:
         """Waits until everything is written; raises as `save`, of one error once."""
@@ -367,6 +376,12 @@ def _say(line: str) -> None:
         print(line, file=sys.stderr)
 
 
+def _here(leaf: Any) -> jax.ShapeDtypeStruct:
+    """A leaf that is restored on the first device of this process."""
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+
+
 def _restore(abstract: Any) -> Any:
     """Restores what `abstract` describes, laid out as it says, without placeholders."""
     return checksums.RestoreState(
@@ -403,3 +418,9 @@ def read(
             return step, config, params
 
         return checkpoints.best_whole(read_step) if step is None else read_step(step)
+
+
+def load_reference(workdir: epath.PathLike, step: int) -> Any:
+    """The weights that a run began with, if it keeps them for its task; else None."""
+    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+        return checkpoints.reference(step)

@@ -38,10 +38,10 @@ def totals(
 
     Args:
       program: from `setup.build`.
-      params, frozen, extra: as in a `State`.
+      params, frozen, extra: as in a `State`; frozen None: those of the program.
       batches: of a split; `train.eval_batches` are read (None: all).
     """
-    frozen = {} if frozen is None else frozen
+    frozen = _given(program) if frozen is None else frozen
     extra = {} if extra is None else extra
     sums = []
     with mesh_lib.use(program.mesh):
@@ -62,10 +62,10 @@ def predictions(
 
     Args:
       program: from `setup.build`.
-      params, frozen: as in a `State`.
+      params, frozen: as in a `State`; frozen None: those of the program.
       batches: of a split; `train.eval_batches` are read (None: all).
     """
-    frozen = {} if frozen is None else frozen
+    frozen = _given(program) if frozen is None else frozen
     start = 0
     for rows in _rows(program, batches):
         with mesh_lib.use(program.mesh):
@@ -99,6 +99,11 @@ def _add(metrics: list[Any]) -> dict[str, tuple[float, float]]:
             before = out.get(name, (0.0, 0.0))
             out[name] = before[0] + float(value), before[1] + float(count)
     return out
+
+
+def _given(program: Program) -> dict[str, Any]:
+    """The frozen trees that a program was built with."""
+    return {name: tree.values for name, tree in program.frozen.items()}
 
 
 def _rows(program: Program, batches: Batches) -> Iterable[HostBatch]:
