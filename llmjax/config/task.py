@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 from llmjax.config.checks import NotNegative, checked, require
+from llmjax.config.embedding import TextEmbedding
 from llmjax.config.labelled import (
     MultipleChoice,
     QuestionAnswering,
@@ -70,5 +71,6 @@ TaskConfig = (
     | TokenClassification
     | QuestionAnswering
     | MultipleChoice
+    | TextEmbedding
     | MultiTask
 )

@@ -10,7 +10,13 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from llmjax.config import DataConfig, LayoutConfig, ModelConfig, RunConfig
+from llmjax.config import (
+    DataConfig,
+    LayoutConfig,
+    ModelConfig,
+    RunConfig,
+    TextReading,
+)
 from llmjax.data.batches.chunks import Chunks, Clipped
 from llmjax.data.batches.pipeline import Pipeline, Source
 from llmjax.data.batches.streams import Feature
@@ -132,16 +138,42 @@ class Task(Protocol):
         """A report for people, without what one line can say; "": nothing."""
 
 
-def loss_of(task: Task, model: nn.Module) -> Loss:
-    """The loss of a task: its score of its outputs. With an rng, dropout is on."""
-    outputs = task.outputs(model)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Composed:
+    """A `Loss` whose outputs and score are apart.
 
-    def loss(params, frozen, extra, batch, rng):
-        tree = outputs(forward.variables(params, frozen), batch, rng)
-        total, count, metrics = task.score(tree, batch, training=rng is not None)
+    Attributes:
+      outputs: (params, frozen, batch, rng) -> any tree.
+      score: of the task.
+      whole_batch: whether the score compares rows, so that those of a batch have to be
+        scored together.
+    """
+
+    outputs: Callable[[Params, Any, Batch, jax.Array | None], Any]
+    score: Callable[..., tuple[jax.Array, jax.Array, Metrics]]
+    whole_batch: bool = False
+
+    def __call__(
+        self, params: Params, frozen: Any, extra: Any, batch: Batch, rng: Any
+    ) -> tuple[jax.Array, jax.Array, Metrics, Any]:
+        tree = self.outputs(params, frozen, batch, rng)
+        total, count, metrics = self.score(tree, batch, training=rng is not None)
         return total, count, metrics, extra
 
-    return loss
+
+def loss_of(task: Task, model: nn.Module) -> Composed:
+    """The loss of a task: its score of its outputs. With an rng, dropout is on.
+
+    The trees of `State.frozen` that the task calls its `copies` are among the variables
+    that its outputs are computed with, where they are there.
+    """
+    apply, copies = task.outputs(model), getattr(task, "copies", ())
+
+    def outputs(params, frozen, batch, rng):
+        others = {name: frozen[name] for name in copies if name in frozen}
+        return apply(forward.variables(params, frozen) | others, batch, rng)
+
+    return Composed(outputs, task.score, getattr(task, "whole_batch", False))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -161,6 +193,10 @@ class Objective(abc.ABC):
       reads_words: whether a list of words may stand for a text of `inputs`.
       answer_columns: that predictions may have.
       meaning: of scores that are not of one class of several; "": they are.
+      whole_batch: whether `score` compares the rows of a batch: their outputs are then
+        scored together, in however many microbatches they were computed.
+      copies: names of trees of `State.frozen` that hold the model's weights as they are
+        when a run begins, for `outputs` to read.
     """
 
     run: RunConfig
@@ -180,6 +216,8 @@ class Objective(abc.ABC):
         "probabilities",
     )
     meaning: ClassVar[str] = ""
+    whole_batch: ClassVar[bool] = False
+    copies: ClassVar[tuple[str, ...]] = ()
     declared: ClassVar[Mapping[str, Feature]] = {}
 
     @property
@@ -222,6 +260,39 @@ class Objective(abc.ABC):
           ValueError: no column, or several, could be one of them.
         """
         return data
+
+    @classmethod
+    def with_reading(cls, task: Any, reading: TextReading, data: DataConfig) -> Any:
+        """The config of the task with what it leaves unsaid of the way to a vector.
+
+        Args:
+          task: the config.
+          reading: of the weights that a run begins with.
+          data: of the run.
+        """
+        return task
+
+    @classmethod
+    def reading_of(cls, task: Any) -> TextReading | None:
+        """The way to a vector that a config says; None: its task gives none."""
+        return None
+
+    def answering(self, role: str = "") -> "Objective":
+        """The task that answers the rows of a file; itself, but where it learns from
+        rows of another kind.
+
+        Args:
+          role: of the texts, where they have one.
+
+        Raises:
+          ValueError: they have none.
+        """
+        if role:
+            raise ValueError(
+                f"task {self.config.kind!r} reads all texts alike, and the role is "
+                f"{role!r}; leave it out"
+            )
+        return self
 
     @classmethod
     def of_model(cls, model: Any) -> Any:

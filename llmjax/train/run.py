@@ -96,6 +96,7 @@ def run(
         gradient=gradient,
         frozen=frozen,
         extra=extra,
+        copies=getattr(task, "copies", ()),
     )
     if progress and distributed.is_leader():
         print(outline.of(program, source, corpora), flush=True)

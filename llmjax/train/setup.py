@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
@@ -20,7 +20,7 @@ from llmjax.parallel import mesh as mesh_lib
 from llmjax.parallel import pipeline, sequence
 from llmjax.parallel.processes import distributed
 from llmjax.tasks.task import Loss, Task, loss_of
-from llmjax.train import loss_scale
+from llmjax.train import gradient_cache, loss_scale
 from llmjax.train import placement as placement_lib
 from llmjax.train import state as state_lib
 from llmjax.train.checkpoints import frozen as frozen_lib
@@ -64,6 +64,7 @@ class Program:
       batch: ShapeDtypeStructs of the global batch.
       abstract, axes, shardings: of the state.
       frozen, extra: trees of the state that the caller gave `build`.
+      copies: names of trees with the weights that the run begins with.
       fresh: key -> a fresh state without those.
       step: (state, batch) -> (state, (metrics, scalars)); the state is donated.
       evaluate: (params, frozen, extra, batch) -> metrics.
@@ -82,6 +83,7 @@ class Program:
     shardings: State
     frozen: Mapping[str, WithAxes]
     extra: Mapping[str, WithAxes]
+    copies: tuple[str, ...]
     fresh: Callable[[jax.Array], State]
     step: Callable[..., Any]
     evaluate: Callable[..., Any]
@@ -93,6 +95,7 @@ class Program:
         key = jax.random.key(self.config.train.seed)
         base = _names(self.frozen)
         frozen, extra = dict(self.shardings.frozen), self.shardings.extra
+        frozen = {k: v for k, v in frozen.items() if k not in self.copies}
         own, added = frozen_lib.split(frozen.get(frozen_lib.PARAMS, {}), base)
         born = dataclasses.replace(
             self.shardings, frozen={frozen_lib.PARAMS: own} if own else {}, extra={}
@@ -100,21 +103,24 @@ class Program:
         frozen[frozen_lib.PARAMS] = added
         with mesh_lib.use(self.mesh):
             state = jax.jit(self.fresh, out_shardings=born)(key)
-            return state_lib.joined(
+            state = state_lib.joined(
                 state,
                 {k: v.placed(frozen[k]) for k, v in self.frozen.items()},
                 {k: v.placed(extra[k]) for k, v in self.extra.items()},
             )
+            return state_lib.with_copies(state, self.copies)
 
     def with_params(self, state: State, params: Any) -> State:
-        """`state` with other trained weights and an optimizer that starts from them."""
+        """`state` with other trained weights, an optimizer that starts from them, and
+        copies of them."""
 
         def init(params):
             return self.optimizer.init(state_lib.float32(params))
 
         with mesh_lib.use(self.mesh):
             opt_state = jax.jit(init, out_shardings=self.shardings.opt_state)(params)
-        return dataclasses.replace(state, params=params, opt_state=opt_state)
+            new = dataclasses.replace(state, params=params, opt_state=opt_state)
+            return state_lib.with_copies(new, self.copies)
 
     def restorable(self) -> State:
         """The abstract state with its shardings, for a checkpoint to fill."""
@@ -137,6 +143,7 @@ def build(
     gradient: GradientEstimator = value_and_grad,
     frozen: Mapping[str, WithAxes] | None = None,
     extra: Mapping[str, WithAxes] | None = None,
+    copies: Collection[str] = (),
 ) -> Program:
     """Builds and checks a run's program; nothing is computed on devices yet.
 
@@ -153,6 +160,8 @@ def build(
       frozen: trees for `State.frozen`, by name. "params" holds weights of the model
         itself, such as the base under an adapter: they are not trained.
       extra: trees for `State.extra`, by name, as they are at step 0.
+      copies: names of trees of `State.frozen` that hold all weights of the model as
+        they are when the run begins.
 
     Raises:
       ValueError: more devices than there are, a batch or weight that does not divide,
@@ -175,6 +184,7 @@ def build(
         mesh,
         _checked("frozen", frozen or {}),
         _checked("extra", {**(extra or {}), **scaling.extra}),
+        tuple(copies),
     )
     shardings, placement = placement_lib.place(
         birth.abstract,
@@ -184,11 +194,15 @@ def build(
         mesh,
     )
     on_batch = axes_lib.batch_sharding(mesh, batch)
-    objective = loss(task, model)
+    objective = trained = loss(task, model)
+    stepped = layout
+    if layout.microbatches > 1 and getattr(task, "whole_batch", False):
+        trained = gradient_cache.cached(objective, layout.microbatches)
+        stepped = dataclasses.replace(layout, microbatches=1)
     step = make_step(
-        scaling.loss(objective),
+        scaling.loss(trained),
         birth.optimizer,
-        layout,
+        stepped,
         seed=config.train.seed,
         placement=placement,
         gradient=gradient,
@@ -229,6 +243,7 @@ class _Birth:
     optimizer: optax.GradientTransformationExtraArgs
     frozen: Mapping[str, WithAxes]
     extra: Mapping[str, WithAxes]
+    copies: tuple[str, ...]
     fresh: Callable[[jax.Array], State]
     abstract: State
     axes: State
@@ -242,6 +257,7 @@ def _birth(
     mesh: Mesh,
     frozen: Mapping[str, WithAxes],
     extra: Mapping[str, WithAxes],
+    copies: tuple[str, ...],
 ) -> _Birth:
     """The trained weights' optimizer, and the state's shapes and axes."""
     shapes, axes = axes_lib.param_axes(model, batch)
@@ -267,7 +283,9 @@ def _birth(
     born_axes = state_lib.state_axes(born, trained_axes, kept_axes)
     abstract = state_lib.joined(born, _shapes(frozen), _shapes(extra))
     all_axes = state_lib.joined(born_axes, _axes(frozen), _axes(extra))
-    return _Birth(optimizer, frozen, extra, fresh, abstract, all_axes)
+    abstract = state_lib.with_copies(abstract, copies)
+    all_axes = state_lib.with_copies(all_axes, copies)
+    return _Birth(optimizer, frozen, extra, copies, fresh, abstract, all_axes)
 
 
 def _checked(where: str, trees: Mapping[str, WithAxes]) -> dict[str, WithAxes]:

@@ -136,6 +136,21 @@ def joined(state: State, frozen: Mapping[str, Any], extra: Mapping[str, Any]) ->
     return dataclasses.replace(state, frozen=trees, extra={**state.extra, **extra})
 
 
+def with_copies(state: State, names: Collection[str]) -> State:
+    """`state` with trees in `frozen` that hold all weights of the model as they are:
+    of values, shapes or axes alike."""
+    if not names:
+        return state
+    weights = frozen_lib.merge(state.frozen.get(frozen_lib.PARAMS, {}), state.params)
+    is_axes = lambda x: isinstance(x, tuple)  # noqa: E731
+
+    def copy(leaf: Any) -> Any:  # the state may be donated
+        return jnp.copy(leaf) if isinstance(leaf, jax.Array) else leaf
+
+    trees = {name: jax.tree.map(copy, weights, is_leaf=is_axes) for name in names}
+    return dataclasses.replace(state, frozen={**state.frozen, **trees})
+
+
 def state_axes(shapes: State, axes: Any, frozen: Any) -> State:
     """Logical axes of every leaf of a state as `initial` gives it.
 

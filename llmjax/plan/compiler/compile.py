@@ -123,7 +123,8 @@ def lower_step(
     start = time.perf_counter()
     mesh = make_mesh(config.layout, topology)
     task, example = inputs.example(config)
-    program = setup.build(config, task, example, mesh=mesh)
+    copies = getattr(task, "copies", ())
+    program = setup.build(config, task, example, mesh=mesh, copies=copies)
     after_build = time.perf_counter()
     with mesh_lib.use(mesh), platforms.libraries(topology, cudnn):
         jitted: Any = program.step
