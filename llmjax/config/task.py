@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 from llmjax.config.checks import NotNegative, checked, require
+from llmjax.config.embedding import TextEmbedding
 from llmjax.config.labelled import (
     MultipleChoice,
     QuestionAnswering,
@@ -73,5 +74,6 @@ TaskConfig = (
     | MultipleChoice
     | Preference
     | RewardModel
+    | TextEmbedding
     | MultiTask
 )

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from llmjax.config import TextReading
+
 GENERATION = "generation_config.json"
 HUB = "hub"  # folder of a checkpoint with the files of the folder that it came from
 # keys that hold for the same weights in any family
@@ -40,11 +42,14 @@ class Origin:
       family: `model_type` of the folder; "": none.
       config: config.json, or some of its keys.
       generation: generation_config.json; "": there is none.
+      reading: the way to a vector of a text, which `save` writes as the files of
+        sentence-transformers; None: not said.
     """
 
     family: str = ""
     config: str = "{}"
     generation: str = ""
+    reading: TextReading | None = None
 
 
 def read(folder: Path, family: str, hf: Mapping[str, Any]) -> Origin:

@@ -17,7 +17,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 from llmjax.config import ModelConfig
-from llmjax.hub import classes, families
+from llmjax.hub import classes, families, text_vectors
 from llmjax.hub import origin as origin_lib
 from llmjax.hub.binding import Bound, bind
 from llmjax.hub.files import FLOATS, INDEX, Shape
@@ -99,6 +99,8 @@ def save(
         (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         if origin and origin.generation:
             (partial / GENERATION).write_text(origin.generation)
+        if origin and origin.reading and head == "Encoder":
+            text_vectors.write(partial, origin.reading, cfg.d_model)
         _write(tensors, partial, shard_bytes)
         for file in partial.glob("*.safetensors"):  # the library's are the owner's own
             shutil.copymode(partial / "config.json", file)

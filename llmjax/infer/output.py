@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from llmjax.train import lock
 
@@ -26,7 +26,10 @@ class Output:
       path: of the whole file.
       rows: number of rows that are written.
       counts: what else was counted, kept with them.
+      endings: of names that are accepted.
     """
+
+    endings: ClassVar[tuple[str, ...]] = (".jsonl", ".csv", ".tsv")
 
     def __init__(self, path: Path, identity: Mapping[str, Any]):
         """Begins, or goes on with rows of the same identity.
@@ -40,10 +43,10 @@ class Output:
             process that writes it.
         """
         ending = path.suffix.lower()
-        if ending not in (".jsonl", ".csv", ".tsv"):
+        if ending not in self.endings:
             raise ValueError(
-                f"--output={path} ends with {ending or 'nothing'!r}; accepted: .jsonl, "
-                ".csv, .tsv"
+                f"--output={path} ends with {ending or 'nothing'!r}; accepted: "
+                + ", ".join(self.endings)
             )
         self.path, self.rows, self.counts = path, 0, dict[str, Any]()
         self._delimiter = {".csv": ",", ".tsv": "\t"}.get(ending)
@@ -109,7 +112,7 @@ class Output:
           rows: of equal keys.
           counts: of all rows up to these.
         """
-        self._file.write(self._text(rows).encode())
+        self._file.write(self._encoded(rows))
         self._file.flush()
         os.fsync(self._file.fileno())
         self.rows, self.counts = self.rows + len(rows), dict(counts)
@@ -137,6 +140,9 @@ class Output:
         """Removes a part that has nothing."""
         if self._part.exists() and not self._part.stat().st_size:
             self._part.unlink()
+
+    def _encoded(self, rows: Rows) -> bytes:
+        return self._text(rows).encode()
 
     def _text(self, rows: Rows) -> str:
         if self._delimiter is None:

@@ -7,6 +7,7 @@ import flax.linen as nn
 from llmjax import config as cfg
 from llmjax.config import RunConfig
 from llmjax.data.tokenizers.vocabulary import PlainVocabulary, Vocabulary
+from llmjax.tasks.embedding.embedding import TextEmbeddingTask
 from llmjax.tasks.labelled.labelled import LabelledTask
 from llmjax.tasks.labelled.multiple_choice import MultipleChoiceTask
 from llmjax.tasks.labelled.question_answering import QuestionAnsweringTask
@@ -39,6 +40,7 @@ TASKS: dict[type, type[Objective]] = {
     cfg.ReplacedTokens: ReplacedTokensTask,
     cfg.SentenceEmbedding: SentenceEmbeddingTask,
     cfg.SentenceOrder: SentenceOrderTask,
+    cfg.TextEmbedding: TextEmbeddingTask,
     cfg.RewardModel: RewardModelTask,  # behind the classes that have its head
 }
 

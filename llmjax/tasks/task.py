@@ -10,7 +10,13 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from llmjax.config import DataConfig, LayoutConfig, ModelConfig, RunConfig
+from llmjax.config import (
+    DataConfig,
+    LayoutConfig,
+    ModelConfig,
+    RunConfig,
+    TextReading,
+)
 from llmjax.data.batches.chunks import Chunks, Clipped
 from llmjax.data.batches.pipeline import Pipeline, Source
 from llmjax.data.batches.streams import Feature
@@ -137,16 +143,37 @@ class Task(Protocol):
         """A report for people, without what one line can say; "": nothing."""
 
 
-def loss_of(task: Task, model: nn.Module) -> Loss:
-    """The loss of a task: its score of its outputs. With an rng, dropout is on."""
-    outputs = task.outputs(model)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Composed:
+    """A `Loss` whose outputs and score are apart.
 
-    def loss(params, frozen, extra, batch, rng):
-        tree = outputs(forward.variables(params, frozen), batch, rng)
-        total, count, metrics = task.score(tree, batch, training=rng is not None)
+    Attributes:
+      outputs: (params, frozen, batch, rng) -> any tree.
+      score: of the task.
+      whole_batch: whether the score compares rows, so that those of a batch have to be
+        scored together.
+    """
+
+    outputs: Callable[[Params, Any, Batch, jax.Array | None], Any]
+    score: Callable[..., tuple[jax.Array, jax.Array, Metrics]]
+    whole_batch: bool = False
+
+    def __call__(
+        self, params: Params, frozen: Any, extra: Any, batch: Batch, rng: Any
+    ) -> tuple[jax.Array, jax.Array, Metrics, Any]:
+        tree = self.outputs(params, frozen, batch, rng)
+        total, count, metrics = self.score(tree, batch, training=rng is not None)
         return total, count, metrics, extra
 
-    return loss
+
+def loss_of(task: Task, model: nn.Module) -> Composed:
+    """The loss of a task: its score of its outputs. With an rng, dropout is on."""
+    apply = task.outputs(model)
+
+    def outputs(params, frozen, batch, rng):
+        return apply(forward.variables(params, frozen), batch, rng)
+
+    return Composed(outputs, task.score, getattr(task, "whole_batch", False))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -165,6 +192,8 @@ class Objective(abc.ABC):
         predicts nothing for rows without labels.
       reads_words: whether a list of words may stand for a text of `inputs`.
       answer_columns: that predictions may have.
+      whole_batch: whether `score` compares the rows of a batch: their outputs are then
+        scored together, in however many microbatches they were computed.
     """
 
     run: RunConfig
@@ -183,6 +212,7 @@ class Objective(abc.ABC):
         "probability",
         "probabilities",
     )
+    whole_batch: ClassVar[bool] = False
     declared: ClassVar[Mapping[str, Feature]] = {}
 
     @property
@@ -229,6 +259,39 @@ class Objective(abc.ABC):
           ValueError: no column, or several, could be one of them.
         """
         return data
+
+    @classmethod
+    def with_reading(cls, task: Any, reading: TextReading, data: DataConfig) -> Any:
+        """The config of the task with what it leaves unsaid of the way to a vector.
+
+        Args:
+          task: the config.
+          reading: of the weights that a run begins with.
+          data: of the run.
+        """
+        return task
+
+    @classmethod
+    def reading_of(cls, task: Any) -> TextReading | None:
+        """The way to a vector that a config says; None: its task gives none."""
+        return None
+
+    def answering(self, role: str = "") -> "Objective":
+        """The task that answers the rows of a file; itself, but where it learns from
+        rows of another kind.
+
+        Args:
+          role: of the texts, where they have one.
+
+        Raises:
+          ValueError: they have none.
+        """
+        if role:
+            raise ValueError(
+                f"task {self.config.kind!r} reads all texts alike, and the role is "
+                f"{role!r}; leave it out"
+            )
+        return self
 
     @classmethod
     def of_model(cls, model: Any) -> Any:

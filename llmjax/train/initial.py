@@ -79,6 +79,7 @@ def complete(
         columns = TASKS[type(config.task)].with_columns
         data = columns(config.task, config.data, said=first)
         config = dataclasses.replace(config, data=data)
+    config = dataclasses.replace(config, task=_reading(config, weights))
     kind = labelled(config.task)
     if kind is None:
         return config
@@ -174,6 +175,10 @@ def _as_saved(config: RunConfig, saved: RunConfig, said: Collection[str]) -> Run
         data = dataclasses.replace(data, prepare=same)
     kind = labelled(task)
     old: Any = saved.task
+    if TASKS[type(task)].reading_of(task) is not None and old.kind == task.kind:
+        own: Any = {f.name: getattr(task, f.name) for f in dataclasses.fields(task)}
+        unsaid = [name for name, value in own.items() if value is None]
+        task = dataclasses.replace(task, **{k: getattr(old, k) for k in unsaid})
     if kind is not None and old.kind == task.kind:
         task = kind.as_before(task, old)
     return dataclasses.replace(config, data=data, task=task)
@@ -237,6 +242,17 @@ def _with_tokenizer(
         f"config key 'data.tokenizer' is of kind {own.kind!r} and not the tokenizer of "
         f"the weights at init.path={weights.path!r} ({difference}); leave it out"
     )
+
+
+def _reading(config: RunConfig, weights: Weights | None) -> Any:
+    """The task's config with the way to a vector that the weights say."""
+    kind = TASKS[type(config.task)]
+    if weights is None or kind.reading_of(config.task) is None:
+        return config.task
+    reading = weights.reading
+    if reading is None:
+        return config.task
+    return kind.with_reading(config.task, reading, config.data)
 
 
 def _way(config: RunConfig, kind: type[LabelledTask], weights: Weights | None) -> Way:

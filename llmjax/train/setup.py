@@ -22,7 +22,7 @@ from llmjax.parallel import pipeline, sequence
 from llmjax.parallel.processes import distributed
 from llmjax.peft import adapted
 from llmjax.tasks.task import Loss, Task, loss_of
-from llmjax.train import loss_scale
+from llmjax.train import gradient_cache, loss_scale
 from llmjax.train import placement as placement_lib
 from llmjax.train import state as state_lib
 from llmjax.train.checkpoints import frozen as frozen_lib
@@ -201,11 +201,15 @@ def build(
         mesh,
     )
     on_batch = axes_lib.batch_sharding(mesh, batch)
-    objective = loss(task, model)
+    objective = trained = loss(task, model)
+    stepped = layout
+    if layout.microbatches > 1 and getattr(task, "whole_batch", False):
+        trained = gradient_cache.cached(objective, layout.microbatches)
+        stepped = dataclasses.replace(layout, microbatches=1)
     step = make_step(
-        scaling.loss(objective),
+        scaling.loss(trained),
         birth.optimizer,
-        layout,
+        stepped,
         seed=config.train.seed,
         placement=placement,
         gradient=gradient,

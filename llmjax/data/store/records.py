@@ -371,6 +371,11 @@ class RecordSource:
         counts, longest = np.concatenate(parts, axis=1)
         return counts, longest
 
+    def values(self, name: str) -> Iterator[Any]:
+        """The values of a field as they were read, record by record."""
+        for chunk in self._records.column(name).chunks:
+            yield from chunk.to_pylist()
+
     def labels(self, name: str) -> np.ndarray:
         """The class of each record in a field of labels, int64 [len]; -1: none."""
         class_ids = self._classes[name]

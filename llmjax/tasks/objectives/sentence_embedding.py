@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmjax.config import LayoutConfig, ModelConfig
+from llmjax.config import LayoutConfig, ModelConfig, TextReading
 from llmjax.data.store.corpus import Corpus
 from llmjax.models.forward import forward
 from llmjax.models.heads.classifier import pool, texts
 from llmjax.models.heads.encoder import Encoder
+from llmjax.tasks.embedding.losses import unit
+from llmjax.tasks.embedding.vectors import VectorsTask, vectors_task
 from llmjax.tasks.losses import cross_entropy
 from llmjax.tasks.task import Batch, Metrics, Objective, Outputs, Variables
 
@@ -37,6 +39,9 @@ class SentenceEmbeddingTask(Objective):
     architectures = ("encoder", "decoder")
     packings = ("chunk", "pad")
     reads_loss = False  # its classes are the texts of a batch
+    whole_batch = True
+    inputs = ("text",)
+    answer_columns = ("vector",)
 
     @property
     def num_outputs(self) -> int:
@@ -51,15 +56,8 @@ class SentenceEmbeddingTask(Objective):
         return (num_tokens + 1) // 2 + 2
 
     def check(self) -> None:
-        """Raises ValueError for microbatches, or two views that would be one."""
-        cfg, k = self.run.model, self.run.layout.microbatches
-        if k > 1:
-            raise ValueError(
-                f"task 'sentence_embedding' takes its negatives from the whole batch, "
-                f"and layout.microbatches={k} would leave those of a microbatch "
-                "(gradient caching, which could do both, is not offered yet); set it "
-                "to 1 and, for memory, layout.remat or more devices"
-            )
+        """Raises ValueError for two views that would be one."""
+        cfg = self.run.model
         if self.config.views == "dropout" and not cfg.dropout + cfg.attention_dropout:
             raise ValueError(
                 "task.views='dropout' reads a text under two dropout masks, and "
@@ -131,6 +129,14 @@ class SentenceEmbeddingTask(Objective):
     def decode(self, values: Any, corpus: Corpus | None) -> list[Any]:
         return [vector.tolist() for vector in values]
 
+    @classmethod
+    def reading_of(cls, task: Any) -> TextReading:
+        return TextReading(task.pooling)
+
+    def answering(self, role: str = "") -> VectorsTask:
+        """The task that gives the vectors of the texts of a file."""
+        return vectors_task(self, self.reading_of(self.config), role)
+
     def _embed(
         self,
         model: nn.Module,
@@ -147,9 +153,3 @@ class SentenceEmbeddingTask(Objective):
 def other(batch: Batch) -> dict[str, Any]:
     """The second text's features under the first one's names."""
     return {k.removeprefix(OTHER): v for k, v in batch.items() if k.startswith(OTHER)}
-
-
-def unit(x_BD: jax.Array) -> jax.Array:
-    """x / |x|; 0 of 0, and a gradient there too."""
-    square_B1 = jnp.sum(jnp.square(x_BD), axis=-1, keepdims=True)
-    return x_BD * jax.lax.rsqrt(jnp.maximum(square_B1, 1e-12))

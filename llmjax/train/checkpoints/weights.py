@@ -21,6 +21,7 @@ from llmjax.config import (
     MixturePart,
     ModelConfig,
     RunConfig,
+    TextReading,
     TokenizerConfig,
     TokenizerFile,
 )
@@ -31,7 +32,7 @@ from llmjax.data.store.corpus import Corpus
 from llmjax.data.tokenizers import comparison
 from llmjax.data.tokenizers import tokenizer as tokenizer_lib
 from llmjax.data.tokenizers.tokenizer import Tokenizer
-from llmjax.hub import classes, gguf, packages
+from llmjax.hub import classes, gguf, packages, text_vectors
 from llmjax.hub.origin import HUB
 from llmjax.hub.stored_model import open_model
 from llmjax.hub.table import Classification
@@ -60,6 +61,7 @@ class Weights:
         with the scores.
       learned: the config that their run trained its tokenizer by; None: of no run.
       place: file or folder of their tokenizer; None: they have none.
+      said: the way to a vector of a text that their run says; None: none, or of no run.
     """
 
     path: str
@@ -68,6 +70,19 @@ class Weights:
     ways: Mapping[str, Classification] = dataclasses.field(default_factory=dict)
     learned: TokenizerConfig | None = None
     place: str | None = None
+    said: TextReading | None = None
+
+    @property
+    def reading(self) -> TextReading | None:
+        """The way from a text to its vector that their run or folder says.
+
+        Raises:
+          ValueError: a folder of sentence-transformers says one that we can't go.
+        """
+        if self.said is not None or not of_hub(self.path):
+            return self.said
+        folder = open_model(self.path).path
+        return text_vectors.read(folder) if folder.is_dir() else None
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer | None:
@@ -141,7 +156,11 @@ def _of_run(init: Checkpoint) -> Weights:
     task: Any = config.task
     place = tokenizer_place(init.path, config)
     weights = Weights(
-        init.path, config.model, learned=config.data.tokenizer, place=place
+        init.path,
+        config.model,
+        learned=config.data.tokenizer,
+        place=place,
+        said=registry.TASKS[type(task)].reading_of(task),
     )
     if (kind := registry.labelled(task)) is None:
         return weights

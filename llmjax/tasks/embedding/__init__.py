@@ -1,0 +1,1 @@
+"""Vectors of texts: their losses, their task, their evaluation by retrieval."""
