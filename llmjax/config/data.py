@@ -137,7 +137,46 @@ class Label:
     classes: tuple[str, ...] = ()
 
 
-FieldType = Text | Words | Tags | Spans | Number | Texts | Label
+@checked
+class FramedText(Text):
+    """A text that is encoded with `prefix` before and `suffix` behind it."""
+
+    kind: ClassVar[str] = "framed_text"
+    prefix: str = ""
+    suffix: str = ""
+
+
+@checked
+class Messages:
+    """A conversation, encoded by the chat template with the answers marked.
+
+    A list of `{"role", "content"}`, or of ShareGPT's `{"from", "value"}`; or a text: a
+    message of the user.
+
+    Attributes:
+      answer: column of what follows, where that stands apart: a text of the assistant,
+        or messages; "": none.
+      tools: column of a list of functions' JSON schemas, or null; "": none.
+      roles: of the messages that the model writes.
+      template: name of the chat template; "": the one that fits.
+      thinking: the template's variable `enable_thinking`; None: unsaid.
+      faulty: conversations without an answer, or that the template refuses: an error
+        that counts them, or left out and counted.
+    """
+
+    kind: ClassVar[str] = "messages"
+    answer: str = ""
+    tools: str = ""
+    roles: tuple[str, ...] = ("assistant",)
+    template: str = ""
+    thinking: bool | None = None
+    faulty: Literal["refuse", "drop"] = "refuse"
+
+    def __post_init__(self):
+        require(len(self.roles) > 0, "roles is empty; name at least one: 'assistant'")
+
+
+FieldType = Text | Words | Tags | Spans | Number | Texts | Label | FramedText | Messages
 
 
 @checked
@@ -159,6 +198,14 @@ class RecordField:
             self.name.isidentifier(),
             f"the field's name {self.name!r} is no identifier, such as 'question'",
         )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All columns that it is read from, its own first."""
+        own = self.column or self.name
+        kind = self.type
+        others = (kind.answer, kind.tools) if isinstance(kind, Messages) else ()
+        return (own, *(name for name in others if name))
 
 
 # --- preparing -----------------------------------------------------------------------

@@ -24,6 +24,7 @@ from llmjax.config.objectives import (
     SentenceOrder,
     SpanCorruption,
 )
+from llmjax.config.supervised import Chat, TextToText
 
 Generative = CausalLM | PrefixLM | FillInTheMiddle | SpanCorruption | UL2 | Denoising
 
@@ -70,5 +71,7 @@ TaskConfig = (
     | TokenClassification
     | QuestionAnswering
     | MultipleChoice
+    | Chat
+    | TextToText
     | MultiTask
 )

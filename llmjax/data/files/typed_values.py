@@ -8,6 +8,7 @@ from typing import Any
 from llmjax.config import (
     FieldType,
     Label,
+    Messages,
     Number,
     RecordField,
     Spans,
@@ -17,7 +18,9 @@ from llmjax.config import (
     Words,
 )
 from llmjax.data.files.slices import Row, label_name
+from llmjax.data.store import conversations
 from llmjax.data.store.records import RecordSchema
+from llmjax.data.tokenizers.chats import messages
 
 Record = dict[str, Any]  # field -> value, as `records.columns_of` takes them
 
@@ -40,6 +43,9 @@ def record(row: Row, fields: Sequence[RecordField], schema: RecordSchema) -> Rec
         kind, column = schema.fields[field.name], field.column or field.name
         try:
             numbered = not getattr(field.type, "classes", ())
+            if isinstance(kind, Messages):
+                values[field.name] = _conversation(kind, row.values, column)
+                continue
             values[field.name] = _value(kind, row.values[column], values, numbered)
         except ValueError as e:
             raise ValueError(
@@ -84,8 +90,29 @@ def _value(kind: FieldType, value: Any, others: Record, numbered: bool) -> Any:
                 f"{len(tags)} tags for {len(words)} words of {kind.words!r}"
             )
         return tags
+    assert isinstance(kind, Spans)  # a conversation has columns of its own
     text = others[kind.text]
     return [_span(kind, s, text, numbered) for s in _span_list(_from_json(value))]
+
+
+def _conversation(kind: Messages, values: Mapping[str, Any], column: str) -> str:
+    """The JSON of a conversation, of one column or of a question's and an answer's."""
+    parts = messages.of(messages.from_cell(values[column]))
+    if kind.answer:
+        answer = messages.from_cell(values[kind.answer])
+        if isinstance(answer, str):
+            answer = [{"role": "assistant", "content": answer}]
+        try:
+            parts = parts + messages.of(answer)
+        except ValueError as e:
+            raise ValueError(f"beside {kind.answer!r}, which is {e}") from None
+    tools = messages.from_cell(values[kind.tools]) if kind.tools else None
+    if tools is not None and not isinstance(tools, list):
+        raise ValueError(
+            f"beside {kind.tools!r}, which is {_described(tools)} and no list of "
+            "functions' JSON schemas"
+        )
+    return conversations.to_json(parts, tools or None)
 
 
 def _text(value: Any) -> str:

@@ -79,7 +79,7 @@ class RecordFiles:
 
 def local_input(source: str, prepare: PrepareConfig) -> RecordInput:
     """The rows of the files at a path."""
-    columns = {f.column or f.name: _key(f) for f in prepare.fields}
+    columns = {c: _key(f) for f in prepare.fields for c in f.columns}
     listing = with_tags(finding.find(source), prepare)
     column = resolved(listing, prepare).split or ""
     if column:
@@ -119,7 +119,7 @@ def with_tags(listing: finding.Listing, prepare: PrepareConfig) -> finding.Listi
 
 def tfds_input(builder: Any, fields: Iterable[RecordField]) -> RecordInput:
     """The rows of a TFDS dataset that is prepared."""
-    columns = {f.column or f.name: _key(f) for f in fields}
+    columns = {c: _key(f) for f in fields for c in f.columns}
     features, metadata = builder.info.features, builder.info.metadata or {}
     require_columns(f"the dataset {builder.info.full_name}", columns, features)
 
@@ -257,8 +257,12 @@ def _split(record: typed_values.Record, prepare: PrepareConfig) -> str:
 
 
 def key(files: RecordFiles, tokenizer: Tokenizer) -> str:
-    """Identity of the tokens: a function of the records and the tokenizer."""
-    return encoding.key(files.account["content_sha256"], tokenizer.fingerprint)
+    """Identity of the tokens: a function of the records and the tokenizer, and where
+    there are messages of its chat templates."""
+    fingerprint = tokenizer.fingerprint
+    if files.schema.conversations:
+        fingerprint += json.dumps(dict(tokenizer.chat_templates), sort_keys=True)
+    return encoding.key(files.account["content_sha256"], fingerprint)
 
 
 def write_tokens(

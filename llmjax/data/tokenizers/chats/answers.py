@@ -13,6 +13,7 @@ model meets it.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -243,7 +244,7 @@ def _tokens(
                 start,
                 tokenizer.encode_with_offsets(text[start:stop], parse_specials=True),
             )
-            for start, stop in zip(ends, ends[1:], strict=False)
+            for start, stop in itertools.pairwise(ends)
         ]
         ids = np.concatenate([piece for _, (piece, _) in pieces])
         offsets = np.concatenate([start + own for start, (_, own) in pieces])

@@ -1,5 +1,6 @@
 """Messages of a conversation as files have them, in one form: role and content."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,6 +36,17 @@ def of(value: Any) -> list[Message]:
     if not value:
         raise ValueError("a list without a message")
     return [_message(k, message) for k, message in enumerate(value)]
+
+
+def from_cell(value: Any) -> Any:
+    """The JSON in a text that has the form of a list or an object, as in a .csv; else
+    the value."""
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
 
 
 def _message(number: int, message: Any) -> Message:
