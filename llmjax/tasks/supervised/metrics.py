@@ -65,7 +65,9 @@ def _sacrebleu(
 ) -> dict[str, Any]:
     library = _library(name)
     metric = library.BLEU() if name == "bleu" else library.CHRF()
-    score = metric.corpus_score([*texts], [[*references]]).score if texts else 0.0
+    if not texts:
+        return {name: 0.0}
+    score = metric.corpus_score([*texts], [[*references]]).score
     return {name: score, f"{name}_signature": str(metric.get_signature())}
 
 
