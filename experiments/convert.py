@@ -316,7 +316,8 @@ def origin_of(config: RunConfig, folder: Path) -> tuple[Origin, list[Path]]:
             "pad_token_id": tokenizer.pad_id,
         }
         if config.model.architecture == "encoder_decoder":
-            ids["decoder_start_token_id"] = tokenizer.bos_id
+            start = getattr(config.task, "decoder_start", None)
+            ids["decoder_start_token_id"] = tokenizer.bos_id if start is None else start
     fields = json.loads(about.config) | ids | {"max_position_embeddings": longest}
     about = dataclasses.replace(about, config=json.dumps(fields))
     return about, tokenizer_files.beside(folder)

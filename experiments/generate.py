@@ -8,8 +8,10 @@ r"""Continues prompts with a pretrained model, to standard output.
 `--run` is the workdir of a run, of which the best checkpoint is taken, or `--step`; or
 a folder of the hub, a .gguf file or package:NAME, whose generation_config.json says how
 tokens are drawn where no flag does. `--chat` puts each prompt into the model's chat
-template, as a user's message. `--bits=8` rounds the weights first (extra
-`quantization`). With `--workdir`, its `result.json` says from which checkpoint and how.
+template, as a user's message; of a run that learned to write (`chat`, `text_to_text`) a
+prompt is what its task reads, whatever the flags. `--bits=8` rounds the weights first
+(extra `quantization`). With `--workdir`, its `result.json` says from which checkpoint
+and how.
 """
 
 import dataclasses
@@ -29,7 +31,7 @@ from llmjax.hub.origin import HUB
 from llmjax.infer.generate import generate, generates
 from llmjax.infer.sampling import Sampling
 from llmjax.infer.weights import TYPES, quantize_weights
-from llmjax.tasks.registry import make_model
+from llmjax.tasks.registry import TASKS, make_model
 from llmjax.train.checkpoints import checkpoints
 from llmjax.train.checkpoints.weights import load_tokenizer
 
@@ -69,6 +71,7 @@ class Source:
       settings: what its files say of its continuations.
       step: of the checkpoint of a run, whose texts each began with <bos>; None: the
         model is the hub's.
+      task: of a run that learned to write, which says what a prompt asks.
     """
 
     model: Any
@@ -76,6 +79,7 @@ class Source:
     tokenizer: Tokenizer
     settings: Generation
     step: int | None
+    task: Any = None
 
     def prompt(self, text: str) -> np.ndarray:
         """The ids of a prompt, with the specials before it that the model expects."""
@@ -115,7 +119,8 @@ def main() -> dict[str, Any]:
         {"prompt": prompt, "text": source.tokenizer.decode(ids), "tokens": len(ids)}
         for prompt, ids in zip(texts, rows, strict=True)
     ]
-    alone = CHAT.value or source.model.cfg.architecture == "encoder_decoder"
+    two = source.model.cfg.architecture == "encoder_decoder"
+    alone = CHAT.value or two or source.task is not None
     if source.step is not None:
         print(f"by the checkpoint of step {source.step:,}", file=sys.stderr)
     for item in generations:
@@ -188,7 +193,11 @@ def open_run(name: str) -> Source:
     if kept.is_dir():  # converted: its config names no corpus of its own
         return hub_source(name, kept, model, params)
     tokenizer = load_tokenizer(name, config)
-    return Source(model, params, tokenizer, Generation(), step)
+    task: Any = TASKS[type(config.task)](config, tokenizer)
+    if not task.writes:
+        return Source(model, params, tokenizer, Generation(), step)
+    settings = Generation(stop_tokens=task.stop_tokens)
+    return Source(model, params, tokenizer, settings, step, task)
 
 
 def hub_source(name: str, folder: Path, model: Any, params: Any) -> Source:
@@ -206,6 +215,14 @@ def decoder_and_encoder(source: Source, texts: list[str]) -> dict[str, Any]:
     Raises:
       ValueError: the files don't say what the decoder begins with.
     """
+    if source.task is not None:
+        (name,) = source.task.inputs
+        asked = [source.task.asked_of({name: text}) for text in texts]
+        encoder = [a.encoder for a in asked]
+        return {
+            "prompts": [a.prompt for a in asked],
+            "encoder_tokens": None if encoder[0] is None else encoder,
+        }
     if source.step is not None or source.model.cfg.architecture != "encoder_decoder":
         return {"prompts": [source.prompt(text) for text in texts]}
     start = source.settings.start_tokens

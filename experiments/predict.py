@@ -1,4 +1,4 @@
-r"""Predicts for the rows of a file: labels of texts, entities in them, vectors.
+r"""Predicts for the rows of a file: labels, entities, vectors, or texts.
 
     python -m experiments.predict --run=runs/finetune --input=texts.csv \
         --output=predictions.jsonl
@@ -39,6 +39,10 @@ Of a model that gives vectors of texts a row has a `vector`; an output that ends
 .npz or .safetensors has the array `vectors` instead, float32 [rows, numbers], and no
 texts. --role=query or --role=passage puts the model's prompt of such texts before each.
 
+Of a run that learned to write (`chat`, `text_to_text`) a row has a `prediction`, and of
+a beam search its `score`. The input has a column of texts, or of messages: lists of
+objects with role and content, to the last of which the model answers.
+
 Memory does not grow with the input. The same command goes on after it was killed: rows
 lie in OUTPUT.part until all are there. Any number of devices gives the same rows.
 """
@@ -74,6 +78,7 @@ from llmjax.infer.generate import generates
 from llmjax.infer.output import Output
 from llmjax.infer.predict import CHUNK, Predictor, chunks, fingerprint
 from llmjax.infer.vector_output import VectorOutput
+from llmjax.infer.writing import Writer
 from llmjax.parallel.processes import membership
 from llmjax.tasks.registry import TASKS, make_model, make_task, task_of
 from llmjax.tasks.task import Objective
@@ -106,6 +111,7 @@ ROLE = flags.DEFINE_enum(
     "role", None, ["query", "passage"], "of texts whose vectors are predicted"
 )
 UNBOUNDED = 512  # tokens of a text for a model of the hub that names no longest
+WRITTEN = 128  # rows that are written together
 SHOWN = 10  # labels whose numbers are printed
 
 
@@ -124,14 +130,14 @@ def main() -> dict[str, Any]:
     columns = text_columns(source)
     rows = rows_of(INPUT.value or "", columns, KEEP.value, source.task.reads_words)
     output, done = open_output(source, columns)
-    predictor = Predictor(source.config, source.task, source.params, BATCH_SIZE.value)
+    predictor = open_predictor(source)
     before = output.counts if output else {}
     counts, cut = Counter[str](before.get("labels", {})), before.get("cut", 0)
     with (
         contextlib.closing(output) if output else contextlib.nullcontext(),
         tqdm(unit=" rows", initial=done, disable=output is None or None) as bar,
     ):
-        for chunk in chunks(rows, done):
+        for chunk in chunks(rows, done, chunk_size(source)):
             answers = predictor(chunk, columns)
             if output is not None:
                 counts.update(x for a in answers for x in source.task.counted(a))
@@ -155,6 +161,15 @@ def main() -> dict[str, Any]:
         "max_length": source.config.data.seq_len,
         "cut": cut + predictor.cut,
     }
+
+
+def open_predictor(source: Source) -> Predictor | Writer:
+    """What answers rows: by labels, or by writing texts."""
+    config, task = source.config, source.task
+    if not task.writes:
+        return Predictor(config, task, source.params, BATCH_SIZE.value)
+    model = task.model(config.model, config.layout)
+    return Writer(task, model, source.params, BATCH_SIZE.value)
 
 
 def describe(result: Mapping[str, Any]) -> str:
@@ -294,8 +309,13 @@ def identity(source: Source, columns: Mapping[str, str]) -> dict[str, Any]:
         "columns": [*columns.values(), *KEEP.value],
         "batch_size": BATCH_SIZE.value,
         "max_length": source.config.data.seq_len,
-        "chunk": CHUNK,
+        "chunk": chunk_size(source),
     }
+
+
+def chunk_size(source: Source) -> int:
+    """Rows that are answered, and then kept, together; writing takes longer."""
+    return WRITTEN if source.task.writes else CHUNK
 
 
 # --- the model -----------------------------------------------------------------------

@@ -12,7 +12,10 @@ DIGITS = 6  # behind the point
 
 
 def is_value(value: Any, words: bool) -> bool:
-    """Whether a value is a text, or where they are read a list of words."""
+    """Whether a value is a text, or where they are read a list of words; a list of
+    messages too, which its task looks at."""
+    if words and isinstance(value, list) and any(isinstance(v, dict) for v in value):
+        return True
     if words and isinstance(value, list):
         return all(isinstance(word, str) and word.strip() for word in value)
     return isinstance(value, str)

@@ -14,6 +14,7 @@ from typing import Any
 from absl import flags
 
 from experiments import cli, following, words
+from llmjax.infer import writing
 from llmjax.train import initial, run
 from llmjax.train.optimizers import optimizers
 
@@ -27,7 +28,13 @@ def main() -> dict[str, Any]:
     config = initial.complete(cli.config(), workdir, said=cli.said())
     optimizers.check_length(config.optimizer, config.train.steps)
     initial.prepare_local(config.data, workdir)
-    done = run.run(config, workdir, profile=profile(), said=cli.said())
+    done = run.run(
+        config,
+        workdir,
+        written=writing.predictions,
+        profile=profile(),
+        said=cli.said(),
+    )
     if done.result["finished"]:
         done.result["next"] = following.commands(done.program.config, workdir)
     return done.result

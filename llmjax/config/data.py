@@ -168,7 +168,58 @@ class Labels:
         )
 
 
-FieldType = Text | Words | Tags | Spans | Number | Numbers | Texts | Label | Labels
+@checked
+class FramedText(Text):
+    """A text that is encoded with `prefix` before and `suffix` behind it."""
+
+    kind: ClassVar[str] = "framed_text"
+    prefix: str = ""
+    suffix: str = ""
+
+
+@checked
+class Messages:
+    """A conversation, encoded by the chat template with the answers marked.
+
+    A list of `{"role", "content"}`, or of ShareGPT's `{"from", "value"}`; or a text: a
+    message of the user.
+
+    Attributes:
+      answer: column of what follows, where that stands apart: a text of the assistant,
+        or messages; "": none.
+      tools: column of a list of functions' JSON schemas, or null; "": none.
+      roles: of the messages that the model writes.
+      template: name of the chat template; "": the one that fits.
+      thinking: the template's variable `enable_thinking`; None: unsaid.
+      faulty: conversations without an answer, or that the template refuses: an error
+        that counts them, or left out and counted.
+    """
+
+    kind: ClassVar[str] = "messages"
+    answer: str = ""
+    tools: str = ""
+    roles: tuple[str, ...] = ("assistant",)
+    template: str = ""
+    thinking: bool | None = None
+    faulty: Literal["refuse", "drop"] = "refuse"
+
+    def __post_init__(self):
+        require(len(self.roles) > 0, "roles is empty; name at least one: 'assistant'")
+
+
+FieldType = (
+    Text
+    | Words
+    | Tags
+    | Spans
+    | Number
+    | Numbers
+    | Texts
+    | Label
+    | Labels
+    | FramedText
+    | Messages
+)
 
 
 @checked
@@ -193,8 +244,12 @@ class RecordField:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that are read."""
-        return getattr(self.type, "columns", ()) or (self.column or self.name,)
+        """All columns that it is read from, its own first."""
+        kind = self.type
+        if several := getattr(kind, "columns", ()):
+            return several
+        others = (kind.answer, kind.tools) if isinstance(kind, Messages) else ()
+        return (self.column or self.name, *(name for name in others if name))
 
 
 # --- preparing -----------------------------------------------------------------------

@@ -26,6 +26,7 @@ from llmjax.config.objectives import (
     SpanCorruption,
 )
 from llmjax.config.preference import Preference, RewardModel
+from llmjax.config.supervised import Chat, TextToText
 
 Generative = CausalLM | PrefixLM | FillInTheMiddle | SpanCorruption | UL2 | Denoising
 
@@ -75,5 +76,7 @@ TaskConfig = (
     | Preference
     | RewardModel
     | TextEmbedding
+    | Chat
+    | TextToText
     | MultiTask
 )

@@ -25,17 +25,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmjax.config import DynamicScaling, LayoutConfig, Learned, ModelConfig
+from llmjax.config import DynamicScaling, LayoutConfig, ModelConfig
+from llmjax.infer.prompts import (
+    Prompt,
+    Token,
+    check_finite,
+    check_positions,
+    check_tokens,
+    checked,
+    pad_left,
+    stops,
+)
 from llmjax.infer.sampling import DEFAULT, Sampling, sample
-from llmjax.models import finite
 from llmjax.models.cache import Cache, empty_cache
 from llmjax.models.forward import Applicable, forward, variables
 from llmjax.models.layers import compute_dtype
 from llmjax.models.positions.lengths import follow_length
 
 Params = Any
-Token = int | np.integer
-Prompt = np.ndarray | Sequence[Token]
 
 
 @runtime_checkable
@@ -129,22 +136,21 @@ def generate(
         the model has learned, or arguments that do not fit each other.
     """
     cfg = model.cfg
-    texts: list[np.ndarray] = [np.asarray(p, np.int32) for p in prompts]
+    texts = checked(cfg, prompts, max_new_tokens, pad_id)
     if not texts:
         return []
     rows = range(len(texts)) if rows is None else rows
-    _check_lengths(cfg, texts, max_new_tokens, rows)
-    _check_tokens(cfg, "prompt", texts)
-    if isinstance(stop_tokens, int | np.integer):
-        stop_tokens = (stop_tokens,)
-    stops = tuple(int(token) for token in stop_tokens)
-    _check_tokens(cfg, "stop_tokens, pad_id", [np.array([*stops, pad_id])])
-    encoded = _encode(model, params, len(texts), encoder_tokens, pad_id)
-    stretches = _stretches(cfg, [len(text) for text in texts], max_new_tokens)
-    longest = max(len(text) for text in texts) - 1 + stretches[-1].first
+    if len(rows) != len(texts):
+        raise ValueError(
+            f"rows has {len(rows)} numbers for {len(texts)} prompts; give one each"
+        )
+    ends = stops(cfg, stop_tokens)
+    encoded = encode_prompts(model, params, len(texts), encoder_tokens, pad_id)
+    parts = stretches(cfg, [len(text) for text in texts], max_new_tokens)
+    longest = max(len(text) for text in texts) - 1 + parts[-1].first
     drawn = [text[:0] for text in texts]
     done_B = np.zeros(len(texts), bool)
-    for stretch in stretches:
+    for stretch in parts:
         before = [np.append(t, d) for t, d in zip(texts, drawn, strict=True)]
         prefix = pad_left([text[:-1] for text in before], pad_id, longest)
         if stretch.lengths_B is not None:
@@ -164,7 +170,7 @@ def generate(
             done_B,
             max_new_tokens=max_new_tokens,
             sampling=sampling,
-            stop_tokens=stops,
+            stop_tokens=ends,
             pad_id=pad_id,
         )
         new_BM, counts_B = (
@@ -173,7 +179,7 @@ def generate(
         )
         pairs = zip(drawn, new_BM, counts_B, strict=True)
         drawn = [np.append(d, new_M[:count]) for d, new_M, count in pairs]
-        _check_finite(model, params, np.asarray(finite_B))
+        check_finite(model, params, np.asarray(finite_B))
         done_B = counts_B < stretch.until - stretch.first
     return drawn
 
@@ -197,7 +203,7 @@ def prefill(
     dtype = compute_dtype(model.layout)
     cache = empty_cache(model.cfg, B, cache_length, dtype, source)
     states = () if encoded is None else (encoded.states_BSD,)
-    return _apply(model, params, batch, cache, encoded, *states)[1]
+    return apply(model, params, batch, cache, encoded, *states)[1]
 
 
 @functools.partial(
@@ -260,7 +266,7 @@ def decode(
         }
         if stretch.lengths_B is not None:
             batch["lengths"] = jnp.asarray(stretch.lengths_B)[:, None]
-        logits_BTV, cache = _apply(model, params, batch, cache, encoded)
+        logits_BTV, cache = apply(model, params, batch, cache, encoded)
         step_keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, step)
         next_B = sample(logits_BTV[:, -1], step_keys_B, sampling)
         finite_B &= done_B | jnp.isfinite(logits_BTV[:, -1]).all(-1)
@@ -292,44 +298,14 @@ def encode(
     return Encoded(states_BSD, jnp.asarray(batch["segment_ids"]))
 
 
-def bucket(length: int) -> int:
-    """`length` rounded up to a power of two from 8 to 64, then to a multiple of 64."""
-    if length > 64:
-        return -(-length // 64) * 64
-    return max(8, 1 << (length - 1).bit_length())
-
-
-def pad_left(
-    rows: Sequence[np.ndarray], pad_id: int, longest: int = 0
-) -> dict[str, np.ndarray]:
-    """One batch of rows of different lengths, T = `bucket` of the longest.
-
-    T has room for `longest` tokens too, if it is more.
-
-    `tokens`, `segment_ids` (0 for padding, 1 for tokens) and `positions` (from 0 at
-    each row's first token), all int32 [B, T].
-    """
-    T = bucket(max(longest, *(len(row) for row in rows)))
-    tokens_BT = np.full((len(rows), T), pad_id, np.int32)
-    for b, row in enumerate(rows):
-        tokens_BT[b, T - len(row) :] = row
-    lengths_B = np.array([len(row) for row in rows], np.int32)
-    positions_BT = np.arange(T, dtype=np.int32) - (T - lengths_B)[:, None]
-    return {
-        "tokens": tokens_BT,
-        "segment_ids": (positions_BT >= 0).astype(np.int32),
-        "positions": np.maximum(positions_BT, 0),
-    }
-
-
-def _apply(model, params, batch, cache, encoded, *states_BSD):
+def apply(model, params, batch, cache, encoded, *states_BSD):
     """Logits [B, T, V] and the cache, which holds the encoder's keys after prefill."""
     if encoded is not None:
         batch = {**batch, "encoder_segment_ids": encoded.segments_BS}
     return forward(model, variables(params), batch, cache, *states_BSD)[0]
 
 
-def _stretches(
+def stretches(
     cfg: ModelConfig, lengths: Sequence[int], max_new_tokens: int
 ) -> list[Stretch]:
     """All steps for prompts of these lengths, cut where a row's rates change."""
@@ -348,17 +324,7 @@ def _stretches(
     ]
 
 
-def _check_finite(model: Generator, params: Params, finite_B: np.ndarray) -> None:
-    """Raises ValueError where logits were not finite, with the reason."""
-    if finite_B.all():
-        return
-    why = finite.reason(params, model.layout.precision)
-    raise ValueError(
-        f"prompt {int(np.argmin(finite_B))} has logits that are not finite; {why}"
-    )
-
-
-def _encode(
+def encode_prompts(
     model: Generator,
     params: Params,
     count: int,
@@ -386,48 +352,6 @@ def _encode(
             "give one a prompt"
         )
     rows: list[np.ndarray] = [np.asarray(row, np.int32) for row in encoder_tokens]
-    _check_tokens(cfg, "encoder_tokens", rows)
-    _check_positions(cfg, "encoder_tokens", max(len(row) for row in rows))
+    check_tokens(cfg, "encoder_tokens", rows)
+    check_positions(cfg, "encoder_tokens", max(len(row) for row in rows))
     return encode(model, params, pad_left(rows, pad_id))
-
-
-def _check_lengths(
-    cfg: ModelConfig,
-    prompts: Sequence[np.ndarray],
-    max_new_tokens: int,
-    rows: Sequence[int],
-) -> None:
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
-    if len(rows) != len(prompts):
-        raise ValueError(
-            f"rows has {len(rows)} numbers for {len(prompts)} prompts; give one each"
-        )
-    longest = max(len(p) for p in prompts)
-    text = f"a prompt of {longest} tokens with max_new_tokens={max_new_tokens}"
-    # the last token that is drawn is not read any more
-    _check_positions(cfg, text, longest + max_new_tokens - 1)
-
-
-def _check_positions(cfg: ModelConfig, what: str, length: int) -> None:
-    positions = cfg.positions
-    if isinstance(positions, Learned) and length > positions.max_length:
-        raise ValueError(
-            f"{what} needs {length} positions and the model has learned "
-            f"model.positions.max_length={positions.max_length}; shorten it"
-        )
-
-
-def _check_tokens(cfg: ModelConfig, name: str, rows: Sequence[np.ndarray]) -> None:
-    for i, row in enumerate(rows):
-        if row.ndim != 1 or not len(row):
-            raise ValueError(
-                f"{name} {i} has shape {row.shape}; it must be a list of at least one "
-                "token (a beginning-of-text token will do)"
-            )
-        wrong = row[(row < 0) | (row >= cfg.vocab_size)]
-        if len(wrong):
-            raise ValueError(
-                f"{name} {i} holds token {wrong[0]}, outside the vocabulary of "
-                f"{cfg.vocab_size}; encode it with the model's own tokenizer"
-            )

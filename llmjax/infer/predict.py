@@ -180,9 +180,13 @@ def fingerprint(config: RunConfig, task: Objective, params: Any) -> str:
     return digest.hexdigest()
 
 
-def chunks(rows: Iterator[Row], start: int) -> Iterator[list[Row]]:
-    """Rows from number `start` on, a chunk at a time; `start` is a chunk's."""
-    assert start % CHUNK == 0
+def chunks(
+    rows: Iterator[Row], start: int, size: int | None = None
+) -> Iterator[list[Row]]:
+    """Rows from number `start` on, `size` of them at a time (None: `CHUNK`); `start` is
+    a chunk's."""
+    size = size or CHUNK
+    assert start % size == 0
     rows = itertools.islice(rows, start, None)
-    while chunk := [*itertools.islice(rows, CHUNK)]:
+    while chunk := [*itertools.islice(rows, size)]:
         yield chunk

@@ -126,6 +126,33 @@ class Cache:
             k_segments_BS=lax.dynamic_update_slice(self.segments_BS, segments_BT, at),
         )
 
+    def take(self, rows_B: jax.Array, *, cross: bool) -> "Cache":
+        """The cache whose row b is row rows_B[b] of this one.
+
+        Args:
+          rows_B: int; any number of them.
+          cross: the encoder's keys and values, positions and segments too; else they
+            stay, as where a row goes on with another of the same prompt.
+        """
+
+        def taken(tree: Any, axis: int) -> Any:
+            return jax.tree.map(lambda x: jnp.take(x, rows_B, axis=axis), tree)
+
+        layers = tuple(
+            tuple(
+                LayerCache(
+                    taken(layer.own, 1),
+                    taken(layer.cross, 1) if cross else layer.cross,
+                )
+                for layer in group
+            )
+            for group in self.layers
+        )
+        if not cross:
+            return dataclasses.replace(self, layers=layers)
+        numbers = taken((self.positions_BS, self.segments_BS), 0)
+        return Cache(layers, self.slot, *numbers)
+
     def advance(
         self, layers: tuple[tuple[LayerCache, ...] | None, ...], mask: Mask, T: int
     ) -> "Cache":

@@ -23,10 +23,14 @@ from llmjax.tasks.objectives.sentence_embedding import SentenceEmbeddingTask
 from llmjax.tasks.objectives.sentence_order import SentenceOrderTask
 from llmjax.tasks.preferences.preference import PreferenceTask
 from llmjax.tasks.preferences.reward_model import RewardModelTask
+from llmjax.tasks.supervised.chat import ChatTask
+from llmjax.tasks.supervised.text_to_text import TextToTextTask
 from llmjax.tasks.task import Objective
 
 TASKS: dict[type, type[Objective]] = {
     **GENERATIVE,
+    cfg.Chat: ChatTask,
+    cfg.TextToText: TextToTextTask,
     cfg.SequenceClassification: SequenceClassificationTask,
     cfg.TokenClassification: TokenClassificationTask,
     cfg.MaskedLM: MaskedLMTask,

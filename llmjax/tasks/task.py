@@ -75,6 +75,10 @@ class Task(Protocol):
         predictions with."""
 
     @property
+    def writes(self) -> bool:
+        """Whether its answers are texts, which `llmjax.infer.writing` writes."""
+
+    @property
     def declared(self) -> Mapping[str, Feature]:
         """Features whose shape or stream cannot be read off their names and arrays."""
 
@@ -127,6 +131,9 @@ class Task(Protocol):
           values: of `predict`, on the host.
           corpus: that the examples are of; None: rows of `questions`.
         """
+
+    def derived(self, means: Mapping[str, float]) -> dict[str, float]:
+        """Metrics that follow from the means of others, such as a perplexity."""
 
     def report(
         self, predictions: Iterable[Predictions], sources: Sequence[Source] = ()
@@ -191,6 +198,8 @@ class Objective(abc.ABC):
       inputs: names of the texts of a row that predictions are made from; (): the task
         predicts nothing for rows without labels.
       reads_words: whether a list of words may stand for a text of `inputs`.
+      writes: whether its predictions are texts, which `llmjax.infer.writing` writes;
+        then it has `asked`, `asked_of`, `stop_tokens` and `text`.
       answer_columns: that predictions may have.
       whole_batch: whether `score` compares the rows of a batch: their outputs are then
         scored together, in however many microbatches they were computed.
@@ -207,6 +216,7 @@ class Objective(abc.ABC):
     labels: ClassVar[tuple[str, ...]] = ()
     inputs: ClassVar[tuple[str, ...]] = ()
     reads_words: ClassVar[bool] = False
+    writes: ClassVar[bool] = False
     answer_columns: ClassVar[tuple[str, ...]] = (
         "label",
         "probability",
@@ -307,6 +317,16 @@ class Objective(abc.ABC):
         """
         raise ValueError(f"task {task.kind!r} reads no second text beside each text")
 
+    @classmethod
+    def with_weights(cls, task: Any, start: int | None) -> Any:
+        """The config of the task with what the weights at `init.path` say.
+
+        Args:
+          task: its config.
+          start: id that their decoder begins with; None: they don't say.
+        """
+        return task
+
     def documents(self, corpus: Corpus, split: str) -> Any:
         """The documents of a split, in the field that the task reads."""
         return corpus.source(split)
@@ -362,6 +382,9 @@ class Objective(abc.ABC):
 
     def decode(self, values: Any, corpus: Corpus | None) -> list[Any]:
         return list(values)
+
+    def derived(self, means: Mapping[str, float]) -> dict[str, float]:
+        return {}
 
     def report(
         self, predictions: Iterable[Predictions], sources: Sequence[Source] = ()

@@ -74,6 +74,7 @@ def complete(
         config = _with_tokenizer(config, weights, corpus, said)
         if init.architecture == "checkpoint":
             config = _with_model(config, weights, said)
+        config = _with_start(config, weights.start)
     if corpus:
         first = not jax.distributed.is_initialized() or distributed.is_leader()
         columns = TASKS[type(config.task)].with_columns
@@ -181,7 +182,8 @@ def _as_saved(config: RunConfig, saved: RunConfig, said: Collection[str]) -> Run
         task = dataclasses.replace(task, **{k: getattr(old, k) for k in unsaid})
     if kind is not None and old.kind == task.kind:
         task = kind.as_before(task, old)
-    return dataclasses.replace(config, data=data, task=task)
+    config = dataclasses.replace(config, data=data, task=task)
+    return _with_start(config, getattr(old, "decoder_start", None))
 
 
 def _with_model(
@@ -195,6 +197,12 @@ def _with_model(
         if needed > model.vocab_size:  # the task brings special tokens of its own
             model = dataclasses.replace(model, vocab_size=-(-needed // 128) * 128)
     return _replaced(config, model)
+
+
+def _with_start(config: RunConfig, start: int | None) -> RunConfig:
+    """The config with the id that the weights' decoder begins with, if it is read."""
+    task = TASKS[type(config.task)].with_weights(config.task, start)
+    return dataclasses.replace(config, task=task)
 
 
 def _replaced(config: RunConfig, model: ModelConfig) -> RunConfig:

@@ -1,7 +1,7 @@
 """A run from its config, or from parts that replace the config's."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -15,7 +15,7 @@ from llmjax.data.store.corpus import Corpus
 from llmjax.models.forward import REFERENCE
 from llmjax.parallel.processes import distributed
 from llmjax.tasks.registry import make_task
-from llmjax.tasks.task import Loss, Task, loss_of
+from llmjax.tasks.task import Loss, Predictions, Task, loss_of
 from llmjax.train import initial, loop, outline, setup
 from llmjax.train.checkpoints import checkpoints, weights
 from llmjax.train.gradient import GradientEstimator, value_and_grad
@@ -23,6 +23,9 @@ from llmjax.train.metrics import evaluation as evaluation_lib
 from llmjax.train.optimizers import optimizers
 from llmjax.train.setup import Batches, Program
 from llmjax.train.state import State, WithAxes
+
+# (program, params, batches, frozen) -> predictions for every example
+Written = Callable[[Program, Any, Batches, Any], Iterable[Predictions]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +56,7 @@ def run(
     gradient: GradientEstimator = value_and_grad,
     frozen: Mapping[str, WithAxes] | None = None,
     extra: Mapping[str, WithAxes] | None = None,
+    written: Written | None = None,
     profile: tuple[int, int] | None = None,
     progress: bool = True,
     said: Collection[str] = (),
@@ -65,6 +69,8 @@ def run(
       model, task, source, evaluation, update: instead of the config's model, task,
         training batches, evaluation batches and optax chain.
       loss, gradient, frozen, extra: as `setup.build`'s.
+      written: the texts for the examples of a split, of a task that writes, such as
+        `llmjax.infer.writing.predictions`; None: none are written at the end.
       profile, progress: as `loop.fit`'s.
       said: as `initial.complete`'s.
 
@@ -103,15 +109,20 @@ def run(
     state, result = loop.fit(
         program, source, evaluation, workdir, profile=profile, progress=progress
     )
-    if result["finished"] and evaluation is not None and task.labels:
-        result |= _report(program, state, evaluation)
+    predict: Written | None = evaluation_lib.predictions if task.labels else None
+    if task.writes and jax.process_count() == 1:
+        predict = written
+    if result["finished"] and evaluation is not None and predict is not None:
+        result |= _report(program, state, evaluation, predict)
     return Run(state, program, result)
 
 
-def _report(program: Program, state: State, evaluation: Batches) -> dict[str, Any]:
+def _report(
+    program: Program, state: State, evaluation: Batches, predict: Written
+) -> dict[str, Any]:
     """The task's report of a run's last weights; its words are printed."""
     params = optimizers.averaged(state.opt_state, state.params)
-    values = evaluation_lib.predictions(program, params, evaluation, state.frozen)
+    values = predict(program, params, evaluation, state.frozen)
     report = program.task.report(values, getattr(evaluation, "sources", ()))
     words = program.task.describe(report) if report else ""
     if words and distributed.is_leader():

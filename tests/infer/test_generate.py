@@ -29,13 +29,12 @@ from llmjax.config import (
 )
 from llmjax.infer.generate import (
     Encoded,
-    bucket,
     decode,
     encode,
     generate,
-    pad_left,
     prefill,
 )
+from llmjax.infer.prompts import bucket, pad_left
 from llmjax.infer.sampling import Sampling
 from llmjax.models.cache import empty_cache
 from llmjax.models.heads.language import LanguageModel

@@ -36,7 +36,8 @@ except ImportError as e:
 
 from llmjax import hub
 from llmjax.hub import packages
-from llmjax.infer.generate import generate, pad_left
+from llmjax.infer.generate import generate
+from llmjax.infer.prompts import pad_left
 from llmjax.infer.sampling import Sampling
 from llmjax.models.forward import forward, variables
 

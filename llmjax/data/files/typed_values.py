@@ -9,6 +9,7 @@ from llmjax.config import (
     FieldType,
     Label,
     Labels,
+    Messages,
     Number,
     Numbers,
     RecordField,
@@ -19,7 +20,9 @@ from llmjax.config import (
     Words,
 )
 from llmjax.data.files.slices import Row, label_name
+from llmjax.data.store import conversations
 from llmjax.data.store.records import RecordSchema
+from llmjax.data.tokenizers.chats import messages
 
 Record = dict[str, Any]  # field -> value, as `records.columns_of` takes them
 
@@ -39,14 +42,18 @@ def record(row: Row, fields: Sequence[RecordField], schema: RecordSchema) -> Rec
     values: Record = {}
     # Texts and words first: spans and tags are checked against them.
     for field in sorted(fields, key=lambda f: isinstance(f.type, Tags | Spans)):
-        kind, parts = schema.fields[field.name], []
+        kind = schema.fields[field.name]
         several = getattr(kind, "columns", ())
-        for column in field.columns:
+        numbered = not getattr(field.type, "classes", ())
+        parts = []
+        for column in several or (field.column or field.name,):
             try:
-                numbered = not getattr(field.type, "classes", ())
-                value = row.values[column]
-                own = _part(kind, value) if several else None
-                parts.append(own if several else _value(kind, value, values, numbered))
+                if several:
+                    parts.append(_part(kind, row.values[column]))
+                elif isinstance(kind, Messages):
+                    parts.append(_conversation(kind, row.values, column))
+                else:
+                    parts.append(_value(kind, row.values[column], values, numbered))
             except ValueError as e:
                 raise ValueError(
                     f"{row.where()}: the column {column!r} is {e}; mend it, or change "
@@ -113,8 +120,29 @@ def _value(kind: FieldType, value: Any, others: Record, numbered: bool) -> Any:
                 f"{len(tags)} tags for {len(words)} words of {kind.words!r}"
             )
         return tags
+    assert isinstance(kind, Spans)  # a conversation has columns of its own
     text = others[kind.text]
     return [_span(kind, s, text, numbered) for s in _span_list(_from_json(value))]
+
+
+def _conversation(kind: Messages, values: Mapping[str, Any], column: str) -> str:
+    """The JSON of a conversation, of one column or of a question's and an answer's."""
+    parts = messages.of(messages.from_cell(values[column]))
+    if kind.answer:
+        answer = messages.from_cell(values[kind.answer])
+        if isinstance(answer, str):
+            answer = [{"role": "assistant", "content": answer}]
+        try:
+            parts = parts + messages.of(answer)
+        except ValueError as e:
+            raise ValueError(f"beside {kind.answer!r}, which is {e}") from None
+    tools = messages.from_cell(values[kind.tools]) if kind.tools else None
+    if tools is not None and not isinstance(tools, list):
+        raise ValueError(
+            f"beside {kind.tools!r}, which is {_described(tools)} and no list of "
+            "functions' JSON schemas"
+        )
+    return conversations.to_json(parts, tools or None)
 
 
 def _text(value: Any) -> str:

@@ -270,8 +270,12 @@ def _split(record: typed_values.Record, prepare: PrepareConfig) -> str:
 
 
 def key(files: RecordFiles, tokenizer: Tokenizer) -> str:
-    """Identity of the tokens: a function of the records and the tokenizer."""
-    return encoding.key(files.account["content_sha256"], tokenizer.fingerprint)
+    """Identity of the tokens: a function of the records and the tokenizer, and where
+    there are messages of its chat templates."""
+    fingerprint = tokenizer.fingerprint
+    if files.schema.conversations:
+        fingerprint += json.dumps(dict(tokenizer.chat_templates), sort_keys=True)
+    return encoding.key(files.account["content_sha256"], fingerprint)
 
 
 def write_tokens(

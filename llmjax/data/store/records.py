@@ -6,15 +6,17 @@ tokens of its texts and the characters that each stands for.
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from etils import epath
 
 from llmjax.config import (
     FieldType,
+    FramedText,
     Label,
     Labels,
+    Messages,
     Number,
     Numbers,
     RecordField,
@@ -24,11 +26,24 @@ from llmjax.config import (
     Texts,
     Words,
 )
-from llmjax.data.store import manifest
+from llmjax.data.store import conversations, manifest
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 
 _KINDS: dict[str, Any] = {
-    t.kind: t for t in (Text, Words, Tags, Spans, Number, Numbers, Texts, Label, Labels)
+    t.kind: t
+    for t in (
+        Text,
+        Words,
+        Tags,
+        Spans,
+        Number,
+        Numbers,
+        Texts,
+        Label,
+        Labels,
+        FramedText,
+        Messages,
+    )
 }
 _TOKENS = (".ids", ".offsets", ".sizes")  # columns of a text's tokens
 TextLike = (Text, Words, Texts)
@@ -130,8 +145,13 @@ class RecordSchema:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The names of the fields that have tokens."""
+        """The names of the fields of texts, which have tokens."""
         return tuple(k for k, t in self.fields.items() if isinstance(t, TextLike))
+
+    @property
+    def conversations(self) -> tuple[str, ...]:
+        """The names of the fields of messages, which have tokens too."""
+        return tuple(k for k, t in self.fields.items() if isinstance(t, Messages))
 
 
 def _referred(
@@ -205,6 +225,8 @@ def record_columns(schema: RecordSchema) -> Any:
         Texts: {"": strings},
         Label: {"": pa.string()},
         Labels: {"": strings},
+        FramedText: {"": pa.large_string()},
+        Messages: {"": pa.large_string()},  # as JSON
     }
     return pa.schema(
         [
@@ -234,26 +256,64 @@ def write_tokens(
     """Encodes the texts of a file of records; gives the new file's bytes and sha256."""
     import pyarrow as pa
 
-    names = [name + suffix for name in schema.texts for suffix in _TOKENS]
+    encoders = _encoders(schema, tokenizer, records.stem)
+    names = [name + suffix for name, e in encoders.items() for suffix in e.columns]
     columns = pa.schema([(name, pa.list_(pa.int32())) for name in names])
     writer = RecordWriter(path, columns)
-    for batch in _open(records).to_batches():
-        arrays: dict[str, list[Any]] = {name: [] for name in names}
-        for name in schema.texts:
-            for value in batch.column(name).to_pylist():
-                encoded = [
-                    tokenizer.encode_with_offsets(text)
-                    for text in _texts(schema.fields[name], value)
-                ]
-                row = (
-                    _joined([ids for ids, _ in encoded]),
-                    _joined([offsets.reshape(-1) for _, offsets in encoded]),
-                    [len(ids) for ids, _ in encoded],
-                )
-                for suffix, array in zip(_TOKENS, row, strict=True):
-                    arrays[name + suffix].append(array)
-        writer.write(arrays)
+    try:
+        for batch in _open(records).to_batches():
+            arrays: dict[str, list[Any]] = {name: [] for name in names}
+            for name, encoder in encoders.items():
+                for value in batch.column(name).to_pylist():
+                    row = encoder(value)
+                    for suffix, array in zip(encoder.columns, row, strict=True):
+                        arrays[name + suffix].append(array)
+            writer.write(arrays)
+        for encoder in encoders.values():
+            encoder.finish()
+    except BaseException:
+        writer.abandon()
+        raise
     return writer.close()
+
+
+def _encoders(schema: RecordSchema, tokenizer: Tokenizer, split: str) -> dict[str, Any]:
+    """Field -> what makes the columns of its tokens."""
+    encoders: dict[str, Any] = {
+        name: _TextEncoder(schema.fields[name], tokenizer) for name in schema.texts
+    }
+    for name in schema.conversations:
+        kind: Any = schema.fields[name]
+        where = f"split {split!r}, field {name!r} of data.prepare.fields"
+        encoders[name] = conversations.Encoder(tokenizer, kind, where)
+    return encoders
+
+
+@dataclasses.dataclass(frozen=True)
+class _TextEncoder:
+    """The columns of a field of texts."""
+
+    kind: FieldType
+    tokenizer: Tokenizer
+    columns: ClassVar[tuple[str, ...]] = _TOKENS
+
+    def __call__(self, value: Any) -> tuple[Any, ...]:
+        encoded = [self._encode(text) for text in _texts(self.kind, value)]
+        return (
+            _joined([ids for ids, _ in encoded]),
+            _joined([offsets.reshape(-1) for _, offsets in encoded]),
+            [len(ids) for ids, _ in encoded],
+        )
+
+    def _encode(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        if not isinstance(self.kind, FramedText):
+            return self.tokenizer.encode_with_offsets(text)
+        before, behind = self.kind.prefix, self.kind.suffix
+        ids, offsets = self.tokenizer.encode_with_offsets(before + text + behind)
+        return ids, np.clip(offsets - len(before), 0, len(text))
+
+    def finish(self) -> None:
+        """Nothing is counted."""
 
 
 def _joined(arrays: list[np.ndarray]) -> np.ndarray:
@@ -281,13 +341,22 @@ class RecordTexts:
             chunk.value_lengths() for k in several for chunk in table.column(k).chunks
         )
         single = len(self.schema.texts) - len(several)
-        return single * table.num_rows + sum(int(s.to_numpy().sum()) for s in sizes)
+        said = (
+            len(conversations.contents(text))
+            for name in self.schema.conversations
+            for text in table.column(name).to_pylist()
+        )
+        lists = sum(int(s.to_numpy().sum()) for s in sizes)
+        return single * table.num_rows + lists + sum(said)
 
     def __iter__(self) -> Iterator[str]:
         for batch in _open(self.path).to_batches():
             for name in self.schema.texts:
                 for value in batch.column(name).to_pylist():
                     yield from _texts(self.schema.fields[name], value)
+            for name in self.schema.conversations:
+                for value in batch.column(name).to_pylist():
+                    yield from conversations.contents(value)
 
 
 def _open(path: epath.Path) -> Any:
@@ -314,14 +383,15 @@ class RecordSource:
 
     A value is an `EncodedText`, of words `EncodedWords`, of several texts a tuple of
     `EncodedText`; tags are int32 [words], spans int32 [n, 3] (start, stop, class), a
-    number is float32, several float32 [n], a label int32 and labels int32 [n]. The
+    number is float32, several float32 [n], a label int32 and labels int32 [n]; messages
+    are a list of `Marked` sequences. The
     class -1 is none.
 
     Pickled as the places of its files.
 
     Attributes:
       schema: of the records.
-      lengths: int64 [len], the tokens of all texts of a record.
+      lengths: int64 [len], the tokens of all texts and messages of a record.
     """
 
     def __init__(self, schema: RecordSchema, records: str, tokens: str):
@@ -334,7 +404,8 @@ class RecordSource:
             for name, kind in schema.fields.items()
             if isinstance(kind, Tags | Spans | Label | Labels)
         }
-        sizes = [self.field_lengths(name) for name in schema.texts]
+        names = (*schema.texts, *schema.conversations)
+        sizes = [self.field_lengths(name) for name in names]
         self.lengths: np.ndarray = sum(sizes, np.zeros(len(self), np.int64))
 
     def field_lengths(self, name: str) -> np.ndarray:
@@ -351,6 +422,16 @@ class RecordSource:
             self._records.column(name), self._records.column(other)
         )
         return np.asarray(equal.to_numpy(), bool)
+
+    def characters(self, name: str) -> np.ndarray:
+        """The characters of a text of each record that are no white space at its ends,
+        int64 [len]."""
+        import pyarrow.compute as compute
+
+        chunks = self._records.column(name).chunks
+        sizes = [compute.utf8_length(compute.utf8_trim_whitespace(c)) for c in chunks]
+        parts = [size.to_numpy().astype(np.int64) for size in sizes]
+        return np.concatenate([np.zeros(0, np.int64), *parts])
 
     def counts(self, name: str) -> np.ndarray:
         """Spans of each record in a field of spans, int64 [len]."""
@@ -375,6 +456,18 @@ class RecordSource:
         """The values of a field as they were read, record by record."""
         for chunk in self._records.column(name).chunks:
             yield from chunk.to_pylist()
+
+    def sequences(self, name: str) -> conversations.Index:
+        """The sequences of all records of a field of messages."""
+        flat, counts = {}, {}
+        for suffix in conversations.COLUMNS:
+            chunks = self._tokens.column(name + suffix).chunks
+            lengths = [c.value_lengths().to_numpy().astype(np.int64) for c in chunks]
+            counts[suffix] = np.concatenate([np.zeros(0, np.int64), *lengths])
+            if suffix != ".ids":
+                parts = [c.flatten().to_numpy().astype(np.int64) for c in chunks]
+                flat[suffix] = np.concatenate([np.zeros(0, np.int64), *parts])
+        return conversations.Index.of(counts, flat)
 
     def labels(self, name: str) -> np.ndarray:
         """The class of each record in a field of labels, int64 [len]; -1: none."""
@@ -448,6 +541,11 @@ class RecordSource:
         value = self._records.column(name)[index].as_py()
         if isinstance(kind, TextLike):
             return self._encoded(name, kind, value, index)
+        if isinstance(kind, Messages):
+            columns = conversations.COLUMNS
+            return conversations.sequences(
+                *(self._integers(name + k, index) for k in columns)
+            )
         if isinstance(kind, Number):
             return np.float32(value)
         if isinstance(kind, Numbers):

@@ -74,6 +74,9 @@ class Tokenizer:
         byte-level tokenizers; `byte_level.spell` says how nearly for others.
       truncation_side: the end at which a long text loses tokens, "left" or "right".
       specials: "pad", "bos", "eos", "mask"… -> the token.
+      added_tokens: text -> id of the tokens that no text is cut into, specials among
+        them.
+      begins_with_space: whether a space is put before a text that is encoded.
       chat_templates: name -> jinja; "default" is taken where none is named.
       json, frame: text of its tokenizer.json; the specials around a text.
       fingerprint: sha256 of the tokenizer's json, and of `specials` and
@@ -116,9 +119,9 @@ class Tokenizer:
         self.num_specials: int = self.frame.num_specials
         inner.add_special_tokens(sorted(set(self.specials.values())))
         described = json.loads(inner.to_str())
-        self._added = {t["content"]: t["id"] for t in described["added_tokens"]}
+        self.added_tokens = {t["content"]: t["id"] for t in described["added_tokens"]}
         self._bytes = spell(described, vocab, self.vocab_size)
-        self._strip = begins_with_space(described)
+        self.begins_with_space = begins_with_space(described)
         self._inner = _as_text(inner, described)
         self.token_bytes = np.array([len(b) for b in self._bytes], np.int32)
         self._inside = np.array([_in_word(b[:1]) for b in self._bytes])
@@ -181,15 +184,19 @@ class Tokenizer:
             )
         return [np.array(e.ids, np.int32) for e in encodings]
 
-    def encode_with_offsets(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+    def encode_with_offsets(
+        self, text: str, *, parse_specials: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The ids of `text`, int32 [n], and the characters [start, stop) that each
         stands for, int64 [n, 2].
 
         A space before a word is its token's; tokens of one character's bytes share the
-        character; a token for a space that the text has not is empty.
+        character; a token for a space that the text has not is empty. `parse_specials`:
+        see `encode`.
         """
+        inner = self._parsing if parse_specials else self._inner
         with library_errors(_DAMAGED):
-            encoding = self._inner.encode(text, add_special_tokens=False)
+            encoding = inner.encode(text, add_special_tokens=False)
         ids = np.array(encoding.ids, np.int32)
         library = np.array(encoding.offsets, np.int64).reshape(-1, 2)
         sizes, spaces = self.token_bytes[ids], self._space[ids]
@@ -241,7 +248,7 @@ class Tokenizer:
         joined = b"".join(
             names.get(i, shown[i] if i < len(shown) else b"") for i in array.tolist()
         )
-        if self._strip:
+        if self.begins_with_space:
             joined = joined.removeprefix(b" ")
         return joined.decode("utf-8", errors="replace")
 
@@ -260,8 +267,8 @@ class Tokenizer:
     def special_id(self, token: str) -> int:
         """Id of a special token by its usual name; see `Vocabulary.special_id`."""
         own = self.specials.get(token.strip("<>"), token)
-        if own in self._added:
-            return self._added[own]
+        if own in self.added_tokens:
+            return self.added_tokens[own]
         return special_id(token, self.vocab_size, self.bos_id, self.eos_id)
 
     def word_starts(self, tokens: np.ndarray) -> np.ndarray:
@@ -290,13 +297,14 @@ class Tokenizer:
     @functools.cached_property
     def _added_names(self) -> dict[int, bytes]:
         """The added tokens, the specials among them, by id."""
-        return {i: token.encode() for token, i in self._added.items()}
+        return {i: token.encode() for token, i in self.added_tokens.items()}
 
     @functools.cached_property
     def _parsing(self) -> tokenizers.Tokenizer:
         """The library's tokenizer, which takes specials in a text for their ids."""
         inner = _open(self.json)
         inner.add_special_tokens(sorted(set(self.specials.values())))
+        inner.post_processor = None  # it may trim offsets
         return inner
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -49,6 +49,10 @@ class Vocabulary(Protocol):
         it, int32 [n + num_specials]: [CLS] … [SEP] (BERT), <bos> … (Llama), … </s>
         (T5), nothing (GPT-2), <bos> … <eos> (the tokenizers learned here)."""
 
+    def with_beginning(self, ids: np.ndarray) -> np.ndarray:
+        """`ids` of a text that is to be continued, int32: with the specials that stand
+        before a text, without those behind."""
+
     def pair_with_specials(
         self, first: np.ndarray, second: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -93,6 +97,9 @@ class PlainVocabulary:
 
     def with_specials(self, ids: np.ndarray) -> np.ndarray:
         return self._frame.put_around(ids)[0]
+
+    def with_beginning(self, ids: np.ndarray) -> np.ndarray:
+        return np.concatenate([self._frame.beginning, ids]).astype(np.int32)
 
     def pair_with_specials(
         self, first: np.ndarray, second: np.ndarray

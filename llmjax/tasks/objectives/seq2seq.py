@@ -83,11 +83,7 @@ class TextToText(LanguageObjective):
         eos = np.array([self.vocabulary.eos_id], np.int32)
         inputs, targets = np.append(inputs, eos), np.append(targets, eos)
         if self._two_streams:
-            return {
-                "encoder_tokens": inputs,
-                "tokens": np.concatenate([bos, targets[:-1]]),
-                "targets": targets,
-            }
+            return two_streams(inputs, targets, self.vocabulary.bos_id)
         place = np.arange(len(inputs) + len(targets))
         return {
             "tokens": np.concatenate([bos, inputs, targets[:-1]]),
@@ -106,3 +102,15 @@ class TextToText(LanguageObjective):
     @property
     def _two_streams(self) -> bool:
         return self.run.model.architecture == "encoder_decoder"
+
+
+def two_streams(
+    inputs: np.ndarray, targets: np.ndarray, start: int
+) -> dict[str, np.ndarray]:
+    """The row of an encoder-decoder: the decoder reads `start` and the targets, int32
+    with their ends, and predicts them one step ahead."""
+    return {
+        "encoder_tokens": inputs,
+        "tokens": np.concatenate([[np.int32(start)], targets[:-1]]).astype(np.int32),
+        "targets": targets,
+    }

@@ -62,6 +62,7 @@ class Weights:
       learned: the config that their run trained its tokenizer by; None: of no run.
       place: file or folder of their tokenizer; None: they have none.
       said: the way to a vector of a text that their run says; None: none, or of no run.
+      start: id that their decoder begins with, where it has an encoder; None: unsaid.
     """
 
     path: str
@@ -70,6 +71,7 @@ class Weights:
     ways: Mapping[str, Classification] = dataclasses.field(default_factory=dict)
     learned: TokenizerConfig | None = None
     place: str | None = None
+    start: int | None = None
     said: TextReading | None = None
 
     @property
@@ -136,7 +138,10 @@ def describe(init: Checkpoint) -> Weights:
     names, place = _class_names(stored.path / CONFIG_FILE), _place(stored.path)
     heads = [head.__name__ for head in classes.HEADS]
     ways = {head: way for head in heads if (way := stored.way_to_classes(head))}
-    return Weights(init.path, stored.cfg, names, ways, place=place)
+    two = stored.cfg.architecture == "encoder_decoder"
+    starts = hub.generation(stored.path).start_tokens if two else ()
+    start = next(iter(starts), None)
+    return Weights(init.path, stored.cfg, names, ways, place=place, start=start)
 
 
 def _place(folder: Path | epath.Path) -> str | None:
@@ -161,6 +166,7 @@ def _of_run(init: Checkpoint) -> Weights:
         learned=config.data.tokenizer,
         place=place,
         said=registry.TASKS[type(task)].reading_of(task),
+        start=getattr(task, "decoder_start", None),
     )
     if (kind := registry.labelled(task)) is None:
         return weights

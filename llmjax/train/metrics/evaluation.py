@@ -22,7 +22,8 @@ def evaluate(
     extra: Any = None,
 ) -> dict[str, float]:
     """Every metric of the task over `batches`, without dropout; see `totals`."""
-    return means([totals(program, params, batches, frozen, extra)])
+    values = means([totals(program, params, batches, frozen, extra)])
+    return values | program.task.derived(values)
 
 
 def totals(

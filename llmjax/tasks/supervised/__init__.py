@@ -1,0 +1,1 @@
+"""Tasks that learn to write what is written in their data."""
