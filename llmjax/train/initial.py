@@ -15,9 +15,11 @@ from orbax.checkpoint import multihost
 
 from llmjax.config import (
     BPE,
+    Adapters,
     Bytes,
     Checkpoint,
     DataConfig,
+    FullTuning,
     Learned,
     ModelConfig,
     RunConfig,
@@ -28,10 +30,11 @@ from llmjax.data.store.corpus import Corpus
 from llmjax.data.tokenizers import comparison
 from llmjax.data.tokenizers import tokenizer as tokenizer_lib
 from llmjax.data.tokenizers.tokenizer import Tokenizer
+from llmjax.hub.adapters.places import our_names
 from llmjax.hub.save import way_to_classes
 from llmjax.parallel.processes import distributed
 from llmjax.tasks.labelled.labelled import LabelledTask, Way
-from llmjax.tasks.registry import TASKS, labelled
+from llmjax.tasks.registry import TASKS, labelled, make_model
 from llmjax.tasks.task import Task
 from llmjax.train import architecture
 from llmjax.train.checkpoints import resume
@@ -39,6 +42,7 @@ from llmjax.train.checkpoints import weights as weights_lib
 from llmjax.train.checkpoints.checkpoints import FOLDER, Checkpoints
 from llmjax.train.checkpoints.weights import Weights
 
+TARGETS = ("targets", "exclude", "outputs", "inputs")  # fields of adapters' configs
 PATIENCE = 24 * 60 * 60  # seconds that processes wait for the first to prepare
 
 
@@ -66,7 +70,7 @@ def complete(
         the key.
     """
     if (saved := _going_on(config, workdir)) is not None:
-        return _as_saved(config, saved, said)
+        return _with_targets(_as_saved(config, saved, said))
     weights: Weights | None = None
     if isinstance(config.init, Checkpoint):
         init = config.init
@@ -83,12 +87,12 @@ def complete(
     config = dataclasses.replace(config, task=_reading(config, weights))
     kind = labelled(config.task)
     if kind is None:
-        return config
+        return _with_targets(config)
     task = kind.with_way(config.task, _way(config, kind, weights))
     corpora = _corpora(config) if corpus else ()
     task = kind.with_labels(task, _labels(config, kind, weights, corpora))
     task = kind.with_counts(task, corpora or (), config.data.train_split)
-    return dataclasses.replace(config, task=task)
+    return _with_targets(dataclasses.replace(config, task=task))
 
 
 def prepare_local(data: DataConfig, workdir: epath.PathLike | None = None) -> None:
@@ -184,6 +188,18 @@ def _as_saved(config: RunConfig, saved: RunConfig, said: Collection[str]) -> Run
         task = kind.as_before(task, old)
     config = dataclasses.replace(config, data=data, task=task)
     return _with_start(config, getattr(old, "decoder_start", None))
+
+
+def _with_targets(config: RunConfig) -> RunConfig:
+    """The config with our names of the matrices that adapters are put on, where it has
+    those of the model's family in the hub."""
+    if not isinstance(config.peft, Adapters):
+        return config
+    peft: Any = config.peft
+    model = make_model(dataclasses.replace(config, peft=FullTuning()))
+    names = [f.name for f in dataclasses.fields(peft) if f.name in TARGETS]
+    ours: dict[str, Any] = {n: our_names(model, getattr(peft, n)) for n in names}
+    return dataclasses.replace(config, peft=dataclasses.replace(peft, **ours))
 
 
 def _with_model(

@@ -7,7 +7,10 @@ import jax
 
 from llmjax.config import (
     Checkpoint,
+    FullTuning,
+    LoRA,
     MixturePart,
+    PartialTuning,
     RunConfig,
     wording,
 )
@@ -32,6 +35,7 @@ def of(program: Program, source: Batches, corpora: Corpora = ()) -> str:
     rows = {
         "model": _model(program),
         "parameters": _parameters(program),
+        "trained": _trained(config),
         "task": _task(config),
         "starts from": _start(config),
         **_data(config, corpora),
@@ -46,8 +50,9 @@ def of(program: Program, source: Batches, corpora: Corpora = ()) -> str:
 
 def _model(program: Program) -> str:
     cfg = program.config.model
+    name = type(program.model).__name__.removeprefix("Adapted")
     return (
-        f"{type(program.model).__name__}, {cfg.architecture.replace('_', '-')}: "
+        f"{name}, {cfg.architecture.replace('_', '-')}: "
         f"{wording.count(cfg.L, 'layer')}, width {cfg.d_model:,}, "
         f"{wording.count(cfg.num_heads, 'head')}, vocabulary {cfg.vocab_size:,}"
     )
@@ -58,6 +63,19 @@ def _parameters(program: Program) -> str:
     whole = trained + _size(program.abstract.frozen.get("params", {}))
     part = f", {wording.short(trained)} of them trained" if trained < whole else ""
     return wording.short(whole) + part
+
+
+def _trained(config: RunConfig) -> str:
+    """What of the model is trained, unless it is all; "" then."""
+    peft: Any = config.peft
+    if isinstance(peft, FullTuning):
+        return ""
+    if isinstance(peft, PartialTuning):
+        return f"a head of classes{''.join(f', {name}' for name in peft.train)}"
+    places = getattr(peft, "targets", None) or (*peft.outputs, *peft.inputs)
+    ends = dict.fromkeys(name.rpartition("/")[2] for name in places)
+    rank = f" of rank {peft.rank}" if isinstance(peft, LoRA) else ""
+    return f"{peft.kind} adapters{rank} beside {', '.join(ends)}"
 
 
 def _size(tree: Any) -> int:

@@ -37,6 +37,7 @@ def tuned(mains, tmp_path_factory, random_params):
         "--config.data.seq_len=16",
         "--config.peft.kind=lora",
         "--config.peft.rank=2",
+        "--config.peft.targets=('query','intermediate.dense')",
         "--config.optimizer.learning_rate=1e-2",
         "--config.optimizer.schedule.warmup_steps=1",
         "--config.train.steps=3",
@@ -65,6 +66,7 @@ def test_adapters_are_written_and_the_run_is_merged(mains, tuned):
     assert config["task_type"] == "SEQ_CLS"
     assert config["base_model_name_or_path"] == str(place / "bert")
     assert config["modules_to_save"] == ["classifier"]
+    assert "intermediate" in config["target_modules"]  # an expression: "dense" is many
     factors = load_file(place / "adapter" / "adapter_model.safetensors")
     whole = load_file(place / "hub" / "model.safetensors")
     base = load_file(place / "bert" / "model.safetensors")

@@ -10,8 +10,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from llmjax import hub
 from llmjax.config import LoRA
+from llmjax.hub.adapters.places import our_names
+from llmjax.hub.stored_model import open_model
 from llmjax.peft import adapted
-from tests.parity import adapters
+from tests.parity import adapters, goldens
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -59,6 +61,33 @@ def test_what_we_write_says_what_peft_reads(llama, tmp_path):
     kept = flatten_dict(whole, sep="/")
     for name, leaf in flatten_dict(own, sep="/").items():
         np.testing.assert_array_equal(leaf, kept[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "targets", "ours"),
+    [
+        ("llama/default", ("q_proj", "mlp/up"), ["attention/query", "mlp/up"]),
+        (
+            "gpt2/tied",
+            ("c_attn", "mlp.c_proj"),
+            ["attention/query", "attention/key", "attention/value", "mlp/down"],
+        ),
+        (
+            "bert/tied",
+            ("query", "output.dense"),
+            ["query", "attention/out", "mlp/down"],
+        ),
+        ("llama/default", ("no_such", "*/mlp/*"), ["no_such", "*/mlp/*"]),
+    ],
+)
+def test_the_hubs_names_of_matrices_are_known(tmp_path, name, targets, ours):
+    goldens.read(goldens.path(name)).write(tmp_path)
+    model = open_model(tmp_path).model()
+    found = our_names(model, targets)
+    ends = [
+        "/".join(path.split("/")[-2:]) if "*" not in path else path for path in found
+    ]
+    assert list(dict.fromkeys(ends)) == ours
 
 
 def broken(case, folder, change):

@@ -15,10 +15,12 @@ import numpy as np
 
 from llmjax.hub.binding import Bound, View, bind
 from llmjax.hub.load import BATCH, abstract
+from llmjax.hub.meaning import simplest
+from llmjax.hub.save import classification, find_family
 from llmjax.hub.table import Table
 from llmjax.models.layers import Projection
 from llmjax.peft.adapted import matrices
-from llmjax.peft.method import letters
+from llmjax.peft.method import letters, matches
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -138,3 +140,28 @@ def places(table: Table, model: nn.Module) -> list[Place]:
             parts = tuple(modules[kernel] for kernel in kernels)
             found.append(Place(bound.name.removesuffix(".weight"), bound, parts))
     return found
+
+
+def our_names(model: nn.Module, targets: tuple[str, ...]) -> tuple[str, ...]:
+    """Targets of adapters with the hub's names of matrices ("q_proj") as ours.
+
+    A target of ours, and what is no name of the model's family, stays as it is.
+    """
+    own = matrices(model, BATCH)
+    if all(any(matches(path, (target,)) for path in own) for target in targets):
+        return targets
+    head, cfg = type(model).__name__, simplest(getattr(model, "cfg"))  # noqa: B009
+    try:
+        family = find_family(cfg, head, classification=classification(model))
+    except ValueError:
+        return targets
+    there = places(family.table(cfg), model)
+
+    def named(target: str) -> list[str]:
+        if any(matches(path, (target,)) for path in own):
+            return [target]
+        found = [p for p in there if f".{p.name}".endswith(f".{target}")]
+        return [path.removesuffix("/kernel") for p in found for path in p.bound.paths]
+
+    ours = (named(target) or [target] for target in targets)
+    return tuple(dict.fromkeys(name for names in ours for name in names))
