@@ -26,6 +26,7 @@ from llmjax.config import (
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.data.tokenizers.vocabulary import PlainVocabulary
 from llmjax.hub import forms
+from llmjax.hub.classes import keys as hub_keys
 from llmjax.tasks.labelled.sequence_classification import SequenceClassificationTask
 from llmjax.tasks.registry import make_task, task_of
 from llmjax.tasks.routing import Routed
@@ -146,6 +147,21 @@ def test_a_column_for_each_label(tmp_path, tiny):
         bound(tmp_path, tiny, rows, task)
 
 
+def test_one_label_of_a_pair_is_a_cross_encoder(tmp_path, tiny):
+    rows = [["query", "document", "relevant"], ["a", "b", 1], ["c", "d", 0]]
+    problem = MultiLabel(columns=("relevant",))
+    task = SequenceClassification(pair_field="text_pair", problem=problem)
+    own, _, source = bound(tmp_path, tiny, rows, task)
+    assert own.num_outputs == 1 and source.labels.tolist() == [[1], [0]]
+    logits = jnp.array([[2.0], [-1.0]])
+    total, count, _ = own.score(Routed(logits), {"label": jnp.array([[1.0], [0.0]])})
+    expected = np.logaddexp(0, -2) + np.logaddexp(0, -1)
+    np.testing.assert_allclose([total, count], [expected, 2], rtol=1e-5)
+    (answer,) = own.decode(np.array([[0.9]]), None)
+    assert answer["labels"] == ["relevant"] and answer["probability"] == 0.9
+    assert hub_keys(("relevant",), own.config.problem.kind)["problem_type"]
+
+
 def test_numbers_of_a_column_or_several(tmp_path, tiny):
     task = SequenceClassification(problem=Regression())
     own, _, source = bound(tmp_path, tiny, NUMBERS, task)
@@ -242,6 +258,35 @@ def test_each_problem_is_learned(problem, pair, tiny, random_params):
     found = task.predict(model)({"params": params}, batch)
     answers = task.decode(jax.device_get(found), None)
     assert len(answers) == 6 and {*answers[0]} <= {*task.answer_columns}
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        *PROBLEMS,
+        *(kind(GivenWeights((1.0, 2.0, 0.5))) for kind in (SingleLabel, Ordinal)),
+    ],
+    ids=lambda p: p.kind,
+)
+def test_parts_of_a_batch_add_up(problem, tiny):
+    """Also where a part has no text at all: microbatches are a batch."""
+    run = RunConfig(tiny, SequenceClassification(3, problem=problem))
+    run = dataclasses.replace(run, data=DataConfig(packing="pad"))
+    task = make_task(run, PlainVocabulary(40))
+    rng = np.random.default_rng(0)
+    logits = jax.nn.log_softmax(jnp.asarray(rng.normal(size=(8, 3)), jnp.float32))
+    label = np.stack([*map(task.problem.feature, task.problem.some_labels(8))])
+    valid = np.array([1, 0, 1, 1, 1, 1, 0, 0])
+
+    def sums(part):
+        batch = {"label": jnp.asarray(label[part]), "valid": jnp.asarray(valid[part])}
+        total, count, metrics = task.score(Routed(logits[part]), batch)
+        return np.array([total, count, *(x for pair in metrics.values() for x in pair)])
+
+    parts = [slice(0, 1), slice(1, 2), slice(2, 6), slice(6, 8)]
+    np.testing.assert_allclose(
+        sum(map(sums, parts)), sums(slice(None)), rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.usefixtures("quick_compile")

@@ -169,6 +169,10 @@ def test_labelled_texts_of_a_split_are_cut_to_a_row(packing, tiny):
         ValueError, match=r"num_labels=3, and the corpus has 2 classes \(a, b\)"
     ):
         bound.source(Labelled("a", "b"), "train")
+    named = dataclasses.replace(task, labels=("a", "b", "d"))
+    bound = make_task(dataclasses.replace(config, task=named, data=data), Vocabulary())
+    with pytest.raises(ValueError, match=r"class 'c' \(document 0 of the split 'train"):
+        bound.source(Labelled("a", "b", "c"), "train")
 
 
 def test_an_example_batch_is_full_rows_of_the_pipeline(lm, tiny):

@@ -35,7 +35,7 @@ def balanced(
     """Weights of classes by how seldom they are; see `config.BalancedWeights`.
 
     Raises:
-      ValueError: a class that no text is of, or that all texts of several labels are.
+      ValueError: a class that no text is of.
     """
     counts_C, texts = counts_of(problem, corpora, split)
     for name, count in zip(problem.names, counts_C.tolist(), strict=True):

@@ -1,5 +1,7 @@
 """Documents with a class each, numbered as a task's classes."""
 
+import numpy as np
+
 from llmjax.config import SequenceClassification
 from llmjax.data.store.corpus import Corpus
 from llmjax.data.store.tokens import TokenSource
@@ -34,8 +36,11 @@ def labelled_documents(
             )
         return source
     if strangers := [name for name in names if name not in own]:
+        labels = corpus.source(split, config.text_field).labels
+        places = np.flatnonzero(labels == names.index(strangers[0]))[:1].tolist()
+        where = f" (document {places[0]} of the split {split!r})" if places else ""
         raise ValueError(
-            f"the corpus has the class {strangers[0]!r}, and task.labels names "
+            f"the corpus has the class {strangers[0]!r}{where}, and task.labels names "
             f"{', '.join(own)}; add it there, or leave task.labels out"
         )
     if names == own:
