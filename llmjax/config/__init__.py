@@ -163,6 +163,14 @@ from llmjax.config.preference import (
     RobustDPO,
     SimPO,
 )
+from llmjax.config.reinforcement import (
+    DAPO,
+    GRPO,
+    RLOO,
+    DrGRPO,
+    PolicyLoss,
+    Reinforcement,
+)
 from llmjax.config.schema import (
     Checkpoint,
     LayoutConfig,
@@ -178,10 +186,13 @@ from llmjax.config.task import (
 
 __all__ = [
     "BPE",
+    "DAPO",
     "DPO",
+    "GRPO",
     "IPO",
     "KTO",
     "ORPO",
+    "RLOO",
     "SGD",
     "UL2",
     "Activations",
@@ -215,6 +226,7 @@ __all__ = [
     "Dot",
     "DotProductAttention",
     "DotsRemat",
+    "DrGRPO",
     "Dropless",
     "DynamicScaling",
     "EinsumAttention",
@@ -268,6 +280,7 @@ __all__ = [
     "PermutationLM",
     "Pipeline",
     "Plain",
+    "PolicyLoss",
     "PoolerHead",
     "Precision",
     "Preference",
@@ -279,6 +292,7 @@ __all__ = [
     "QuestionAnswering",
     "RMSNorm",
     "RecordField",
+    "Reinforcement",
     "RelativeBias",
     "Remat",
     "ReplacedTokens",

@@ -25,6 +25,7 @@ from llmjax.config.objectives import (
     SpanCorruption,
 )
 from llmjax.config.preference import Preference, RewardModel
+from llmjax.config.reinforcement import Reinforcement
 
 Generative = CausalLM | PrefixLM | FillInTheMiddle | SpanCorruption | UL2 | Denoising
 
@@ -73,5 +74,6 @@ TaskConfig = (
     | MultipleChoice
     | Preference
     | RewardModel
+    | Reinforcement
     | MultiTask
 )
