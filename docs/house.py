@@ -20,6 +20,7 @@ PLACES = {
     "configs": (885, "one file for each run"),
     "plan": (150, "compile for a TPU without one"),
     "infer": (425, "generate, predict"),
+    "regimes": (425, "rewards for what is written"),
     "train": (150, "the step, the loop, checkpoints"),
     "tasks": (150, "objectives, labels, metrics"),
     "hub": (705, "Hugging Face's formats, in and out"),

@@ -197,6 +197,13 @@ from llmjax.config.problems import (
     Problem,
     Regression,
     SingleLabel,
+from llmjax.config.reinforcement import (
+    DAPO,
+    GRPO,
+    RLOO,
+    DrGRPO,
+    PolicyLoss,
+    Reinforcement,
 )
 from llmjax.config.schema import (
     Checkpoint,
@@ -219,11 +226,14 @@ from llmjax.config.task import (
 
 __all__ = [
     "BPE",
+    "DAPO",
     "DPO",
     "IA3",
+    "GRPO",
     "IPO",
     "KTO",
     "ORPO",
+    "RLOO",
     "SGD",
     "UL2",
     "Activations",
@@ -266,6 +276,7 @@ __all__ = [
     "Dot",
     "DotProductAttention",
     "DotsRemat",
+    "DrGRPO",
     "Dropless",
     "DynamicScaling",
     "EinsumAttention",
@@ -333,6 +344,7 @@ __all__ = [
     "PermutationLM",
     "Pipeline",
     "Plain",
+    "PolicyLoss",
     "PoolerHead",
     "Precision",
     "Preference",
@@ -347,6 +359,7 @@ __all__ = [
     "Ranking",
     "RecordField",
     "Regression",
+    "Reinforcement",
     "RelativeBias",
     "Remat",
     "ReplacedTokens",

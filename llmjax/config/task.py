@@ -26,6 +26,7 @@ from llmjax.config.objectives import (
     SpanCorruption,
 )
 from llmjax.config.preference import Preference, RewardModel
+from llmjax.config.reinforcement import Reinforcement
 from llmjax.config.supervised import Chat, TextToText
 
 Generative = CausalLM | PrefixLM | FillInTheMiddle | SpanCorruption | UL2 | Denoising
@@ -78,5 +79,6 @@ TaskConfig = (
     | TextEmbedding
     | Chat
     | TextToText
+    | Reinforcement
     | MultiTask
 )

@@ -21,6 +21,7 @@ from llmjax.tasks.objectives.permutation_lm import PermutationLMTask
 from llmjax.tasks.objectives.replaced_tokens import ReplacedTokensTask
 from llmjax.tasks.objectives.sentence_embedding import SentenceEmbeddingTask
 from llmjax.tasks.objectives.sentence_order import SentenceOrderTask
+from llmjax.tasks.preferences.policy import PolicyTask
 from llmjax.tasks.preferences.preference import PreferenceTask
 from llmjax.tasks.preferences.reward_model import RewardModelTask
 from llmjax.tasks.supervised.chat import ChatTask
@@ -39,6 +40,7 @@ TASKS: dict[type, type[Objective]] = {
     cfg.NextSentence: NextSentenceTask,
     cfg.PermutationLM: PermutationLMTask,
     cfg.Preference: PreferenceTask,
+    cfg.Reinforcement: PolicyTask,
     cfg.MultipleChoice: MultipleChoiceTask,
     cfg.QuestionAnswering: QuestionAnsweringTask,
     cfg.ReplacedTokens: ReplacedTokensTask,

@@ -23,7 +23,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from llmjax.config import KTO, ORPO, SimPO
+from llmjax.config import KTO, ORPO, RLOO, SimPO
 from tests.tasks import preference_rows as toy
 
 GOLDEN = Path(__file__).parents[1] / "tasks" / "preferences.json"
@@ -75,6 +75,10 @@ class _Alone:
     """Accelerate's, of one process."""
 
     device = torch.device("cpu")
+    num_processes = 1
+
+    def reduce(self, x: Any, reduction: str) -> Any:
+        return x
 
     def gather_for_metrics(self, x: Any) -> Any:
         return x
@@ -221,6 +225,72 @@ def theirs(name: str) -> dict[str, Any]:
     }
 
 
+def policy(name: str) -> dict[str, Any]:
+    """TRL's loss of answers with advantages, the first update after they were drawn."""
+    loss = toy.POLICIES[name]
+    own, first = toy.policy_and_reference(name)
+    model, reference = Toy(own), Toy(first)
+    ids = [[BOS, *p, *chosen, EOS][: toy.T + 1] for p, chosen, _ in toy.PAIRS]
+    starts = [1 + len(p) for p, _, _ in toy.PAIRS]
+    longest = max(len(row) - start for row, start in zip(ids, starts, strict=True))
+
+    def likelihoods(model: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        found, mask = torch.zeros(len(ids), longest), torch.zeros(len(ids), longest)
+        for k, (row, start) in enumerate(zip(ids, starts, strict=True)):
+            text = torch.tensor([row])
+            labels = text.masked_fill(torch.arange(len(row)) < start, -100)
+            rest = model(text, labels=labels).log_probs[0, start - 1 :]
+            found[k, : len(rest)] = rest
+            mask[k, : len(rest)] = 1
+        return found, mask
+
+    kind = "RLOO" if isinstance(loss, RLOO) else "GRPO"
+    cls = getattr(trainer(f"trainer.{kind.lower()}_trainer"), f"{kind}Trainer")
+    found, mask = likelihoods(model)
+    args = {"use_bias_correction_kl": False, "delta": None, "steps_per_generation": 1}
+    self = _self(
+        cls,
+        model,
+        None,
+        args=SimpleNamespace(**args),
+        beta=getattr(loss, "beta", 0.0),
+        loss_type=loss.kind,
+        epsilon_low=0.2,
+        epsilon_high=0.28,
+        top_entropy_quantile=1.0,
+        off_policy_mask_threshold=None,
+        importance_sampling_level="token",
+        use_vllm=False,
+        max_completion_length=toy.LONGEST,
+        current_gradient_accumulation_steps=1,
+        _entropy_bonus_enabled=False,
+        _get_per_token_logps_and_entropies=lambda *_, **__: (
+            found,
+            torch.zeros_like(found),
+            None,
+        ),
+    )
+    empty = torch.zeros(len(ids), 0, dtype=int)
+    inputs = {
+        "prompt_ids": empty,
+        "prompt_mask": empty,
+        "completion_ids": mask.long(),
+        "completion_mask": mask,
+        "advantages": torch.tensor(toy.ADVANTAGES),
+        "ref_per_token_logps": likelihoods(reference)[0].detach(),
+        "old_logps": (found * mask).sum(1).detach(),
+        "num_items_in_batch": mask.sum(),
+    }
+    value = self._compute_loss(model, inputs)
+    value.backward()
+    kl = self._metrics["train"].get("kl")
+    return {
+        "loss": value.item(),
+        "metrics": {"kl": kl[0]} if kl else {},
+        "gradient": {k: getattr(model, k).grad.tolist() for k in own},
+    }
+
+
 def reward() -> dict[str, Any]:
     """TRL's loss of a reward model, with margins and centring, and its gradient."""
     module = trainer("trainer.reward_trainer")
@@ -283,6 +353,11 @@ def main() -> None:
     apart = difference(toy.our_reward(), found["reward"])
     print(f"{'reward':12} loss {found['reward']['loss']:9.5f}  largest {apart:.1e}")
     worst = max(worst, apart)
+    for name in toy.POLICIES:
+        found[name] = policy(name)
+        apart = difference(toy.our_policy(name), found[name])
+        print(f"{name:12} loss {found[name]['loss']:9.5f}  largest {apart:.1e}")
+        worst = max(worst, apart)
     if arguments.write:
         lines = (f"{json.dumps(k)}: {json.dumps(v)}" for k, v in found.items())
         GOLDEN.write_text("{\n" + ",\n".join(lines) + "\n}\n")

@@ -3,6 +3,7 @@
 The hidden state of a token is its embedding and half of that of the token before it.
 """
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -11,15 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmjax.config import (
+    DAPO,
     DPO,
+    GRPO,
     IPO,
     KTO,
     ORPO,
+    RLOO,
     DataConfig,
+    DrGRPO,
     Hinge,
     LayoutConfig,
     ModelConfig,
     Preference,
+    Reinforcement,
     RewardModel,
     RobustDPO,
     RunConfig,
@@ -28,6 +34,7 @@ from llmjax.config import (
 from llmjax.data.batches.pipeline import Pipeline
 from llmjax.data.tokenizers.vocabulary import PlainVocabulary
 from llmjax.models.heads.language import Outputs
+from llmjax.tasks.preferences.policy import PolicyTask
 from llmjax.tasks.registry import make_task
 from llmjax.tasks.routing import Routed
 from llmjax.tasks.task import loss_of
@@ -64,7 +71,10 @@ def weights(seed: int) -> dict[str, np.ndarray]:
 def policy_and_reference(name: str) -> tuple[Any, Any]:
     """The weights that a loss is asked for."""
     own, first = {"kto": (0, 3), "kto_below": (4, 2)}.get(name, (0, 1))
-    return weights(own), weights(first)
+    first_weights = weights(first)
+    if name in POLICIES:  # near: the estimate of the divergence is an exponential
+        first_weights = {k: w + first_weights[k] / 8 for k, w in weights(own).items()}
+    return weights(own), first_weights
 
 
 class Toy(nn.Module):
@@ -126,6 +136,47 @@ def ours(name: str, size: int = len(PAIRS)) -> tuple[float, Any, dict[str, float
     (value, metrics), grads = jax.jit(jax.value_and_grad(mean, has_aux=True))(own)
     means = {k: float(total / count) for k, (total, count) in metrics.items()}
     return float(value), jax.device_get(grads), means
+
+
+POLICIES: dict[str, Any] = {
+    "grpo": GRPO(beta=0.2),
+    "grpo_alone": GRPO(),
+    "dr_grpo": DrGRPO(beta=0.1),
+    "dapo": DAPO(),
+    "rloo": RLOO(),
+}
+ADVANTAGES = [0.5, -1.25, 0.0, 2.0, -0.75]  # of the first answers
+LONGEST = 11  # tokens of an answer
+
+
+def our_policy(name: str) -> dict[str, Any]:
+    """The mean loss of answers with advantages, its gradient and metrics."""
+    config = Reinforcement(POLICIES[name], group=5, max_new_tokens=LONGEST)
+    run = dataclasses.replace(task_of(DPO()).run, task=config)
+    task = PolicyTask(run, PlainVocabulary(V))
+    answers = [
+        {
+            "prompt": np.array(prompt, np.int32),
+            "completion": np.array(chosen, np.int32),
+            "ended": True,
+            "advantage": advantage,
+        }
+        for (prompt, chosen, _), advantage in zip(PAIRS, ADVANTAGES, strict=True)
+    ]
+    source = task.listed(answers, T - 1)
+    pipeline = Pipeline(source, task.features, run.data, task.length)
+    batch = jax.tree.map(jnp.asarray, next(pipeline.evaluation()))
+    own, reference = jax.tree.map(jnp.asarray, policy_and_reference(name))
+    frozen = {"reference": reference} if task.needs_reference else {}
+
+    def mean(params):
+        total, count, metrics, _ = loss_of(task, Toy())(params, frozen, {}, batch, None)
+        return total / count, metrics
+
+    (value, metrics), gradient = jax.value_and_grad(mean, has_aux=True)(own)
+    means = {k: float(total / count) for k, (total, count) in metrics.items()}
+    gradient = jax.device_get(gradient)
+    return {"loss": float(value), "gradient": gradient, "metrics": means}
 
 
 def rewards() -> tuple[np.ndarray, np.ndarray, float]:

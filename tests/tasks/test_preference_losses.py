@@ -54,6 +54,16 @@ def test_a_reward_models_loss_is_trls():
         assert mine["metrics"][key] == pytest.approx(value, abs=1e-5)
 
 
+@pytest.mark.parametrize("name", toy.POLICIES)
+def test_losses_of_rewarded_answers_are_trls(name):
+    mine, golden = toy.our_policy(name), GOLDEN[name]
+    assert mine["loss"] == pytest.approx(golden["loss"], abs=1e-5)
+    wanted = {k: np.array(v) for k, v in golden["gradient"].items()}
+    assert_near(mine["gradient"], wanted)
+    for key, value in golden["metrics"].items():
+        assert mine["metrics"][key] == pytest.approx(value, abs=1e-5)
+
+
 @pytest.mark.parametrize("name", toy.LOSSES)
 def test_rows_that_only_fill_up_do_not_count(name):
     whole, filled = toy.ours(name), toy.ours(name, size=8)

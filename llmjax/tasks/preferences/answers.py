@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -25,7 +25,7 @@ class AnswerTask(Objective):
 
     packings = ("pad",)
     reads_loss = False
-    inputs = ("prompt", "completion")
+    inputs: ClassVar[tuple[str, ...]] = ("prompt", "completion")
 
     @property
     def pair_fields(self) -> dict[str, str]:

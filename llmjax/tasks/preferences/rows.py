@@ -21,7 +21,12 @@ _TRUE, _FALSE = ("true", "1"), ("false", "0")
 
 
 def answered(
-    vocabulary: Vocabulary, prompt: np.ndarray, answer: np.ndarray, room: int
+    vocabulary: Vocabulary,
+    prompt: np.ndarray,
+    answer: np.ndarray,
+    room: int,
+    *,
+    ended: bool = True,
 ) -> dict[str, np.ndarray]:
     """A row: <bos> prompt answer, of which answer <eos> is predicted.
 
@@ -32,12 +37,14 @@ def answered(
       vocabulary: of the tokens.
       prompt, answer: int32 [n] each, without special tokens.
       room: tokens that are kept, from the beginning.
+      ended: whether <eos> is behind the answer.
 
     Returns:
       `tokens`, one step ahead `targets`, and `weights`, 1 where a target is of the
       answer.
     """
-    bos, eos = [vocabulary.bos_id], [vocabulary.eos_id]
+    bos = np.array([vocabulary.bos_id], np.int32)
+    eos = np.array([vocabulary.eos_id] if ended else [], np.int32)
     text = np.concatenate([bos, prompt, answer, eos], dtype=np.int32)
     weights = np.arange(len(text) - 1) >= len(prompt)
     return {

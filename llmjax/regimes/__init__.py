@@ -1,0 +1,1 @@
+"""Ways to learn that go around the loop: from what a model writes itself."""
