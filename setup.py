@@ -122,7 +122,12 @@ setup(
         "report": ["matplotlib>=3.9", "scikit-learn>=1.5"],
         "wandb": ["wandb>=0.19"],
         # What it is tested with.
-        "parity": ["onnx>=1.17", "torch>=2.6", "transformers>=5.23"],
+        "parity": [
+            "onnx>=1.17",
+            "sentence-transformers>=6.2",
+            "torch>=2.6",
+            "transformers>=5.23",
+        ],
         # What its pages are built with (launch/docs.sh).
         "docs": ["furo>=2025.9", "myst-parser>=5", "sphinx>=9"],
         "dev": [

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every family of llmjax.hub against transformers, on fresh shapes, after chat templates
-# and tokenizers, and a classifier's and a tagger's way to its pipelines. Arguments go to
-# tests/parity/live.py:
+# and tokenizers, and a classifier's and a tagger's way to its pipelines; text embeddings
+# against sentence-transformers. Arguments go to tests/parity/live.py:
 #
 #     bash launch/parity.sh [--seed=7] [llama qwen3/tied ...]
 #
@@ -68,4 +68,5 @@ python -m tests.parity.taggers
 python -m tests.parity.heads
 python -m tests.parity.class_losses
 python -m tests.parity.problems
+python -m tests.parity.embeddings
 exec python -m tests.parity.live "$@"

@@ -197,6 +197,7 @@ from llmjax.config.problems import (
     Problem,
     Regression,
     SingleLabel,
+)
 from llmjax.config.reinforcement import (
     DAPO,
     GRPO,
@@ -228,8 +229,8 @@ __all__ = [
     "BPE",
     "DAPO",
     "DPO",
-    "IA3",
     "GRPO",
+    "IA3",
     "IPO",
     "KTO",
     "ORPO",

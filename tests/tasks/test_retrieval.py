@@ -9,12 +9,13 @@ from llmjax.tasks.embedding import retrieval
 from llmjax.tasks.task import Predictions
 
 
-def parts(Q=23, C=3, D=8, seed=0, several=True):
+def parts(Q=23, C=3, D=8):
     """Predictions of rows: some ask the same, some documents are not there."""
-    rng = np.random.default_rng(seed)
-    asks = rng.integers(Q * 2 // 3 if several else Q, size=Q) if several else range(Q)
+    rng = np.random.default_rng(0)
+    asks = rng.integers(Q * 2 // 3, size=Q)
     anchors, docs = rng.standard_normal((Q, D)), rng.standard_normal((Q, C, D))
     anchors = np.stack([anchors[k] for k in asks])
+    docs[:, 0] += 0.7 * anchors
     ids = np.arange(1, 1 + Q * C * 2).reshape(Q, C, 2)
     ids[3, 2] = 0
     docs[5, 1], ids[5, 1] = docs[4, 0], ids[4, 0]  # a negative that is a positive

@@ -327,22 +327,33 @@ def of_config(tiny, dropout=0.0, microbatches=1, batch_size=8, **fields):
     return RunConfig(model, task, data, layout)
 
 
-def test_truncations_are_a_weighted_sum(tiny, random_params):
+@pytest.mark.parametrize(
+    ("architecture", "pooling"), [("encoder", "mean"), ("decoder", "last")]
+)
+def test_truncations_are_a_weighted_sum(architecture, pooling, tiny, random_params):
     """And each is the loss of vectors that are cut and made of length 1 again."""
     parts = (Truncation(16), Truncation(4, 0.5))
-    run = of_config(tiny, truncations=parts)
-    task = make_task(run, PlainVocabulary(38))
+    run = of_config(tiny, truncations=parts, pooling=pooling)
+    cfg = dataclasses.replace(run.model, architecture=architecture)
+    task = make_task(dataclasses.replace(run, model=cfg), PlainVocabulary(38))
     batch = jax.tree.map(jnp.asarray, task.example_batch(6))
-    model = task.model(run.model, run.layout)
+    model = task.model(cfg, run.layout)
     params = random_params(model, batch)
-    total, count, metrics, _ = jax.jit(loss_of(task, model))(
-        params, {}, {}, batch, None
-    )
-    outputs = task.outputs(model)({"params": params}, batch, None)
-    texts = distinct(6)
-    assert outputs["vectors"].anchor_BD.shape[1] == 16
-    whole, _ = losses.ranking(Ranking(), outputs["vectors"].truncated(16), texts)
-    short, _ = losses.ranking(Ranking(), outputs["vectors"].truncated(4), texts)
+
+    @jax.jit
+    def made(params):
+        return loss_of(task, model)(params, {}, {}, batch, None), task.outputs(model)(
+            {"params": params}, batch, None
+        )
+
+    (total, count, metrics, _), outputs = made(params)
+    vectors = outputs["vectors"]
+    anchors = {k: batch[f"anchor_{k}"] for k in ("tokens", "segment_ids", "positions")}
+    x_BTD = model.apply({"params": params}, anchors, method="hidden")
+    pooled = x_BTD.mean(1) if pooling == "mean" else x_BTD[:, -1]  # no padding
+    np.testing.assert_allclose(vectors.anchor_BD, pooled, rtol=1e-4, atol=1e-5)
+    whole, _ = losses.ranking(Ranking(), vectors.truncated(16), distinct(6))
+    short, _ = losses.ranking(Ranking(), vectors.truncated(4), distinct(6))
     np.testing.assert_allclose(total, whole.sum() + 0.5 * short.sum(), rtol=1e-5)
     assert count == 6 and {"accuracy", "accuracy_4", "chance"} < metrics.keys()
 
