@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every family of llmjax.hub against transformers, on fresh shapes, after chat templates
-# and tokenizers, and a classifier's and a tagger's way to its pipelines. Arguments go to
-# tests/parity/live.py:
+# and tokenizers, a classifier's and a tagger's way to its pipelines, and what models
+# write. Arguments go to tests/parity/live.py:
 #
 #     bash launch/parity.sh [--seed=7] [llama qwen3/tied ...]
 #
@@ -66,4 +66,5 @@ python -m tests.parity.chats
 python -m tests.parity.pipelines
 python -m tests.parity.taggers
 python -m tests.parity.heads
+python -m tests.parity.written
 exec python -m tests.parity.live "$@"
