@@ -1,9 +1,15 @@
 #!/usr/bin/env bash
 # Every family of llmjax.hub against transformers, on fresh shapes, after chat templates
-# and tokenizers, and a classifier's and a tagger's way to its pipelines; text embeddings
-# against sentence-transformers. Arguments go to tests/parity/live.py:
+# and tokenizers, and a classifier's and a tagger's way to its pipelines. Arguments go to
+# tests/parity/live.py:
 #
 #     bash launch/parity.sh [--seed=7] [llama qwen3/tied ...]
+#
+# What fine-tuning adds has runs of its own: losses, heads and metrics of all tasks
+# against transformers, sentence-transformers and TRL, and adapters against peft:
+#
+#     bash launch/parity.sh tasks
+#     bash launch/parity.sh peft
 #
 # The reference has an environment of its own, .venv-parity, of a Python that
 # constraints/parity-*.txt has pins for; PYTHON names one.
@@ -62,11 +68,21 @@ export JAX_PLATFORMS=cpu TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}
 # tiny programs compile in half the time; the jax that is pinned here knows the flag
 export XLA_FLAGS="${XLA_FLAGS:-} --xla_cpu_use_fusion_emitters=false"
+if [[ ${1:-} == tasks || ${1:-} == peft ]]; then
+  libraries=$VIRTUAL_ENV/libraries
+  python -m pip --disable-pip-version-check install --quiet --no-input --no-deps \
+    --upgrade --target "$libraries" accelerate==1.15.0 peft==0.21.2 trl==1.16.0
+  if [[ $1 == peft ]]; then
+    PYTHONPATH=$PWD:$libraries exec python -m tests.parity.adapters
+  fi
+  python -m tests.parity.class_losses
+  python -m tests.parity.problems
+  python -m tests.parity.embeddings
+  python -m tests.parity.written
+  exec python -m tests.parity.preferences --trl="$libraries"
+fi
 python -m tests.parity.chats
 python -m tests.parity.pipelines
 python -m tests.parity.taggers
 python -m tests.parity.heads
-python -m tests.parity.class_losses
-python -m tests.parity.problems
-python -m tests.parity.embeddings
 exec python -m tests.parity.live "$@"
