@@ -64,13 +64,13 @@ def test_with_room_for_all_beams_the_likeliest_text_of_all_is_found(tiny_params)
     prompt = PROMPTS[0]
     texts, each = log_probabilities(tiny_params, prompt)
     total = each.sum(1)
-    best = np.argsort(-total)[:3]
+    best = np.argsort(-total)[:30]
     (found,) = beam_search(
         LanguageModel(TINY),
         tiny_params,
         [prompt],
         beams=V ** (NEW - 1),
-        n_best=3,
+        n_best=30,
         max_new_tokens=NEW,
         length_penalty=0.0,
     )
