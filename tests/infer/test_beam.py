@@ -97,7 +97,7 @@ def test_a_score_is_the_sum_over_the_length_its_end_among_it(penalty, tiny_param
         ended = np.append(text, end)[:NEW]
         k = next(k for k, t in enumerate(texts) if (t[: len(ended)] == ended).all())
         expected = each[k, : len(ended)].sum() / len(ended) ** penalty
-        assert score == pytest.approx(expected, abs=1e-5)
+        assert score == pytest.approx(expected, rel=1e-5)
     assert [h.score for h in found] == sorted((h.score for h in found), reverse=True)
 
 
