@@ -193,6 +193,19 @@ def test_a_tokenizer_without_a_template_is_refused(tmp_path, tiny):
         prepare.prepare(run.data)
 
 
+def test_another_template_writes_other_tokens(tmp_path, tiny):
+    """Also beside a tokenizer that is the same, at the same path."""
+    run = run_of(tmp_path, tiny, rows_of(TALKS))
+    _, before = opened(run)
+    file = tmp_path / "tokenizer" / "tokenizer_config.json"
+    config = json.loads(file.read_text())
+    config["chat_template"] = "Talk:" + config["chat_template"]
+    file.write_text(json.dumps(config))
+    task, after = opened(run)
+    assert task.text(after[0]["tokens"]).startswith("Talk:")
+    assert len(after[0]["tokens"]) == len(before[0]["tokens"]) + 5
+
+
 def test_tools_are_what_the_template_shows(tmp_path, tiny):
     row = {"messages": said("a", "b"), "tools": [{"name": "wetter"}]}
     task, source = opened(run_of(tmp_path, tiny, [row]))

@@ -344,7 +344,7 @@ def _tokenizer(
         "format": FORMAT,
     }
     path, record = folder / "tokenizer.json", folder / "tokenizer.stage.json"
-    if path.exists() and record.exists():
+    if path.exists() and record.exists() and _same_chats(path, documents, data):
         tokenizer = tokenizer_lib.load(path)
         if read_json(record) == {**stage, "sha256": tokenizer.fingerprint}:
             return tokenizer
@@ -370,6 +370,19 @@ def _tokenizer(
     saved = tokenizer_lib.load(path).fingerprint
     write_json(record, {**stage, "sha256": saved})
     return tokenizer_lib.load(path)
+
+
+def _same_chats(
+    path: epath.Path, documents: Documents | RecordFiles, data: DataConfig
+) -> bool:
+    """Whether a tokenizer's chat templates, which its fingerprint leaves out, are those
+    of the file that it was read from; True where no conversation is read."""
+    if not isinstance(documents, RecordFiles) or not documents.schema.conversations:
+        return True
+    if not isinstance(data.tokenizer, TokenizerFile):
+        return True
+    given = tokenizer_lib.make(data.tokenizer, ())
+    return tokenizer_lib.load(path).chat_templates == given.chat_templates
 
 
 def _training_texts(documents: Documents | RecordFiles, split: str) -> Any:
