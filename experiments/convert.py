@@ -1,4 +1,4 @@
-"""Converts models between the hub's formats and a checkpoint of llmjax.
+r"""Converts models between the hub's formats and a checkpoint of llmjax.
 
     python -m experiments.convert --source=path/to/hub/folder --target=runs/llama
     python -m experiments.convert --source=model.gguf --target=out --to=hub

@@ -2,8 +2,8 @@ r"""Teaches a small model sums by rewards alone, after it has half learned them.
 
     python -m experiments.reinforce --workdir=runs/reinforce [--quick]
 
-A Transformer reads some sums of two operands with their results, not enough to know
-them. Then it only sees the left sides, writes answers, and is told which are exact: by
+A Transformer reads sums of two operands whose results are more often one too high than
+right. Then it only sees the left sides, writes answers, and is told which are exact: by
 GRPO and by Dr. GRPO, `--updates` each. Prints, of sums that neither part has shown, the
 share that is right before and after, and how long the answers are. What a killed
 command has done stays, and the same command goes on to the same bits.
@@ -48,8 +48,9 @@ QUICK = flags.DEFINE_bool("quick", False, "A toy size, for tests.")
 UPDATES = flags.DEFINE_integer("updates", 60, "Updates by rewards.", lower_bound=1)
 
 LOSSES: tuple[PolicyLoss, ...] = (GRPO(), DrGRPO())
-OPERANDS = 40  # from 0 on
-HELD_OUT = 200  # sums that are only asked at the end
+OPERANDS = 20  # from 0 on
+HELD_OUT = 80  # sums that are only asked at the end
+ERRORS = (0, 0, 1, 1, 1)  # of the results that are read of each sum
 LONGEST = 5  # tokens of an answer
 GROUP = 8  # answers to each sum
 
@@ -104,14 +105,18 @@ def exact(prompt: str, answer: str, row: reinforcement.Row) -> float:
 
 
 def begin(folder: epath.Path, rows: Sequence[Any], tokenizer: Tokenizer) -> None:
-    """Learns from sums with their results, and stops early."""
-    steps = 2 if QUICK.value else 400
+    """Learns from sums with results, some of them wrong."""
+    steps = 2 if QUICK.value else 800
     settings = dataclasses.replace(
         _base(steps, 64, learning_rate=3e-3),
         task=CausalLM(),
         train=TrainConfig(steps=steps, checkpoint_every=steps, eval_every=steps),
     )
-    texts = [tokenizer.encode(row["prompt"] + row["answer"]) for row in rows]
+    texts = [
+        tokenizer.encode(f"{row['prompt']}{int(row['answer']) + error}")
+        for row in rows
+        for error in ERRORS
+    ]
     task = make_task(settings, tokenizer)
     source = from_documents(texts, token_bytes=tokenizer.token_bytes)
     batches = Pipeline(source, task.features, settings.data, task.length)
@@ -123,7 +128,7 @@ def config(loss: PolicyLoss, start: epath.Path) -> RunConfig:
     """The run that goes on from `start` by rewards."""
     updates = 2 if QUICK.value else UPDATES.value
     return dataclasses.replace(
-        _base(updates, GROUP * (2 if QUICK.value else 16), learning_rate=3e-4),
+        _base(updates, GROUP * (2 if QUICK.value else 16), learning_rate=1e-3),
         task=Reinforcement(loss, group=GROUP, max_new_tokens=LONGEST),
         init=Checkpoint(str(start)),
         train=TrainConfig(

@@ -44,7 +44,7 @@ CLASSES = SequenceClassification(2, pooling="last", head=LinearHead(False))
         (None, {"scores": Cosine()}, "generate"),
         (MultiTokenPrediction(depth=2), {}, "generate convert"),
         (MaskedLM(), BERT, "convert"),
-        (SentenceEmbedding(), {"architecture": "encoder"}, ""),
+        (SentenceEmbedding(), {"architecture": "encoder"}, "predict"),
         (
             SequenceClassification(2, pooling="last", head=LinearHead(False)),
             {},

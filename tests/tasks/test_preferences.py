@@ -148,6 +148,9 @@ def test_other_names_of_columns_are_found(tmp_path, tiny):
     run = run_of(tmp_path, tiny, Preference(KTO()), rows)
     fields = {f.name: f.column for f in run.data.prepare.fields}
     assert fields == {"prompt": "Question", "completion": "response", "label": "label"}
+    more = [row | {"question": "x", "answer": "y", "good": 0} for row in JUDGED]
+    run = run_of(tmp_path, tiny, Preference(KTO()), more)  # a field's own name is first
+    assert [f.column for f in run.data.prepare.fields] == [*JUDGED[0]]
     task, _ = bound(tmp_path, tiny, Preference(KTO()), JUDGED)
     there = ["id", "instruction", "output"]
     named = {"prompt": "instruction", "completion": "output"}

@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from llmjax.config import (
     DataConfig,
@@ -290,8 +290,9 @@ def with_pairs(
         chosen: CHOSEN,
         rejected: REJECTED,
     }
-    there = {column.lower() for column in columns_of(data)} if numbers else ()
+    there = {column.lower() for column in columns_of(data)}
     more = {name: (name.lower(),) for name in numbers if name.lower() in there}
+    usual = _own_first(usual, there)
     types: list[FieldType] = [Text() for _ in usual]
     types += [Number() for _ in more]
     return _with_fields(data, usual | more, types, said)
@@ -302,8 +303,19 @@ def with_judged(
 ) -> DataConfig:
     """`data` with fields for prompts, answers and whether these are good, read off the
     source. See `with_answers`."""
-    usual = {prompt: PROMPTS, completion: COMPLETIONS, label: JUDGED}
+    names = {prompt: PROMPTS, completion: COMPLETIONS, label: JUDGED}
+    usual = _own_first(names, {column.lower() for column in columns_of(data)})
     return _with_fields(data, usual, (Text(), Text(), Label()), said)
+
+
+def _own_first(
+    usual: Mapping[str, Sequence[str]], there: Collection[str]
+) -> dict[str, Sequence[str]]:
+    """Usual names of columns; of a field whose own name is there, that alone."""
+    return {
+        name: (name.lower(),) if name.lower() in there else names
+        for name, names in usual.items()
+    }
 
 
 def _with_fields(
