@@ -67,10 +67,12 @@ def _describe_variant(
     """A sub-dict with the parameters of all kinds; `item` None leaves `kind` empty."""
     sub = ml_collections.ConfigDict()
     sub.kind = config_dict.placeholder(str) if item is None else item.kind
+    several: dict[str, dict[str, type]] = {}
     for cls in variants.values():
         for key, inner in keys.hints(cls).items():
             if nested := keys.variants(inner):
-                sub[key] = _describe_variant(nested, None)
+                several[key] = several.get(key, {}) | nested  # of several kinds' own
+                sub[key] = _describe_variant(several[key], None)
             elif dataclasses.is_dataclass(inner):
                 sub[key] = _describe_part(typing.cast(type, inner), None)
             else:
