@@ -104,6 +104,9 @@ def toy(command: Command, workdir: Path):
     if "--dry_run" in words:
         return words, environment
     words = [re.sub(PLACES, rf"{workdir}/\1", word) for word in words]
+    for word in words:  # what a command writes lies in runs/, not in the repository
+        if word.startswith(("--workdir=", "--target=", "--output=")):
+            assert str(workdir) in word, f"{command.page}: {word}; say runs/…"
     if words[0] == "llmjax":
         words = ["python", "-m", *words]
     if words[0] == "bash":
