@@ -59,6 +59,7 @@ def main() -> dict[str, Any]:
     task = source.task.answering("passage")
     identity = {
         "run": predict.RUN.value,
+        "step": source.step,
         "weights": fingerprint(source.config, task, source.params),
         "input": [
             [str(f), f.stat().st_size, f.stat().st_mtime_ns]
