@@ -77,7 +77,7 @@ from llmjax.models.heads.token import TokenClassifier
 from llmjax.peft.adapted import of_adapters
 from llmjax.tasks.registry import TASKS, make_model, task_of
 from llmjax.train.checkpoints.checkpoints import FOLDER, Checkpoints
-from llmjax.train.checkpoints.checkpoints import read as read_run
+from llmjax.train.checkpoints.reading import read as read_run
 from llmjax.train.checkpoints.weights import load_tokenizer
 from llmjax.train.state import State
 

@@ -32,7 +32,7 @@ from llmjax.infer.generate import generate, generates
 from llmjax.infer.sampling import Sampling
 from llmjax.infer.weights import TYPES, quantize_weights
 from llmjax.tasks.registry import TASKS, make_model
-from llmjax.train.checkpoints import checkpoints
+from llmjax.train.checkpoints import checkpoints, reading
 from llmjax.train.checkpoints.weights import load_tokenizer
 
 RUN = flags.DEFINE_string(
@@ -181,7 +181,7 @@ def open_source(name: str) -> Source:
 
 def open_run(name: str) -> Source:
     """The model of a run's checkpoint."""
-    step, config, params = checkpoints.read(name, STEP.value)
+    step, config, params = reading.read(name, STEP.value)
     model = make_model(config)
     if not generates(model):
         raise ValueError(

@@ -82,7 +82,7 @@ from llmjax.infer.writing import Writer
 from llmjax.parallel.processes import membership
 from llmjax.tasks.registry import TASKS, make_model, make_task, task_of
 from llmjax.tasks.task import Objective
-from llmjax.train.checkpoints import checkpoints, weights
+from llmjax.train.checkpoints import reading, weights
 
 RUN = flags.DEFINE_string("run", None, "workdir of a fine-tuned run, or a hub folder")
 STEP = flags.DEFINE_integer("step", None, "of the checkpoint; the best when absent")
@@ -339,7 +339,7 @@ def open_source(name: str) -> Source:
 
 def open_run(name: str) -> Source:
     """The task of a run's checkpoint."""
-    step, config, params = checkpoints.read(name, STEP.value)
+    step, config, params = reading.read(name, STEP.value)
     if not TASKS[type(config.task)].inputs:
         raise ValueError(
             f"--run={name} has task.kind={config.task.kind!r}, which gives the rows of "

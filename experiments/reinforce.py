@@ -161,7 +161,7 @@ def _base(steps: int, batch_size: int, learning_rate: float) -> RunConfig:
 
 
 def told(folder: epath.Path) -> dict[str, Any]:
-    """What the metrics of a run by rewards tell."""
+    """The metrics of a run by rewards, in words."""
     rows = [row for row in writers.read(folder) if "eval/reward" in row]
     before, after = rows[0], rows[-1]
     return {

@@ -51,7 +51,7 @@ MAINS = {
 # what is to be in the test's folder
 INPUTS = (
     "FOLDER|DECODER|texts.csv|new.csv|book.txt|train.jsonl?|questions.csv"
-    "|pairs.jsonl|answers.csv"
+    "|pairs.jsonl|answers.csv|searches.jsonl"
 ).replace(".", "\\.")
 PLACES = rf"runs/(?=\w)|((?:{INPUTS})$)"
 REASONS = ("needs ", "takes ", "installs ", "is mentioned")
@@ -79,6 +79,7 @@ def workdir(tmp_path_factory, random_params):
     folders.write_choices(folder / "train.jsonl")
     folders.llama(folder / "DECODER", random_params)
     folders.write_pairs(folder / "pairs.jsonl", folder / "answers.csv")
+    folders.write_searches(folder / "searches.jsonl")
     book = (
         " ".join(["on", *chapter, "they went."])
         for chapter in itertools.permutations(

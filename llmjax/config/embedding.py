@@ -179,14 +179,10 @@ class TextEmbedding:
     @property
     def reading(self) -> TextReading:
         """The way to a vector, with what is not said at its usual."""
-        usual = TextReading()
-        unsaid = lambda own, other: other if own is None else own  # noqa: E731
-        return TextReading(
-            unsaid(self.pooling, usual.pooling),
-            unsaid(self.normalize, usual.normalize),
-            unsaid(self.query_prompt, usual.query_prompt),
-            unsaid(self.passage_prompt, usual.passage_prompt),
-            max(self.max_query, self.max_passage)
-            if self.max_query and self.max_passage
-            else None,
-        )
+        names = ("pooling", "normalize", "query_prompt", "passage_prompt")
+        said = {name: getattr(self, name) for name in names}
+        own = {name: value for name, value in said.items() if value is not None}
+        longest = None
+        if self.max_query and self.max_passage:
+            longest = max(self.max_query, self.max_passage)
+        return TextReading(**own, max_length=longest)

@@ -1,4 +1,4 @@
-"""What the scores of a classifier of texts mean, in the words of `problem_type`."""
+"""Configs of the meaning of a classifier's scores, in the words of `problem_type`."""
 
 from typing import ClassVar
 

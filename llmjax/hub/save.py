@@ -85,9 +85,7 @@ def save(
     _check(leaves, abstract(model)[0])
     head, cfg = type(model).__name__, simplest(model.cfg)
     origin: Origin | None = getattr(model, "origin", None)
-    first = origin.family if origin else ""
-    way = classification(model)
-    chosen = find_family(cfg, head, family, first=first, classification=way)
+    way, chosen = classification(model), family_of(model, family)
     tensors = list(_tensors(chosen, cfg, leaves, head == "Encoder"))
     config = _config(chosen, cfg, head, tensors, origin, way)
     if isinstance(model, classes.HEADS):
@@ -182,6 +180,22 @@ def way_to_classes(
             if _problem(family, cfg, head, way) is None:
                 return way
     return None
+
+
+def family_of(model: Any, name: str | None = None) -> Family:
+    """The family `name`, or that of the files of a model, or the first that fits it.
+
+    Raises:
+      ValueError: none can express the model; with the reason for each family tried.
+    """
+    origin: Origin | None = getattr(model, "origin", None)
+    return find_family(
+        simplest(model.cfg),
+        type(model).__name__,
+        name,
+        first=origin.family if origin else "",
+        classification=classification(model),
+    )
 
 
 def find_family(

@@ -29,7 +29,7 @@ _PASSAGES = ("document", "passage", "corpus")  # names of a passage's prompt
 
 
 def read(folder: Path) -> TextReading | None:
-    """What the files in a folder say; None: they are not there.
+    """The way to a vector that the files in a folder say; None: they are not there.
 
     Raises:
       ValueError: a way to a vector that we can't go; it names the file.

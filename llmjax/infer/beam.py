@@ -136,7 +136,7 @@ def _hypothesis(tokens: np.ndarray, score: Any, ends: Sequence[int]) -> Hypothes
 
 
 class _Beams(NamedTuple):
-    """What the loop carries; K beams of each row, of up to M tokens.
+    """The state of the loop: K beams of each row, of up to M tokens.
 
     Attributes:
       step: number of the token that comes next.

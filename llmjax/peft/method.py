@@ -1,4 +1,4 @@
-"""What a method of adapters says of itself, and which matrices it is put on."""
+"""The protocol of a method of adapters, and the axes of a matrix by what is summed."""
 
 import fnmatch
 from collections.abc import Callable, Collection, Mapping
@@ -107,7 +107,7 @@ class Method(Protocol):
     name: ClassVar[str]
 
     def targets(self) -> tuple[str, ...]:
-        """Of the config: each must match a matrix."""
+        """The targets of the config, each of which must match a matrix."""
 
     def selects(self, path: str) -> bool:
         """Whether a matrix is adapted."""

@@ -17,7 +17,7 @@ from llmjax.parallel.processes import distributed
 from llmjax.tasks.registry import make_task
 from llmjax.tasks.task import Loss, Predictions, Task, loss_of
 from llmjax.train import initial, loop, outline, setup
-from llmjax.train.checkpoints import checkpoints, weights
+from llmjax.train.checkpoints import reading, weights
 from llmjax.train.gradient import GradientEstimator, value_and_grad
 from llmjax.train.metrics import evaluation as evaluation_lib
 from llmjax.train.optimizers import optimizers
@@ -110,8 +110,10 @@ def run(
         program, source, evaluation, workdir, profile=profile, progress=progress
     )
     predict: Written | None = evaluation_lib.predictions if task.labels else None
-    if task.writes and jax.process_count() == 1:
-        predict = written
+    if task.writes:
+        predict = written if jax.process_count() == 1 else None
+        if predict is None and written is not None and distributed.is_leader():
+            print("no text is written at the end: one process does; `llmjax evaluate`")
     if result["finished"] and evaluation is not None and predict is not None:
         result |= _report(program, state, evaluation, predict)
     return Run(state, program, result)
@@ -187,7 +189,7 @@ def read(
 ) -> tuple[int, Program, Any, Pipeline]:
     """The step of the checkpoint that `load` takes, and what `load` gives."""
     _check_run(workdir)
-    step, config, params = checkpoints.read(workdir, step)
+    step, config, params = reading.read(workdir, step)
     here = config.layout.mesh_fields(LayoutConfig().mesh_sizes)
     layout = dataclasses.replace(config.layout, microbatches=1, **here)
     train = dataclasses.replace(config.train, eval_batches=None)
@@ -201,7 +203,7 @@ def read(
     program = setup.build(config, task, pipeline.batch(0))
     params = jax.tree.map(distributed.spread, params, program.shardings.params)
     if program.keeps_reference:
-        first = checkpoints.load_reference(workdir, step)
+        first = reading.load_reference(workdir, step)
         places = program.shardings.frozen[REFERENCE]
         first = jax.tree.map(distributed.spread, first, places)
         program = dataclasses.replace(program, frozen={REFERENCE: WithAxes(first)})

@@ -19,7 +19,7 @@ from llmjax.config import (
 from llmjax.data.files import typed_values
 from llmjax.data.files.slices import Row
 from llmjax.data.prepare import prepare
-from llmjax.data.store.records import RecordSchema
+from llmjax.data.store.record_schema import RecordSchema
 
 KINDS = [
     Label(("a", "b")),

@@ -37,7 +37,7 @@ from llmjax.data.files import typed_values
 from llmjax.data.files.slices import Row
 from llmjax.data.prepare import prepare
 from llmjax.data.store.corpus import Corpus
-from llmjax.data.store.records import RecordSchema
+from llmjax.data.store.record_schema import RecordSchema
 
 FIELDS = (
     RecordField("context"),
@@ -300,13 +300,13 @@ def test_records_are_written_once_and_checked(
     config = data(write_jsonl(tmp_path), tmp_path)
     corpus = prepare.prepare(config)
     from llmjax.data.prepare import record_files
-    from llmjax.data.store import records
+    from llmjax.data.store import record_writing
 
     def never(*args: Any) -> None:
         raise AssertionError("written again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(records, "write_tokens", never)
+        patch.setattr(record_writing, "write_tokens", never)
         patch.setattr(record_files, "_write", never)
         assert prepare.prepare(config).manifest == corpus.manifest
     fewer = dataclasses.replace(config.prepare, fields=FIELDS[:1])

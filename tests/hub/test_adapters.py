@@ -130,3 +130,14 @@ def test_no_folder_of_peft_is_said(llama, tmp_path):
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
     with pytest.raises(ValueError, match="no adapter_model.safetensors; .* hold code"):
         hub.adapters.load(folder, model, params)
+
+
+@pytest.mark.parametrize("name", ["gpt_oss/alternating", "mixtral/window"])
+def test_experts_that_peft_has_no_module_for_are_said(tmp_path, name):
+    goldens.read(goldens.path(name)).write(tmp_path)
+    model, params = hub.load(tmp_path, dtype="float32")
+    peft = LoRA(rank=2, targets=("query", "experts/up"))
+    whole = random_adapters(model, peft, params)
+    with pytest.raises(ValueError, match="holds no adapters of .*experts/up"):
+        hub.adapters.save(model, whole, peft, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

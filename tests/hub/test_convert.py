@@ -16,7 +16,7 @@ from llmjax.hub import families
 from llmjax.hub.stored_model import open_model
 from llmjax.models.heads.language import LanguageModel
 from llmjax.train import initial
-from llmjax.train.checkpoints.checkpoints import load_params
+from llmjax.train.checkpoints.reading import load_params
 from tests.experiments.forked import Mains
 from tests.hub.test_gguf_vocabulary import describe, train
 

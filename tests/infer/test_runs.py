@@ -30,7 +30,8 @@ from llmjax.infer.sampling import Sampling
 from llmjax.models.heads.language import LanguageModel
 from llmjax.models.heads.multi_token import PredictionHeads, first_head, last_apart
 from llmjax.tasks.registry import make_model
-from llmjax.train.checkpoints.checkpoints import Checkpoints, load_params
+from llmjax.train.checkpoints.checkpoints import Checkpoints
+from llmjax.train.checkpoints.reading import load_params
 from llmjax.train.state import State
 from tests.experiments.forked import Mains
 

@@ -1,6 +1,7 @@
 """Adapters in training: what is trained, in what layouts, and merged back."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -20,20 +21,21 @@ from llmjax.models.forward import variables
 from llmjax.parallel.mesh import use
 from llmjax.peft import adapted
 from llmjax.train import loop
-from llmjax.train.checkpoints import checkpoints
+from llmjax.train.checkpoints import reading
 from tests.train import toy
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
 ALL = ("*/attention/*", "*/mlp/*")
 LORA = LoRA(rank=4, targets=ALL)
 METHODS = {
     "lora": LORA,
-    "rslora": dataclasses.replace(LORA, rank_stabilized=True),
-    "dora": dataclasses.replace(LORA, magnitude=True),
+    "dora": dataclasses.replace(LORA, rank_stabilized=True, magnitude=True),
     "ia3": IA3(),
 }
+CONFIG = toy.change(toy.CONFIG, model={"biases": "all"})
 
 
-def with_peft(peft, config=toy.CONFIG, **parts):
+def with_peft(peft, config=CONFIG, **parts):
     return toy.change(config, peft=peft, **parts)
 
 
@@ -49,43 +51,43 @@ def trained(config, steps=3, devices=1):
     return state, program, losses
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_training_changes_the_adapters_alone(name):
-    config = with_peft(METHODS[name])
-    state, program, losses = trained(config)
-    fresh = program.init()
-    assert losses[-1] < losses[0]
-    toy.assert_same_bits(state.frozen["params"], fresh.frozen["params"])
-    names = flatten_dict(state.params, sep="/")
-    assert names and all(adapted.of_adapters(config.peft, name) for name in names)
+@pytest.fixture(scope="module")
+def tuned():
+    """What `trained` gives of each method on one device, once."""
+    return functools.cache(lambda name: trained(with_peft(METHODS[name])))
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """The program of the model without adapters."""
+    return toy.program(CONFIG)
+
+
+def loss_of(program, params, frozen, batch):
+    with use(program.mesh):
+        return float(program.evaluate(params, frozen, {}, batch)["loss"][0])
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_training_begins_at_the_base(name):
-    plain, config = toy.program(toy.CONFIG), with_peft(METHODS[name])
-    program = toy.program(config)
-    batch = program.place(toy.batches(config).batch(0))
-    state, base = program.init(), plain.init()
+def test_adapters_alone_change_and_merge(name, tuned, plain):
+    """They begin at the base, learn, and give the same in the base's own matrices."""
+    state, program, losses = tuned(name)
+    fresh, base = program.init(), plain.init()
+    toy.assert_same_bits(fresh.frozen["params"], base.params)
     toy.assert_same_bits(state.frozen["params"], base.params)
-    with use(program.mesh):
-        ours = program.evaluate(state.params, state.frozen, {}, batch)["loss"][0]
-        theirs = plain.evaluate(base.params, {}, {}, batch)["loss"][0]
-    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_merged_weights_give_the_same(name):
-    config = with_peft(METHODS[name], model={"biases": "all"})
-    state, program, _ = trained(config)
-    plain = toy.program(toy.change(config, peft=PartialTuning(("*",))))
-    batch = program.place(toy.batches(config).batch(7))
+    names = flatten_dict(state.params, sep="/")
+    peft = program.config.peft
+    assert names and all(adapted.of_adapters(peft, name) for name in names)
+    assert losses[-1] < losses[0]
+    batch = program.place(toy.batches(CONFIG).batch(7))
+    before = loss_of(plain, base.params, {}, batch)
+    began = loss_of(program, fresh.params, fresh.frozen, batch)
+    np.testing.assert_allclose(began, before, rtol=1e-6)
     whole = variables(state.params, state.frozen)["params"]
-    merged = adapted.merged(config.peft, plain.model, program.batch, whole)
-    with use(program.mesh):
-        ours = program.evaluate(state.params, state.frozen, {}, batch)["loss"][0]
-        theirs = plain.evaluate(merged, {}, {}, batch)["loss"][0]
-        base = plain.evaluate(state.frozen["params"], {}, {}, batch)["loss"][0]
-    assert abs(ours - base) > 1e-3
+    merged = adapted.merged(peft, plain.model, program.batch, whole)
+    ours = loss_of(program, state.params, state.frozen, batch)
+    assert abs(ours - before) > 1e-3
+    theirs = loss_of(plain, merged, {}, batch)
     np.testing.assert_allclose(ours, theirs, rtol=2e-6)
 
 
@@ -96,28 +98,30 @@ LAYOUTS = {
     "fsdp and tensor": (8, {"data": 1, "fsdp": 4, "tensor": 2}),
     "pipeline": (2, {"data": 1, "pipeline": Pipeline(2), "microbatches": 2}),
 }
+CASES = [
+    *(("lora", layout) for layout in LAYOUTS),
+    *((name, "fsdp and tensor") for name in ("dora", "ia3")),
+    ("dora", "pipeline"),
+]
 
 
-@pytest.fixture(scope="module")
-def plainly():
-    """Losses of each method on one device."""
-    names = ("lora", "dora", "ia3")
-    return {name: trained(with_peft(METHODS[name]))[2] for name in names}
-
-
-@pytest.mark.parametrize("name", ["lora", "dora", "ia3"])
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_gives_the_same(plainly, name, layout):
+@pytest.mark.parametrize(("name", "layout"), CASES)
+def test_every_layout_gives_the_same(name, layout, tuned):
     devices, fields = LAYOUTS[layout]
     config = with_peft(METHODS[name], layout=LayoutConfig(**fields))
     _, _, losses = trained(config, devices=devices)
-    np.testing.assert_allclose(losses, plainly[name], rtol=2e-5)
+    np.testing.assert_allclose(losses, tuned(name)[2], rtol=2e-5)
+
+
+def test_the_scale_of_many_ranks():
+    assert LoRA(rank=4, alpha=8.0).scale == 2.0
+    assert LoRA(rank=4, alpha=8.0, rank_stabilized=True).scale == 4.0
 
 
 def test_experts_are_adapted_too():
     mlp = Mixture(num_experts=4, top_k=2, d_ff=16)
     config = with_peft(LORA, model={"mlp": mlp})
-    state, _, losses = trained(config)
+    state, _, losses = trained(config, steps=2)
     names = flatten_dict(state.params, sep="/")
     kernel = "transformer/stack/group_0/layer_0/mlp/experts/up/kernel_lora/a"
     assert names[kernel].shape == (2, 4, 16, 4), sorted(names)  # L E D R
@@ -176,11 +180,10 @@ def test_a_run_is_resumed_and_read_merged(tmp_path):
         loop.fit(program, stop, source, parts, progress=False)
     again, _ = loop.fit(toy.program(config), source, source, parts, progress=False)
     toy.assert_same_bits(again.params, whole.params)
-    step, read, params = checkpoints.read(parts)
+    step, read, params = reading.read(parts)
     assert read.peft.kind == "full" and step
-    plain = toy.program(read)
-    assert jax.tree.structure(params) == jax.tree.structure(plain.abstract.params)
     base = whole.frozen["params"]
+    assert jax.tree.structure(params) == jax.tree.structure(base)
     kernel = ("transformer", "stack", "group_0", "layer_0", "mlp", "up", "kernel")
     ours, theirs = flatten_dict(params)[kernel], flatten_dict(base)[kernel]
     assert np.abs(np.asarray(ours) - np.asarray(theirs)).max() > 1e-4

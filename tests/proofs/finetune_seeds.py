@@ -24,7 +24,7 @@ from experiments import cli
 from experiments.quickstart import stages
 from experiments.quickstart.configs import TEXTS, configs
 from llmjax import config as cfg
-from llmjax.train.checkpoints.checkpoints import load_params
+from llmjax.train.checkpoints.reading import load_params
 
 SEEDS = (0, 1, 2)
 METRICS = ("accuracy", "macro_f1")

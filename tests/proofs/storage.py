@@ -38,7 +38,7 @@ from llmjax.config import BPE, Bytes, DataConfig, Label, PrepareConfig, RecordFi
 from llmjax.config import Words as WordsField
 from llmjax.data.prepare import prepare
 from llmjax.train import loop
-from llmjax.train.checkpoints.checkpoints import load_params
+from llmjax.train.checkpoints.reading import load_params
 from llmjax.train.metrics import writers
 from tests.train import toy
 

@@ -18,15 +18,9 @@ from llmjax.tasks.registry import make_task
 from llmjax.train.metrics import writers
 from tests.train import toy
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
 TOKENIZER = tokenizer_lib.make(Bytes(), ())
 PROMPTS = [{"prompt": text, "number": k} for k, text in enumerate("abcdefghij")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def config_of(loss=None, steps=4, **parts):

@@ -98,6 +98,15 @@ def write_pairs(file, new, count=60):
     new.write_text("prompt,completion\n1 a, a\n2 b, a\n")
 
 
+def write_searches(file, count=60):
+    """Queries and texts that answer them, with the query's word in them."""
+    words = [
+        "".join("abcdefghij"[int(digit)] for digit in str(i)) for i in range(count)
+    ]
+    rows = [{"query": f"what is {w}", "answer": f"{w} it is"} for w in words]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 def write_texts(file, count=60, classes=("bad", "good")):
     """A csv of sentences whose first word says the class."""
     with file.open("w", newline="") as f:

@@ -13,7 +13,8 @@ from etils import epath
 
 from llmjax.config import to_dict
 from llmjax.data.store import manifest
-from llmjax.train.checkpoints.checkpoints import Checkpoints, load_params
+from llmjax.train.checkpoints.checkpoints import Checkpoints
+from llmjax.train.checkpoints.reading import load_params
 from llmjax.train.optimizers import optimizers
 from tests.train import toy
 

@@ -15,7 +15,8 @@ from llmjax.parallel.mesh import use
 from llmjax.tasks.task import loss_of
 from llmjax.train import loop
 from llmjax.train.checkpoints import frozen
-from llmjax.train.checkpoints.checkpoints import Checkpoints, load_params
+from llmjax.train.checkpoints.checkpoints import Checkpoints
+from llmjax.train.checkpoints.reading import load_params
 from llmjax.train.state import WithAxes
 from tests.train import toy
 

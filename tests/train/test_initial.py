@@ -34,7 +34,7 @@ from llmjax.data.tokenizers import tokenizer as tokenizer_lib
 from llmjax.hub import tokenizer as hub_tokenizer
 from llmjax.tasks.registry import make_task
 from llmjax.train import initial, run
-from llmjax.train.checkpoints import checkpoints, resume, weights
+from llmjax.train.checkpoints import reading, resume, weights
 from tests import two_processes
 from tests.train import folders, toy
 
@@ -267,7 +267,7 @@ def tuned(bert, tmp_path_factory):
 
 def test_a_run_says_what_it_was_completed_with(tuned, bert):
     place, _ = tuned
-    saved, _ = checkpoints.load_params(place / "run")
+    saved, _ = reading.load_params(place / "run")
     assert saved.task.labels == ("bad", "good") and saved.model == bert[1]
     assert (saved.task.pooling, saved.task.head) == ("first", PoolerHead())
     assert (saved.data.prepare.text, saved.data.prepare.label) == ("sentence", "label")

@@ -5,16 +5,19 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
-from llmjax.config import DPO, KTO, ORPO, Checkpoint, Preference, SimPO
+from llmjax.config import DPO, KTO, ORPO, Checkpoint, LoRA, Preference, SimPO
 from llmjax.data.batches.pipeline import Pipeline
 from llmjax.models.forward import REFERENCE
 from llmjax.parallel.mesh import make_mesh, use
 from llmjax.train import loop, setup
-from llmjax.train.checkpoints.checkpoints import load_params, load_reference
+from llmjax.train.checkpoints.reading import load_params, load_reference
 from llmjax.train.metrics import evaluation, writers
 from llmjax.train.state import WithAxes
 from tests.train import toy
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 def config_of(loss, **parts):
@@ -188,3 +191,17 @@ def test_a_step_is_the_same_on_every_layout(devices, layout, loss_on_one):
         stepped(loss, devices, layout),
         want,
     )
+
+
+def test_the_reference_of_adapters_is_the_base(tmp_path):
+    """It is kept as the adapters were, and read merged, as all weights are."""
+    config = config_of(DPO(), train={"steps": 4}, peft=LoRA(rank=2))
+    program = program_of(config)
+    kept = flatten_dict(program.abstract.frozen[REFERENCE], sep="/")
+    assert all("kernel_lora" in name for name in kept)
+    state, _ = loop.fit(program, batches(config), None, tmp_path, progress=False)
+    first, (_, last) = load_reference(tmp_path, 4), load_params(tmp_path, 4)
+    base = flatten_dict(jax.device_get(state.frozen["params"]))
+    for name, leaf in flatten_dict(first).items():
+        np.testing.assert_array_equal(leaf, base[name], str(name))
+    assert jax.tree.structure(first) == jax.tree.structure(last)

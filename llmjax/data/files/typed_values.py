@@ -21,7 +21,7 @@ from llmjax.config import (
 )
 from llmjax.data.files.slices import Row, label_name
 from llmjax.data.store import conversations
-from llmjax.data.store.records import RecordSchema
+from llmjax.data.store.record_schema import RecordSchema
 from llmjax.data.tokenizers.chats import messages
 
 Record = dict[str, Any]  # field -> value, as `records.columns_of` takes them

@@ -37,8 +37,8 @@ from llmjax.data.files.slices import FileSlice, Row, require_columns
 from llmjax.data.prepare import encoding, selecting
 from llmjax.data.prepare.local_files import resolved
 from llmjax.data.prepare.selecting import natural
-from llmjax.data.store import manifest, records
-from llmjax.data.store.records import RecordSchema
+from llmjax.data.store import manifest, record_writing
+from llmjax.data.store.record_schema import RecordSchema
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 
 FORMAT = 3  # raise it when the same files become different records
@@ -82,7 +82,7 @@ class RecordFiles:
 
     def texts(self, split: str) -> Iterable[str]:
         """Every text of a split's records."""
-        return records.RecordTexts(self.folder / f"{split}.arrow", self.schema)
+        return record_writing.RecordTexts(self.folder / f"{split}.arrow", self.schema)
 
 
 def local_input(source: str, prepare: PrepareConfig) -> RecordInput:
@@ -195,15 +195,15 @@ def _write(folder: epath.Path, source: RecordInput, data: DataConfig) -> dict[st
     documents: dict[str, int] = {}
     digest = hashlib.sha256()
     with contextlib.ExitStack() as stack:
-        writers: dict[str, records.RecordWriter] = {}
+        writers: dict[str, record_writing.RecordWriter] = {}
         for split, batch in _batches(source, fields, schema, data):
             if split not in writers:
                 path = folder / f"{split}.arrow"
-                writers[split] = records.RecordWriter(
-                    path, records.record_columns(schema)
+                writers[split] = record_writing.RecordWriter(
+                    path, record_writing.record_columns(schema)
                 )
                 stack.callback(writers[split].abandon)
-            columns = records.columns_of(schema, batch)
+            columns = record_writing.columns_of(schema, batch)
             for name, names in collected.items():
                 names.update(_class_names(columns, name))
             digest.update(json.dumps([split, columns], sort_keys=True).encode())
@@ -295,7 +295,7 @@ def write_tokens(
         for split in splits:
             name = f"{split}.arrow"
             if name not in account["files"] or not (place / name).exists():
-                account["files"][name] = records.write_tokens(
+                account["files"][name] = record_writing.write_tokens(
                     place / name, files.folder / name, files.schema, tokenizer
                 )
                 manifest.write_json(place / "account.json", account)

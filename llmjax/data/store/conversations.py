@@ -39,7 +39,7 @@ def contents(text: str) -> list[str]:
 
 
 def options(kind: Messages, tools: Sequence[Any] | None) -> dict[str, Any]:
-    """What a template is given beside the messages."""
+    """The variables that a template is given beside the messages."""
     thinking = {} if kind.thinking is None else {"enable_thinking": kind.thinking}
     return {"template": kind.template or None, "tools": tools, **thinking}
 
@@ -156,7 +156,7 @@ class Index:
     def of(
         cls, counts: Mapping[str, np.ndarray], flat: Mapping[str, np.ndarray]
     ) -> "Index":
-        """Of the columns: their values' numbers in each record, and all values."""
+        """The index of `counts`, values in each record, and `flat`, all values."""
         owners = np.repeat(np.arange(len(counts[".ids"])), counts[".sizes"])
         before = np.cumsum(counts[".sizes"]) - counts[".sizes"]
         sizes = flat[".sizes"]

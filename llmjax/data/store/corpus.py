@@ -8,7 +8,8 @@ from etils import epath
 
 from llmjax.data.store import tokens
 from llmjax.data.store.documents import check_files, open_documents
-from llmjax.data.store.records import RecordSchema, RecordSource
+from llmjax.data.store.record_schema import RecordSchema
+from llmjax.data.store.records import RecordSource
 from llmjax.data.store.tokens import TokenSource
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 

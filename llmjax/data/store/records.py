@@ -5,48 +5,27 @@ tokens of its texts and the characters that each stands for.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
 
 from llmjax.config import (
     FieldType,
-    FramedText,
     Label,
     Labels,
     Messages,
     Number,
     Numbers,
-    RecordField,
     Spans,
     Tags,
-    Text,
     Texts,
     Words,
 )
-from llmjax.data.store import conversations, manifest
-from llmjax.data.tokenizers.tokenizer import Tokenizer
-
-_KINDS: dict[str, Any] = {
-    t.kind: t
-    for t in (
-        Text,
-        Words,
-        Tags,
-        Spans,
-        Number,
-        Numbers,
-        Texts,
-        Label,
-        Labels,
-        FramedText,
-        Messages,
-    )
-}
-_TOKENS = (".ids", ".offsets", ".sizes")  # columns of a text's tokens
-TextLike = (Text, Words, Texts)
+from llmjax.data.store import conversations
+from llmjax.data.store.record_schema import RecordSchema, TextLike, texts_of
+from llmjax.data.store.record_writing import TOKENS, open_table
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,292 +64,6 @@ class EncodedWords(EncodedText):
     word_ids: np.ndarray
 
 
-@dataclasses.dataclass(frozen=True)
-class RecordSchema:
-    """The fields of a corpus's records.
-
-    Attributes:
-      fields: name -> type. Tags and spans name their words or text, and with labels all
-        have the names of their classes; () for spans without.
-    """
-
-    fields: Mapping[str, FieldType]
-
-    @classmethod
-    def of(cls, fields: Iterable[RecordField]) -> "RecordSchema":
-        """The schema of `data.prepare.fields`; names what tags and spans refer to.
-
-        Raises:
-          ValueError: tags without words, or spans without a text.
-        """
-        fields = tuple(fields)
-        types: dict[str, FieldType] = {}
-        for field in fields:
-            kind = field.type
-            if isinstance(kind, Tags):
-                words = _referred(field, "words", kind.words, Words, fields)
-                kind = dataclasses.replace(kind, words=words)
-            elif isinstance(kind, Spans):
-                text = _referred(field, "text", kind.text, Text, fields)
-                kind = dataclasses.replace(kind, text=text)
-            types[field.name] = kind
-        return cls(types)
-
-    @classmethod
-    def from_json(cls, fields: Mapping[str, Mapping[str, Any]]) -> "RecordSchema":
-        """The schema that `to_json` described."""
-        types = {}
-        for name, values in fields.items():
-            arguments = {
-                k: tuple(v) if isinstance(v, list) else v
-                for k, v in values.items()
-                if k != "kind"
-            }
-            types[name] = _KINDS[values["kind"]](**arguments)
-        return cls(types)
-
-    def to_json(self) -> dict[str, dict[str, Any]]:
-        """Plain dicts for the manifest."""
-        return {
-            name: {"kind": kind.kind, **dataclasses.asdict(kind)}
-            for name, kind in self.fields.items()
-        }
-
-    def with_classes(self, classes: Mapping[str, tuple[str, ...]]) -> "RecordSchema":
-        """The schema with the names of classes of some fields."""
-        fields: dict[str, Any] = {**self.fields}
-        for name, names in classes.items():
-            fields[name] = dataclasses.replace(fields[name], classes=names)
-        return RecordSchema(fields)
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """The names of the fields of texts, which have tokens."""
-        return tuple(k for k, t in self.fields.items() if isinstance(t, TextLike))
-
-    @property
-    def conversations(self) -> tuple[str, ...]:
-        """The names of the fields of messages, which have tokens too."""
-        return tuple(k for k, t in self.fields.items() if isinstance(t, Messages))
-
-
-def _referred(
-    field: RecordField,
-    parameter: str,
-    name: str,
-    kind: type,
-    fields: tuple[RecordField, ...],
-) -> str:
-    """The name of the field that tags or spans lie in."""
-    there = [f.name for f in fields if isinstance(f.type, kind)]
-    if name in there:
-        return name
-    if not name and len(there) == 1:
-        return there[0]
-    raise ValueError(
-        f"data.prepare.fields: the {field.type.kind} {field.name!r} have "
-        f"{parameter}={name!r}; accepted: the name of a field of kind "
-        f"{kind.kind!r} ({', '.join(map(repr, there)) or 'there is none'})"  # type: ignore[attr-defined]
-    )
-
-
-# --- writing -------------------------------------------------------------------------
-
-
-class RecordWriter:
-    """Writes an arrow file of records, or of tokens, whole or not at all."""
-
-    def __init__(self, path: epath.Path, columns: Any):
-        """`columns`: a schema of arrow."""
-        import pyarrow as pa
-
-        self._path, self._partial = path, manifest.partial(path)
-        self._file = self._partial.open("wb")
-        self._writer = pa.ipc.new_file(self._file, columns)
-        self._columns = columns
-
-    def write(self, columns: Mapping[str, list[Any]]) -> None:
-        """Writes some records, a list per column."""
-        import pyarrow as pa
-
-        self._writer.write(pa.record_batch(dict(columns), schema=self._columns))
-
-    def abandon(self) -> None:
-        """Removes a file that was not closed."""
-        self._file.close()
-        self._partial.unlink(missing_ok=True)
-
-    def close(self) -> dict[str, Any]:
-        """Moves the file to its place and gives its bytes and sha256."""
-        self._writer.close()
-        self._file.close()
-        size = self._partial.stat().length
-        digest = manifest.sha256(self._partial)
-        self._partial.replace(self._path)
-        return {"bytes": size, "sha256": digest}
-
-
-def record_columns(schema: RecordSchema) -> Any:
-    """The arrow schema of a file of records."""
-    import pyarrow as pa
-
-    strings, integers = pa.list_(pa.large_string()), pa.list_(pa.int32())
-    columns: dict[type, dict[str, Any]] = {
-        Text: {"": pa.large_string()},
-        Words: {"": strings},
-        Tags: {"": strings},
-        Spans: {"": integers, ".classes": strings},  # start, stop, start, stop, …
-        Number: {"": pa.float64()},
-        Numbers: {"": pa.list_(pa.float64())},
-        Texts: {"": strings},
-        Label: {"": pa.string()},
-        Labels: {"": strings},
-        FramedText: {"": pa.large_string()},
-        Messages: {"": pa.large_string()},  # as JSON
-    }
-    return pa.schema(
-        [
-            (name + suffix, dtype)
-            for name, kind in schema.fields.items()
-            for suffix, dtype in columns[type(kind)].items()
-        ]
-    )
-
-
-def columns_of(schema: RecordSchema, records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Records as columns. Spans are (start, stop, class name); classes are names."""
-    columns: dict[str, Any] = {}
-    for name, kind in schema.fields.items():
-        values = [record[name] for record in records]
-        if isinstance(kind, Spans):
-            columns[name] = [[c for span in v for c in span[:2]] for v in values]
-            columns[f"{name}.classes"] = [[span[2] for span in v] for v in values]
-        else:
-            columns[name] = values
-    return columns
-
-
-def write_tokens(
-    path: epath.Path, records: epath.Path, schema: RecordSchema, tokenizer: Tokenizer
-) -> dict[str, Any]:
-    """Encodes the texts of a file of records; gives the new file's bytes and sha256."""
-    import pyarrow as pa
-
-    encoders = _encoders(schema, tokenizer, records.stem)
-    names = [name + suffix for name, e in encoders.items() for suffix in e.columns]
-    columns = pa.schema([(name, pa.list_(pa.int32())) for name in names])
-    writer = RecordWriter(path, columns)
-    try:
-        for batch in _open(records).to_batches():
-            arrays: dict[str, list[Any]] = {name: [] for name in names}
-            for name, encoder in encoders.items():
-                for value in batch.column(name).to_pylist():
-                    row = encoder(value)
-                    for suffix, array in zip(encoder.columns, row, strict=True):
-                        arrays[name + suffix].append(array)
-            writer.write(arrays)
-        for encoder in encoders.values():
-            encoder.finish()
-    except BaseException:
-        writer.abandon()
-        raise
-    return writer.close()
-
-
-def _encoders(schema: RecordSchema, tokenizer: Tokenizer, split: str) -> dict[str, Any]:
-    """Field -> what makes the columns of its tokens."""
-    encoders: dict[str, Any] = {
-        name: _TextEncoder(schema.fields[name], tokenizer) for name in schema.texts
-    }
-    for name in schema.conversations:
-        kind: Any = schema.fields[name]
-        where = f"split {split!r}, field {name!r} of data.prepare.fields"
-        encoders[name] = conversations.Encoder(tokenizer, kind, where)
-    return encoders
-
-
-@dataclasses.dataclass(frozen=True)
-class _TextEncoder:
-    """The columns of a field of texts."""
-
-    kind: FieldType
-    tokenizer: Tokenizer
-    columns: ClassVar[tuple[str, ...]] = _TOKENS
-
-    def __call__(self, value: Any) -> tuple[Any, ...]:
-        encoded = [self._encode(text) for text in _texts(self.kind, value)]
-        return (
-            _joined([ids for ids, _ in encoded]),
-            _joined([offsets.reshape(-1) for _, offsets in encoded]),
-            [len(ids) for ids, _ in encoded],
-        )
-
-    def _encode(self, text: str) -> tuple[np.ndarray, np.ndarray]:
-        if not isinstance(self.kind, FramedText):
-            return self.tokenizer.encode_with_offsets(text)
-        before, behind = self.kind.prefix, self.kind.suffix
-        ids, offsets = self.tokenizer.encode_with_offsets(before + text + behind)
-        return ids, np.clip(offsets - len(before), 0, len(text))
-
-    def finish(self) -> None:
-        """Nothing is counted."""
-
-
-def _joined(arrays: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate([np.zeros(0, np.int32), *arrays]).astype(np.int32)
-
-
-def _texts(kind: FieldType, value: Any) -> list[str]:
-    """The texts of a field that are encoded."""
-    if isinstance(kind, Words):
-        return [" ".join(value)]
-    return list(value) if isinstance(kind, Texts) else [value]
-
-
-@dataclasses.dataclass(frozen=True)
-class RecordTexts:
-    """Every text of a file of records; can be iterated again and again."""
-
-    path: epath.Path
-    schema: RecordSchema
-
-    def __len__(self) -> int:
-        table, fields = _open(self.path), self.schema.fields
-        several = [k for k, kind in fields.items() if isinstance(kind, Texts)]
-        sizes = (
-            chunk.value_lengths() for k in several for chunk in table.column(k).chunks
-        )
-        single = len(self.schema.texts) - len(several)
-        said = (
-            len(conversations.contents(text))
-            for name in self.schema.conversations
-            for text in table.column(name).to_pylist()
-        )
-        lists = sum(int(s.to_numpy().sum()) for s in sizes)
-        return single * table.num_rows + lists + sum(said)
-
-    def __iter__(self) -> Iterator[str]:
-        for batch in _open(self.path).to_batches():
-            for name in self.schema.texts:
-                for value in batch.column(name).to_pylist():
-                    yield from _texts(self.schema.fields[name], value)
-            for name in self.schema.conversations:
-                for value in batch.column(name).to_pylist():
-                    yield from conversations.contents(value)
-
-
-def _open(path: epath.Path) -> Any:
-    """The table of an arrow file, mapped where it is local."""
-    import pyarrow as pa
-
-    local = "://" not in str(path)
-    source = pa.memory_map(str(path)) if local else pa.BufferReader(path.read_bytes())
-    return pa.ipc.open_file(source).read_all()
-
-
-# --- reading -------------------------------------------------------------------------
-
-
 def word_ids_of(words: Sequence[str], offsets: np.ndarray) -> np.ndarray:
     """The word of each token of words with a space between them, int32 [n]."""
     ends = np.cumsum([len(word) + 1 for word in words]) - 1
@@ -397,8 +90,8 @@ class RecordSource:
     def __init__(self, schema: RecordSchema, records: str, tokens: str):
         """Opens the files of records and of their tokens."""
         self.schema, self._files = schema, (records, tokens)
-        self._records = _open(epath.Path(records))
-        self._tokens = _open(epath.Path(tokens))
+        self._records = open_table(epath.Path(records))
+        self._tokens = open_table(epath.Path(tokens))
         self._classes = {
             name: {c: i for i, c in enumerate(kind.classes)}
             for name, kind in schema.fields.items()
@@ -561,7 +254,7 @@ class RecordSource:
         return np.concatenate([spans, numbers[:, None]], axis=1)
 
     def _encoded(self, name: str, kind: FieldType, value: Any, index: int) -> Any:
-        ids, offsets, sizes = (self._integers(name + k, index) for k in _TOKENS)
+        ids, offsets, sizes = (self._integers(name + k, index) for k in TOKENS)
         offsets = offsets.reshape(-1, 2)
         if isinstance(kind, Words):
             word_ids = word_ids_of(value, offsets)
@@ -571,7 +264,7 @@ class RecordSource:
         encoded = tuple(
             EncodedText(text, ids[a:b], offsets[a:b])
             for text, a, b in zip(
-                _texts(kind, value), stops - sizes, stops, strict=True
+                texts_of(kind, value), stops - sizes, stops, strict=True
             )
         )
         return encoded if isinstance(kind, Texts) else encoded[0]

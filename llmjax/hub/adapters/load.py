@@ -17,7 +17,7 @@ from llmjax.hub.adapters.places import CONFIG, PREFIX, WEIGHTS, Place, places
 from llmjax.hub.binding import Bound, bind
 from llmjax.hub.load import BATCH, abstract
 from llmjax.hub.meaning import simplest
-from llmjax.hub.save import classification, find_family
+from llmjax.hub.save import family_of
 from llmjax.models.heads.encoder import Encoder
 from llmjax.peft import adapted
 
@@ -66,12 +66,8 @@ def load(
                 f"{path / CONFIG}: {name}={value!r} has an effect that is not known "
                 f"here; accepted beside what says nothing: {', '.join(sorted(_READ))}"
             )
-    origin = getattr(model, "origin", None)
-    head, cfg = type(model).__name__, simplest(model.cfg)
-    first = origin.family if origin else ""
-    way = classification(model)
-    chosen = find_family(cfg, head, family, first=first, classification=way)
-    table = chosen.table(cfg)
+    chosen = family_of(model, family)
+    table = chosen.table(simplest(model.cfg))
     bare = table.base if isinstance(model, Encoder) else ""
     flat = flatten_dict(nn.unbox(params), sep="/")
     reader = _Reader(path, fields, tensors, bare, flat)
@@ -83,8 +79,8 @@ def load(
         raise ValueError(
             f"{path / WEIGHTS}: {rest[0]!r}"
             + (f" and {len(rest) - 1} more" if rest[1:] else "")
-            + f" is of no matrix of this {head} of the family {chosen.name}; give the "
-            "base that the adapters were trained on"
+            + f" is of no matrix of this {type(model).__name__} of the family "
+            f"{chosen.name}; give the base that the adapters were trained on"
         )
     return peft, unflatten_dict(leaves, sep="/")
 
@@ -141,7 +137,7 @@ class _Reader:
         Raises:
           ValueError: it is needed and missing, or not of floats.
         """
-        name = f"{PREFIX}{module.removeprefix(self.bare)}.{suffix}"
+        name = f"{PREFIX}{module}.{suffix}"
         if name not in self.tensors:
             if needed:
                 raise ValueError(f"{self.path / WEIGHTS} lacks {name!r}")
@@ -180,7 +176,7 @@ class _Reader:
         return leaves
 
     def _whole(self, name: str) -> Any:
-        module, _, suffix = name.rpartition(".")
+        module, _, suffix = name.removeprefix(self.bare).rpartition(".")
         return self.take(module, suffix)
 
     def rest(self) -> set[str]:
@@ -205,8 +201,7 @@ def _read_lora(reader: _Reader, there: list[Place]) -> tuple[LoRA, dict[str, Any
     fields = reader.fields
     dora, found = bool(fields.get("use_dora")), []
     for place in there:
-        for index in place.bound.indices():
-            module = place.bound.tensor(index).removesuffix(".weight")
+        for module, index in place.named(reader.bare):
             a = reader.take(module, "lora_A.weight")
             if a is None:
                 continue
@@ -265,8 +260,7 @@ def _read_ia3(reader: _Reader, there: list[Place]) -> tuple[IA3, dict[str, Any]]
     of_inputs: list[str] = []
     of_outputs: list[str] = []
     for place in there:
-        for index in place.bound.indices():
-            module = place.bound.tensor(index).removesuffix(".weight")
+        for module, index in place.named(reader.bare):
             vector = reader.take(module, "ia3_l")
             if vector is None:
                 continue

@@ -8,6 +8,8 @@ own rows of B.
 
 import dataclasses
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import einops
 import flax.linen as nn
@@ -16,7 +18,7 @@ import numpy as np
 from llmjax.hub.binding import Bound, View, bind
 from llmjax.hub.load import BATCH, abstract
 from llmjax.hub.meaning import simplest
-from llmjax.hub.save import classification, find_family
+from llmjax.hub.save import family_of
 from llmjax.hub.table import Table
 from llmjax.models.layers import Projection
 from llmjax.peft.adapted import matrices
@@ -40,20 +42,26 @@ class Place:
     bound: Bound
     modules: tuple[Projection, ...]
 
+    def named(self, bare: str = "") -> Iterator[tuple[str, tuple[int, ...]]]:
+        """The hub's names of its modules, and their indices along L and E.
+
+        Args:
+          bare: prefix that a bare model's names go without.
+        """
+        for index in self.bound.indices():
+            name = self.bound.tensor(index).removesuffix(".weight")
+            yield name.removeprefix(bare), index
+
     def inner(self, k: int) -> list[str]:
         """The letters of the k-th part's axes that are summed over."""
         axes = letters(self.modules[k])
         kernel = axes.shared + axes.inner + axes.outer
         ours = self.bound.views[k].ours
         lost = len(kernel) - len(ours)  # experts, which are apart at the hub
-        return [
-            ours[i - lost][0]
-            for i, letter in enumerate(kernel)
-            if letter in axes.inner and len(ours[i - lost]) == 1
-        ]
+        return [ours[i - lost][0] for i, a in enumerate(kernel) if a in axes.inner]
 
     def input_axis(self, k: int) -> int:
-        """Which of the hub's two axes is the k-th part's input.
+        """The place, 0 or 1, of the k-th part's input among the hub's axes.
 
         Raises:
           ValueError: an axis that is both.
@@ -136,13 +144,15 @@ def places(table: Table, model: nn.Module) -> list[Place]:
     found = []
     for bound in bind(table, shapes):
         kernels = [path.removesuffix("/kernel") for path in bound.paths]
+        if len(bound.shape) != 2 or "{e}" in bound.name:  # experts: no Linear of torch
+            continue
         if all(kernel in modules for kernel in kernels):
             parts = tuple(modules[kernel] for kernel in kernels)
             found.append(Place(bound.name.removesuffix(".weight"), bound, parts))
     return found
 
 
-def our_names(model: nn.Module, targets: tuple[str, ...]) -> tuple[str, ...]:
+def our_names(model: Any, targets: tuple[str, ...]) -> tuple[str, ...]:
     """Targets of adapters with the hub's names of matrices ("q_proj") as ours.
 
     A target of ours, and what is no name of the model's family, stays as it is.
@@ -150,12 +160,11 @@ def our_names(model: nn.Module, targets: tuple[str, ...]) -> tuple[str, ...]:
     own = matrices(model, BATCH)
     if all(any(matches(path, (target,)) for path in own) for target in targets):
         return targets
-    head, cfg = type(model).__name__, simplest(getattr(model, "cfg"))  # noqa: B009
     try:
-        family = find_family(cfg, head, classification=classification(model))
+        family = family_of(model)
     except ValueError:
         return targets
-    there = places(family.table(cfg), model)
+    there = places(family.table(simplest(model.cfg)), model)
 
     def named(target: str) -> list[str]:
         if any(matches(path, (target,)) for path in own):

@@ -1,5 +1,6 @@
 """Adapters of a model, written as peft's."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -17,11 +18,11 @@ from llmjax.hub.adapters.places import CONFIG, PREFIX, WEIGHTS, Place, places
 from llmjax.hub.binding import bind
 from llmjax.hub.load import abstract
 from llmjax.hub.meaning import simplest
-from llmjax.hub.save import classification, find_family
+from llmjax.hub.save import family_of
 from llmjax.hub.table import Table
 from llmjax.models.heads.encoder import Encoder
 from llmjax.models.heads.language import LanguageModel
-from llmjax.peft.adapted import method, trained
+from llmjax.peft.adapted import method, of_adapters, trained
 from llmjax.peft.method import matches
 
 TASK_TYPES = {
@@ -59,66 +60,96 @@ def save(
     path = Path(path).expanduser()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"{path} is not empty; give a new folder or remove it")
-    head, cfg = type(model).__name__, simplest(model.cfg)
-    origin = getattr(model, "origin", None)
-    first = origin.family if origin else ""
-    way = classification(model)
-    chosen = find_family(cfg, head, family, first=first, classification=way)
-    table, flat = chosen.table(cfg), flatten_dict(nn.unbox(params), sep="/")
-    flat = {name: np.asarray(leaf, np.float32) for name, leaf in flat.items()}
+    flat = flatten_dict(nn.unbox(params), sep="/")
+    table = family_of(model, family).table(simplest(model.cfg))
     bare = table.base if isinstance(model, Encoder) else ""
-    tensors: dict[str, np.ndarray] = {}
-    ranks: dict[str, int] = {}
-    inputs: set[str] = set()
-    written: Any = _written_ia3 if isinstance(peft, IA3) else _written_lora
-    every = places(table, model)
-    for place in every:
-        for index in place.bound.indices():
-            own = [_weights(peft, flat, p, index) for p in place.bound.paths]
-            if not any(own):
-                continue
-            name = place.bound.tensor(index).removesuffix(".weight").removeprefix(bare)
-            kernels = [flat[p][index] for p in place.bound.paths]
-            for suffix, tensor in written(peft, place, own, kernels).items():
-                tensors[f"{PREFIX}{name}.{suffix}"] = np.ascontiguousarray(tensor)
-                if suffix == "lora_A.weight":
-                    ranks[name] = len(tensor)
-            if isinstance(peft, IA3) and _of_input(peft, place):
-                inputs.add(name)
+    there = places(table, model)
+    pairs = _pairs(peft, there, flat, bare)
     saved = _saved_whole(peft, table, model, flat, bare)
-    names = [
-        place.bound.tensor(index).removesuffix(".weight").removeprefix(bare)
-        for place in every
-        for index in place.bound.indices()
-    ]
-    adapted = sorted(map(_module, tensors.keys()))
-    adapted = list(dict.fromkeys(adapted))
     config = {
         "base_model_name_or_path": base,
-        "peft_type": peft.kind.upper(),
         "task_type": _task_type(model),
-        "inference_mode": True,
         "modules_to_save": sorted({_module(n) for n in saved}) or None,
-        "target_modules": _targets(adapted, names),
-        "fan_in_fan_out": any(p.input_axis(0) == 0 for p in every),
-    }
-    if isinstance(peft, IA3):
-        config["feedforward_modules"] = _targets(sorted(inputs), names)
-    else:
-        config |= _fields(peft, ranks)
+        "fan_in_fan_out": any(p.input_axis(0) == 0 for p in there),
+        "inference_mode": True,
+    } | _fields(peft, pairs, [name for p in there for name, _ in p.named(bare)])
+    _write(path, config, pairs.tensors | saved, beside)
+
+
+def _write(
+    path: Path,
+    config: Mapping[str, Any],
+    tensors: dict[str, np.ndarray],
+    beside: Sequence[Path],
+) -> None:
+    """Writes the folder, whole or not at all."""
     partial = path.parent / f".{path.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
         file = partial / WEIGHTS
-        safetensors.numpy.save_file(tensors | saved, file, metadata={"format": "pt"})
+        safetensors.numpy.save_file(tensors, file, metadata={"format": "pt"})
         shutil.copymode(partial / CONFIG, file)
         for other in beside:
             shutil.copyfile(other, partial / other.name)
         partial.replace(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pairs:
+    """The adapters of a model, as peft has them.
+
+    Attributes:
+      tensors: by peft's names.
+      ranks: module -> rank, of LoRA.
+      inputs: modules whose input IA3 scales.
+    """
+
+    tensors: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    ranks: dict[str, int] = dataclasses.field(default_factory=dict)
+    inputs: set[str] = dataclasses.field(default_factory=set)
+
+    @property
+    def modules(self) -> list[str]:
+        """The modules that have adapters."""
+        return sorted(set(map(_module, self.tensors)))
+
+
+def _pairs(
+    peft: Adapters, there: Sequence[Place], flat: Mapping[str, Any], bare: str
+) -> _Pairs:
+    """The adapters among a model's weights.
+
+    Raises:
+      ValueError: adapters of a matrix that the family's files don't have alone.
+    """
+    out, seen = _Pairs(), set()
+    written: Any = _written_ia3 if isinstance(peft, IA3) else _written_lora
+    for place in there:
+        paths = place.bound.paths
+        for name, index in place.named(bare):
+            own = [_weights(peft, flat, path, index) for path in paths]
+            if not any(own):
+                continue
+            seen |= {p for p, weights in zip(paths, own, strict=True) if weights}
+            kernels = [np.asarray(flat[path][index], np.float32) for path in paths]
+            for suffix, tensor in written(peft, place, own, kernels).items():
+                out.tensors[f"{PREFIX}{name}.{suffix}"] = np.ascontiguousarray(tensor)
+                if suffix == "lora_A.weight":
+                    out.ranks[name] = len(tensor)
+            if isinstance(peft, IA3) and _of_input(peft, place):
+                out.inputs.add(name)
+    scopes = {k.rpartition("/")[0] for k in flat if of_adapters(peft, k)}
+    kernels_of = {scope.removesuffix(f"_{method(peft).name}") for scope in scopes}
+    if rest := sorted(kernels_of - seen):
+        raise ValueError(
+            f"peft's format holds no adapters of {rest[0]}, which is no matrix of its "
+            "own in the family's files; merge them, by leaving --adapters out"
+        )
+    return out
 
 
 def _task_type(model: Any) -> str | None:
@@ -143,7 +174,7 @@ def _weights(
     """The adapters of a kernel at an index of its stacked axes; {}: it has none."""
     prefix = f"{kernel}_{method(peft).name}/"
     return {
-        name.removeprefix(prefix): leaf[index]
+        name.removeprefix(prefix): np.asarray(leaf[index], np.float32)
         for name, leaf in flat.items()
         if name.startswith(prefix)
     }
@@ -213,7 +244,7 @@ def _saved_whole(
     peft: Adapters,
     table: Table,
     model: nn.Module,
-    flat: Mapping[str, np.ndarray],
+    flat: Mapping[str, Any],
     bare: str,
 ) -> dict[str, np.ndarray]:
     """The tensors of modules that were trained whole: those outside of the layers that
@@ -224,12 +255,12 @@ def _saved_whole(
         if not changed.isdisjoint(bound.paths):
             for index in bound.indices():
                 name = bound.tensor(index).removeprefix(bare)
-                leaves = [flat[path][index] for path in bound.paths]
+                leaves = [np.asarray(flat[p][index], np.float32) for p in bound.paths]
                 saved[PREFIX + name] = np.ascontiguousarray(bound.join(leaves))
     return saved
 
 
-def _targets(adapted: list[str], names: list[str]) -> list[str] | str:
+def _targets(adapted: list[str], names: Sequence[str]) -> list[str] | str:
     """peft's `target_modules`: last names where they say which, else an expression."""
     ends = sorted({name.rpartition(".")[2] for name in adapted})
     if sorted(n for n in names if n.rpartition(".")[2] in ends) == adapted:
@@ -237,11 +268,21 @@ def _targets(adapted: list[str], names: list[str]) -> list[str] | str:
     return "|".join(map(re.escape, adapted))
 
 
-def _fields(peft: LoRA, ranks: Mapping[str, int]) -> dict[str, Any]:
-    """The fields of adapter_config.json that are LoRA's own."""
-    fused = {name: rank for name, rank in ranks.items() if rank != peft.rank}
+def _fields(peft: Adapters, pairs: _Pairs, names: Sequence[str]) -> dict[str, Any]:
+    """The fields of adapter_config.json that say a method and its matrices.
+
+    Args:
+      names: of all modules that may have adapters.
+    """
+    common = {
+        "peft_type": peft.kind.upper(),
+        "target_modules": _targets(pairs.modules, names),
+    }
+    if isinstance(peft, IA3):
+        return common | {"feedforward_modules": _targets(sorted(pairs.inputs), names)}
+    fused = {name: rank for name, rank in pairs.ranks.items() if rank != peft.rank}
     power = 0.5 if peft.rank_stabilized else 1.0
-    return {
+    return common | {
         "r": peft.rank,
         "lora_alpha": peft.alpha,
         "lora_dropout": peft.dropout,

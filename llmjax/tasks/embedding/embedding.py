@@ -335,9 +335,9 @@ class TextEmbeddingTask(Objective):
     def report(
         self, predictions: Iterable[Predictions], sources: Sequence[Source] = ()
     ) -> dict[str, Any]:
-        """Of pairs with scores the correlation of cosine and score; of others how well
-        each anchor finds its positives among all documents of the split. Of truncated
-        vectors too."""
+        """Retrieval of each anchor's positives among all documents of the split, or of
+        pairs with scores the correlation of cosine and score; of truncated vectors
+        too."""
         config: TextEmbedding = self.config
         sizes = [t.size for t in config.truncations]
         if config.scored:

@@ -178,7 +178,7 @@ def _filtered(
 
 
 def cosines(vectors: Vectors) -> jax.Array:
-    """Of each row's anchor and first document, float32 [B]."""
+    """The cosine of each row's anchor and first document, float32 [B]."""
     a_BD, b_BD = unit(vectors.anchor_BD), unit(vectors.docs_BCD[:, 0])
     return jnp.sum(a_BD * b_BD, axis=-1)
 

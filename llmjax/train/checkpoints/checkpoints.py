@@ -29,7 +29,6 @@ from llmjax.train.checkpoints.best import Best, LatestAndBest, best_first
 from llmjax.train.checkpoints.damage import DamagedError, reading, writing
 from llmjax.train.checkpoints.folder import FORMAT
 from llmjax.train.checkpoints.folder import Folder as CheckpointFolder
-from llmjax.train.checkpoints.merging import without_adapters
 from llmjax.train.optimizers import averages
 from llmjax.train.state import State
 
@@ -388,39 +387,3 @@ def _restore(abstract: Any) -> Any:
         item=abstract,
         restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
     )
-
-
-def load_params(
-    workdir: epath.PathLike, step: int | None = None
-) -> tuple[RunConfig, Any]:
-    """The config and the weights of a run, of the checkpoint that `read` takes."""
-    return read(workdir, step)[1:]
-
-
-def read(
-    workdir: epath.PathLike, step: int | None = None, *, merge: bool = True
-) -> tuple[int, RunConfig, Any]:
-    """A run's step, config and weights at `step` (None: the best that is whole).
-
-    The weights are the averaged ones where the run kept an average. Adapters are merged
-    into their matrices, unless `merge` is False: the config is then one without. What
-    is damaged and so passed over is said on standard error.
-
-    Raises:
-      FileNotFoundError, ValueError: no such run or step, or one that can't be read.
-    """
-    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
-
-        def read_step(step: int) -> tuple[int, RunConfig, Any]:
-            config, params = checkpoints.run_config(step), checkpoints.params(step)
-            if merge:
-                config, params = without_adapters(config, params)
-            return step, config, params
-
-        return checkpoints.best_whole(read_step) if step is None else read_step(step)
-
-
-def load_reference(workdir: epath.PathLike, step: int) -> Any:
-    """The weights that a run began with, if it keeps them for its task; else None."""
-    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
-        return checkpoints.reference(step)

@@ -25,8 +25,8 @@ from llmjax.config import (
 )
 from llmjax.models.forward import variables
 from llmjax.parallel.processes import distributed
-from llmjax.train.checkpoints.checkpoints import load_params
 from llmjax.train.checkpoints.frozen import PARAMS, split
+from llmjax.train.checkpoints.reading import load_params
 from llmjax.train.checkpoints.weights import CONFIG_FILE, describe, of_hub
 from llmjax.train.optimizers import optimizers
 from llmjax.train.optimizers.roles import may_grow

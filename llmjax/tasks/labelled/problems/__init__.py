@@ -1,1 +1,1 @@
-"""What a classifier's scores of a text mean: loss, prediction and report of each."""
+"""The meanings of a classifier's scores: loss, prediction and report of each."""

@@ -11,7 +11,8 @@ import numpy as np
 
 from llmjax.config import FieldType, Labels, SequenceClassification, wording
 from llmjax.data.batches.streams import Feature
-from llmjax.data.store.records import RecordSchema, RecordSource
+from llmjax.data.store.record_schema import RecordSchema
+from llmjax.data.store.records import RecordSource
 from llmjax.tasks.labelled.confusion import LONGEST, aligned
 from llmjax.tasks.labelled.problems import losses
 from llmjax.tasks.labelled.problems.problem import Problem, mean

@@ -12,7 +12,8 @@ import numpy as np
 
 from llmjax.config import FieldType, LossConfig, SequenceClassification
 from llmjax.data.batches.streams import Feature
-from llmjax.data.store.records import RecordSchema, RecordSource
+from llmjax.data.store.record_schema import RecordSchema
+from llmjax.data.store.records import RecordSource
 from llmjax.models.heads.classifier import SequenceClassifier
 from llmjax.tasks.task import Metrics, Predictions
 

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmjax.config import FieldType, Label, SequenceClassification, wording
-from llmjax.data.store.records import RecordSchema, RecordSource
+from llmjax.data.store.record_schema import RecordSchema
+from llmjax.data.store.records import RecordSource
 from llmjax.models.heads.classifier import OrdinalClassifier
 from llmjax.tasks.labelled import confusion
 from llmjax.tasks.labelled.problems import calibration, losses
