@@ -181,7 +181,7 @@ def describe(result: Mapping[str, Any]) -> str:
     rows = {
         "run": f"{result['run']}{step}",
         "rows": f"{result['rows']:,} of {result['input']}",
-        "labels": f"{shown}{more}",
+        "answers": f"{shown}{more}",
         "written to": result["output"],
     }
     if result["cut"]:

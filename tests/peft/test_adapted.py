@@ -218,3 +218,16 @@ def test_what_cannot_be_is_said(peft, says):
 def test_configs_that_cannot_be(make, says):
     with pytest.raises(ValueError, match=says):
         make()
+
+
+def test_a_part_of_the_weights_is_read_as_a_whole(tmp_path):
+    """Readers have no frozen weights: a run's are one tree, its config trains all."""
+    config = with_peft(PartialTuning(("*bias",)), train={"steps": 4})
+    program, source = toy.program(config), toy.batches(config)
+    state, _ = loop.fit(program, source, None, tmp_path, progress=False)
+    config, params = reading.load_params(tmp_path)
+    assert config.peft.kind == "full"
+    plain = toy.program(config)
+    assert jax.tree.structure(params) == jax.tree.structure(plain.abstract.params)
+    whole = variables(state.params, state.frozen)["params"]
+    toy.assert_same_bits(params, jax.device_get(whole))

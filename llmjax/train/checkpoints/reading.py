@@ -6,7 +6,7 @@ from typing import Any
 
 from etils import epath
 
-from llmjax.config import Adapters, FullTuning, RunConfig
+from llmjax.config import FullTuning, RunConfig
 from llmjax.hub.load import BATCH
 from llmjax.peft import adapted
 from llmjax.tasks.registry import make_model
@@ -54,8 +54,11 @@ def load_reference(workdir: epath.PathLike, step: int) -> Any:
 
 
 def _without_adapters(config: RunConfig, params: Any) -> tuple[RunConfig, Any]:
-    """The config and the weights of the same model with its adapters merged."""
-    if not isinstance(config.peft, Adapters):
+    """The config and the weights of the same model with its adapters merged.
+
+    All of the weights are then alike, those that were frozen too.
+    """
+    if isinstance(config.peft, FullTuning):
         return config, params
     plain = dataclasses.replace(config, peft=FullTuning())
     return plain, adapted.merged(config.peft, make_model(plain), BATCH, params)
