@@ -23,7 +23,7 @@ from llmjax.config import EinsumAttention, LayoutConfig, RunConfig, Scratch
 from llmjax.data.batches.pipeline import Pipeline, Source
 from llmjax.data.cleaning import steps
 from llmjax.data.files.slices import Row
-from llmjax.data.prepare import prepare
+from llmjax.data.prepare import sources
 from llmjax.parallel import mesh as mesh_lib
 from llmjax.parallel.processes import distributed
 from llmjax.tasks.task import Objective
@@ -60,7 +60,7 @@ class Predictor:
           mesh: None: over all devices that are here.
         """
         self.task, self.cut = task, 0
-        self._cleaning = prepare.cleaning(config.data)
+        self._cleaning = sources.cleaning(config.data)
         here = config.layout.mesh_fields(LayoutConfig().mesh_sizes)
         layout = dataclasses.replace(config.layout, microbatches=1, **here)
         mesh = mesh or mesh_lib.make_mesh(layout)
@@ -170,7 +170,7 @@ def fingerprint(config: RunConfig, task: Objective, params: Any) -> str:
       config, task: of the run.
       params: its weights, whole on this process.
     """
-    said = [config.model, config.task, prepare.cleaning(config.data)]
+    said = [config.model, config.task, sources.cleaning(config.data)]
     tokenizer = getattr(task.vocabulary, "fingerprint", "")
     digest = hashlib.sha256(json.dumps([*map(repr, said), tokenizer]).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):

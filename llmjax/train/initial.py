@@ -26,6 +26,7 @@ from llmjax.config import (
     TokenizerFile,
 )
 from llmjax.data.prepare import prepare
+from llmjax.data.prepare.sources import is_local
 from llmjax.data.store.corpus import Corpus
 from llmjax.data.tokenizers import comparison
 from llmjax.data.tokenizers import tokenizer as tokenizer_lib
@@ -108,7 +109,7 @@ def prepare_local(data: DataConfig, workdir: epath.PathLike | None = None) -> No
     if (saved := _saved(workdir)) is not None:
         resume.check_sources(data, saved.data, workdir)
     sources = [part.source for part in data.mixture] or [data.source]
-    if not all(map(prepare.is_local, sources)):
+    if not all(map(is_local, sources)):
         return
     several = jax.distributed.is_initialized()
     if not several or distributed.is_leader():  # whose failure ends the others

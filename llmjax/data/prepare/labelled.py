@@ -20,7 +20,7 @@ from llmjax.config import (
 )
 from llmjax.data.files import columns, finding
 from llmjax.data.prepare import record_files
-from llmjax.data.prepare.prepare import features_of, is_local
+from llmjax.data.prepare.sources import features_of, is_local
 
 # usual names of columns, in any case
 LABELS = ("label", "labels", "class", "category", "target", "sentiment")

@@ -10,7 +10,7 @@ from typing import Any
 from llmjax.config import DataConfig, Number, RecordField, Text, Texts
 from llmjax.data.files import columns, finding, readers
 from llmjax.data.files.slices import FileSlice
-from llmjax.data.prepare.prepare import features_of, is_local
+from llmjax.data.prepare.sources import features_of, is_local
 
 # usual names of columns, in any case
 ANCHORS = (

@@ -9,32 +9,32 @@ it continues when called again.
 
 import contextlib
 import dataclasses
-import difflib
 import hashlib
 import json
-import pathlib
 import sys
 import time
 from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
-from tqdm import tqdm
 
 from llmjax import __version__
 from llmjax.config import (
     Bytes,
-    CleaningStep,
     DataConfig,
     MixturePart,
     TokenizerFile,
     WordPiece,
     wording,
 )
-from llmjax.data.corpora import docstrings
-from llmjax.data.corpora.builders import BUILDERS
 from llmjax.data.files import finding
-from llmjax.data.prepare import encoding, local_files, record_files
+from llmjax.data.prepare import (
+    encoding,
+    learned_tokenizer,
+    local_files,
+    record_files,
+    sources,
+)
 from llmjax.data.prepare.record_files import RecordFiles
 from llmjax.data.store import manifest, tokens
 from llmjax.data.store.corpus import Corpus as Corpus
@@ -48,11 +48,6 @@ from llmjax.data.store.manifest import PREPARE, read_json, write_json
 from llmjax.data.tokenizers import tokenizer as tokenizer_lib
 
 FORMAT = 2  # of what this file writes
-_ACCEPTED = (
-    f"accepted: {', '.join(map(repr, sorted(BUILDERS)))} (and 'python_docs/small'…), "
-    "'tfds:NAME' (a TFDS dataset with a text), or the path of a file, a folder or a "
-    "Hugging Face dataset saved to disk"
-)
 
 
 def prepare(data: DataConfig) -> Corpus:
@@ -67,7 +62,7 @@ def prepare(data: DataConfig) -> Corpus:
         needs a library, that is not installed.
     """
     first: Corpus | None = None
-    for _, source in _sources(data):
+    for _, source in sources.parts(data):
         _prepare(data, source, first)
         first = first or _open(data, source, None)
     assert first is not None
@@ -94,7 +89,7 @@ def open_corpora(data: DataConfig) -> list[tuple[MixturePart, Corpus]]:
     """
     first: Corpus | None = None
     opened = []
-    for part, source in _sources(data):
+    for part, source in sources.parts(data):
         corpus = _open(data, source, first)
         first = first or corpus
         opened.append((part, corpus))
@@ -109,94 +104,7 @@ def corpus_name(data: DataConfig) -> str:
       ValueError: `data.source` is not what is accepted.
       ModuleNotFoundError: python_docs reads a distribution that is not installed.
     """
-    return _name(data, next(_sources(data))[1])
-
-
-def _sources(data: DataConfig) -> Iterator[tuple[MixturePart, str]]:
-    for part in data.mixture or (MixturePart(source=data.source),):
-        yield part, part.source
-
-
-def _name(data: DataConfig, source: str) -> str:
-    kind, _, rest = source.partition("/")
-    if kind == "python_docs":  # needs no TFDS
-        return f"python_docs_{docstrings.corpus_name(rest or 'full')}"
-    if not is_local(source):
-        name = _builder(data, source).info.full_name.replace("/", "_")
-        fields = json.dumps([dataclasses.asdict(f) for f in data.prepare.fields])
-        digest = hashlib.sha256(fields.encode()).hexdigest()[:12]
-        return f"{name}_{digest}" if data.prepare.fields else name
-    if finding.exists(source):
-        return local_files.name(source, data)
-    raise ValueError(_unknown(source))
-
-
-def _unknown(source: str) -> str:
-    """The message for a source that is neither the name of a corpus nor a path."""
-    if not source:
-        return f"data.source is ''; {_ACCEPTED}"
-    near = difflib.get_close_matches(source.partition("/")[0], BUILDERS, n=1)
-    path = pathlib.PurePath(source)
-    if not near and (path.suffix or len(path.parts) > 1 or source[0] in "~.*["):
-        return f"data.source={source!r} is not there: {finding.missing(source)}"
-    meant = f"did you mean {near[0]!r}?" if near else f"{finding.missing(source)};"
-    return f"data.source={source!r} is not known; {meant} {_ACCEPTED}"
-
-
-def is_local(source: str) -> bool:
-    """Whether a source is a path, and neither a corpus of ours nor of TFDS."""
-    named = source.partition("/")[0] in BUILDERS
-    return not named and not source.startswith("tfds:")
-
-
-def cleaning(data: DataConfig) -> tuple[CleaningStep, ...]:
-    """The steps that the texts of `data` go through, by `cleaning.steps.clean`."""
-    sources = [part.source for part in data.mixture] or [data.source]
-    documents = not data.prepare.fields and all(map(is_local, sources))
-    return (data.prepare.resolved().cleaning or ()) if documents else ()
-
-
-def features_of(data: DataConfig, source: str) -> tuple[str, ...]:
-    """The names of the features of a corpus that is no local file.
-
-    Raises:
-      ValueError: there is no such corpus.
-    """
-    if source.partition("/")[0] == "python_docs":
-        return ()
-    return tuple(_builder(data, source).info.features or ())
-
-
-def _builder(data: DataConfig, source: str) -> Any:
-    import tensorflow_datasets as tfds
-
-    # protobuf has no types
-    from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]
-    from tensorflow_datasets.core.dataset_info import DatasetInfoFileError
-
-    tfds.disable_progress_bar()
-    place = {"data_dir": str(_directory(data)), "file_format": "array_record"}
-    kind, _, rest = source.partition("/")
-    try:
-        if source.startswith("tfds:"):
-            return tfds.builder(source.removeprefix("tfds:"), **place)
-        return BUILDERS[kind](rest, **place)
-    except tfds.core.DatasetNotFoundError:
-        raise ValueError(
-            f"data.source={source!r}: TFDS knows no such dataset; see "
-            f"https://www.tensorflow.org/datasets/catalog, or {_ACCEPTED}"
-        ) from None
-    except (ParseError, DatasetInfoFileError, UnicodeDecodeError) as e:
-        name = kind.removeprefix("tfds:")
-        raise ValueError(
-            f"dataset_info.json of data.source={source!r}, below "
-            f"{_directory(data) / name}, is damaged ({e}); delete its folder and run "
-            f"{PREPARE}"
-        ) from e
-
-
-def _directory(data: DataConfig) -> epath.Path:
-    return epath.Path(data.directory).expanduser()
+    return sources.name(data, next(sources.parts(data))[1])
 
 
 # --- writing -------------------------------------------------------------------------
@@ -213,8 +121,8 @@ def _prepare(data: DataConfig, source: str, first: Corpus | None) -> None:
         seconds[stage] = round(time.monotonic() - start, 2)
 
     with timed("hashing"):
-        name = _name(data, source)
-    if is_local(source) and (left_out := finding.find(source).left_out):
+        name = sources.name(data, source)
+    if sources.is_local(source) and (left_out := finding.find(source).left_out):
         print(
             f"data.source={source!r}: {wording.count(len(left_out), 'file')} left out, "
             f"of no format that is read: {finding.counted(left_out)}",
@@ -225,7 +133,7 @@ def _prepare(data: DataConfig, source: str, first: Corpus | None) -> None:
         documents = _records(data, source, name, timed)
     else:
         documents = _documents(data, source, timed)
-    if is_local(source) and documents.folder.name != name:
+    if sources.is_local(source) and documents.folder.name != name:
         raise local_files.changed(source)
     folder = _folder(data, name, first)
     folder.mkdir(parents=True, exist_ok=True)
@@ -236,7 +144,7 @@ def _prepare(data: DataConfig, source: str, first: Corpus | None) -> None:
         else:
             check_files(documents.folder, write=True)
     with timed("tokenizer"):
-        tokenizer = _tokenizer(folder, documents, data, first)
+        tokenizer = learned_tokenizer.learned(folder, documents, data, first)
     files: dict[str, Any] = {}
     record_account: dict[str, Any] = {}
     with timed("tokens"):
@@ -250,7 +158,7 @@ def _prepare(data: DataConfig, source: str, first: Corpus | None) -> None:
         "format": FORMAT,
         "code": __version__,
         "corpus": name,
-        "dataset_folder": str(documents.folder.relative_to(_directory(data))),
+        "dataset_folder": str(documents.folder.relative_to(sources.directory(data))),
         "dataset": documents.account,
         "tokenizer": {
             "vocab_size": tokenizer.vocab_size,
@@ -272,15 +180,15 @@ def _records(
     fields = data.prepare.fields
 
     def make_input() -> record_files.RecordInput:
-        if not is_local(source):
-            builder = _builder(data, source)
+        if not sources.is_local(source):
+            builder = sources.builder(data, source)
             builder.download_and_prepare()
             return record_files.tfds_input(builder, fields)
         local = record_files.local_input(source, data.prepare)
 
         def rows() -> record_files.SplitRows:
             yield from local.rows()
-            if _name(data, source) != name:
+            if sources.name(data, source) != name:
                 raise local_files.changed(source)
 
         return dataclasses.replace(local, rows=rows)
@@ -290,9 +198,9 @@ def _records(
 
 def _documents(data: DataConfig, source: str, timed: local_files.Timed) -> Documents:
     """Stage 1: the documents on disk, and the account of them."""
-    if is_local(source):
+    if sources.is_local(source):
         return local_files.prepare(source, data, timed)
-    builder = _builder(data, source)
+    builder = sources.builder(data, source)
     with timed("documents"):
         builder.download_and_prepare()
     dataset = epath.Path(builder.data_path)
@@ -304,7 +212,7 @@ def _documents(data: DataConfig, source: str, timed: local_files.Timed) -> Docum
     if not texts:
         raise ValueError(
             f"data.source={source!r} has no text among its features "
-            f"({', '.join(features)}); {_ACCEPTED}"
+            f"({', '.join(features)}); {sources.ACCEPTED}"
         )
     label = dict(features).get("label")
     splits = {k: s.num_examples for k, s in builder.info.splits.items()}
@@ -319,79 +227,6 @@ def _documents(data: DataConfig, source: str, timed: local_files.Timed) -> Docum
     return open_documents(dataset, account)
 
 
-def _tokenizer(
-    folder: epath.Path,
-    documents: Documents | RecordFiles,
-    data: DataConfig,
-    first: Corpus | None,
-) -> tokenizer_lib.Tokenizer:
-    """Stage 2: the tokenizer, trained on the training split.
-
-    Of documents it sees the first field, of records all texts.
-    """
-    account, kind = documents.account, data.tokenizer.kind
-    if data.train_split not in account["documents"]:
-        raise ValueError(
-            f"data.train_split={data.train_split!r} is not a split of "
-            f"{documents.folder}; accepted: {', '.join(account['documents'])}"
-        )
-    learns = not isinstance(data.tokenizer, Bytes | TokenizerFile)
-    stage = {
-        "content_sha256": account["content_sha256"] if learns else "",
-        "tokenizer": {"kind": kind, **dataclasses.asdict(data.tokenizer)},
-        "of": first.tokenizer.fingerprint if first else "",
-        "split": data.train_split,
-        "format": FORMAT,
-    }
-    path, record = folder / "tokenizer.json", folder / "tokenizer.stage.json"
-    if path.exists() and record.exists() and _same_chats(path, documents, data):
-        tokenizer = tokenizer_lib.load(path)
-        if read_json(record) == {**stage, "sha256": tokenizer.fingerprint}:
-            return tokenizer
-        if isinstance(data.tokenizer, TokenizerFile):  # learned here: see `_folder`
-            given = tokenizer_lib.make(data.tokenizer, ())
-            if given.fingerprint == tokenizer.fingerprint:
-                return tokenizer
-    record.unlink(missing_ok=True)
-    if first is not None:
-        tokenizer = first.tokenizer
-    else:
-        texts: Any = _training_texts(documents, data.train_split) if learns else ()
-        with tqdm(texts, "tokenizer", disable=not learns) as bar:
-            tokenizer = tokenizer_lib.make(data.tokenizer, bar)
-        size = getattr(data.tokenizer, "vocab_size", 0) if learns else 0
-        if tokenizer.vocab_size < size:
-            print(
-                f"the tokenizer has {tokenizer.vocab_size:,} tokens and not "
-                f"data.tokenizer.vocab_size={size:,}: the text holds no more to learn",
-                file=sys.stderr,
-            )
-    tokenizer.save(path)
-    saved = tokenizer_lib.load(path).fingerprint
-    write_json(record, {**stage, "sha256": saved})
-    return tokenizer_lib.load(path)
-
-
-def _same_chats(
-    path: epath.Path, documents: Documents | RecordFiles, data: DataConfig
-) -> bool:
-    """Whether a tokenizer's chat templates, which its fingerprint leaves out, are those
-    of the file that it was read from; True where no conversation is read."""
-    if not isinstance(documents, RecordFiles) or not documents.schema.conversations:
-        return True
-    if not isinstance(data.tokenizer, TokenizerFile):
-        return True
-    given = tokenizer_lib.make(data.tokenizer, ())
-    return tokenizer_lib.load(path).chat_templates == given.chat_templates
-
-
-def _training_texts(documents: Documents | RecordFiles, split: str) -> Any:
-    if isinstance(documents, RecordFiles):
-        return documents.texts(split)
-    fields = documents.account["fields"]
-    return documents.texts(split, "text" if "text" in fields else fields[0])
-
-
 def _folder(data: DataConfig, name: str, first: Corpus | None) -> epath.Path:
     """The folder of a corpus's token files; each tokenizer has another.
 
@@ -402,7 +237,7 @@ def _folder(data: DataConfig, name: str, first: Corpus | None) -> epath.Path:
     if isinstance(kind, TokenizerFile):
         fingerprint = tokenizer_lib.make(kind, ()).fingerprint
         for path in sorted(
-            (_directory(data) / "tokens" / name).glob("*/manifest.json")
+            (sources.directory(data) / "tokens" / name).glob("*/manifest.json")
         ):
             if read_json(path).get("tokenizer", {}).get("sha256") == fingerprint:
                 return path.parent
@@ -413,7 +248,7 @@ def _folder(data: DataConfig, name: str, first: Corpus | None) -> epath.Path:
             folder += "-cased"
         if first is not None:
             folder += f"-of-{first.manifest['corpus']}"
-    return _directory(data) / "tokens" / name / folder
+    return sources.directory(data) / "tokens" / name / folder
 
 
 # --- opening -------------------------------------------------------------------------
@@ -421,7 +256,7 @@ def _folder(data: DataConfig, name: str, first: Corpus | None) -> epath.Path:
 
 def _open(data: DataConfig, source: str, first: Corpus | None) -> Corpus:
     """Opens one corpus, and checks its files."""
-    folder = _folder(data, _name(data, source), first)
+    folder = _folder(data, sources.name(data, source), first)
     path = folder / "manifest.json"
     account = read_json(path)
     if not account:
@@ -445,7 +280,7 @@ def _open(data: DataConfig, source: str, first: Corpus | None) -> Corpus:
             f"{folder} was made with another tokenizer than the mixture's first source "
             f"in {first.folder}; run {PREPARE} again"
         )
-    dataset = _directory(data) / account["dataset_folder"]
+    dataset = sources.directory(data) / account["dataset_folder"]
     content = account["dataset"]["content_sha256"]
     if account_of(dataset).get("content_sha256", content) != content:
         raise ValueError(

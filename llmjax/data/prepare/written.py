@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from llmjax.config import DataConfig, FramedText, Messages, RecordField, Text
 from llmjax.data.files import columns, finding
-from llmjax.data.prepare.prepare import features_of, is_local
+from llmjax.data.prepare.sources import features_of, is_local
 
 # usual names of columns, in any case
 MESSAGES = ("messages", "conversations", "conversation", "dialog", "dialogue", "chat")
