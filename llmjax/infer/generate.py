@@ -36,7 +36,7 @@ from llmjax.infer.prompts import (
     pad_left,
     stops,
 )
-from llmjax.infer.sampling import DEFAULT, Sampling, sample
+from llmjax.infer.sampling import DEFAULT, RowSampling, Sampling, rows_of, sample
 from llmjax.models.cache import Cache, empty_cache
 from llmjax.models.forward import Applicable, forward, variables
 from llmjax.models.layers import compute_dtype
@@ -114,7 +114,7 @@ def generate(
     """Continues each prompt; returns its new tokens only, int32, one array a prompt.
 
     Compiles once per model, number of prompts, bucket of the longest (`bucket`),
-    `max_new_tokens`, `sampling` and `stop_tokens`.
+    `max_new_tokens` and `stop_tokens`.
 
     Args:
       model: a decoder, or an encoder-decoder.
@@ -168,8 +168,8 @@ def generate(
             encoded,
             stretch,
             done_B,
+            rows_of([sampling] * len(texts)),
             max_new_tokens=max_new_tokens,
-            sampling=sampling,
             stop_tokens=ends,
             pad_id=pad_id,
         )
@@ -208,7 +208,7 @@ def prefill(
 
 @functools.partial(
     jax.jit,
-    static_argnames=("model", "max_new_tokens", "sampling", "stop_tokens", "pad_id"),
+    static_argnames=("model", "max_new_tokens", "stop_tokens", "pad_id"),
     donate_argnames=("cache",),
 )
 def decode(
@@ -222,9 +222,9 @@ def decode(
     encoded: Encoded | None = None,
     stretch: Stretch | None = None,
     done_B: jax.Array | np.ndarray | None = None,
+    sampling: RowSampling | None = None,
     *,
     max_new_tokens: int,
-    sampling: Sampling = DEFAULT,
     stop_tokens: tuple[int, ...] = (),
     pad_id: int = 0,
 ) -> tuple[jax.Array, jax.Array, jax.Array, Cache]:
@@ -239,7 +239,8 @@ def decode(
       encoded: of an encoder-decoder.
       stretch: the steps to take; None: all, from 0.
       done_B: rows that ended in an earlier stretch; None: none has.
-      max_new_tokens, sampling, stop_tokens, pad_id: see `generate`.
+      sampling: of each row; None: from the model's own distribution.
+      max_new_tokens, stop_tokens, pad_id: see `generate`.
 
     Returns:
       Tokens [B, M] at the numbers of their steps, `pad_id` after each row's end; how
@@ -250,6 +251,7 @@ def decode(
         stretch = Stretch(0, max_new_tokens)
     first, until = stretch.first, stretch.until
     B = cache.positions_BS.shape[0]
+    rows = rows_of([DEFAULT] * B) if sampling is None else sampling
     keys_B = jax.vmap(functools.partial(jax.random.fold_in, key))(rows_B)
     stops = jnp.array(stop_tokens, jnp.int32)
 
@@ -268,7 +270,7 @@ def decode(
             batch["lengths"] = jnp.asarray(stretch.lengths_B)[:, None]
         logits_BTV, cache = apply(model, params, batch, cache, encoded)
         step_keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, step)
-        next_B = sample(logits_BTV[:, -1], step_keys_B, sampling)
+        next_B = sample(logits_BTV[:, -1], step_keys_B, rows)
         finite_B &= done_B | jnp.isfinite(logits_BTV[:, -1]).all(-1)
         done_B = done_B | jnp.isin(next_B, stops) | ~finite_B
         next_B = jnp.where(done_B, pad_id, next_B)

@@ -7,11 +7,17 @@ the lower token id counts as the likelier, as in `argmax`.
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
 MIN_TEMPERATURE = 1e-6  # below it float32 logits divided by it may overflow
+_ALL = np.iinfo(np.int32).max  # a top_k that keeps every token
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,24 +60,68 @@ class Sampling:
 DEFAULT = Sampling()
 
 
-def sample(logits_BV: jax.Array, keys_B: jax.Array, sampling: Sampling) -> jax.Array:
-    """One token per row, int32 [B]; row b's draw depends on its own key alone."""
-    if sampling.temperature == 0:
-        return greedy(logits_BV)
-    logits_BV = transform(logits_BV, sampling)
-    return jax.vmap(jax.random.categorical)(keys_B, logits_BV).astype(jnp.int32)
+@flax.struct.dataclass
+class RowSampling:
+    """`Sampling` of each row of a batch, as arrays: no value compiles anew.
+
+    Attributes:
+      temperature_B, top_p_B, min_p_B: float32.
+      top_k_B: int32; at least the vocabulary's size keeps all.
+    """
+
+    temperature_B: Any
+    top_k_B: Any
+    top_p_B: Any
+    min_p_B: Any
 
 
-def transform(logits_BV: jax.Array, sampling: Sampling) -> jax.Array:
-    """The logits that `sample` draws from, for a temperature above 0."""
-    logits_BV = apply_temperature(logits_BV, sampling.temperature)
-    if sampling.top_k is not None:
-        logits_BV = apply_top_k(logits_BV, sampling.top_k)
-    if sampling.top_p is not None:
-        logits_BV = apply_top_p(logits_BV, sampling.top_p)
-    if sampling.min_p is not None:
-        logits_BV = apply_min_p(logits_BV, sampling.min_p)
-    return logits_BV
+def rows_of(samplings: Sequence[Sampling]) -> RowSampling:
+    """The samplings of a batch, one a row, as numpy arrays."""
+
+    def column(name: str, none: Any, dtype: Any) -> np.ndarray:
+        values = [getattr(sampling, name) for sampling in samplings]
+        # top_k may be any int, and all above int32 keep all
+        values = [none if v is None else min(v, _ALL) for v in values]
+        return np.array(values, dtype)
+
+    return RowSampling(
+        column("temperature", 1.0, np.float32),
+        column("top_k", _ALL, np.int32),
+        column("top_p", 1.0, np.float32),
+        column("min_p", 0.0, np.float32),
+    )
+
+
+def sample(logits_BV: jax.Array, keys_B: jax.Array, sampling: RowSampling) -> jax.Array:
+    """One token per row, int32 [B]; row b's draw depends on its own key alone.
+
+    Nothing is sorted where no row asks for it, and nothing drawn where all are greedy.
+    """
+    is_greedy_B = sampling.temperature_B == 0
+
+    def draw() -> jax.Array:
+        draws_B = jax.vmap(jax.random.categorical)(
+            keys_B, transform(logits_BV, sampling)
+        )
+        return jnp.where(is_greedy_B, greedy(logits_BV), draws_B.astype(jnp.int32))
+
+    return lax.cond(jnp.all(is_greedy_B), lambda: greedy(logits_BV), draw)
+
+
+def transform(logits_BV: jax.Array, sampling: RowSampling) -> jax.Array:
+    """The logits that `sample` draws from, for temperatures above 0."""
+    V = logits_BV.shape[-1]
+    temperature_B = sampling.temperature_B
+    temperature_B = jnp.where(temperature_B == 0, 1, temperature_B)
+    logits_BV = apply_temperature(logits_BV, temperature_B[:, None])
+    k_B1, p_B1 = sampling.top_k_B[:, None], sampling.top_p_B[:, None]
+    cuts = (sampling.top_k_B < V) | (sampling.top_p_B < 1)
+    logits_BV = lax.cond(
+        jnp.any(cuts),
+        lambda: apply_top_p(apply_top_k(logits_BV, k_B1), p_B1),
+        lambda: logits_BV,
+    )
+    return apply_min_p(logits_BV, sampling.min_p_B[:, None])
 
 
 def greedy(logits_BV: jax.Array) -> jax.Array:
@@ -79,41 +129,43 @@ def greedy(logits_BV: jax.Array) -> jax.Array:
     return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
 
 
-def apply_temperature(logits_BV: jax.Array, temperature: float) -> jax.Array:
+def apply_temperature(logits_BV: jax.Array, temperature: Any) -> jax.Array:
     """Logits / temperature, less each row's maximum so that nothing overflows."""
     return (logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True)) / temperature
 
 
-def apply_top_k(logits_BV: jax.Array, k: int) -> jax.Array:
-    """Keeps the k likeliest tokens of each row (Fan et al. 2018, arXiv:1805.04833)."""
-    k = min(k, logits_BV.shape[-1])
-    kth_B1 = jax.lax.top_k(logits_BV, k)[0][:, -1:]
-    return _keep_largest(logits_BV, jnp.full_like(kth_B1, k, jnp.int32), kth_B1)
+def apply_top_k(logits_BV: jax.Array, k: Any) -> jax.Array:
+    """Keeps the k likeliest tokens of each row (Fan et al. 2018, arXiv:1805.04833).
+
+    k is one number or one a row, [B, 1].
+    """
+    B, V = logits_BV.shape
+    k_B1 = jnp.broadcast_to(jnp.minimum(k, V), (B, 1))
+    sorted_BV = jnp.sort(logits_BV, axis=-1, descending=True)
+    kth_B1 = jnp.take_along_axis(sorted_BV, k_B1 - 1, axis=-1)
+    return _keep_largest(logits_BV, k_B1, kth_B1)
 
 
-def apply_top_p(logits_BV: jax.Array, p: float) -> jax.Array:
+def apply_top_p(logits_BV: jax.Array, p: Any) -> jax.Array:
     """Keeps the nucleus: the fewest likeliest tokens whose probability is at least p.
 
-    Holtzman et al. 2020, arXiv:1904.09751, eq. 2.
+    Holtzman et al. 2020, arXiv:1904.09751, eq. 2. p is one number or one a row, [B, 1].
     """
-    if p >= 1:  # not left to the rounding of the sum
-        return logits_BV
     sorted_BV = jnp.sort(logits_BV, axis=-1, descending=True)
     p_BV = jax.nn.softmax(sorted_BV, axis=-1)
     likelier_BV = jnp.cumsum(p_BV, axis=-1) - p_BV  # probability before each token
     count_B1 = jnp.maximum(jnp.sum(likelier_BV < p, axis=-1, keepdims=True), 1)
     least_B1 = jnp.take_along_axis(sorted_BV, count_B1 - 1, axis=-1)
-    return _keep_largest(logits_BV, count_B1, least_B1)
+    kept_BV = _keep_largest(logits_BV, count_B1, least_B1)
+    return jnp.where(jnp.asarray(p) >= 1, logits_BV, kept_BV)  # not left to rounding
 
 
-def apply_min_p(logits_BV: jax.Array, p: float) -> jax.Array:
+def apply_min_p(logits_BV: jax.Array, p: Any) -> jax.Array:
     """Keeps tokens at least p times as likely as the row's likeliest.
 
-    Nguyen et al. 2024, arXiv:2407.01082, 3.1.
+    Nguyen et al. 2024, arXiv:2407.01082, 3.1. p is one number or one a row, [B, 1].
     """
-    if p <= 0:
-        return logits_BV
-    least_B1 = jnp.max(logits_BV, axis=-1, keepdims=True) + math.log(p)
+    least_B1 = jnp.max(logits_BV, axis=-1, keepdims=True) + jnp.log(p)  # -inf for 0
     return jnp.where(logits_BV >= least_B1, logits_BV, -jnp.inf)
 
 

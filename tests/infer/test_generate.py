@@ -35,7 +35,7 @@ from llmjax.infer.generate import (
     prefill,
 )
 from llmjax.infer.prompts import bucket, pad_left
-from llmjax.infer.sampling import Sampling
+from llmjax.infer.sampling import Sampling, rows_of
 from llmjax.models.cache import empty_cache
 from llmjax.models.heads.language import LanguageModel
 
@@ -228,8 +228,8 @@ def test_the_loop_stops_when_every_row_has():
         np.array([len(row) - 1 for row in prompts]),
         jax.random.key(0),
         np.arange(B),
+        sampling=rows_of([GREEDY] * B),
         max_new_tokens=NEW,
-        sampling=GREEDY,
         stop_tokens=tuple(range(V)),
         pad_id=7,
     )
@@ -253,6 +253,7 @@ def test_the_same_shapes_compile_once():
     generate(Traced(ROTARY), p, PROMPTS[:2], **hot)
     traces = len(TRACES)
     assert {(2, 8), (2, 1)} == set(TRACES)
+    hot["sampling"] = NUCLEUS
     generate(Traced(ROTARY), p, [PROMPTS[3], [1, 2, 3]], rng=8, rows=[5, 6], **hot)
     assert len(TRACES) == traces
     generate(Traced(ROTARY), p, [np.ones(10, int), [1]], **hot)  # another bucket

@@ -71,7 +71,9 @@ def test_min_p_keeps_a_fraction_of_the_likeliest(p):
 def test_transforms_apply_in_order_and_renormalise():
     sampling = Sampling(temperature=0.5, top_k=6, top_p=0.8, min_p=0.3)
     for row, tokens in zip(
-        ALL, kept(s.transform(jnp.array(ALL), sampling)), strict=True
+        ALL,
+        kept(s.transform(jnp.array(ALL), s.rows_of([sampling] * len(ALL)))),
+        strict=True,
     ):
         left = np.full(V, -np.inf)
         first = likeliest_first(row)[:6]
@@ -95,7 +97,8 @@ def test_draws_have_the_frequencies_of_what_is_left(sampling):
     """A multinomial count is within 5 standard deviations of its expectation."""
     n, row = 4000, RANDOM[0]
     keys = jax.random.split(jax.random.key(1), n)
-    draws = s.sample(jnp.tile(jnp.array(row), (n, 1)), keys, sampling)
+    rows = s.rows_of([sampling] * n)
+    draws = s.sample(jnp.tile(jnp.array(row), (n, 1)), keys, rows)
     scaled = row / sampling.temperature
     tokens = set(range(V))
     if sampling.top_k is not None:
@@ -124,7 +127,7 @@ def test_greedy_and_its_limits(sampling):
     rows = RANDOM if sampling.top_k is None and sampling.top_p is None else ALL
     rows = ALL if sampling.temperature == 0 else rows
     keys = jax.random.split(jax.random.key(2), len(rows))
-    draws = s.sample(jnp.array(rows), keys, sampling)
+    draws = s.sample(jnp.array(rows), keys, s.rows_of([sampling] * len(rows)))
     np.testing.assert_array_equal(draws, rows.argmax(-1))
 
 
