@@ -23,7 +23,7 @@ class KeyValues:
     v_LBSKH: Any
 
     def extend(
-        self, layer: jax.Array, slot: jax.Array, k: jax.Array, v: Any, mask: Mask
+        self, layer: jax.Array, slot: Any, k: jax.Array, v: Any, mask: Mask
     ) -> tuple["KeyValues", jax.Array, Any, Mask]:
         """Adds T tokens at `slot`; returns all keys and values, and their mask."""
         new = self.write(layer, slot, k, v)
@@ -56,7 +56,7 @@ class WindowKeyValues(KeyValues):
     """The last W tokens only, token n at n % W, for a window of W."""
 
     def extend(
-        self, layer: jax.Array, slot: jax.Array, k: jax.Array, v: Any, mask: Mask
+        self, layer: jax.Array, slot: Any, k: jax.Array, v: Any, mask: Mask
     ) -> tuple["KeyValues", jax.Array, Any, Mask]:
         W, T = self.k_LBSKH.shape[2], k.shape[1]
         index_W = jnp.arange(W)

@@ -18,10 +18,11 @@ from llmjax.config import (
 from llmjax.models.activations import NAMES, record, recording
 from llmjax.models.attention.latent import LatentAttention
 from llmjax.models.attention.multihead import Attention
-from llmjax.models.cache import Cache, KeyValues, LayerCache
+from llmjax.models.cache import KeyValues, LayerCache
 from llmjax.models.context import Context
 from llmjax.models.experts.mixture import STATISTICS, MixtureOfExperts
 from llmjax.models.layers import FeedForward, Norm
+from llmjax.models.paged import AnyCache
 from llmjax.models.positions.registry import scheme
 from llmjax.models.remat import differentiated_once, named, remat, row_major
 from llmjax.models.stages import through_stages
@@ -44,7 +45,7 @@ class Block(nn.Module):
         self,
         x_BTD: jax.Array,
         context: Context,
-        cached: tuple[LayerCache, jax.Array, jax.Array] | None = None,
+        cached: tuple[LayerCache, jax.Array, Any] | None = None,
     ) -> tuple[jax.Array, LayerCache | None]:
         cfg, spec = self.cfg, self.spec
         written: dict[str, KeyValues | None] = {}
@@ -176,7 +177,7 @@ class Stack(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BTD: jax.Array, context: Context, cache: Cache | None = None
+        self, x_BTD: jax.Array, context: Context, cache: AnyCache | None = None
     ) -> tuple[jax.Array, tuple[GroupCache | None, ...]]:
         slot = None if cache is None else cache.slot
         written = []

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 
 from llmjax.config import LayoutConfig, ModelConfig, TransformerXL
 from llmjax.models.attention.mask import Mask
-from llmjax.models.cache import Cache
 from llmjax.models.context import Context
 from llmjax.models.embedder import Embedder
+from llmjax.models.paged import AnyCache
 from llmjax.models.positions.lengths import follow_length, text_lengths
 from llmjax.models.stack import Stack
 
@@ -56,9 +56,9 @@ class Transformer(nn.Module):
     def __call__(
         self,
         batch: Batch,
-        cache: Cache | None = None,
+        cache: AnyCache | None = None,
         encoded_BSD: jax.Array | None = None,
-    ) -> tuple[jax.Array, Cache | None]:
+    ) -> tuple[jax.Array, AnyCache | None]:
         """Hidden states [B, T, D], and the cache when one is passed.
 
         Args:
@@ -86,7 +86,7 @@ class Transformer(nn.Module):
         return x_BTD, cache and cache.advance(written, context.mask, T)
 
     def inputs(
-        self, batch: Batch, cache: Cache | None = None
+        self, batch: Batch, cache: AnyCache | None = None
     ) -> tuple[jax.Array, Context]:
         """The embeddings [B, T, M] of a batch, and what all layers read beside them.
 

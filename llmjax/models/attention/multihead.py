@@ -36,7 +36,7 @@ from llmjax.models.positions.registry import scheme
 from llmjax.models.positions.scheme import Bias, Scheme, Scores
 from llmjax.models.remat import named
 
-Cached = tuple[KeyValues, jax.Array, jax.Array]  # the cache, the layer, the slot
+Cached = tuple[KeyValues, jax.Array, Any]  # the cache, the layer, the slot
 
 
 class Attention(nn.Module):

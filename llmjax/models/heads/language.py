@@ -13,8 +13,8 @@ from llmjax.config import (
     ModelConfig,
     Transformed,
 )
-from llmjax.models.cache import Cache
 from llmjax.models.layers import ACTIVATIONS, Norm, Projection, compute_dtype, table
+from llmjax.models.paged import AnyCache
 from llmjax.models.transformer import Batch, Transformer
 
 
@@ -82,12 +82,23 @@ class LanguageModel(nn.Module):
     def __call__(
         self,
         batch: Batch,
-        cache: Cache | None = None,
+        cache: AnyCache | None = None,
         encoded_BSD: jax.Array | None = None,
-    ) -> tuple[jax.Array, Cache | None]:
+    ) -> tuple[jax.Array, AnyCache | None]:
         """Float32 logits [B, T, V] and the cache; arguments as `Transformer`'s."""
         x_BTD, cache = self.transformer(batch, cache, encoded_BSD)
         return self._outputs(x_BTD).logits(), cache
+
+    def last_logits(
+        self, batch: Batch, cache: AnyCache, last_B: jax.Array
+    ) -> tuple[jax.Array, AnyCache | None]:
+        """Float32 logits [B, V] after token `last_B[b]` of row b alone, and the cache.
+
+        The vocabulary is met by B vectors instead of B T.
+        """
+        x_BTD, new = self.transformer(batch, cache)
+        x_B1D = jnp.take_along_axis(x_BTD, last_B[:, None, None], axis=1)
+        return self._outputs(x_B1D).logits()[:, 0], new
 
     def hidden(self, batch: Batch) -> jax.Array:
         """The Transformer's last hidden states [B, T, D]."""

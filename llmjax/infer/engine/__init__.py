@@ -1,0 +1,1 @@
+"""Many texts written at once: requests join and leave while others go on."""

@@ -1,0 +1,434 @@
+"""The engine: a queue of requests, a pool of pages, and a step that never waits.
+
+Each turn reads a chunk of one prompt and draws one token of every text that is being
+written, so a long prompt delays the others by a chunk at most (chunked prefill, Agrawal
+et al. 2023, arXiv:2308.16369). The device is one turn ahead of the host: a turn is
+launched before the tokens of the one before it are read. Where pages run out, the text
+that came last gives its pages back and is read again later, with the same result.
+"""
+
+import collections
+import dataclasses
+import heapq
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from llmjax.infer.engine.pool import Pool
+from llmjax.infer.engine.request import Answer, Event, Reason, Request, Token
+from llmjax.infer.engine.row import Row
+from llmjax.infer.engine.step import Drawn, Rows, Steppable, step
+from llmjax.infer.prompts import checked, stops
+from llmjax.infer.sampling import DEFAULT, rows_of
+from llmjax.models.layers import compute_dtype
+from llmjax.models.paged import UNUSED, empty_pages
+from llmjax.models.positions.lengths import follow_length
+
+
+@dataclasses.dataclass(frozen=True)
+class Room:
+    """How much an engine holds, and the shapes that it computes in.
+
+    Attributes:
+      rows: texts that are written at once.
+      max_length: tokens of a prompt and its continuation at most.
+      page: tokens of a page.
+      pages: of the pool; None: enough for all rows at `max_length`.
+      chunk: tokens of a prompt that are read at once.
+    """
+
+    rows: int = 8
+    max_length: int = 1024
+    page: int = 16
+    pages: int | None = None
+    chunk: int = 256
+
+    def __post_init__(self):
+        for name in ("rows", "max_length", "page", "chunk"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; at least 1")
+        if self.pages is not None and self.pages < self.most:
+            raise ValueError(
+                f"pages={self.pages} of {self.page} tokens are fewer than the "
+                f"{self.most} that one text of max_length={self.max_length} needs"
+            )
+
+    @property
+    def most(self) -> int:
+        """Pages of one text at most."""
+        return -(-self.max_length // self.page)
+
+    @property
+    def row_counts(self) -> tuple[int, ...]:
+        """The numbers of rows that a step may have."""
+        return _sizes(1, self.rows, 2)
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """The numbers of tokens that are read at once."""
+        return _sizes(16, self.chunk, 4)
+
+    @property
+    def tables(self) -> tuple[int, ...]:
+        """The numbers of pages of a row that a step may see."""
+        return _sizes(4, self.most, 4)
+
+
+def _sizes(first: int, last: int, factor: int) -> tuple[int, ...]:
+    """first, first * factor, … below `last`, then that."""
+    sizes = []
+    while first < last:
+        sizes.append(first)
+        first *= factor
+    return (*sizes, last)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Launch:
+    """A step that was launched: which rows it draws for, and what it gives."""
+
+    rows: list[Row]
+    drawn: Drawn
+
+
+class Engine:
+    """Continues texts, many at once; see the head of this file.
+
+    One thread calls it. `submit` queues a request; each `turn` gives events; `run` does
+    both for a list.
+
+    Attributes:
+      counts: of what was done: tokens of prompts that were read ("read") or found in
+        the pool ("cached"), tokens that were drawn ("drawn"), texts that gave way
+        ("preempted"), launches of steps ("steps").
+    """
+
+    def __init__(self, model: Steppable, params: Any, room: Room | None = None):
+        """
+        Args:
+          model, params: a decoder.
+          room: how much it holds.
+
+        Raises:
+          ValueError: a model that is no decoder, or whose rates of rotation follow the
+            length of a text.
+        """
+        cfg = model.cfg
+        if cfg.architecture != "decoder" or not hasattr(model, "last_logits"):
+            raise ValueError(
+                f"the model is a {type(model).__name__} ({cfg.architecture}); an "
+                "engine continues texts of a decoder; `generate` does an "
+                "encoder-decoder's"
+            )
+        if follow_length(cfg):
+            raise ValueError(
+                "the model's rates of rotation follow a text's length, so that what a "
+                "page holds depends on what comes later; use `generate`"
+            )
+        self.model, self.params = model, params
+        self.room = Room() if room is None else room
+        pages = 1 + (self.room.pages or self.room.rows * self.room.most)
+        self._pool = Pool(pages, self.room.page)
+        dtype = compute_dtype(model.layout)
+        self._layers = jax.jit(lambda: empty_pages(cfg, pages, self.room.page, dtype))()
+        # one slot more, which padding writes to
+        self._last = jnp.zeros(self.room.rows + 1, jnp.int32)
+        self._slots = [*range(self.room.rows)][::-1]
+        self._waiting: list[tuple[tuple[int, int], Row]] = []
+        self._rows: dict[int, Row] = {}  # those with a slot, by id
+        self._launched: collections.deque[_Launch] = collections.deque()
+        self._events: list[Event] = []
+        self._next = 0
+        self.counts: collections.Counter[str] = collections.Counter()
+
+    def warm_up(self, constraints: bool = False) -> int:
+        """Compiles every step that may come; returns how many.
+
+        Args:
+          constraints: those of requests with a constraint too.
+        """
+        V, compiled = self.model.cfg.vocab_size, 0
+        shapes = [(B, None) for B in self.room.row_counts]
+        shapes += [(1, T) for T in self.room.chunks]
+        for M in self.room.tables:
+            for B, T in shapes:
+                tokens_BT = None if T is None else np.zeros((B, T), np.int32)
+                for masked in (False, True)[: 1 + constraints]:
+                    allowed_BV = np.ones((B, V), bool) if masked else None
+                    self._run(self._arguments([], [], (B, M)), tokens_BT, allowed_BV)
+                    compiled += 1
+        jax.block_until_ready(self._last)
+        return compiled
+
+    # --- asking ----------------------------------------------------------------------
+
+    def submit(self, request: Request) -> int:
+        """Queues a request; returns its id.
+
+        Raises:
+          ValueError: an empty prompt, a token outside the vocabulary, or more tokens
+            than `room.max_length` or the model's positions.
+        """
+        cfg = self.model.cfg
+        (prompt,) = checked(cfg, [request.prompt], request.max_new_tokens, 0)
+        stops(cfg, request.stop_tokens)
+        length = len(prompt) + request.max_new_tokens
+        if length > self.room.max_length:
+            raise ValueError(
+                f"a prompt of {len(prompt)} tokens and max_new_tokens="
+                f"{request.max_new_tokens} are more than the engine's max_length="
+                f"{self.room.max_length}; shorten one, or make room for more"
+            )
+        row = Row(self._next, request, prompt.tolist())
+        self._next += 1
+        heapq.heappush(self._waiting, (row.order, row))
+        return row.id
+
+    def cancel(self, id: int) -> bool:
+        """Ends a request; whether it had not ended. Its pages are free at once."""
+        row = self._rows.get(id)
+        if row is None:
+            found = [r for _, r in self._waiting if r.id == id]
+            if not found:
+                return False
+            (row,) = found
+            self._waiting = [(order, r) for order, r in self._waiting if r is not row]
+            heapq.heapify(self._waiting)
+        self._finish(row, "cancelled")
+        return True
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is to do or to tell."""
+        return bool(self._waiting or self._rows or self._launched or self._events)
+
+    @property
+    def free_pages(self) -> int:
+        """Pages that no text has."""
+        return self._pool.available
+
+    def run(
+        self,
+        requests: Sequence[Request],
+        on_event: Callable[[Event], None] | None = None,
+    ) -> list[Answer]:
+        """The answers to some requests, in their order.
+
+        Raises:
+          ValueError: as `submit`.
+        """
+        rows = {self.submit(request): Answer() for request in requests}
+        while self.busy:
+            for event in self.turn():
+                if on_event is not None:
+                    on_event(event)
+                if (answer := rows.get(event.id)) is not None:
+                    answer.tokens.extend(event.tokens)
+                    answer.finished = event.finished or answer.finished
+                    answer.cached = event.cached or answer.cached
+        return [*rows.values()]
+
+    # --- a turn ----------------------------------------------------------------------
+
+    def turn(self) -> list[Event]:
+        """Launches the next steps, and tells what those before them gave."""
+        if any(row.request.constraint is not None for row in self._rows.values()):
+            self._collect(len(self._launched))  # what may come next depends on it
+        self._admit()
+        before = len(self._launched)
+        self._read_prompt()
+        self._write()
+        # what is launched now is read in the next turn, while the device goes on
+        self._collect(before if len(self._launched) > before else len(self._launched))
+        events, self._events = self._events, []
+        return events
+
+    def _admit(self) -> None:
+        """Gives slots and pages to those that wait, the first first."""
+        while self._waiting and self._slots:
+            row = self._waiting[0][1]
+            page = self.room.page
+            shared = self._pool.share(row.page_keys(page, len(row.tokens) - 1))
+            more = -(-len(row.tokens) // page) - len(shared)
+            if more > self._pool.available:
+                self._pool.release(shared)
+                return
+            heapq.heappop(self._waiting)
+            row.join(self._slots.pop(), shared, self._pool)
+            row.pages += [self._page() for _ in range(more)]
+            row.answer.cached = max(row.answer.cached, row.filled)
+            self.counts["cached"] += row.filled
+            self._rows[row.id] = row
+
+    def _page(self) -> int:
+        page = self._pool.take()
+        assert page is not None, "no page is free"
+        return page
+
+    def _read_prompt(self) -> None:
+        """Launches the next chunk of the first row that reads."""
+        reading = [row for row in self._rows.values() if row.reads]
+        if not reading:
+            return
+        row = min(reading, key=lambda row: row.order)
+        count = min(row.target - row.filled, self.room.chunk)
+        T = _fitting(self.room.chunks, count)
+        tokens_BT = np.zeros((1, T), np.int32)
+        tokens_BT[0, :count] = row.tokens[row.filled : row.filled + count]
+        self._launch([row], [count], tokens_BT)
+        self.counts["read"] += count
+        row.publish(self._pool)
+
+    def _write(self) -> None:
+        """Launches the next token of all rows that write."""
+        rows = []
+        for row in sorted(self._rows.values(), key=lambda row: row.order):
+            if row.id in self._rows and row.writes and self._room_for(row):
+                rows.append(row)
+        rows = [row for row in rows if row.id in self._rows and row.writes]
+        if rows:
+            self._launch(rows, [1] * len(rows), None)
+
+    def _room_for(self, row: Row) -> bool:
+        """Makes room for a row's next token; False: it gave way itself."""
+        if row.filled < len(row.pages) * self.room.page:
+            return True
+        while not self._pool.available:
+            self._collect(len(self._launched))  # some may have ended
+            if self._pool.available:
+                break
+            last = max(self._rows.values(), key=lambda row: row.order)
+            self._preempt(last)
+            if last is row:
+                return False
+        if row.id not in self._rows or not row.writes:
+            return False
+        row.pages.append(self._page())
+        return True
+
+    def _preempt(self, row: Row) -> None:
+        """Takes a row's pages; it waits to be read again. All it drew is known."""
+        self._slots.append(row.slot)  # type: ignore[arg-type]
+        row.leave(self._pool)
+        del self._rows[row.id]
+        heapq.heappush(self._waiting, (row.order, row))
+        self.counts["preempted"] += 1
+
+    # --- the device ------------------------------------------------------------------
+
+    def _launch(self, rows: list[Row], counts: list[int], tokens_BT: Any) -> None:
+        """Launches a step in which each row reads `counts` tokens."""
+        B = _fitting(self.room.row_counts, len(rows))
+        M = _fitting(self.room.tables, max(len(row.pages) for row in rows))
+        arguments = self._arguments(rows, counts, (B, M))
+        drawn = self._run(arguments, tokens_BT, self._allowed(rows, B))
+        self.counts["steps"] += 1
+        told = []
+        for row, count in zip(rows, counts, strict=True):
+            row.filled += count
+            if not row.reads:
+                row.drawn += 1
+                told.append(row)
+        if told:
+            self._launched.append(_Launch(told, drawn))
+
+    def _run(self, rows: Rows, tokens_BT: Any, allowed_BV: Any) -> Drawn:
+        self._layers, self._last, drawn = step(
+            self.model,
+            self.params,
+            self._layers,
+            self._last,
+            rows,
+            tokens_BT,
+            allowed_BV,
+        )
+        return drawn
+
+    def _arguments(
+        self, rows: list[Row], counts: list[int], shape: tuple[int, int]
+    ) -> Rows:
+        """Of a step of [B, M] tables of pages; rows beyond those given are padding."""
+        B, _ = shape
+        table_BM = np.full(shape, UNUSED, np.int32)
+        for b, row in enumerate(rows):
+            table_BM[b, : len(row.pages)] = row.pages
+        requests = [row.request for row in rows]
+        none = [0] * (B - len(rows))
+
+        def column(values: Iterator[Any] | list[Any], dtype: Any = np.int32) -> Any:
+            return np.array([*values, *none], dtype)
+
+        slots_B = column([row.slot for row in rows])
+        slots_B[len(rows) :] = self.room.rows
+        return Rows(
+            slots_B,
+            table_BM,
+            column([row.filled for row in rows]),
+            column(counts),
+            column([request.seed for request in requests], np.uint32),
+            column([request.number for request in requests], np.uint32),
+            column([row.drawn for row in rows]),
+            rows_of([*(r.sampling for r in requests), *[DEFAULT] * len(none)]),
+            np.array(any(request.top for request in requests)),
+        )
+
+    def _allowed(self, rows: list[Row], B: int) -> np.ndarray | None:
+        if all(row.request.constraint is None for row in rows):
+            return None
+        allowed_BV = np.ones((B, self.model.cfg.vocab_size), bool)
+        for b, row in enumerate(rows):
+            if row.request.constraint is not None:
+                allowed_BV[b] = row.request.constraint.allowed()
+        return allowed_BV
+
+    def _collect(self, count: int) -> None:
+        """Reads what the first `count` launches gave; waits for them."""
+        for _ in range(count):
+            launch = self._launched.popleft()
+            drawn: Drawn = jax.device_get(launch.drawn)
+            for b, row in enumerate(launch.rows):
+                if row.id in self._rows:  # else it ended a step before
+                    self._told(row, b, drawn)
+
+    def _told(self, row: Row, b: int, drawn: Drawn) -> None:
+        """Takes in one token of a row."""
+        request, token = row.request, int(drawn.tokens_B[b])
+        if not drawn.finite_B[b]:
+            return self._finish(row, "not_finite")
+        if token in request.stop_tokens:
+            return self._finish(row, "stop")
+        self.counts["drawn"] += 1
+        top: tuple[tuple[int, float], ...] = ()
+        if request.top:
+            pairs = zip(drawn.top_BK[b], drawn.top_log_p_BK[b], strict=True)
+            top = tuple((int(i), float(p)) for i, p in pairs)
+        new = Token(token, float(drawn.log_p_B[b]), top)
+        row.tokens.append(token)
+        row.answer.tokens.append(new)
+        row.publish(self._pool)
+        reason: Reason | None = None
+        if len(row.answer.tokens) == request.max_new_tokens:
+            reason = "length"
+        if request.constraint is not None:
+            request.constraint.advance(token)
+            if not request.constraint.allowed().any():
+                reason = "stop"
+        if reason:
+            return self._finish(row, reason, (new,))
+        self._events.append(Event(row.id, (new,), cached=row.answer.cached))
+
+    def _finish(self, row: Row, reason: Reason, tokens: tuple[Token, ...] = ()) -> None:
+        if row.slot is not None:
+            self._slots.append(row.slot)
+            row.leave(self._pool)
+            del self._rows[row.id]
+        row.answer.finished = reason
+        self._events.append(Event(row.id, tokens, reason, row.answer.cached))
+
+
+def _fitting(sizes: Sequence[int], count: int) -> int:
+    """The smallest of `sizes` that holds `count`."""
+    return next(size for size in sizes if size >= count)
