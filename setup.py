@@ -118,6 +118,7 @@ setup(
         "beam": ["apache-beam>=2.70"],
         "dataflow": ["apache-beam[gcp]>=2.70", "etils[epath-gcs]"],
         "eval": ["rouge-score>=0.1.2", "sacrebleu>=2.5"],  # task.metrics of texts
+        "structure": ["llguidance>=1.9,<2"],  # texts of a given form
         # What it writes.
         "report": ["matplotlib>=3.9", "scikit-learn>=1.5"],
         "wandb": ["wandb>=0.19"],
@@ -134,6 +135,8 @@ setup(
             "beartype>=0.20",
             "gguf>=0.17",
             "hypothesis>=6.100",
+            "jsonschema>=4.23",
+            "llguidance>=1.9,<2",
             "mypy>=1.15",
             "py3langid>=0.3",
             "pytest>=8.3",

@@ -10,8 +10,13 @@ a folder of the hub, a .gguf file or package:NAME, whose generation_config.json 
 tokens are drawn where no flag does. `--chat` puts each prompt into the model's chat
 template, as a user's message; of a run that learned to write (`chat`, `text_to_text`) a
 prompt is what its task reads, whatever the flags. `--bits=8` rounds the weights first
-(extra `quantization`). With `--workdir`, its `result.json` says from which checkpoint
-and how.
+(extra `quantization`). `--choice`, `--regex`, `--json_schema` or `--lark` says what
+form a continuation has (extra `structure`):
+
+    python -m experiments.generate --run=path/to/hub/folder --chat \
+        --prompt='A made-up person, as JSON' --json_schema=person.json
+
+With `--workdir`, its `result.json` says from which checkpoint and how.
 """
 
 import dataclasses
@@ -28,6 +33,9 @@ from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.hub import packages
 from llmjax.hub.generation import Generation
 from llmjax.hub.origin import HUB
+from llmjax.infer.constraints import Form, Forms, choice
+from llmjax.infer.engine.engine import Engine, Room
+from llmjax.infer.engine.request import Request
 from llmjax.infer.generate import generate, generates
 from llmjax.infer.sampling import Sampling
 from llmjax.infer.weights import TYPES, quantize_weights
@@ -58,6 +66,10 @@ SEED = flags.DEFINE_integer("seed", 0, "of the draws")
 BITS = flags.DEFINE_enum(
     "bits", None, [str(bits) for bits in TYPES], "of each weight, rounded by qwix"
 )
+CHOICE = flags.DEFINE_multi_string("choice", None, "may be written; repeatable")
+REGEX = flags.DEFINE_string("regex", None, "of all that is written")
+JSON_SCHEMA = flags.DEFINE_string("json_schema", None, "of it: a file, or the schema")
+LARK = flags.DEFINE_string("lark", None, "file of a grammar of it, in Lark's notation")
 GROUP = flags.DEFINE_integer("group", 0, "weights that share a scale; 0: an output's")
 
 
@@ -106,19 +118,24 @@ def main() -> dict[str, Any]:
     max_new_tokens = MAX_NEW_TOKENS.value
     if max_new_tokens is None:
         max_new_tokens = source.settings.max_new_tokens or 64
-    rows = generate(
-        source.model,
-        params,
-        **decoder_and_encoder(source, texts),
-        max_new_tokens=max_new_tokens,
-        sampling=sampling,
-        rng=SEED.value,
-        **ends(source),
-    )
+    asked = decoder_and_encoder(source, texts)
+    common = {"max_new_tokens": max_new_tokens, "sampling": sampling}
+    if (form := form_of_flags()) is not None:
+        rows, cut = of_form(source, params, asked, form, **common)
+    else:
+        options = {**asked, **common, **ends(source)}
+        rows = generate(source.model, params, **options, rng=SEED.value)
+        cut = 0
     generations = [
         {"prompt": prompt, "text": source.tokenizer.decode(ids), "tokens": len(ids)}
         for prompt, ids in zip(texts, rows, strict=True)
     ]
+    if cut:
+        print(
+            f"{cut} of {len(rows)} are cut before their form is complete: give more "
+            f"than --max_new_tokens={max_new_tokens}",
+            file=sys.stderr,
+        )
     two = source.model.cfg.architecture == "encoder_decoder"
     alone = CHAT.value or two or source.task is not None
     if source.step is not None:
@@ -135,6 +152,70 @@ def main() -> dict[str, Any]:
         "left_out": dict(source.settings.left_out),
         "generations": generations,
     }
+
+
+def form_of_flags() -> Form | None:
+    """What `--choice`, `--regex`, `--json_schema` or `--lark` asks for.
+
+    Raises:
+      FileNotFoundError, ValueError: a file that is missing; two of them.
+    """
+    values = {
+        "choice": CHOICE.value,
+        "regex": REGEX.value,
+        "json_schema": JSON_SCHEMA.value,
+        "lark": LARK.value,
+    }
+    given = {kind: value for kind, value in values.items() if value is not None}
+    if len(given) > 1:
+        raise ValueError(f"--{' and --'.join(given)} are given; a text has one form")
+    for kind, value in given.items():
+        if kind == "choice":
+            return choice(value)
+        in_words = value.strip() == "true" or value.lstrip()[:1] == "{"
+        if kind == "regex" or (kind == "json_schema" and in_words):
+            return Form(kind, value)
+        file = Path(value).expanduser()
+        if not file.is_file():
+            raise FileNotFoundError(f"--{kind}={value} is no file")
+        return Form(kind, file.read_text(encoding="utf-8"))
+    return None
+
+
+def of_form(
+    source: Source,
+    params: Any,
+    asked: dict[str, Any],
+    form: Form,
+    *,
+    max_new_tokens: int,
+    sampling: Sampling,
+) -> tuple[list[np.ndarray], int]:
+    """Continuations of a form, and how many of them are cut.
+
+    Raises:
+      ValueError: an encoder-decoder; or no text has this form.
+    """
+    texts, stops = asked["prompts"], ends(source)["stop_tokens"]
+    longest = max(map(len, texts)) + max_new_tokens
+    room = Room(rows=min(8, len(texts)), max_length=longest)
+    engine = Engine(source.model, params, room)
+    forms = Forms(source.tokenizer, source.model.cfg.vocab_size, stops)
+    requests = [
+        Request(
+            text,
+            max_new_tokens,
+            sampling,
+            stops,
+            seed=SEED.value,
+            number=number,
+            constraint=forms.constraint(form),
+        )
+        for number, text in enumerate(texts)
+    ]
+    answers = engine.run(requests)
+    cut = sum(not r.constraint.complete for r in requests if r.constraint)
+    return [answer.ids for answer in answers], cut
 
 
 def prompts() -> list[str]:

@@ -150,15 +150,15 @@ class Engine:
         Args:
           constraints: those of requests with a constraint too.
         """
-        V, compiled = self.model.cfg.vocab_size, 0
+        compiled = 0
         shapes = [(B, None) for B in self.room.row_counts]
         shapes += [(1, T) for T in self.room.chunks]
         for M in self.room.tables:
             for B, T in shapes:
                 tokens_BT = None if T is None else np.zeros((B, T), np.int32)
                 for masked in (False, True)[: 1 + constraints]:
-                    allowed_BV = np.ones((B, V), bool) if masked else None
-                    self._run(self._arguments([], [], (B, M)), tokens_BT, allowed_BV)
+                    allowed_BW = self._everything(B) if masked else None
+                    self._run(self._arguments([], [], (B, M)), tokens_BT, allowed_BW)
                     compiled += 1
         jax.block_until_ready(self._last)
         return compiled
@@ -335,7 +335,7 @@ class Engine:
         if told:
             self._launched.append(_Launch(told, drawn))
 
-    def _run(self, rows: Rows, tokens_BT: Any, allowed_BV: Any) -> Drawn:
+    def _run(self, rows: Rows, tokens_BT: Any, allowed_BW: Any) -> Drawn:
         self._layers, self._last, drawn = step(
             self.model,
             self.params,
@@ -343,7 +343,7 @@ class Engine:
             self._last,
             rows,
             tokens_BT,
-            allowed_BV,
+            allowed_BW,
         )
         return drawn
 
@@ -378,11 +378,15 @@ class Engine:
     def _allowed(self, rows: list[Row], B: int) -> np.ndarray | None:
         if all(row.request.constraint is None for row in rows):
             return None
-        allowed_BV = np.ones((B, self.model.cfg.vocab_size), bool)
+        allowed_BW = self._everything(B)
         for b, row in enumerate(rows):
             if row.request.constraint is not None:
-                allowed_BV[b] = row.request.constraint.allowed()
-        return allowed_BV
+                allowed_BW[b] = row.request.constraint.allowed()
+        return allowed_BW
+
+    def _everything(self, B: int) -> np.ndarray:
+        words = -(-self.model.cfg.vocab_size // 32)
+        return np.full((B, words), 0xFFFFFFFF, np.uint32)
 
     def _collect(self, count: int) -> None:
         """Reads what the first `count` launches gave; waits for them."""
@@ -414,8 +418,8 @@ class Engine:
             reason = "length"
         if request.constraint is not None:
             request.constraint.advance(token)
-            if not request.constraint.allowed().any():
-                reason = "stop"
+            if request.constraint.ended:
+                reason = "stop" if request.constraint.complete else "constraint"
         if reason:
             return self._finish(row, reason, (new,))
         self._events.append(Event(row.id, (new,), cached=row.answer.cached))

@@ -15,8 +15,16 @@ Reason = Literal["stop", "length", "cancelled", "not_finite", "constraint"]
 class Constraint(Protocol):
     """Which tokens may come next, as a text grows; one object a text."""
 
+    @property
+    def complete(self) -> bool:
+        """Whether the text may end here."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing may follow."""
+
     def allowed(self) -> np.ndarray:
-        """Bool [V]; all False: the text ends here."""
+        """Uint32 [V / 32, rounded up]: bit i of word w is for token 32 w + i."""
 
     def advance(self, token: int) -> None:
         """Tells it the token that was drawn."""

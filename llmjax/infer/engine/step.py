@@ -75,7 +75,7 @@ def step(
     last_S: jax.Array,
     rows: Rows,
     tokens_BT: Any = None,
-    allowed_BV: Any = None,
+    allowed_BW: Any = None,
 ) -> tuple[Any, jax.Array, Drawn]:
     """Reads T tokens of each row and draws the one after them.
 
@@ -85,7 +85,8 @@ def step(
       last_S: each slot's last token; donated.
       rows: those that take part.
       tokens_BT: what they read; None: each its slot's last token.
-      allowed_BV: bool, which tokens may be drawn; None: all.
+      allowed_BW: uint32, bit i of word w says whether token 32 w + i may be drawn;
+        None: all may.
 
     Returns:
       The pool, the slots' last tokens, and what was drawn.
@@ -107,12 +108,12 @@ def step(
     (logits_BV, cache), _ = forward(
         model, variables(params), batch, cache, last_B, method="last_logits"
     )
-    drawn = _draw(logits_BV, rows, allowed_BV)
+    drawn = _draw(logits_BV, rows, allowed_BW)
     last_S = last_S.at[rows.slots_B].set(drawn.tokens_B)
     return cache.layers, last_S, drawn
 
 
-def _draw(logits_BV: jax.Array, rows: Rows, allowed_BV: Any) -> Drawn:
+def _draw(logits_BV: jax.Array, rows: Rows, allowed_BW: Any) -> Drawn:
     def key(seed: Any, number: Any, draw: Any) -> jax.Array:
         return jax.random.fold_in(
             jax.random.fold_in(jax.random.key(seed), number), draw
@@ -127,8 +128,11 @@ def _draw(logits_BV: jax.Array, rows: Rows, allowed_BV: Any) -> Drawn:
         lambda: (jnp.zeros((B, K)), jnp.zeros((B, K), jnp.int32)),
     )
     finite_B = jnp.isfinite(logits_BV).all(-1)
-    if allowed_BV is not None:
-        logits_BV = jnp.where(allowed_BV, logits_BV, -jnp.inf)
+    if allowed_BW is not None:
+        index_V = jnp.arange(V)
+        bit_V = (index_V % 32).astype(jnp.uint32)
+        is_allowed_BV = (jnp.asarray(allowed_BW)[:, index_V // 32] >> bit_V) & 1
+        logits_BV = jnp.where(is_allowed_BV > 0, logits_BV, -jnp.inf)
     keys_B = jax.vmap(key)(rows.seeds_B, rows.numbers_B, rows.draws_B)
     tokens_B = sample(logits_BV, keys_B, rows.sampling)
     log_p_B = jnp.take_along_axis(log_p_BV, tokens_B[:, None], axis=1)[:, 0]
