@@ -115,6 +115,10 @@ class Cache:
     positions_BS: Any
     segments_BS: Any
 
+    def next_positions(self, counted_BT: jax.Array) -> jax.Array:
+        """The positions of new tokens, which are counted from 0."""
+        return counted_BT + self.slot
+
     def mask(self, mask: Mask) -> Mask:
         """The mask of T new tokens, with all tokens so far as its keys."""
         at = (0, self.slot)

@@ -26,10 +26,11 @@ class Place:
 
     Attributes:
       table_BM: the pages of each row in the order of its text; `UNUSED` at the end.
-      pages_BT, offsets_BT: of the new tokens.
+      positions_BT, pages_BT, offsets_BT: of the new tokens.
     """
 
     table_BM: Any
+    positions_BT: Any
     pages_BT: Any
     offsets_BT: Any
 
@@ -84,6 +85,10 @@ class PagedCache:
     slot: Place
     lengths_B: Any
 
+    def next_positions(self, counted_BT: jax.Array) -> jax.Array:
+        """The positions of new tokens, each row's own."""
+        return cast(jax.Array, self.slot.positions_BT)
+
     def mask(self, mask: Mask) -> Mask:
         """The mask of T new tokens, with all tokens of their row as its keys."""
         page = self.layers[0][0].own.k_LBSKH.shape[2]
@@ -118,7 +123,7 @@ def place(table_BM: Any, lengths_B: Any, counts_B: Any, T: int, page: int) -> Pl
     last = table_BM.shape[1] - 1
     pages_BT = jnp.take_along_axis(table_BM, jnp.minimum(at_BT // page, last), axis=1)
     is_new_BT = index_T < counts_B[:, None]
-    return Place(table_BM, jnp.where(is_new_BT, pages_BT, UNUSED), at_BT % page)
+    return Place(table_BM, at_BT, jnp.where(is_new_BT, pages_BT, UNUSED), at_BT % page)
 
 
 def empty_pages(

@@ -100,7 +100,7 @@ class Transformer(nn.Module):
         if positions_BT is None:
             positions_BT = jnp.broadcast_to(jnp.arange(T), (B, T))
             if cache is not None:
-                positions_BT = positions_BT + cache.slot
+                positions_BT = cache.next_positions(positions_BT)
         mask = Mask(
             counted_BT,
             counted_BT,

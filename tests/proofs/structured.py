@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]
 import numpy as np
 from flax import linen as nn
 

@@ -151,6 +151,7 @@ class Engine:
           constraints: those of requests with a constraint too.
         """
         compiled = 0
+        shapes: list[tuple[int, int | None]]
         shapes = [(B, None) for B in self.room.row_counts]
         shapes += [(1, T) for T in self.room.chunks]
         for M in self.room.tables:
@@ -296,26 +297,32 @@ class Engine:
         """Makes room for a row's next token; False: it gave way itself."""
         if row.filled < len(row.pages) * self.room.page:
             return True
-        while not self._pool.available:
+        page = self._pool.take()
+        if page is None:
             self._collect(len(self._launched))  # some may have ended
-            if self._pool.available:
-                break
+            if row.id not in self._rows or not row.writes:
+                return False
+            page = self._pool.take()
+        while page is None:
             last = max(self._rows.values(), key=lambda row: row.order)
             self._preempt(last)
             if last is row:
                 return False
-        if row.id not in self._rows or not row.writes:
-            return False
-        row.pages.append(self._page())
+            page = self._pool.take()
+        row.pages.append(page)
         return True
 
     def _preempt(self, row: Row) -> None:
         """Takes a row's pages; it waits to be read again. All it drew is known."""
-        self._slots.append(row.slot)  # type: ignore[arg-type]
-        row.leave(self._pool)
-        del self._rows[row.id]
+        self._leave(row)
         heapq.heappush(self._waiting, (row.order, row))
         self.counts["preempted"] += 1
+
+    def _leave(self, row: Row) -> None:
+        assert row.slot is not None
+        self._slots.append(row.slot)
+        row.leave(self._pool)
+        del self._rows[row.id]
 
     # --- the device ------------------------------------------------------------------
 
@@ -425,10 +432,8 @@ class Engine:
         self._events.append(Event(row.id, (new,), cached=row.answer.cached))
 
     def _finish(self, row: Row, reason: Reason, tokens: tuple[Token, ...] = ()) -> None:
-        if row.slot is not None:
-            self._slots.append(row.slot)
-            row.leave(self._pool)
-            del self._rows[row.id]
+        if row.id in self._rows:
+            self._leave(row)
         row.answer.finished = reason
         self._events.append(Event(row.id, tokens, reason, row.answer.cached))
 

@@ -101,7 +101,6 @@ def step(
     batch = {
         "tokens": tokens_BT,
         "segment_ids": (jnp.arange(T) < counts_B[:, None]).astype(jnp.int32),
-        "positions": lengths_B[:, None] + jnp.arange(T),
     }
     cache = PagedCache(layers, at, lengths_B + counts_B)
     last_B = jnp.maximum(counts_B - 1, 0)

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from llmjax.config import Group, ModelConfig
-from llmjax.models.cache import Cache
 from llmjax.models.embedder import Embedder
 from llmjax.models.heads.language import LanguageModel, Outputs
+from llmjax.models.paged import AnyCache
 from llmjax.models.stack import Stack
 from llmjax.models.transformer import Batch, Transformer
 
@@ -97,9 +97,9 @@ class ManyHeaded(Transformer):
     def __call__(
         self,
         batch: Batch,
-        cache: Cache | None = None,
+        cache: AnyCache | None = None,
         encoded_BSD: jax.Array | None = None,
-    ) -> tuple[jax.Array, Cache | None]:
+    ) -> tuple[jax.Array, AnyCache | None]:
         x_BTXD, cache = super().__call__(batch, cache, encoded_BSD)
         return x_BTXD[:, :, 0], cache
 

@@ -5,10 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from llmjax.models.cache import Cache
 from llmjax.models.heads.encoder import square
 from llmjax.models.heads.language import LanguageModel, Outputs
 from llmjax.models.layers import Projection, compute_dtype
+from llmjax.models.paged import AnyCache
 from llmjax.models.transformer import Batch
 
 
@@ -30,7 +30,7 @@ class PairModel(LanguageModel):
     def __call__(
         self,
         batch: Batch,
-        cache: Cache | None = None,
+        cache: AnyCache | None = None,
         encoded_BSD: jax.Array | None = None,
     ) -> tuple[jax.Array, Any]:
         """Float32 logits [B, T, V] of tokens and [B, 2] of pairs; reads the batch."""
