@@ -4,7 +4,6 @@ size; what needs more than a machine like this says so, and exists with its flag
 import ast
 import importlib.util
 import itertools
-import os
 import re
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import pytest
 from docs import house
 from experiments import config_files
 from llmjax import config as cfg
+from tests.experiments.forked import Mains
 from tests.pages import ROOT, STARTS, Command, Page, pages
 from tests.train import folders
 
@@ -90,15 +90,19 @@ def workdir(tmp_path_factory, random_params):
     return folder
 
 
+@pytest.fixture(scope="module")
+def mains(tmp_path_factory):
+    mains = Mains(tmp_path_factory.mktemp("mains"))
+    yield mains
+    mains.close()
+
+
 # --- what runs -----------------------------------------------------------------------
 
 
 def toy(command: Command, workdir: Path):
-    """The command's words and its environment, shrunk, with runs/ in `workdir`."""
-    words = command.words
-    environment = dict(os.environ, PYTHONPATH=str(ROOT), JAX_PLATFORMS="cpu")
-    environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
-    environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # compiles in less time
+    """The command's words and its own environment, shrunk, with runs/ in `workdir`."""
+    words, environment = command.words, {}
     while re.match(r"\w+=", words[0]):
         name, _, value = words.pop(0).partition("=")
         environment[name] = value
@@ -123,17 +127,27 @@ def toy(command: Command, workdir: Path):
             words.append(f"--config.data.directory={workdir}/cache")
         else:
             words += TOY
-    return [sys.executable, *words[1:], *MAINS.get(name, [])], environment
+    return [*words[2:], *MAINS.get(name, [])], environment
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "command", [c for c in COMMANDS if not c.reason], ids=lambda c: c.line
 )
-def test_command(command, workdir):
+def test_command(command, workdir, mains):
     words, environment = toy(command, workdir)
+    if not environment and "--dry_run" not in words:
+        done = mains.module(*words)
+        assert done.code == 0, done.err[-3000:]
+        assert (done.out + done.err).strip()
+        return
     done = subprocess.run(
-        words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+        words if "--dry_run" in words else [sys.executable, "-m", *words],
+        cwd=ROOT,
+        env={**mains.environment, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert (done.stdout + done.stderr).strip()

@@ -52,25 +52,32 @@ class Mains:
     """`run("pretrain", "--config=...")`: what `python -m experiments.pretrain` does."""
 
     def __init__(self, folder: Path, devices: int = 1):
-        self.folder = folder
-        environment = {
+        self.folder, count = folder, "--xla_force_host_platform_device_count"
+        self.environment = {
             **os.environ,
             "PYTHONPATH": str(ROOT),
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            # of a repeated flag the last one counts
+            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {count}={devices}",
+            # tiny programs: they take longer to compile than to run
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         }
         self.server = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", SERVER],
             cwd=ROOT,
-            env=environment,
+            env=self.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
 
     def run(self, main: str, *args: str) -> Done:
+        return self.module(f"experiments.{main}", *args)
+
+    def module(self, name: str, *args: str) -> Done:
+        """What `python -m NAME ARGS` does."""
         out, err = self.folder / "out", self.folder / "err"
-        line = json.dumps([f"experiments.{main}", args, str(out), str(err)])
+        line = json.dumps([name, args, str(out), str(err)])
         assert self.server.stdin and self.server.stdout
         self.server.stdin.write(line + "\n")
         self.server.stdin.flush()

@@ -15,6 +15,8 @@ from llmjax.models.heads.encoder import Encoder
 from llmjax.models.heads.language import LanguageModel
 from tests.parity import goldens
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 NAMES = sorted(path.stem for path in goldens.FOLDER.glob("*.npz"))
 
 

@@ -12,6 +12,8 @@ from flax.traverse_util import flatten_dict
 from llmjax.config import DenseHead, LinearHead, NormedHead, PoolerHead
 from llmjax.models.heads.classifier import SequenceClassifier
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 LENGTHS = (3, 5, 2)
 
 

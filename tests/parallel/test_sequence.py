@@ -10,7 +10,7 @@ from llmjax.config import FullRemat, Gather, Ring, Ulysses
 from llmjax.parallel.mesh import use
 from tests.train import toy
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compile")]
 
 LAYERS, D = 3, 16
 MODEL = {"num_layers": LAYERS, "num_heads": 4}

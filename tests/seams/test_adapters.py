@@ -13,6 +13,8 @@ from llmjax.parallel.mesh import use
 from llmjax.train.state import WithAxes
 from tests.train import toy
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 RANK = 4
 WIDE = toy.change(toy.CONFIG, model={"d_ff": 4096})
 

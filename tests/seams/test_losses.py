@@ -22,6 +22,8 @@ from llmjax.train.metrics.writers import read
 from llmjax.train.state import WithAxes
 from tests.train import toy
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 # --- R-Drop (Liang et al. 2021, arXiv:2106.14448) -------------------------------------
 
 

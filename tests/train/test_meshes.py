@@ -15,7 +15,7 @@ from llmjax.train.metrics import writers
 from tests.float64 import float64, widened
 from tests.train import toy
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compile")]
 
 LAYOUTS = {
     "one": (1, {}),

@@ -8,7 +8,7 @@ from llmjax.data.store.tokens import from_documents
 from llmjax.parallel import mesh as mesh_lib
 from tests.train import toy
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compile")]
 
 LENGTHS = (15, 3, 7, 5, 9, 2, 11, 4, 8, 6)  # <bos> comes before each
 STEPS = 4

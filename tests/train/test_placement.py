@@ -12,7 +12,7 @@ from llmjax.parallel.mesh import make_mesh, use
 from llmjax.train import placement
 from tests.train import toy
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compile")]
 
 MIXED = {"data": 2, "fsdp": 2, "tensor": 2}
 

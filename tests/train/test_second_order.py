@@ -26,6 +26,8 @@ from llmjax.train.optimizers import averages, optimizers
 from llmjax.train.step import make_step
 from tests.train import tiny, toy
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 BATCH = tiny.data(0)
 AXES = {"in": ("D", "F"), "out": ("F", "C")}
 SOPHIA = OptimizerConfig(
