@@ -118,6 +118,7 @@ setup(
         "beam": ["apache-beam>=2.70"],
         "dataflow": ["apache-beam[gcp]>=2.70", "etils[epath-gcs]"],
         "eval": ["rouge-score>=0.1.2", "sacrebleu>=2.5"],  # task.metrics of texts
+        "search": ["optuna>=5"],  # experiments.search
         # What it writes.
         "report": ["matplotlib>=3.9", "scikit-learn>=1.5"],
         "wandb": ["wandb>=0.19"],
@@ -135,6 +136,7 @@ setup(
             "gguf>=0.17",
             "hypothesis>=6.100",
             "mypy>=1.15",
+            "optuna>=5",
             "py3langid>=0.3",
             "pytest>=8.3",
             "pytest-xdist>=3.6",

@@ -9,7 +9,7 @@ import jax
 import optax
 from etils import epath
 
-from llmjax.config import LayoutConfig, MixturePart, RunConfig
+from llmjax.config import CraftConfig, LayoutConfig, MixturePart, RunConfig
 from llmjax.data.batches.pipeline import Part, Pipeline
 from llmjax.data.store.corpus import Corpus
 from llmjax.models.forward import REFERENCE
@@ -132,6 +132,13 @@ def _report(
     return {"report": report} if report else {}
 
 
+# of an optimizer that updates nothing
+TOLD_APART: dict[str, Any] = {
+    "freeze": (),
+    "layer_decay": 1.0,
+    "start_decay": 0.0,
+    "unfreeze_every": None,
+}
 Corpora = list[tuple[MixturePart, Corpus]]
 
 
@@ -193,9 +200,9 @@ def read(
     here = config.layout.mesh_fields(LayoutConfig().mesh_sizes)
     layout = dataclasses.replace(config.layout, microbatches=1, **here)
     train = dataclasses.replace(config.train, eval_batches=None)
-    optimizer = dataclasses.replace(config.optimizer, freeze=())
+    optimizer = dataclasses.replace(config.optimizer, **TOLD_APART)
     config = dataclasses.replace(
-        config, layout=layout, train=train, optimizer=optimizer
+        config, layout=layout, train=train, optimizer=optimizer, craft=CraftConfig()
     )
     corpora = weights.open_corpora(workdir, config.data)
     task = make_task(config, corpora[0][1].tokenizer)
