@@ -14,6 +14,7 @@ from llmjax.data.batches.pipeline import Part, Pipeline
 from llmjax.data.store.corpus import Corpus
 from llmjax.models.forward import REFERENCE
 from llmjax.parallel.processes import distributed
+from llmjax.tasks.labelled import augmented
 from llmjax.tasks.registry import make_task
 from llmjax.tasks.task import Loss, Predictions, Task, loss_of
 from llmjax.train import initial, loop, outline, setup
@@ -89,7 +90,7 @@ def run(
         task = task or make_task(config, corpora[0][1].tokenizer)
         data = config.data
         if source is None:
-            source = batches(config, task, corpora, data.train_split)
+            source = batches(config, task, corpora, data.train_split, training=True)
             source.check(config.train.steps)
         evaluation = evaluation or batches(config, task, corpora, data.eval_split)
     initial.check_tokenizer(config, task, workdir)
@@ -142,13 +143,25 @@ TOLD_APART: dict[str, Any] = {
 Corpora = list[tuple[MixturePart, Corpus]]
 
 
-def batches(config: RunConfig, task: Task, corpora: Corpora, split: str) -> Pipeline:
-    """The global batches of one split of the corpora for a task."""
+def batches(
+    config: RunConfig,
+    task: Task,
+    corpora: Corpora,
+    split: str,
+    training: bool = False,
+) -> Pipeline:
+    """The global batches of one split of the corpora for a task.
+
+    Args:
+      config, task, corpora, split: of the run.
+      training: whether texts are changed as `data.augment` says.
+    """
+    features = augmented.features(task) if training else task.features
     parts = [
         Part(
             member.source,
             task.source(corpus, split),
-            task.features,
+            features,
             task.length,
             member.weight,
             member.max_epochs,

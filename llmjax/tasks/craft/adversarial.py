@@ -6,6 +6,7 @@ in any precision. A step costs about as many plain ones as it has ascents, and o
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -30,7 +31,7 @@ def gradient(
 
 
 def ascended(
-    loss: Composed, config: FGM | PGD, lookups: list[Lookup], *arguments: Any
+    config: FGM | PGD, lookups: list[Lookup], gradient: Callable[[Deltas], Deltas]
 ) -> Deltas:
     """The perturbations after the ascent of FGM or PGD; without a gradient."""
     size, steps = config.radius, 1
@@ -38,8 +39,7 @@ def ascended(
         size, steps = config.step_size, config.steps
     deltas = tuple(jnp.zeros_like(lookup.x_BTM) for lookup in lookups)
     for _ in range(steps):
-        grads = gradient(loss, *arguments, deltas)
-        deltas = step(lookups, grads, deltas, size, config.radius)
+        deltas = step(lookups, gradient(deltas), deltas, size, config.radius)
     return jax.lax.stop_gradient(deltas)
 
 
@@ -55,7 +55,8 @@ def adversarial(loss: Composed, config: FGM | PGD) -> Loss:
         outputs, lookups = seen(loss, params, frozen, batch, rng)
         total, count, metrics = loss.score(outputs, batch, training=True)
         arguments = params, frozen, batch, rng
-        deltas = ascended(loss, config, lookups, *arguments)
+        slope = functools.partial(gradient, loss, *arguments)
+        deltas = ascended(config, lookups, slope)
         moved = perturbed(loss, *arguments, deltas)
         worse, *_ = loss.score(moved, batch, training=True)
         metrics = {**metrics, "adversarial_loss": (worse, count)}
