@@ -61,6 +61,8 @@ def _synonyms(folder: str, lemma: str) -> tuple[str, ...]:
 
 def _offsets(folder: str, part: str, lemma: str) -> list[int]:
     """The places of a lemma's senses, by a search in the sorted index."""
+    if not lemma:
+        return []
     file = _mapped(folder, f"index.{part}")
     line = _line(file, lemma.encode())
     if line is None:
