@@ -61,6 +61,7 @@ def run(
     profile: tuple[int, int] | None = None,
     progress: bool = True,
     said: Collection[str] = (),
+    watch: loop.Watch | None = None,
 ) -> Run:
     """Trains as `config` says, going on from what `workdir` holds.
 
@@ -72,7 +73,7 @@ def run(
       loss, gradient, frozen, extra: as `setup.build`'s.
       written: the texts for the examples of a split, of a task that writes, such as
         `llmjax.infer.writing.predictions`; None: none are written at the end.
-      profile, progress: as `loop.fit`'s.
+      profile, progress, watch: as `loop.fit`'s.
       said: as `initial.complete`'s.
 
     Raises:
@@ -108,7 +109,13 @@ def run(
     if progress and distributed.is_leader():
         print(outline.of(program, source, corpora), flush=True)
     state, result = loop.fit(
-        program, source, evaluation, workdir, profile=profile, progress=progress
+        program,
+        source,
+        evaluation,
+        workdir,
+        profile=profile,
+        progress=progress,
+        watch=watch,
     )
     predict: Written | None = evaluation_lib.predictions if task.labels else None
     if task.writes:
