@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -102,24 +103,30 @@ def _values(path: str, key: str, value: Any) -> Range | Choice:
             f"--space={path}: {key} is the same for all trials; leave it out"
         )
     said = f"--space={path}: {key} is {json.dumps(value)}"
-    wrong = ValueError(f"{said}; accepted: {FORMS}")
     if not isinstance(value, dict):
-        raise wrong
-    if value.keys() == {"choices"}:
-        choices = value["choices"]
-        scalars = isinstance(choices, list) and not any(
-            isinstance(c, list | dict) for c in choices
-        )
-        if not scalars or len(choices) < 2:
-            raise wrong
-        return Choice(tuple(choices))
-    numbers = [value.get(name) for name in ("low", "high")]
-    if value.keys() - {"low", "high", "log", "step"} or not all(map(_number, numbers)):
-        raise wrong
-    low, high = numbers
+        raise ValueError(f"{said}; accepted: {FORMS}")
+    return _choice(said, value) if "choices" in value else _range(said, value)
+
+
+def _choice(said: str, value: dict[str, Any]) -> Choice:
+    choices = value["choices"]
+    listed = value.keys() == {"choices"} and isinstance(choices, list)
+    if not listed or any(isinstance(c, list | dict) for c in choices):
+        raise ValueError(f"{said}; accepted: {FORMS}")
+    if len(choices) < 2:
+        raise ValueError(f"{said}; give two choices or more, or set it in the config")
+    return Choice(tuple(choices))
+
+
+def _range(said: str, value: dict[str, Any]) -> Range:
+    low, high = value.get("low", math.nan), value.get("high", math.nan)
     log, step = value.get("log", False), value.get("step")
+    steps = step is None or _number(step)
+    known = not value.keys() - {"low", "high", "log", "step"}
+    if not (known and steps and _number(low) and _number(high)):
+        raise ValueError(f"{said}; accepted: {FORMS}")
     sound = low < high and isinstance(log, bool) and not (log and low <= 0)
-    if not sound or not (step is None or (_number(step) and step > 0 and not log)):
+    if not sound or (step is not None and (step <= 0 or log)):
         raise ValueError(
             f"{said}; low is below high, and above 0 where log is true; step is "
             "positive, and none beside log"
@@ -128,7 +135,8 @@ def _values(path: str, key: str, value: Any) -> Range | Choice:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value)
 
 
 def changed(
