@@ -119,6 +119,7 @@ setup(
         "dataflow": ["apache-beam[gcp]>=2.70", "etils[epath-gcs]"],
         "eval": ["rouge-score>=0.1.2", "sacrebleu>=2.5"],  # task.metrics of texts
         "structure": ["llguidance>=1.9,<2"],  # texts of a given form
+        "search": ["optuna>=5"],  # experiments.search
         # What it writes.
         "report": ["matplotlib>=3.9", "scikit-learn>=1.5"],
         "wandb": ["wandb>=0.19"],
@@ -138,6 +139,7 @@ setup(
             "jsonschema>=4.23",
             "llguidance>=1.9,<2",
             "mypy>=1.15",
+            "optuna>=5",
             "py3langid>=0.3",
             "pytest>=8.3",
             "pytest-xdist>=3.6",

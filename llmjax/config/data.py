@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Annotated, Any, ClassVar, Literal
 
+from llmjax.config.augment import Augmentation
 from llmjax.config.checks import (
     BelowOne,
     Natural,
@@ -238,6 +239,7 @@ class DataConfig:
         `batch_size`; () for always `batch_size`.
       seq_lens: a curriculum, at last `seq_len`: each row is cut into several, the
         tokens of a batch and their order stay (packings "concat" and "first_fit").
+      augment: changes of the texts of training.
       prefetch: batches computed ahead; `prefetch_processes` 0: in threads.
     """
 
@@ -258,6 +260,7 @@ class DataConfig:
     batch_sizes: tuple[Stage, ...] = ()
     seq_lens: tuple[Stage, ...] = ()
     shuffle_seed: Seed = 0
+    augment: Augmentation = Augmentation()
     prefetch: Natural = 4
     prefetch_processes: Natural = 0
 

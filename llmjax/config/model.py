@@ -221,6 +221,7 @@ class ModelConfig:
 
     dropout: BelowOne = 0.0
     attention_dropout: BelowOne = 0.0
+    layer_drop: BelowOne = 0.0  # the share of layers that a row skips in training
     init_std: NotNegative = 0.02
 
     def __post_init__(self):

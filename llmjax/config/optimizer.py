@@ -152,4 +152,10 @@ class OptimizerConfig:
     decay: Literal["matrices", "all"] = "matrices"  # matrices: not norms nor biases
     clip_norm: Positive | None = 1.0
     ema: BelowOne | None = None  # decay of an averaged copy of the weights, if any
+    # the rate of each layer, as a multiple of that of the layer above it
+    layer_decay: SomeShare = 1.0
+    # decay of the Transformer's matrices towards those that the run began with
+    start_decay: NotNegative = 0.0
+    # updates after which one layer more is trained, from the head down; None: all are
+    unfreeze_every: Count | None = None
     freeze: tuple[str, ...] = ()  # weights not trained: "transformer/embedder/*"

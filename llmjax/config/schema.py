@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from llmjax.config.checks import Count, Natural, Seed, checked, require
+from llmjax.config.craft import CraftConfig
 from llmjax.config.data import DataConfig
 from llmjax.config.layout import (
     Attention,
@@ -159,6 +160,7 @@ class RunConfig:
     init: Scratch | Checkpoint = Scratch()
     loss: LossConfig = LossConfig()
     peft: Peft = FullTuning()
+    craft: CraftConfig = CraftConfig()
 
     def __post_init__(self):
         B, k = self.data.batch_size, self.layout.microbatches

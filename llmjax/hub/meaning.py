@@ -26,7 +26,12 @@ from llmjax.config import (
 from llmjax.hub.families import patterns
 
 # fields that only training reads
-TRAINING: dict[str, Any] = {"dropout": 0.0, "attention_dropout": 0.0, "init_std": 0.02}
+TRAINING: dict[str, Any] = {
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+    "layer_drop": 0.0,
+    "init_std": 0.02,
+}
 OUTPUT: dict[str, Any] = {  # fields that a language model's head alone reads
     "output": Direct(),
     "tie_embeddings": True,

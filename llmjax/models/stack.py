@@ -148,9 +148,24 @@ class Repeat(nn.Module):
             x_BTD = named(row_major(scattered(x_BTD, self.layout)), "input")
             block = Block(self.cfg, self.layout, spec, self.cross, name=f"layer_{i}")
             cached = None if caches is None else (caches[i], layer, slot)
-            x_BTD, cache = block(x_BTD, context, cached)
+            y_BTD, cache = block(x_BTD, context, cached)
+            x_BTD = self._dropped(x_BTD, y_BTD)
             written.append(cache)
         return (x_BTD, None if caches is None else tuple(written)), None
+
+    def _dropped(self, x_BTD: jax.Array, y_BTD: jax.Array) -> jax.Array:
+        """A layer's output, or in training for a share of the rows its input.
+
+        LayerDrop (Fan et al. 2020, arXiv:1909.11556), drawn for each row; nothing is
+        rescaled, and an evaluation has all layers.
+        """
+        if not self.cfg.layer_drop or not self.has_rng("dropout"):
+            return y_BTD
+        shape = (len(y_BTD), 1, 1)
+        kept = jax.random.bernoulli(
+            self.make_rng("dropout"), 1 - self.cfg.layer_drop, shape
+        )
+        return jnp.where(kept, y_BTD, x_BTD)
 
 
 class SharedPositions(nn.Module):

@@ -39,6 +39,22 @@ def cross_entropy(
     return loss, nll
 
 
+def divergence(
+    logits: Float[Array, "*rows V"], others: Float[Array, "*rows V"]
+) -> Float[Array, "*rows"]:
+    """KL(p, q) + KL(q, p) of two softmax distributions, in nats (Jeffreys 1946)."""
+    log_p, log_q = (jax.nn.log_softmax(x.astype(jnp.float32)) for x in (logits, others))
+    return jnp.sum((jnp.exp(log_p) - jnp.exp(log_q)) * (log_p - log_q), axis=-1)
+
+
+def binary_divergence(
+    logits: Float[Array, "*rows"], others: Float[Array, "*rows"]
+) -> Float[Array, "*rows"]:
+    """`divergence` of two sigmoid probabilities."""
+    logits, others = logits.astype(jnp.float32), others.astype(jnp.float32)
+    return (jax.nn.sigmoid(logits) - jax.nn.sigmoid(others)) * (logits - others)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7, 8))
 def blocked_cross_entropy(
     x_BTD: Float[Array, "B T D"],

@@ -203,6 +203,7 @@ class Objective(abc.ABC):
       answer_columns: that predictions may have.
       whole_batch: whether `score` compares the rows of a batch: their outputs are then
         scored together, in however many microbatches they were computed.
+      diverges: whether it has a `divergence` of two outputs.
     """
 
     run: RunConfig
@@ -223,6 +224,7 @@ class Objective(abc.ABC):
         "probabilities",
     )
     whole_batch: ClassVar[bool] = False
+    diverges: ClassVar[bool] = False
     declared: ClassVar[Mapping[str, Feature]] = {}
 
     @property
@@ -375,6 +377,13 @@ class Objective(abc.ABC):
         self, outputs: Any, batch: Batch, training: bool = False
     ) -> tuple[jax.Array, jax.Array, Metrics]:
         """See `Task.score`."""
+
+    def divergence(self, outputs: Any, others: Any, batch: Batch) -> jax.Array:
+        """How far two outputs for a batch are apart, summed over what `score` counts.
+
+        KL divergences in both directions together; of numbers squared differences.
+        """
+        raise NotImplementedError(f"{self.config.kind!r} has no `divergence`")
 
     @abc.abstractmethod
     def predict(self, model: nn.Module) -> Callable[[Variables, Batch], Any]:

@@ -4,7 +4,7 @@ import contextlib
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -28,6 +28,8 @@ from llmjax.train.optimizers import optimizers
 from llmjax.train.setup import Batches, Program
 from llmjax.train.state import State
 
+Watch = Callable[[int, Mapping[str, float]], None]
+
 
 def fit(
     program: Program,
@@ -37,6 +39,7 @@ def fit(
     *,
     profile: tuple[int, int] | None = None,
     progress: bool = True,
+    watch: Watch | None = None,
 ) -> tuple[State, dict[str, Any]]:
     """Trains to `train.steps`, from the workdir's latest checkpoint if it has one.
 
@@ -50,6 +53,8 @@ def fit(
       profile: trace the steps from the first to the second of these into
         `<workdir>/profile`.
       progress: show a bar.
+      watch: called with step and metrics of each evaluation after the first step; what
+        it raises ends the run, which its last checkpoint goes on from.
 
     Returns:
       The last state, and what `result.json` holds.
@@ -100,6 +105,7 @@ def fit(
                 log,
                 _Trace(profile, directory),
                 terminated,
+                watch,
             )
     return state, _result(program, state, best, log)
 
@@ -177,6 +183,7 @@ def _train(
     log: Log,
     trace: _Trace,
     terminated: Callable[[int], bool],
+    watch: Watch | None,
 ) -> tuple[State, Best]:
     config = program.config.train
     own = distributed.share(program.mesh)
@@ -195,6 +202,8 @@ def _train(
                 metrics = _evaluate(program, state, evaluation)
                 log.evaluated(now, metrics)
                 best = best.after(now, metrics[config.best_metric], config)
+                if watch is not None:
+                    watch(now, metrics)
             early = best.exhausted(config)
             last = terminated(now) or done or early
             if now % config.checkpoint_every == 0 or last:

@@ -11,6 +11,7 @@ from llmjax.config import (
     LoRA,
     MixturePart,
     PartialTuning,
+    PlainLoss,
     RunConfig,
     wording,
 )
@@ -42,6 +43,7 @@ def of(program: Program, source: Batches, corpora: Corpora = ()) -> str:
         "batch": _batch(config),
         "steps": _steps(config, source),
         "optimizer": _optimizer(config),
+        "craft": _craft(config),
         "devices": _devices(program),
     }
     notes = _notes(config, source, corpora)
@@ -160,6 +162,21 @@ def _optimizer(config: RunConfig) -> str:
         form = "cosine" if schedule.kind == "warmup_cosine" else "line"
         text += f", then a {form} to {optimizer.learning_rate * final:g}"
     return text
+
+
+def _craft(config: RunConfig) -> str:
+    """What is done beside the task's loss and the algorithm; "": nothing."""
+    loss, optimizer, model = config.craft.loss, config.optimizer, config.model
+    parts = {
+        "loss": "" if loss == PlainLoss() else loss.kind,
+        "mixout": config.craft.mixout,
+        "layer_decay": optimizer.layer_decay if optimizer.layer_decay < 1 else 0,
+        "start_decay": optimizer.start_decay,
+        "unfreeze_every": optimizer.unfreeze_every,
+        "layer_drop": model.layer_drop,
+        "augment": ", ".join(config.data.augment.rates),
+    }
+    return "; ".join(f"{name} {value}" for name, value in parts.items() if value)
 
 
 def _devices(program: Program) -> str:

@@ -9,11 +9,12 @@ import jax
 import optax
 from etils import epath
 
-from llmjax.config import LayoutConfig, MixturePart, RunConfig
+from llmjax.config import CraftConfig, LayoutConfig, MixturePart, RunConfig
 from llmjax.data.batches.pipeline import Part, Pipeline
 from llmjax.data.store.corpus import Corpus
 from llmjax.models.forward import REFERENCE
 from llmjax.parallel.processes import distributed
+from llmjax.tasks.labelled import augmented
 from llmjax.tasks.registry import make_task
 from llmjax.tasks.task import Loss, Predictions, Task, loss_of
 from llmjax.train import initial, loop, outline, setup
@@ -60,6 +61,7 @@ def run(
     profile: tuple[int, int] | None = None,
     progress: bool = True,
     said: Collection[str] = (),
+    watch: loop.Watch | None = None,
 ) -> Run:
     """Trains as `config` says, going on from what `workdir` holds.
 
@@ -71,7 +73,7 @@ def run(
       loss, gradient, frozen, extra: as `setup.build`'s.
       written: the texts for the examples of a split, of a task that writes, such as
         `llmjax.infer.writing.predictions`; None: none are written at the end.
-      profile, progress: as `loop.fit`'s.
+      profile, progress, watch: as `loop.fit`'s.
       said: as `initial.complete`'s.
 
     Raises:
@@ -89,7 +91,7 @@ def run(
         task = task or make_task(config, corpora[0][1].tokenizer)
         data = config.data
         if source is None:
-            source = batches(config, task, corpora, data.train_split)
+            source = batches(config, task, corpora, data.train_split, training=True)
             source.check(config.train.steps)
         evaluation = evaluation or batches(config, task, corpora, data.eval_split)
     initial.check_tokenizer(config, task, workdir)
@@ -107,7 +109,13 @@ def run(
     if progress and distributed.is_leader():
         print(outline.of(program, source, corpora), flush=True)
     state, result = loop.fit(
-        program, source, evaluation, workdir, profile=profile, progress=progress
+        program,
+        source,
+        evaluation,
+        workdir,
+        profile=profile,
+        progress=progress,
+        watch=watch,
     )
     predict: Written | None = evaluation_lib.predictions if task.labels else None
     if task.writes:
@@ -132,16 +140,35 @@ def _report(
     return {"report": report} if report else {}
 
 
+# of an optimizer that updates nothing
+TOLD_APART: dict[str, Any] = {
+    "freeze": (),
+    "layer_decay": 1.0,
+    "start_decay": 0.0,
+    "unfreeze_every": None,
+}
 Corpora = list[tuple[MixturePart, Corpus]]
 
 
-def batches(config: RunConfig, task: Task, corpora: Corpora, split: str) -> Pipeline:
-    """The global batches of one split of the corpora for a task."""
+def batches(
+    config: RunConfig,
+    task: Task,
+    corpora: Corpora,
+    split: str,
+    training: bool = False,
+) -> Pipeline:
+    """The global batches of one split of the corpora for a task.
+
+    Args:
+      config, task, corpora, split: of the run.
+      training: whether texts are changed as `data.augment` says.
+    """
+    features = augmented.features(task) if training else task.features
     parts = [
         Part(
             member.source,
             task.source(corpus, split),
-            task.features,
+            features,
             task.length,
             member.weight,
             member.max_epochs,
@@ -193,9 +220,9 @@ def read(
     here = config.layout.mesh_fields(LayoutConfig().mesh_sizes)
     layout = dataclasses.replace(config.layout, microbatches=1, **here)
     train = dataclasses.replace(config.train, eval_batches=None)
-    optimizer = dataclasses.replace(config.optimizer, freeze=())
+    optimizer = dataclasses.replace(config.optimizer, **TOLD_APART)
     config = dataclasses.replace(
-        config, layout=layout, train=train, optimizer=optimizer
+        config, layout=layout, train=train, optimizer=optimizer, craft=CraftConfig()
     )
     corpora = weights.open_corpora(workdir, config.data)
     task = make_task(config, corpora[0][1].tokenizer)

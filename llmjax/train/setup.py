@@ -21,8 +21,10 @@ from llmjax.parallel import mesh as mesh_lib
 from llmjax.parallel import pipeline, sequence
 from llmjax.parallel.processes import distributed
 from llmjax.peft import adapted
+from llmjax.tasks.craft import craft
+from llmjax.tasks.craft.agreement import PROXIMAL
 from llmjax.tasks.task import Loss, Task, loss_of
-from llmjax.train import gradient_cache, loss_scale
+from llmjax.train import gradient_cache, loss_scale, wrapping
 from llmjax.train import placement as placement_lib
 from llmjax.train import state as state_lib
 from llmjax.train.checkpoints import frozen as frozen_lib
@@ -183,6 +185,9 @@ def build(
         for k, v in example_batch.items()
     }
     scaling = loss_scale.of(layout.precision)
+    objective = loss(task, model)
+    craft.check(config, task, model, objective)
+    references = task.needs_reference or config.craft.mixout > 0
     birth = _birth(
         config,
         model,
@@ -191,7 +196,7 @@ def build(
         mesh,
         _checked("frozen", frozen or {}),
         _checked("extra", {**(extra or {}), **scaling.extra}),
-        reference=task.needs_reference and REFERENCE not in (frozen or {}),
+        reference=references and REFERENCE not in (frozen or {}),
     )
     shardings, placement = placement_lib.place(
         birth.abstract,
@@ -201,11 +206,13 @@ def build(
         mesh,
     )
     on_batch = axes_lib.batch_sharding(mesh, batch)
-    objective = trained = loss(task, model)
+    trained = craft.wrapped(config, task, objective)
     stepped = layout
     if layout.microbatches > 1 and getattr(task, "whole_batch", False):
         trained = gradient_cache.cached(objective, layout.microbatches)
         stepped = dataclasses.replace(layout, microbatches=1)
+    if config.craft.mixout:
+        trained = wrapping.mixed(config, task, trained, birth.axes.params)
     step = make_step(
         scaling.loss(trained),
         birth.optimizer,
@@ -279,7 +286,12 @@ def _birth(
     _, kept_axes = frozen_lib.split(axes, kept)
     if optimizer is None:
         optimizers.check(config)
-        optimizer = optimizers.make(config.optimizer, config.train.steps, trained_axes)
+        optimizer = optimizers.make(
+            config.optimizer, config.train.steps, trained_axes, config.model
+        )
+    if craft.keeps_average(config):
+        trained, _ = frozen_lib.split(shapes, kept | base)
+        extra = {**extra, PROXIMAL: wrapping.average(trained, trained_axes)}
     fresh = functools.partial(
         state_lib.initial,
         model,

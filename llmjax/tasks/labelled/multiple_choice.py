@@ -27,7 +27,7 @@ from llmjax.data.store.records import RecordSource
 from llmjax.models.forward import forward
 from llmjax.models.heads.choice import ChoiceScorer, prefix
 from llmjax.tasks.labelled.pairs import PairTask
-from llmjax.tasks.losses import cross_entropy
+from llmjax.tasks.losses import cross_entropy, divergence
 from llmjax.tasks.routing import Routed, routed, with_routing
 from llmjax.tasks.task import (
     Batch,
@@ -108,6 +108,7 @@ class MultipleChoiceTask(PairTask):
     inputs = ("question", "choices")
     reads_words = True
     answer_columns = ("choice", "probability", "probabilities")
+    diverges = True
     head = ChoiceScorer
 
     @property
@@ -231,6 +232,14 @@ class MultipleChoiceTask(PairTask):
         right = jnp.sum((jnp.argmax(scores_BC, axis=-1) == label_B) * valid_B)
         metrics = {"loss": (total, count), "accuracy": (right, count)}
         return with_routing(outputs, total, count, metrics)
+
+    def divergence(self, outputs: Routed, others: Routed, batch: Batch) -> jax.Array:
+        valid_B = batch.get("valid", jnp.ones_like(batch["label"]))
+        one, other = (
+            jnp.maximum(jnp.where(valid_B[:, None] > 0, x.head, 0.0), -1e9)
+            for x in (outputs, others)
+        )
+        return jnp.sum(divergence(one, other) * valid_B)
 
     # --- predictions -----------------------------------------------------------------
 

@@ -29,7 +29,7 @@ from llmjax.models.forward import forward
 from llmjax.models.heads.span import SpanFinder
 from llmjax.tasks.labelled import spans, squad
 from llmjax.tasks.labelled.pairs import PairTask
-from llmjax.tasks.losses import cross_entropy
+from llmjax.tasks.losses import cross_entropy, divergence
 from llmjax.tasks.routing import Routed, routed, with_routing
 from llmjax.tasks.task import (
     Batch,
@@ -86,6 +86,7 @@ class QuestionAnsweringTask(PairTask):
         "answers": Spans,
     }
     inputs = ("context", "question")
+    diverges = True
     head = SpanFinder
     answer_columns = ("answer", "start", "stop", "probability", "none", "n_best")
     declared: ClassVar[Mapping[str, Feature]] = {
@@ -200,6 +201,12 @@ class QuestionAnsweringTask(PairTask):
         hits = jnp.sum(jnp.all(right_BC, axis=1) * valid)
         metrics = {"loss": (total, count), "accuracy": (hits, count)}
         return with_routing(outputs, total, count, metrics)
+
+    def divergence(self, outputs: Routed, others: Routed, batch: Batch) -> jax.Array:
+        ends = (_masked(x.head, batch) for x in (outputs, others))
+        apart_BC = divergence(*(jnp.swapaxes(x, 1, 2) for x in ends))
+        valid_B = batch.get("valid", jnp.ones(len(apart_BC)))
+        return jnp.sum(jnp.mean(apart_BC, axis=1) * valid_B)
 
     # --- predictions -----------------------------------------------------------------
 

@@ -73,6 +73,7 @@ class SequenceClassificationTask(LabelledTask):
     packings = ("pad", "first_fit")
     labels = ("label",)
     head = SequenceClassifier
+    diverges = True
 
     # --- the config ------------------------------------------------------------------
 
@@ -304,6 +305,10 @@ class SequenceClassificationTask(LabelledTask):
         valid = batch.get("valid", jnp.ones(logits.shape[:-1])).astype(jnp.float32)
         total, count, metrics = self.problem.score(logits, label, valid)
         return with_routing(outputs, total, count, metrics)
+
+    def divergence(self, outputs: Routed, others: Routed, batch: Batch) -> jax.Array:
+        apart = self.problem.divergence(outputs.head, others.head)
+        return jnp.sum(apart * batch.get("valid", jnp.ones(apart.shape)))
 
     def predict(self, model: nn.Module) -> Callable[[Variables, Batch], Any]:
         """Predictions of each text, with axes [B, ...] or [B, G, ...]; see the

@@ -50,17 +50,20 @@ class LabelledTexts:
         if not -len(self) <= index < len(self):
             raise IndexError(f"text {index} of {len(self)}")
         index %= len(self)
-        return {"texts": self._cut(self.read(index)), "label": self.labels[index]}
+        texts = cut(self.read(index), self.room, self.side)
+        return {"texts": texts, "label": self.labels[index]}
 
-    def _cut(self, texts: Ids) -> Ids:
-        sizes = [min(len(texts[0]), self.room)]
-        if len(texts) > 1:
-            sizes = [*longest_first(len(texts[0]), len(texts[1]), self.room)]
-        left = self.side == "left"
-        return tuple(
-            ids[len(ids) - n :] if left else ids[:n]
-            for ids, n in zip(texts, sizes, strict=True)
-        )
+
+def cut(texts: Ids, room: int, side: str) -> Ids:
+    """A text, or two, that have `room` tokens together; see `LabelledTexts`."""
+    sizes = [min(len(texts[0]), room)]
+    if len(texts) > 1:
+        sizes = [*longest_first(len(texts[0]), len(texts[1]), room)]
+    left = side == "left"
+    return tuple(
+        ids[len(ids) - n :] if left else ids[:n]
+        for ids, n in zip(texts, sizes, strict=True)
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -30,7 +30,7 @@ from llmjax.models.heads.token import TokenClassifier
 from llmjax.tasks.labelled import confusion, crf, entities, word_texts
 from llmjax.tasks.labelled.labelled import LabelledTask, Way
 from llmjax.tasks.labelled.tags import TagSet, misfit, target_of
-from llmjax.tasks.losses import cross_entropy
+from llmjax.tasks.losses import cross_entropy, divergence
 from llmjax.tasks.routing import Routed, routed, with_routing
 from llmjax.tasks.task import (
     Batch,
@@ -332,6 +332,14 @@ class TokenClassificationTask(LabelledTask):
             metrics["recall"] = (both, gold)
             metrics["f1"] = (2 * both, predicted + gold)
         return with_routing(outputs, total, count, metrics)
+
+    @property
+    def diverges(self) -> bool:  # type: ignore[override]
+        return not self.config.crf
+
+    def divergence(self, outputs: Routed, others: Routed, batch: Batch) -> jax.Array:
+        apart_BT = divergence(outputs.head[0], others.head[0])
+        return jnp.sum(apart_BT * crf.words_of(batch["word"]).here_BT)
 
     # --- predictions -----------------------------------------------------------------
 

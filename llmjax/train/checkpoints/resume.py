@@ -254,7 +254,13 @@ def _weights(init: Checkpoint, mesh: Mesh) -> tuple[ModelConfig, Any]:
 def _differences(source: ModelConfig, model: ModelConfig) -> list[str]:
     """One line per field that the two models do not share, sizes of rows aside."""
     old, new = _flat(to_dict(source)), _flat(to_dict(model))
-    grow = ("vocab_size", "positions.max_length", "dropout", "attention_dropout")
+    grow = (
+        "vocab_size",
+        "positions.max_length",
+        "dropout",
+        "attention_dropout",
+        "layer_drop",
+    )
     return [
         f"{key} was {old.get(key)!r} and is {new.get(key)!r}"
         for key in sorted(old.keys() | new.keys())

@@ -9,10 +9,12 @@ import optax
 import optax.contrib
 
 from llmjax.config import (
+    Checkpoint,
     Constant,
     Float16,
     Lamb,
     Mixture,
+    ModelConfig,
     OptimizerConfig,
     RunConfig,
     ScheduleFree,
@@ -20,7 +22,7 @@ from llmjax.config import (
     SplashAttention,
     WarmupCosine,
 )
-from llmjax.train.optimizers import algorithms, roles
+from llmjax.train.optimizers import algorithms, layers, roles
 from llmjax.train.optimizers.averages import average_weights
 from llmjax.train.optimizers.averages import averaged as averaged
 
@@ -58,7 +60,7 @@ def check_length(config: OptimizerConfig, steps: int) -> None:
 
 
 def make(
-    config: OptimizerConfig, steps: int, axes: Any
+    config: OptimizerConfig, steps: int, axes: Any, model: ModelConfig | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """Clip, algorithm, decay, learning rate, average of the weights: one chain.
 
@@ -71,8 +73,13 @@ def make(
       steps: of the whole run, for the schedule.
       axes: the logical axes of every weight; leaves stacked over `L` are handled layer
         by layer wherever an algorithm looks at a leaf as a whole.
+      model: whose weights they are, for rates that differ between layers.
+
+    Raises:
+      ValueError: rates differ between layers, and none of them is trained.
     """
-    chain = _update(config, schedule(config, steps), axes)
+    rate = schedule(config, steps)
+    chain = _update(config, rate, axes, _apart(config, rate, axes, model))
     if config.clip_norm is not None:
         chain.insert(0, optax.clip_by_global_norm(config.clip_norm))
     leaves = jax.tree.leaves(axes, is_leaf=algorithms.is_axes)
@@ -88,6 +95,7 @@ def make(
 def check(run: RunConfig) -> None:
     """Raises ValueError where the algorithm does not go with the rest of a run."""
     config, layout = run.optimizer, run.layout
+    _check_layers(run)
     if isinstance(config.algorithm, ScheduleFree):
         if not isinstance(config.schedule, Constant):
             raise ValueError(
@@ -117,10 +125,69 @@ def check(run: RunConfig) -> None:
             )
 
 
-def _update(
-    config: OptimizerConfig, rate: Callable[[Any], jax.Array], axes: Any
+def _check_layers(run: RunConfig) -> None:
+    """Raises ValueError where what tells layers apart does not go with the run."""
+    config, every = run.optimizer, run.optimizer.unfreeze_every
+    if config.start_decay and not isinstance(run.init, Checkpoint):
+        raise ValueError(
+            f"optimizer.start_decay={config.start_decay} leads back to the weights "
+            "that a run begins with, and init.kind='scratch' draws them at random; "
+            "give init.path, or set it to 0"
+        )
+    if config.layer_decay < 1:
+        layers.check(run.model, f"optimizer.layer_decay={config.layer_decay}")
+    if every is None:
+        return
+    layers.check(run.model, f"optimizer.unfreeze_every={every}")
+    if isinstance(config.algorithm, ScheduleFree):
+        raise ValueError(
+            f"optimizer.unfreeze_every={every} holds weights still, and optimizer."
+            "algorithm.kind='schedule_free' moves its averages; choose another"
+        )
+    two = run.model.architecture == "encoder_decoder"
+    groups = (*run.model.layers, *(run.model.encoder_layers if two else ()))
+    count = sum(group.repeat * len(group.pattern) for group in groups)
+    if every * (count + 1) >= run.train.steps:
+        raise ValueError(
+            f"optimizer.unfreeze_every={every} trains the embeddings from update "
+            f"{every * (count + 1)} on, below {count} layers, and train.steps="
+            f"{run.train.steps} ends before; lower it to "
+            f"{max((run.train.steps - 1) // (count + 1), 1)}, or name what stays as it "
+            "is in optimizer.freeze"
+        )
+
+
+def _apart(
+    config: OptimizerConfig,
+    rate: Callable[[Any], jax.Array],
+    axes: Any,
+    model: ModelConfig | None,
 ) -> list[optax.GradientTransformation]:
-    """Algorithm, decay and learning rate, in the order of the algorithm's paper."""
+    """What changes a finished update: by its layer, and towards the first weights."""
+    chain = []
+    if config.start_decay:
+        chain.append(layers.decay_to_start(rate, config.start_decay, axes))
+    if config.layer_decay < 1 or config.unfreeze_every is not None:
+        assert model is not None, "rates of layers need the model"
+        below = layers.distances(axes, model)
+        if not any(distance.any() for distance in below.values()):
+            raise ValueError(
+                "optimizer.layer_decay and optimizer.unfreeze_every tell layers apart, "
+                "and all of them are frozen; leave them out, or train some by "
+                "optimizer.freeze or peft"
+            )
+        chain.append(layers.by_layer(below, config.layer_decay, config.unfreeze_every))
+    return chain
+
+
+def _update(
+    config: OptimizerConfig,
+    rate: Callable[[Any], jax.Array],
+    axes: Any,
+    apart: list[optax.GradientTransformation],
+) -> list[optax.GradientTransformation]:
+    """Algorithm, decay and learning rate, in the order of the algorithm's paper, then
+    `apart`."""
     kind = config.algorithm
     mask = decayed(axes) if config.decay == "matrices" else None
     if isinstance(kind, Sophia):
@@ -134,13 +201,13 @@ def _update(
             kind.gamma,
             update_interval=kind.interval,
         )
-        return [sophia]
+        return [sophia, *apart]
     chain = [algorithms.make(kind, axes)]
     if config.weight_decay:
         chain.append(optax.add_decayed_weights(config.weight_decay, mask))
     if isinstance(kind, Lamb):
         chain.append(algorithms.per_layer(optax.scale_by_trust_ratio(), axes))
-    chain.append(optax.scale_by_learning_rate(rate))
+    chain += [optax.scale_by_learning_rate(rate), *apart]
     if isinstance(kind, ScheduleFree):
         base = optax.chain(*chain)
         # optax counts this rate's updates from 1, and its base's from 0

@@ -17,6 +17,7 @@ from llmjax.tasks.labelled.confusion import LONGEST, aligned
 from llmjax.tasks.labelled.problems import losses
 from llmjax.tasks.labelled.problems.problem import Problem, mean
 from llmjax.tasks.labelled.problems.ranking import ranking_precision
+from llmjax.tasks.losses import binary_divergence
 from llmjax.tasks.task import Metrics, Predictions
 
 
@@ -115,6 +116,9 @@ class MultiLabelProblem(Problem):
             "micro_f1": (2 * both, either),
         }
         return *mean(minimised, valid), metrics
+
+    def divergence(self, logits: jax.Array, others: jax.Array) -> jax.Array:
+        return jnp.mean(binary_divergence(logits, others), axis=-1)
 
     def predict(self, logits: jax.Array) -> Any:
         """Each class's probability."""

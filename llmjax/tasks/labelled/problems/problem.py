@@ -107,6 +107,10 @@ class Problem(abc.ABC):
         """The sum to minimise, its count, and metrics; of texts whose `valid` is 1."""
 
     @abc.abstractmethod
+    def divergence(self, logits: jax.Array, others: jax.Array) -> jax.Array:
+        """How far each text's scores are apart; see `Objective.divergence`."""
+
+    @abc.abstractmethod
     def predict(self, logits: jax.Array) -> Any:
         """Predictions, a tree of arrays."""
 

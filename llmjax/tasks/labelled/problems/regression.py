@@ -82,6 +82,9 @@ class RegressionProblem(Problem):
         mae = mean(jnp.mean(jnp.abs(off), axis=-1), valid)
         return total, count, {"loss": (total, count), "mae": mae}
 
+    def divergence(self, logits: jax.Array, others: jax.Array) -> jax.Array:
+        return jnp.mean(jnp.square(logits - others), axis=-1)
+
     def predict(self, logits: jax.Array) -> Any:
         """The numbers."""
         return logits

@@ -17,7 +17,7 @@ from llmjax.models.heads.classifier import OrdinalClassifier
 from llmjax.tasks.labelled import confusion
 from llmjax.tasks.labelled.problems import calibration, losses
 from llmjax.tasks.labelled.problems.problem import Problem, mean
-from llmjax.tasks.losses import cross_entropy
+from llmjax.tasks.losses import cross_entropy, divergence
 from llmjax.tasks.task import Metrics, Predictions
 
 
@@ -92,6 +92,9 @@ class SingleLabelProblem(Problem):
             "accuracy": mean(self.chosen(logits) == label, valid),
         }
         return jnp.sum(minimised * valid), jnp.sum(weight), metrics
+
+    def divergence(self, logits: jax.Array, others: jax.Array) -> jax.Array:
+        return divergence(logits, others)
 
     def chosen(self, logits: jax.Array) -> jax.Array:
         """The class that is predicted: the likeliest."""

@@ -1,0 +1,1 @@
+"""A search for the fields of a config that give the best run."""

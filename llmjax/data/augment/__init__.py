@@ -1,0 +1,1 @@
+"""Small changes of texts that keep their labels."""

@@ -1,0 +1,1 @@
+"""Wrappers of a task's loss: what fine-tuning does beside learning the labels."""
