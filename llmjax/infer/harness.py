@@ -26,7 +26,7 @@ _SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 _IGNORED = ("do_sample", "max_length")  # what else lm-eval's own models are given
 
 
-class HarnessModel(TemplateLM):  # type: ignore[misc]
+class HarnessModel(TemplateLM):
     """A decoder that lm-eval asks for log-likelihoods and for texts.
 
     Attributes:
@@ -116,16 +116,14 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         """(log-likelihood in nats, whether it is the likeliest) of each continuation.
 
         Raises:
-          ValueError: a continuation without a token; it names the task and the row.
+          ValueError: a continuation that is empty; it names the task and the row.
         """
         for request in requests:
-            context, continuation = request.args
-            spaces = context[len(context.rstrip()) :]
-            if not self._tokenizer.encode(spaces + continuation).size:
+            if not request.args[1]:
                 raise ValueError(
-                    f"{_where(request)}: the continuation {continuation!r} has no "
-                    "token, so nothing can be scored; look at the task's "
-                    "doc_to_choice and doc_to_target"
+                    f"lm-eval's task {request.task_name!r}, row {request.doc_id}: the "
+                    "continuation '' is empty, so nothing can be scored; look at the "
+                    "task's doc_to_choice or doc_to_target"
                 )
         return super().loglikelihood(list(requests), disable_tqdm=disable_tqdm)
 
@@ -135,7 +133,17 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         disable_tqdm: bool = False,
         **kwargs: Any,
     ) -> list[tuple[float, bool]]:
-        pairs = [(context, continuation) for _, context, continuation in requests]
+        for asked, _, continuation in requests:
+            if not continuation:  # the context's last token has it in itself
+                raise ValueError(
+                    f"the continuation of {asked!r} has no token of its own, so "
+                    "nothing can be scored; begin it with a space, or end the context "
+                    "before it"
+                )
+        pairs = [
+            (context or [self.prefix_token_id], continuation)
+            for _, context, continuation in requests
+        ]
         with tqdm(total=len(pairs), unit=" texts", disable=disable_tqdm or None) as bar:
             scores = self.scorer(pairs, bar.update)
         answers = [(score.log_likelihood, score.greedy) for score in scores]
@@ -267,8 +275,3 @@ def _cut(text: str, until: Sequence[str]) -> str:
     for end in until:
         text = text.split(end)[0] if end else text
     return text
-
-
-def _where(request: Any) -> str:
-    """The task and the row of a request."""
-    return f"lm-eval's task {request.task_name!r}, row {request.doc_id}"

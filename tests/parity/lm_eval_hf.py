@@ -1,6 +1,8 @@
 """A run asked lm-eval's tasks, beside its exported folder asked by lm-eval's own `hf`.
 
-    python -m tests.parity.lm_eval_hf --libraries=FOLDER
+    PYTHONPATH=.:FOLDER python -m tests.parity.lm_eval_hf
+
+lm-eval lies in FOLDER, see `launch/parity.sh tasks`.
 
 A tiny decoder is pretrained and exported, both by commands. Then `llmjax evaluate
 --lm_eval` asks the run and the folder the tasks of local files: choices, with and
@@ -8,21 +10,25 @@ without examples before them, whole texts, and texts that it writes. Log-likelih
 within 1e-4, metrics and texts the same, in batches of 1, 8 and 32.
 """
 
-import argparse
 import json
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lm_eval.evaluator import simple_evaluate
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
 
 from tests.parity.pipelines import run
 
 TOLERANCE = 1e-4  # of a log-likelihood in nats, relative where it is above 1
 LENGTH = 64  # tokens that the model reads
-WORDS = "the sum of a list is returned as float value error when index raises key".split()
+WORDS = ["the", "sum", "of", "a", "list", "is", "returned", "as", "float", "value"]
+WORDS += ["error", "when", "index", "raises", "key"]
 HEAD = """\
 task: {name}
 dataset_path: json
@@ -111,7 +117,9 @@ def make(folder: Path) -> None:
     run("convert", f"--source={folder}/run", f"--target={folder}/hub")
 
 
-def ours(folder: Path, source: str, files: list[str], batch_size: int) -> dict[str, Any]:
+def ours(
+    folder: Path, source: str, files: list[str], batch_size: int
+) -> dict[str, Any]:
     """Our results, and the samples by task and row."""
     workdir = folder / f"{source}-{batch_size}"
     run(
@@ -129,10 +137,6 @@ def ours(folder: Path, source: str, files: list[str], batch_size: int) -> dict[s
 
 def theirs(folder: Path, files: list[str], batch_size: int) -> dict[str, Any]:
     """The results of lm-eval's `hf` on the exported folder."""
-    from lm_eval import simple_evaluate
-    from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
-
     model = HFLM(
         pretrained=f"{folder}/hub",
         device="cpu",
@@ -165,7 +169,6 @@ def compare(a: dict[str, Any], b: dict[str, Any]) -> float:
         assert name == other_name
         number, *rest = one if isinstance(one, list) else [one]
         other_number, *other_rest = other if isinstance(other, list) else [other]
-        same: Callable[[Any], bool] = lambda value: isinstance(value, str)  # noqa: E731
         if [*map(str, rest)] != [*map(str, other_rest)]:
             print(f"{name}: {one} and {other}")
             return float("inf")
@@ -186,13 +189,35 @@ def compare(a: dict[str, Any], b: dict[str, Any]) -> float:
     return worst
 
 
+def check_mistakes(folder: Path) -> None:
+    """A task that can't be asked is named in one line, and the program ends with 2."""
+    (folder / "none.jsonl").write_text('{"context": "a", "whole": ""}\n')
+    head = HEAD.format(name="empty", kind="loglikelihood", rows=folder / "none.jsonl")
+    more = 'doc_to_text: "{{context}}"\ndoc_to_target: "{{whole}}"\n'
+    more += 'target_delimiter: ""\nmetric_list: [{metric: perplexity}]\n'
+    (folder / "empty.yaml").write_text(head + more)
+    (folder / "broken.yaml").write_text("task: broken\ndataset_path: json\n")
+    for names, said in (
+        ("arc_esy", "is no task of lm-eval's; did you mean arc_easy"),
+        ("missing.yaml", "is no file; give the .yaml of a task"),
+        (f"{folder}/broken.yaml", "can't be loaded: "),
+        (f"{folder}/empty.yaml", "task 'empty', row 0: the continuation '' is empty"),
+    ):
+        flags = [f"--run={folder}/hub", f"--lm_eval={names}"]
+        command = [sys.executable, "-m", "experiments.evaluate", *flags]
+        done = subprocess.run(command, capture_output=True, text=True)
+        lines = [x for x in done.stderr.splitlines() if x.startswith("error: ")]
+        if done.returncode != 2 or len(lines) != 1 or said not in lines[0]:
+            raise SystemExit(
+                f"{names}: wanted {said!r}; {done.returncode}\n{done.stderr}"
+            )
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--libraries", default="", help="where lm-eval is installed")
-    sys.path.append(parser.parse_args().libraries)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make(folder)
+        check_mistakes(folder)
         files = write_tasks(folder)
         reference = theirs(folder, files, 1)
         worst = {

@@ -41,9 +41,9 @@ class PreferenceTask(AnswerTask):
 
     @property
     def _given(self) -> bool:
-        """Whether the records have the log-likelihoods by the reference."""
+        """Whether examples have the log-likelihoods by the reference."""
         ratios = losses.needs_reference(self.config.loss)
-        return ratios and self.config.reference == "records"
+        return ratios and self.config.reference in ("records", "stored")
 
     @property
     def _pairs(self) -> bool:
@@ -85,6 +85,10 @@ class PreferenceTask(AnswerTask):
         records, config = self.split(corpus, split), self.config
         if self._pairs:
             fields = self.pair_fields
+            if self._given and config.reference == "stored":
+                pairs = records.pairs(fields)
+                values = np.full((len(pairs), 2), np.nan, np.float32)
+                return rows.Referenced(pairs, values)
             if self._given:
                 fields["chosen_reference"] = config.chosen_reference_field
                 fields["rejected_reference"] = config.rejected_reference_field

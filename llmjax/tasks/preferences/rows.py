@@ -1,6 +1,7 @@
 """Rows of prompts and answers: their tokens, and the records that they come from."""
 
 import dataclasses
+import hashlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -173,6 +174,46 @@ class Read:
         if self.labels is not None:
             example["label"] = self.labels[index]
         return example
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Referenced:
+    """Pairs with log-likelihoods by a reference, which are filled in.
+
+    Attributes:
+      rows: pairs.
+      values: float32 [len, 2], of the chosen and the rejected answers in nats; NaN
+        until they are known.
+    """
+
+    rows: Rows
+    values: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return self.rows.lengths
+
+    @property
+    def cut(self) -> int:
+        return self.rows.cut
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int, /) -> dict[str, Any]:
+        chosen, rejected = self.values[index]
+        given = {"chosen_reference": chosen, "rejected_reference": rejected}
+        return self.rows[index] | given
+
+    def digest(self) -> str:
+        """A hash of the pairs, as far as they are read."""
+        hashed = hashlib.sha256(self.lengths.tobytes())
+        for index in range(len(self)):
+            row = self.rows[index]
+            for name in ("prompt", *BOTH):
+                hashed.update(np.int64(len(row[name])).tobytes())
+                hashed.update(np.asarray(row[name], np.int32).tobytes())
+        return hashed.hexdigest()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
