@@ -84,7 +84,7 @@ def classifier(source: str, cache: str, sizes: Sizes) -> RunConfig:
     return RunConfig(
         task=SequenceClassification(),
         data=_data(source, cache, 16, 40),
-        optimizer=_optimizer(2e-4, Linear(warmup_steps=steps // 10)),
+        optimizer=_optimizer(5e-5, Linear(warmup_steps=steps // 10)),
         train=_train(steps, best_metric="accuracy", best_mode="max"),
         init=Checkpoint(ENCODER),
     )

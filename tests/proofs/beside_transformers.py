@@ -220,7 +220,12 @@ def preferences(folder: Path, steps: int) -> Any:
         {name: ids(*size) for name, size in zip(names, sizes, strict=True)}
         for _ in range(64)
     ]
-    trainer = recording(trl.DPOTrainer)(
+
+    class Prepared(trl.DPOTrainer):
+        def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+            return dataset
+
+    trainer = recording(Prepared)(
         model,
         args=trl.DPOConfig(**arguments(folder, steps), beta=0.3, bf16=False),
         train_dataset=Dataset.from_list(rows),

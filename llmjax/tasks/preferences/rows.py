@@ -27,6 +27,7 @@ def answered(
     answer: np.ndarray,
     room: int,
     *,
+    begun: bool = False,
     ended: bool = True,
 ) -> dict[str, np.ndarray]:
     """A row: <bos> prompt answer, of which answer <eos> is predicted.
@@ -38,16 +39,17 @@ def answered(
       vocabulary: of the tokens.
       prompt, answer: int32 [n] each, without special tokens.
       room: tokens that are kept, from the beginning.
+      begun: whether the prompt has a beginning of its own, and no <bos> is before it.
       ended: whether <eos> is behind the answer.
 
     Returns:
       `tokens`, one step ahead `targets`, and `weights`, 1 where a target is of the
       answer.
     """
-    bos = np.array([vocabulary.bos_id], np.int32)
+    bos = np.array([] if begun else [vocabulary.bos_id], np.int32)
     eos = np.array([vocabulary.eos_id] if ended else [], np.int32)
     text = np.concatenate([bos, prompt, answer, eos], dtype=np.int32)
-    weights = np.arange(len(text) - 1) >= len(prompt)
+    weights = np.arange(len(text) - 1) >= len(bos) + len(prompt) - 1
     return {
         "tokens": text[:-1][:room],
         "targets": text[1:][:room],
@@ -351,13 +353,14 @@ class Split:
 class Unpaired:
     """The answers of pairs, one after the other; picklable."""
 
-    read: Read
+    read: Callable[[int], dict[str, Any]]
 
     def __call__(self, index: int) -> dict[str, Any]:
         pair = self.read(index // 2)
         completion = pair[BOTH[index % 2]]
         label = np.int32(1 - index % 2)
-        return {"prompt": pair["prompt"], "completion": completion, "label": label}
+        rest = {k: v for k, v in pair.items() if k not in BOTH}
+        return rest | {"completion": completion, "label": label}
 
 
 def _truth(name: str) -> int:
