@@ -117,7 +117,11 @@ setup(
         # Where texts are cleaned on many machines (launch/beam.sh, dataflow.sh).
         "beam": ["apache-beam>=2.70"],
         "dataflow": ["apache-beam[gcp]>=2.70", "etils[epath-gcs]"],
-        "eval": ["rouge-score>=0.1.2", "sacrebleu>=2.5"],  # task.metrics of texts
+        "eval": [
+            "lm-eval>=0.4.13,<0.5",  # evaluate --lm_eval
+            "rouge-score>=0.1.2",  # task.metrics of texts
+            "sacrebleu>=2.5",
+        ],
         "structure": ["llguidance>=1.9,<2"],  # texts of a given form
         "search": ["optuna>=5"],  # experiments.search
         # What it writes.

@@ -21,7 +21,8 @@ autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_inherit_docstrings = False
 autodoc_preserve_defaults = True
 autodoc_typehints = "none"
-autodoc_mock_imports = ["apache_beam"]  # Beam has an environment of its own
+# Beam has an environment of its own, and lm-eval brings many packages.
+autodoc_mock_imports = ["apache_beam", "lm_eval"]
 add_module_names = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True

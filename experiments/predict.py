@@ -41,7 +41,8 @@ texts. --role=query or --role=passage puts the model's prompt of such texts befo
 
 Of a run that learned to write (`chat`, `text_to_text`) a row has a `prediction`, and of
 a beam search its `score`. The input has a column of texts, or of messages: lists of
-objects with role and content, to the last of which the model answers.
+objects with role and content, to the last of which the model answers; a column tools
+is shown to a chat template.
 
 Memory does not grow with the input. The same command goes on after it was killed: rows
 lie in OUTPUT.part until all are there. Any number of devices gives the same rows.
@@ -128,7 +129,10 @@ def main() -> dict[str, Any]:
     source = open_source(RUN.value or "")
     source = source._replace(task=source.task.answering(ROLE.value or ""))
     columns = text_columns(source)
-    rows = rows_of(INPUT.value or "", columns, KEEP.value, source.task.reads_words)
+    task = source.task
+    rows = rows_of(
+        INPUT.value or "", columns, KEEP.value, task.reads_words, task.optional_inputs
+    )
     output, done = open_output(source, columns)
     predictor = open_predictor(source)
     before = output.counts if output else {}

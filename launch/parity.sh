@@ -6,7 +6,8 @@
 #     bash launch/parity.sh [--seed=7] [llama qwen3/tied ...]
 #
 # What fine-tuning adds has runs of its own: losses, heads and metrics of all tasks
-# against transformers, sentence-transformers and TRL, and adapters against peft:
+# against transformers, sentence-transformers and TRL, tasks of lm-eval beside its own
+# model, and adapters against peft:
 #
 #     bash launch/parity.sh tasks
 #     bash launch/parity.sh peft
@@ -71,7 +72,7 @@ export XLA_FLAGS="${XLA_FLAGS:-} --xla_cpu_use_fusion_emitters=false"
 if [[ ${1:-} == tasks || ${1:-} == peft ]]; then
   libraries=$VIRTUAL_ENV/libraries
   python -m pip --disable-pip-version-check install --quiet --no-input --no-deps \
-    --upgrade --target "$libraries" accelerate==1.15.0 peft==0.21.2 trl==1.16.0
+    --upgrade --target "$libraries" -r constraints/parity-libraries.txt
   if [[ $1 == peft ]]; then
     PYTHONPATH=$PWD:$libraries exec python -m tests.parity.adapters
   fi
@@ -79,7 +80,9 @@ if [[ ${1:-} == tasks || ${1:-} == peft ]]; then
   python -m tests.parity.problems
   python -m tests.parity.embeddings
   python -m tests.parity.written
-  exec python -m tests.parity.preferences --trl="$libraries"
+  python -m tests.parity.preferences --trl="$libraries"
+  PYTHONPATH=$PWD:$libraries HF_DATASETS_OFFLINE=1 \
+    exec python -m tests.parity.lm_eval_hf
 fi
 python -m tests.parity.chats
 python -m tests.parity.pipelines

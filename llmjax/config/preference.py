@@ -101,9 +101,10 @@ class Preference:
     Attributes:
       loss: what is minimised. KTO reads an answer and a label per row, or pairs as two
         rows; the others read pairs.
-      reference: what a loss of log ratios compares with: the weights that the run
-        begins with, or log-likelihoods that the records have, so that no second model
-        is held.
+      reference: what a loss of log ratios compares with. "weights": those that the run
+        begins with, held beside those it trains. "stored": their log-likelihoods, which
+        are computed once before the first step and kept in the workdir, so that no
+        second model is held or run. "records": log-likelihoods that the records have.
       prompt_field, chosen_field, rejected_field: fields of the records with pairs.
       completion_field, label_field: fields of the records with single answers.
       chosen_reference_field, rejected_reference_field: fields of the log-likelihoods
@@ -112,7 +113,7 @@ class Preference:
 
     kind: ClassVar[str] = "preference"
     loss: PreferenceLoss = DPO()
-    reference: Literal["weights", "records"] = "weights"
+    reference: Literal["weights", "stored", "records"] = "weights"
     prompt_field: str = "prompt"
     chosen_field: str = "chosen"
     rejected_field: str = "rejected"
@@ -124,8 +125,8 @@ class Preference:
     def __post_init__(self):
         require(
             self.reference == "weights" or not isinstance(self.loss, KTO),
-            "the loss 'kto' reads answers behind other prompts, of which no record has "
-            "a log-likelihood; set reference='weights'",
+            "the loss 'kto' reads answers behind other prompts, which change with the "
+            "batch, so that no log-likelihood can be kept; set reference='weights'",
         )
 
 

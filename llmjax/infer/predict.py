@@ -19,18 +19,18 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from llmjax.config import EinsumAttention, LayoutConfig, RunConfig, Scratch
+from llmjax.config import LayoutConfig, RunConfig, Scratch
 from llmjax.data.batches.pipeline import Pipeline, Source
 from llmjax.data.cleaning import steps
 from llmjax.data.files.slices import Row
 from llmjax.data.prepare import sources
+from llmjax.infer.prompts import doubling
 from llmjax.parallel import mesh as mesh_lib
 from llmjax.parallel.processes import distributed
 from llmjax.tasks.task import Objective
 from llmjax.train import setup
 
 CHUNK = 1024  # rows that are sorted by length together, and written together
-SHORTEST = 32  # tokens of the shortest rows that are compiled
 
 
 class Predictor:
@@ -76,13 +76,7 @@ class Predictor:
         self._program = setup.build(config, task, example, mesh=mesh)
         shardings = self._program.shardings.params
         self._params = jax.tree.map(distributed.spread, params, shardings)
-        longest = self._data.seq_len
-        plain = isinstance(layout.attention, EinsumAttention)
-        sizes = itertools.takewhile(
-            lambda size: size < longest,
-            (SHORTEST * 2**k for k in range(0 if plain else 2, 32)),
-        )
-        self._sizes = np.array([*sizes, longest])
+        self._sizes = doubling(self._data.seq_len, layout.attention)
 
     def __call__(self, rows: Sequence[Row], columns: Mapping[str, str]) -> list[Any]:
         """The answer to each row, as the task's `answers` gives it.

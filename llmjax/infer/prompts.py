@@ -1,15 +1,17 @@
 """Prompts of different lengths as one batch, and what is wrong with them."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from llmjax.config import Learned, ModelConfig
+from llmjax.config import EinsumAttention, Learned, ModelConfig
 from llmjax.models import finite
 
 Token = int | np.integer
 Prompt = np.ndarray | Sequence[Token]
+SHORTEST = 32  # tokens of the shortest rows that are compiled
 
 
 def checked(
@@ -53,6 +55,20 @@ def bucket(length: int) -> int:
     if length > 64:
         return -(-length // 64) * 64
     return max(8, 1 << (length - 1).bit_length())
+
+
+def doubling(longest: int, attention: Any) -> np.ndarray:
+    """Lengths of rows, each twice the one before, the last one `longest`; int64.
+
+    Args:
+      longest: tokens that a model reads.
+      attention: of its layout; one in tiles wants rows of at least one tile.
+    """
+    first = SHORTEST if isinstance(attention, EinsumAttention) else 4 * SHORTEST
+    sizes = itertools.takewhile(
+        lambda size: size < longest, (first * 2**k for k in itertools.count())
+    )
+    return np.array([*sizes, longest], np.int64)
 
 
 def pad_left(

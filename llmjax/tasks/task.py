@@ -197,6 +197,7 @@ class Objective(abc.ABC):
       num_outputs, needs_reference, labels, declared: see `Task`.
       inputs: names of the texts of a row that predictions are made from; (): the task
         predicts nothing for rows without labels.
+      optional_inputs: names of what a row may have besides, of any type or null.
       reads_words: whether a list of words may stand for a text of `inputs`.
       writes: whether its predictions are texts, which `llmjax.infer.writing` writes;
         then it has `asked`, `asked_of`, `stop_tokens` and `text`.
@@ -216,6 +217,7 @@ class Objective(abc.ABC):
     head: ClassVar[type[nn.Module] | None] = None
     labels: ClassVar[tuple[str, ...]] = ()
     inputs: ClassVar[tuple[str, ...]] = ()
+    optional_inputs: ClassVar[tuple[str, ...]] = ()
     reads_words: ClassVar[bool] = False
     writes: ClassVar[bool] = False
     answer_columns: ClassVar[tuple[str, ...]] = (

@@ -140,6 +140,11 @@ def check_tokenizer(
         )
 
 
+def goes_on(workdir: epath.PathLike) -> bool:
+    """Whether a workdir holds a run that has begun."""
+    return _saved(workdir) is not None
+
+
 def _going_on(config: RunConfig, workdir: epath.PathLike | None) -> RunConfig | None:
     """The config of a run from the same weights that a workdir holds; None: none."""
     saved = _saved(workdir) if isinstance(config.init, Checkpoint) else None

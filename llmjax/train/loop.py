@@ -252,12 +252,21 @@ def _evaluate(program: Program, state: State, batches: Batches) -> dict[str, flo
 
 
 def _start(program: Program, checkpoints: Checkpoints) -> State:
-    init = program.config.init
     if checkpoints.latest_step is not None:
         if distributed.is_leader():
             print(_going_on(program.config, checkpoints), flush=True)
         frozen = {name: tree.values for name, tree in program.frozen.items()}
         return checkpoints.restore(program.restorable(), frozen=frozen)
+    state, report = begin(program)
+    if report and distributed.is_leader():
+        print(report)
+    return state
+
+
+def begin(program: Program) -> tuple[State, str]:
+    """The state that a run begins with, and what became of the weights at `init.path`
+    ("": it has none)."""
+    init, report = program.config.init, ""
     state = program.init()
     if isinstance(init, Checkpoint):
         task = program.config.task
@@ -266,9 +275,7 @@ def _start(program: Program, checkpoints: Checkpoints) -> State:
         model = program.config.model
         state, report = resume.load_initial(state, *parts, init, model, labels)
         state = program.with_params(state, state.params)
-        if distributed.is_leader():
-            print(report)
-    return state
+    return state, report
 
 
 def _going_on(config: RunConfig, checkpoints: Checkpoints) -> str:

@@ -17,7 +17,7 @@ from llmjax.parallel.processes import distributed
 from llmjax.tasks.labelled import augmented
 from llmjax.tasks.registry import make_task
 from llmjax.tasks.task import Loss, Predictions, Task, loss_of
-from llmjax.train import initial, loop, outline, setup
+from llmjax.train import initial, loop, outline, references, setup
 from llmjax.train.checkpoints import reading, weights
 from llmjax.train.gradient import GradientEstimator, value_and_grad
 from llmjax.train.metrics import evaluation as evaluation_lib
@@ -108,6 +108,9 @@ def run(
     )
     if progress and distributed.is_leader():
         print(outline.of(program, source, corpora), flush=True)
+    fresh = not initial.goes_on(workdir)
+    for some in filter(None, (source, evaluation)):
+        references.fill(program, some, workdir, loop.begin, fresh=fresh)
     state, result = loop.fit(
         program,
         source,
@@ -228,6 +231,7 @@ def read(
     task = make_task(config, corpora[0][1].tokenizer)
     pipeline = batches(config, task, corpora, split or config.data.eval_split)
     program = setup.build(config, task, pipeline.batch(0))
+    references.fill(program, pipeline, workdir, loop.begin, fresh=False)
     params = jax.tree.map(distributed.spread, params, program.shardings.params)
     if program.keeps_reference:
         first = reading.load_reference(workdir, step)

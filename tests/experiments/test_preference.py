@@ -107,6 +107,39 @@ def test_dpo_prefers_evaluates_predicts_and_exports(mains, llama, data, tmp_path
     assert config["architectures"] == ["LlamaForCausalLM"]
 
 
+def test_stored_likelihoods_stand_for_the_reference(mains, llama, data, tmp_path):
+    """The same run, without a second model; it is evaluated with what it kept."""
+    results = []
+    for name, steps in (("weights", 4), ("stored", 2), ("stored", 4)):
+        flags = [
+            f"--config.task.reference={name}",
+            f"--config.train.steps={steps}",
+            "--config.train.eval_every=2",
+            "--config.optimizer.schedule.kind=constant",
+            "--config.optimizer.schedule.warmup_steps=1",
+            f"--workdir={tmp_path}/{name}",
+        ]
+        done = mains.run(
+            "finetune", *arguments("preference", llama, data, tmp_path, *flags)
+        )
+        assert done.code == 0, done.err
+        assert ("by the reference: 120 pairs" in done.out) == (
+            name == "stored" and steps == 2  # what goes on has them
+        )
+        result = (tmp_path / name / "result.json").read_text()
+        results.append(json.loads(result)["eval"])
+    held, _, stored = results
+    assert stored.keys() == held.keys()
+    for name, value in held.items():
+        assert stored[name] == pytest.approx(value, abs=1e-4, rel=1e-4), name
+    assert len([*(tmp_path / "stored" / "reference").iterdir()]) == 2
+    more = [f"--run={tmp_path}/stored", f"--workdir={tmp_path}/eval"]
+    done = mains.run("evaluate", *more)
+    assert done.code == 0 and "by the reference" not in done.out, done.err
+    again = json.loads((tmp_path / "eval" / "result.json").read_text())
+    assert again["loss"] == pytest.approx(stored["loss"], abs=1e-4)
+
+
 def test_a_reward_model_scores_and_exports(mains, llama, data, tmp_path):
     done = mains.run("finetune", *arguments("reward_model", llama, data, tmp_path))
     assert done.code == 0, done.err

@@ -210,6 +210,18 @@ def test_tools_are_what_the_template_shows(tmp_path, tiny):
     row = {"messages": said("a", "b"), "tools": [{"name": "wetter"}]}
     task, source = opened(run_of(tmp_path, tiny, [row]))
     assert "wetter" in task.text(source[0]["tokens"])
+    columns = task.input_columns(["messages", "tools"])
+    assert columns == {"messages": "messages", "tools": "tools"}
+    assert "tools" not in task.input_columns(["messages"])
+    asked = task.asked(source[0]).prompt
+    for tools in (row["tools"], json.dumps(row["tools"])):
+        found = task.asked_of({"messages": said("a"), "tools": tools})
+        np.testing.assert_array_equal(found.prompt, asked)
+    for nothing in (None, "", []):
+        found = task.asked_of({"messages": said("a"), "tools": nothing})
+        assert "wetter" not in task.text(found.prompt)
+    with pytest.raises(ValueError, match="tools is dict; accepted: a list of func"):
+        task.asked_of({"messages": said("a"), "tools": {"name": "wetter"}})
 
 
 def test_another_preparation_is_named(tmp_path, tiny):

@@ -14,10 +14,12 @@ from llmjax.config import (
     Preference,
     RewardModel,
     RunConfig,
+    TokenizerFile,
 )
 from llmjax.data.batches.pipeline import Pipeline
 from llmjax.data.prepare import prepare
 from llmjax.tasks.registry import TASKS, make_task
+from tests.data.test_answers import of
 
 PAIRS = [
     {"prompt": "Say a.", "chosen": " a", "rejected": " bb", "margin": 1.5},
@@ -267,3 +269,112 @@ def test_a_prompt_that_fills_a_row_is_no_question(tmp_path, tiny):
     task, _ = bound(tmp_path, tiny, Preference(), PAIRS)
     with pytest.raises(ValueError, match="a prompt of 24 tokens .* raise --max_length"):
         task.questions([{"prompt": "x" * 24, "completion": "y"}])
+
+
+# --- conversations -------------------------------------------------------------------
+
+
+def said(*texts, roles=("user", "assistant")):
+    return [{"role": roles[k % 2], "content": text} for k, text in enumerate(texts)]
+
+
+BEFORE = said("Hi", "Ho", "Say a.")
+
+
+def talk(prompt, chosen, rejected):
+    return {
+        "prompt": prompt,
+        "chosen": said(chosen, roles=("assistant",)),
+        "rejected": said(rejected, roles=("assistant",)),
+    }
+
+
+TALKS = [talk(BEFORE, "a", "bb"), talk(said("c?"), *"cc"), talk(said("d?"), "dd", "e")]
+
+
+def talk_run(tmp_path, tiny, task, rows, seq_len=160):
+    """A run on conversations, with a tokenizer of bytes and a template."""
+    run = run_of(tmp_path, tiny, task, [PAIRS[0]])
+    (tmp_path / "tokenizer").mkdir(exist_ok=True)
+    of("kimi").save(tmp_path / "tokenizer" / "tokenizer.json")
+    file = tmp_path / "talks.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = dataclasses.replace(
+        run.data,
+        source=str(file),
+        tokenizer=TokenizerFile(str(tmp_path / "tokenizer")),
+        seq_len=seq_len,
+        prepare=dataclasses.replace(run.data.prepare, fields=()),
+    )
+    data = TASKS[type(task)].with_columns(task, data, said=False)
+    run = dataclasses.replace(run, data=data)
+    corpus = prepare.prepare(run.data)
+    return make_task(run, corpus.tokenizer), corpus
+
+
+def rendered(tokenizer, messages):
+    """The text before the last answer as it is asked for, and what follows it."""
+    before = tokenizer.apply_chat_template(messages[:-1])
+    whole = tokenizer.apply_chat_template(messages, add_generation_prompt=False)
+    return before, whole.removeprefix(before)
+
+
+def read_row(tokenizer, batch, k, prefix=""):
+    """The texts of a row before its answer, and of it."""
+    real = batch[f"{prefix}segment_ids"][k] > 0
+    weights = batch[f"{prefix}weights"][k][real] > 0
+    tokens, targets = (batch[f"{prefix}{n}"][k][real] for n in ("tokens", "targets"))
+    np.testing.assert_array_equal(tokens[1:], targets[:-1])
+    before = [*tokens[:1], *targets[~weights]]
+    return tuple(
+        tokenizer.decode(ids, special_tokens=True) for ids in (before, targets[weights])
+    )
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_answers_in_conversations_are_marked_by_the_template(
+    tmp_path, tiny, together, capsys
+):
+    rows = TALKS
+    if together:  # no prompt apart
+        sides = ("chosen", "rejected")
+        rows = [{side: row["prompt"] + row[side] for side in sides} for row in TALKS]
+    task, corpus = talk_run(tmp_path, tiny, Preference(), rows)
+    source = task.source(corpus, "train")
+    assert len(source) == 2
+    assert "1 pair left out whose answers are one text" in capsys.readouterr().err
+    batch, tokenizer = batch_of(task, source), corpus.tokenizer
+    for k, row in enumerate((TALKS[0], TALKS[2])):
+        for prefix, side in (("", "chosen"), ("other_", "rejected")):
+            whole = row["prompt"] + row[side]
+            assert read_row(tokenizer, batch, k, prefix) == rendered(tokenizer, whole)
+        longest = max(batch[f"{p}segment_ids"][k].sum() for p in ("", "other_"))
+        assert task.length(int(source.lengths[k])) == longest
+
+
+def test_conversations_teach_other_losses_and_are_asked(tmp_path, tiny):
+    task, corpus = talk_run(tmp_path, tiny, Preference(KTO()), TALKS)
+    tokenizer = corpus.tokenizer
+    batch = batch_of(task, task.source(corpus, "train"))
+    assert batch["label"].tolist() == [1, 0, 1, 0]
+    last = TALKS[2]["prompt"] + TALKS[2]["rejected"]
+    assert read_row(tokenizer, batch, 3) == rendered(tokenizer, last)
+    asked = [
+        {"prompt": json.dumps(BEFORE), "completion": "a"},
+        {"prompt": "d?", "completion": TALKS[2]["rejected"]},
+    ]
+    batch = batch_of(task, task.questions(asked))
+    for k, whole in enumerate((BEFORE + TALKS[0]["chosen"], last)):
+        assert read_row(tokenizer, batch, k) == rendered(tokenizer, whole)
+    task, corpus = talk_run(tmp_path, tiny, RewardModel(pooling="last"), TALKS)
+    source = task.source(corpus, "train")
+    batch = batch_of(task, source)
+    real = batch["other_segment_ids"][1] > 0
+    text = tokenizer.decode(batch["other_tokens"][1][real], special_tokens=True)
+    assert text == "".join(rendered(tokenizer, last))
+    with pytest.raises(ValueError, match=r"2 of the 2 records .* first is record 0"):
+        task, corpus = talk_run(tmp_path, tiny, Preference(), TALKS, seq_len=8)
+        task.source(corpus, "train")
+    with pytest.raises(ValueError, match="row 0 of these has a list in prompt or comp"):
+        task, _ = bound(tmp_path, tiny, Preference(), PAIRS)
+        task.questions([{"prompt": BEFORE, "completion": "a"}])

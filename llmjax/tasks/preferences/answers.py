@@ -12,6 +12,7 @@ from llmjax.data.prepare import labelled as columns
 from llmjax.data.store.corpus import Corpus
 from llmjax.models.heads.language import Outputs
 from llmjax.tasks.losses import blocked_token_losses
+from llmjax.tasks.preferences import talks
 from llmjax.tasks.preferences.rows import BOTH, Listed, Rows, Split
 from llmjax.tasks.task import Batch, Objective
 
@@ -26,6 +27,7 @@ class AnswerTask(Objective):
     packings = ("pad",)
     reads_loss = False
     inputs: ClassVar[tuple[str, ...]] = ("prompt", "completion")
+    reads_words = True  # a list, of messages
 
     @property
     def pair_fields(self) -> dict[str, str]:
@@ -44,6 +46,42 @@ class AnswerTask(Objective):
     def split(self, corpus: Corpus, split: str) -> Split:
         """The records of a split, and what fits into a row."""
         return Split(corpus, split, self.text_length)
+
+    @property
+    def around(self) -> int:
+        """By how much a conversation is longer than the text whose row is as long."""
+        return self.length(0) + 1  # a row lacks the last token
+
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of the longest conversation behind which an answer begins."""
+        return self.run.data.seq_len
+
+    @property
+    def talks(self) -> bool:
+        """Whether the run learns from conversations."""
+        fields = {f.name: f.type for f in self.run.data.prepare.fields}
+        return talks.are_messages(fields, self.pair_fields)
+
+    def pairs(self, corpus: Corpus, split: str, numbers: Mapping[str, str]) -> Rows:
+        """A row for each pair of a split, of texts or of conversations.
+
+        Args:
+          corpus, split: of the records.
+          numbers: name in the example -> field of the records.
+        """
+        names = self.pair_fields
+        if talks.are_messages(corpus.schema.fields, names):
+            sides = {side: names[side] for side in BOTH} | dict(numbers)
+            return talks.pairs(
+                corpus.records(split),
+                sides,
+                f"the split {split!r}",
+                room=self.text_length,
+                around=self.around,
+                longest=self.longest_prompt,
+            )
+        return self.split(corpus, split).pairs(names | dict(numbers))
 
     def examples(self, documents: Rows) -> Source:
         return documents
@@ -90,23 +128,38 @@ class AnswerTask(Objective):
             for name, usual in names.items()
         }
 
-    def questions(self, rows: Sequence[Mapping[str, str]]) -> Any:
-        """Rows, each with a `prompt` and a `completion`.
+    def questions(self, rows: Sequence[Mapping[str, Any]]) -> Any:
+        """Rows, each with a `prompt` and a `completion`: texts; messages too, of a run
+        that learned from conversations.
 
         Raises:
           ValueError: a prompt leaves no room for its answer.
         """
         vocabulary: Any = self.vocabulary
-        room = self.text_length
+        room = self.longest_prompt if self.talks else self.text_length
+        fields = {f.name: f.type for f in self.run.data.prepare.fields}
+        kind: Any = fields.get(self.config.chosen_field)
         examples = []
-        for row in rows:
-            prompt, completion = (vocabulary.encode(row[k]) for k in self.inputs)
+        for number, row in enumerate(rows):
+            values = [row[name] for name in self.inputs]
+            whole = {talks.WHOLE: True} if self.talks else {}
+            if self.talks:
+                prompt, completion = talks.asked(vocabulary, kind, *values)
+            elif all(isinstance(value, str) for value in values):
+                prompt, completion = map(vocabulary.encode, values)
+            else:
+                raise ValueError(
+                    f"row {number} of these has a list in {' or '.join(self.inputs)}, "
+                    "and the run learned from texts; give texts"
+                )
             if len(prompt) > room:
                 raise ValueError(
-                    f"a prompt of {len(prompt)} tokens ({row['prompt'][:40]!r}…) fills "
-                    f"a row of {self.run.data.seq_len}, so that nothing of its answer "
-                    "is read; raise --max_length, or take it out"
+                    f"a prompt of {len(prompt)} tokens ({str(values[0])[:40]!r}…) "
+                    f"fills a row of {self.run.data.seq_len}, so that nothing of its "
+                    "answer is read; raise --max_length, or take it out"
                 )
-            examples.append({"prompt": prompt, "completion": completion})
-        lengths = [len(e["prompt"]) + len(e["completion"]) for e in examples]
+            examples.append({"prompt": prompt, "completion": completion} | whole)
+        less = self.around if self.talks else 0
+        lengths = [len(e["prompt"]) + len(e["completion"]) - less for e in examples]
+        room = self.text_length
         return Rows.fitted(np.array(lengths, np.int64), Listed(examples), room)

@@ -11,10 +11,11 @@ import numpy as np
 
 from llmjax.config import KTO, DataConfig
 from llmjax.data.prepare import labelled as columns
+from llmjax.data.prepare import preferences
 from llmjax.data.store.corpus import Corpus
 from llmjax.models.forward import REFERENCE
 from llmjax.tasks.objectives.language import token_weights
-from llmjax.tasks.preferences import losses, rows
+from llmjax.tasks.preferences import losses, rows, talks
 from llmjax.tasks.preferences.answers import AnswerTask
 from llmjax.tasks.preferences.losses import Answers
 from llmjax.tasks.preferences.rows import OTHER
@@ -41,9 +42,9 @@ class PreferenceTask(AnswerTask):
 
     @property
     def _given(self) -> bool:
-        """Whether the records have the log-likelihoods by the reference."""
+        """Whether examples have the log-likelihoods by the reference."""
         ratios = losses.needs_reference(self.config.loss)
-        return ratios and self.config.reference == "records"
+        return ratios and self.config.reference in ("records", "stored")
 
     @property
     def _pairs(self) -> bool:
@@ -60,7 +61,7 @@ class PreferenceTask(AnswerTask):
         numbers: tuple[str, ...] = ()
         if task.reference == "records":
             numbers = task.chosen_reference_field, task.rejected_reference_field
-        return columns.with_pairs(data, *names, numbers, said=said)
+        return preferences.with_pairs(data, *names, numbers, said=said)
 
     def check(self) -> None:
         """Raises ValueError too for KTO in microbatches, or of single rows."""
@@ -81,15 +82,21 @@ class PreferenceTask(AnswerTask):
     # --- examples --------------------------------------------------------------------
 
     def documents(self, corpus: Corpus, split: str) -> Any:
-        """The rows of a split; see `Split`."""
-        records, config = self.split(corpus, split), self.config
+        """The rows of a split; see `Split` and `talks`."""
+        config, there = self.config, corpus.schema.fields
         if self._pairs:
-            fields = self.pair_fields
-            if self._given:
-                fields["chosen_reference"] = config.chosen_reference_field
-                fields["rejected_reference"] = config.rejected_reference_field
-            return records.pairs(fields)
-        there = corpus.schema.fields
+            numbers = {}
+            if config.reference == "records" and self._given:
+                numbers["chosen_reference"] = config.chosen_reference_field
+                numbers["rejected_reference"] = config.rejected_reference_field
+            pairs = self.pairs(corpus, split, numbers)
+            if not self._given or numbers:
+                return pairs
+            values = np.full((len(pairs), 2), np.nan, np.float32)
+            return rows.Referenced(pairs, values)
+        if talks.are_messages(there, self.pair_fields):
+            return talks.unpaired(self.pairs(corpus, split, {}))
+        records = self.split(corpus, split)
         if config.completion_field not in there and config.chosen_field in there:
             return records.unpaired(self.pair_fields)
         names = config.prompt_field, config.completion_field, config.label_field
@@ -103,8 +110,16 @@ class PreferenceTask(AnswerTask):
         of pairs that have them the log-likelihoods `reference`."""
         prompt, room = example["prompt"], self.run.data.seq_len
         if "completion" not in example:
+            whole = bool(example.get(talks.WHOLE))
             chosen, rejected = (
-                rows.answered(self.vocabulary, prompt, example[name], room)
+                rows.answered(
+                    self.vocabulary,
+                    prompt,
+                    example[name],
+                    room,
+                    begun=whole,
+                    ended=not whole,
+                )
                 for name in rows.BOTH
             )
             if self._given:
@@ -115,7 +130,15 @@ class PreferenceTask(AnswerTask):
                     example["rejected_reference"], np.float32
                 )
             return chosen | {OTHER + k: v for k, v in rejected.items()}
-        made = rows.answered(self.vocabulary, prompt, example["completion"], room)
+        whole = bool(example.get(talks.WHOLE))
+        made = rows.answered(
+            self.vocabulary,
+            prompt,
+            example["completion"],
+            room,
+            begun=whole,
+            ended=not whole,
+        )
         if "label" in example:
             made["label"] = np.asarray(example["label"], np.int32)
         return made

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmjax.config import DataConfig, LayoutConfig, ModelConfig
-from llmjax.data.prepare import labelled as columns
+from llmjax.data.prepare import preferences
 from llmjax.data.store.corpus import Corpus
 from llmjax.models.forward import forward
 from llmjax.models.heads.classifier import SequenceClassifier
 from llmjax.tasks.labelled.labelled import LabelledTask, Way
-from llmjax.tasks.preferences import rows
+from llmjax.tasks.preferences import rows, talks
 from llmjax.tasks.preferences.answers import AnswerTask
 from llmjax.tasks.preferences.rows import OTHER
 from llmjax.tasks.routing import Routed, routed, with_routing
@@ -56,7 +56,7 @@ class RewardModelTask(AnswerTask, LabelledTask):
     @classmethod
     def with_columns(cls, task: Any, data: DataConfig, *, said: bool) -> DataConfig:
         names = task.prompt_field, task.chosen_field, task.rejected_field
-        return columns.with_pairs(data, *names, (task.margin_field,), said=said)
+        return preferences.with_pairs(data, *names, (task.margin_field,), said=said)
 
     @property
     def num_outputs(self) -> int:
@@ -66,10 +66,17 @@ class RewardModelTask(AnswerTask, LabelledTask):
 
     def documents(self, corpus: Corpus, split: str) -> Any:
         """The pairs of a split; see `Split`."""
-        fields, margin = self.pair_fields, self.config.margin_field
-        if margin in corpus.schema.fields:
-            fields["margin"] = margin
-        return self.split(corpus, split).pairs(fields)
+        margin = self.config.margin_field
+        numbers = {"margin": margin} if margin in corpus.schema.fields else {}
+        return self.pairs(corpus, split, numbers)
+
+    @property
+    def around(self) -> int:
+        return self.length(0)
+
+    @property
+    def longest_prompt(self) -> int:
+        return self.run.data.seq_len - 1
 
     def features(
         self, example: Mapping[str, Any], rng: np.random.Generator
@@ -77,17 +84,20 @@ class RewardModelTask(AnswerTask, LabelledTask):
         """`tokens` of the chosen or the only answer behind its prompt, under `other_`
         those of the rejected one, and of pairs that have one the scalar `margin`."""
         if "completion" in example:
-            return {"tokens": self._row(example["prompt"], example["completion"])}
+            return {"tokens": self._row(example, "completion")}
         made = {
-            name: self._row(example["prompt"], example[answer])
+            name: self._row(example, answer)
             for name, answer in (("tokens", "chosen"), (f"{OTHER}tokens", "rejected"))
         }
         if "margin" in example:
             made["margin"] = np.asarray(example["margin"], np.float32)
         return made
 
-    def _row(self, prompt: np.ndarray, answer: np.ndarray) -> np.ndarray:
-        text = np.concatenate([prompt, answer], dtype=np.int32)[: self.text_length]
+    def _row(self, example: Mapping[str, Any], answer: str) -> np.ndarray:
+        text = np.concatenate([example["prompt"], example[answer]], dtype=np.int32)
+        if example.get(talks.WHOLE):
+            return text[: self.run.data.seq_len]
+        text = text[: self.text_length]
         row, eos = self.vocabulary.with_specials(text), self.vocabulary.eos_id
         if self._ends_itself:
             return row

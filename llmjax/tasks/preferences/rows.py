@@ -1,6 +1,7 @@
 """Rows of prompts and answers: their tokens, and the records that they come from."""
 
 import dataclasses
+import hashlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -26,6 +27,7 @@ def answered(
     answer: np.ndarray,
     room: int,
     *,
+    begun: bool = False,
     ended: bool = True,
 ) -> dict[str, np.ndarray]:
     """A row: <bos> prompt answer, of which answer <eos> is predicted.
@@ -37,16 +39,17 @@ def answered(
       vocabulary: of the tokens.
       prompt, answer: int32 [n] each, without special tokens.
       room: tokens that are kept, from the beginning.
+      begun: whether the prompt has a beginning of its own, and no <bos> is before it.
       ended: whether <eos> is behind the answer.
 
     Returns:
       `tokens`, one step ahead `targets`, and `weights`, 1 where a target is of the
       answer.
     """
-    bos = np.array([vocabulary.bos_id], np.int32)
+    bos = np.array([] if begun else [vocabulary.bos_id], np.int32)
     eos = np.array([vocabulary.eos_id] if ended else [], np.int32)
     text = np.concatenate([bos, prompt, answer, eos], dtype=np.int32)
-    weights = np.arange(len(text) - 1) >= len(prompt)
+    weights = np.arange(len(text) - 1) >= len(bos) + len(prompt) - 1
     return {
         "tokens": text[:-1][:room],
         "targets": text[1:][:room],
@@ -173,6 +176,46 @@ class Read:
         if self.labels is not None:
             example["label"] = self.labels[index]
         return example
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Referenced:
+    """Pairs with log-likelihoods by a reference, which are filled in.
+
+    Attributes:
+      rows: pairs.
+      values: float32 [len, 2], of the chosen and the rejected answers in nats; NaN
+        until they are known.
+    """
+
+    rows: Rows
+    values: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return self.rows.lengths
+
+    @property
+    def cut(self) -> int:
+        return self.rows.cut
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int, /) -> dict[str, Any]:
+        chosen, rejected = self.values[index]
+        given = {"chosen_reference": chosen, "rejected_reference": rejected}
+        return self.rows[index] | given
+
+    def digest(self) -> str:
+        """A hash of the pairs, as far as they are read."""
+        hashed = hashlib.sha256(self.lengths.tobytes())
+        for index in range(len(self)):
+            row = self.rows[index]
+            for name in ("prompt", *BOTH):
+                hashed.update(np.int64(len(row[name])).tobytes())
+                hashed.update(np.asarray(row[name], np.int32).tobytes())
+        return hashed.hexdigest()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -310,13 +353,14 @@ class Split:
 class Unpaired:
     """The answers of pairs, one after the other; picklable."""
 
-    read: Read
+    read: Callable[[int], dict[str, Any]]
 
     def __call__(self, index: int) -> dict[str, Any]:
         pair = self.read(index // 2)
         completion = pair[BOTH[index % 2]]
         label = np.int32(1 - index % 2)
-        return {"prompt": pair["prompt"], "completion": completion, "label": label}
+        rest = {k: v for k, v in pair.items() if k not in BOTH}
+        return rest | {"completion": completion, "label": label}
 
 
 def _truth(name: str) -> int:

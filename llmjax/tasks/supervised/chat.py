@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,7 @@ class ChatTask(WritingTask):
 
     architectures = ("decoder",)
     inputs = ("messages",)
+    optional_inputs = ("tools",)
     reads_words = True  # a list, of messages
     usual_inputs = (*written.MESSAGES, *written.PROMPTS, "text")
 
@@ -142,6 +143,15 @@ class ChatTask(WritingTask):
 
     # --- what is written -------------------------------------------------------------
 
+    def input_columns(self, there: Collection[str]) -> dict[str, str]:
+        """The columns of the conversations and, where there is one, of the tools."""
+        columns = super().input_columns(there)
+        types = (field.type for field in self.run.data.prepare.fields)
+        own = [kind.tools for kind in types if isinstance(kind, Messages)]
+        usual = (name for name in (*own, *written.TOOLS) if name in there)
+        name = next(usual, None)
+        return columns if name is None else columns | {"tools": name}
+
     def asked(self, example: Mapping[str, Any]) -> Asked:
         """All before the last answer."""
         return Asked(example["tokens"][: _last(example["is_answer"])[0]])
@@ -152,11 +162,18 @@ class ChatTask(WritingTask):
     def asked_of(self, row: Mapping[str, Any]) -> Asked:
         vocabulary: Any = self.vocabulary
         talk = messages.of(messages.from_cell(row["messages"]))
+        tools = messages.from_cell(row.get("tools") or None)
+        if not isinstance(tools, list | None):
+            raise ValueError(
+                f"tools is {type(tools).__name__}; accepted: a list of functions' JSON "
+                "schemas, or null"
+            )
         while talk and talk[-1]["role"] in self.config.roles:
             talk.pop()  # of a row that is learned from: its answer is asked for
         if not talk:
             raise ValueError("there is no message to answer; take the row out")
-        return Asked(conversations.prompted(vocabulary, _kind(self.config), talk))
+        kind = _kind(self.config)
+        return Asked(conversations.prompted(vocabulary, kind, talk, tools or None))
 
     @functools.cached_property
     def stop_tokens(self) -> tuple[int, ...]:

@@ -1,0 +1,1 @@
+"""Four losses of preferences on one set of pairs, which a classifier prefers."""
