@@ -4,6 +4,23 @@
 to it; `parse` turns it into a `RunConfig`. Imports no jax.
 """
 
+from llmjax.config.adapters import (
+    C3A,
+    HRA,
+    IA3,
+    OFT,
+    AdaLoRA,
+    Adapters,
+    DeLoRA,
+    HiRA,
+    LoHa,
+    LoKr,
+    LoRA,
+    MiSS,
+    RoAd,
+    SHiRA,
+    VeRA,
+)
 from llmjax.config.command_line import accept_none, reworded
 from llmjax.config.data import (
     BPE,
@@ -131,14 +148,7 @@ from llmjax.config.optimizer import (
     WarmupCosine,
 )
 from llmjax.config.parse import default, parse, to_dict
-from llmjax.config.peft import (
-    IA3,
-    Adapters,
-    FullTuning,
-    LoRA,
-    PartialTuning,
-    Peft,
-)
+from llmjax.config.peft import FullTuning, PartialTuning, Peft
 from llmjax.config.positions import (
     Alibi,
     Disentangled,
@@ -229,17 +239,21 @@ from llmjax.config.task import (
 
 __all__ = [
     "BPE",
+    "C3A",
     "DAPO",
     "DPO",
     "GRPO",
+    "HRA",
     "IA3",
     "IPO",
     "KTO",
+    "OFT",
     "ORPO",
     "RLOO",
     "SGD",
     "UL2",
     "Activations",
+    "AdaLoRA",
     "Adafactor",
     "AdamW",
     "Adapters",
@@ -269,6 +283,7 @@ __all__ = [
     "Cosine",
     "CosineRegression",
     "DataConfig",
+    "DeLoRA",
     "Decoding",
     "Denoiser",
     "Denoising",
@@ -300,6 +315,7 @@ __all__ = [
     "Global",
     "Group",
     "GuidedNegatives",
+    "HiRA",
     "Hinge",
     "Int8",
     "Label",
@@ -316,12 +332,15 @@ __all__ = [
     "LinearScaling",
     "Lion",
     "Llama3Scaling",
+    "LoHa",
+    "LoKr",
     "LoRA",
     "LongRope",
     "LossConfig",
     "LossScale",
     "MaskedLM",
     "Messages",
+    "MiSS",
     "Mixture",
     "MixturePart",
     "ModelConfig",
@@ -368,9 +387,11 @@ __all__ = [
     "ReplacedTokens",
     "RewardModel",
     "Ring",
+    "RoAd",
     "RobustDPO",
     "Rotary",
     "RunConfig",
+    "SHiRA",
     "ScaledDot",
     "ScheduleFree",
     "Scratch",
@@ -408,6 +429,7 @@ __all__ = [
     "Truncation",
     "Ulysses",
     "Unigram",
+    "VeRA",
     "WarmupCosine",
     "WordPiece",
     "Words",

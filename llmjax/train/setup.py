@@ -12,7 +12,7 @@ import optax
 from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
-from llmjax.config import LayoutConfig, RunConfig, Scratch
+from llmjax.config import AdaLoRA, LayoutConfig, RunConfig, Scratch
 from llmjax.data.batches.curriculum import Curriculum
 from llmjax.models import quantized
 from llmjax.models.forward import REFERENCE
@@ -20,7 +20,7 @@ from llmjax.parallel import axes as axes_lib
 from llmjax.parallel import mesh as mesh_lib
 from llmjax.parallel import pipeline, sequence
 from llmjax.parallel.processes import distributed
-from llmjax.peft import adapted
+from llmjax.peft import adapted, allocation, rates
 from llmjax.tasks.task import Loss, Task, loss_of
 from llmjax.train import gradient_cache, loss_scale
 from llmjax.train import placement as placement_lib
@@ -206,6 +206,8 @@ def build(
     if layout.microbatches > 1 and getattr(task, "whole_batch", False):
         trained = gradient_cache.cached(objective, layout.microbatches)
         stepped = dataclasses.replace(layout, microbatches=1)
+    if isinstance(config.peft, AdaLoRA):
+        trained = allocation.penalised(config.peft, trained)
     step = make_step(
         scaling.loss(trained),
         birth.optimizer,
@@ -277,9 +279,7 @@ def _birth(
     kept |= adapted.frozen(config.peft, flat_axes)
     trained_axes, _ = frozen_lib.split(axes, kept | base)
     _, kept_axes = frozen_lib.split(axes, kept)
-    if optimizer is None:
-        optimizers.check(config)
-        optimizer = optimizers.make(config.optimizer, config.train.steps, trained_axes)
+    optimizer = _optimizer(config, optimizer, trained_axes)
     fresh = functools.partial(
         state_lib.initial,
         model,
@@ -295,6 +295,25 @@ def _birth(
     abstract = state_lib.joined(born, _shapes(frozen), _shapes(extra))
     all_axes = state_lib.joined(born_axes, _axes(frozen), _axes(extra))
     return _Birth(optimizer, frozen, extra, fresh, abstract, all_axes)
+
+
+def _optimizer(
+    config: RunConfig,
+    optimizer: optax.GradientTransformationExtraArgs | None,
+    axes: Any,
+) -> optax.GradientTransformationExtraArgs:
+    """The config's chain or a caller's, with what the adapters' method does to it."""
+    peft, steps = config.peft, config.train.steps
+    allocation.check(config)
+    own = rates.transforms(peft)
+    if optimizer is None:
+        optimizers.check(config)
+        optimizer = optimizers.make(config.optimizer, steps, axes, own)
+    elif own:
+        optimizer = optax.with_extra_args_support(optax.chain(optimizer, *own))
+    if isinstance(peft, AdaLoRA):
+        return allocation.allocating(peft, steps, optimizer)
+    return optimizer
 
 
 def _checked(where: str, trees: Mapping[str, WithAxes]) -> dict[str, WithAxes]:

@@ -6,16 +6,19 @@ import functools
 import jax
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from llmjax.config import (
+    HRA,
     IA3,
+    AdaLoRA,
     DotsRemat,
     LayoutConfig,
     LoRA,
     Mixture,
     PartialTuning,
     Pipeline,
+    SHiRA,
 )
 from llmjax.models.forward import variables
 from llmjax.parallel.mesh import use
@@ -31,6 +34,9 @@ METHODS = {
     "lora": LORA,
     "dora": dataclasses.replace(LORA, rank_stabilized=True, magnitude=True),
     "ia3": IA3(),
+    "adalora": AdaLoRA(rank=4, target_rank=2, targets=ALL),
+    "shira": SHiRA(rank=2, targets=ALL),
+    "hra": HRA(rank=4, targets=ALL),
 }
 CONFIG = toy.change(toy.CONFIG, model={"biases": "all"})
 
@@ -68,15 +74,22 @@ def loss_of(program, params, frozen, batch):
         return float(program.evaluate(params, frozen, {}, batch)["loss"][0])
 
 
+def of_base(peft, state):
+    """The frozen weights that are no adapters'."""
+    flat = flatten_dict(state.frozen["params"], sep="/")
+    own = {k: x for k, x in flat.items() if not adapted.of_adapters(peft, k)}
+    return unflatten_dict(own, sep="/")
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_adapters_alone_change_and_merge(name, tuned, plain):
     """They begin at the base, learn, and give the same in the base's own matrices."""
     state, program, losses = tuned(name)
     fresh, base = program.init(), plain.init()
-    toy.assert_same_bits(fresh.frozen["params"], base.params)
-    toy.assert_same_bits(state.frozen["params"], base.params)
-    names = flatten_dict(state.params, sep="/")
     peft = program.config.peft
+    toy.assert_same_bits(of_base(peft, fresh), base.params)
+    toy.assert_same_bits(of_base(peft, state), base.params)
+    names = flatten_dict(state.params, sep="/")
     assert names and all(adapted.of_adapters(peft, name) for name in names)
     assert losses[-1] < losses[0]
     batch = program.place(toy.batches(CONFIG).batch(7))
@@ -100,8 +113,8 @@ LAYOUTS = {
 }
 CASES = [
     *(("lora", layout) for layout in LAYOUTS),
-    *((name, "fsdp and tensor") for name in ("dora", "ia3")),
-    ("dora", "pipeline"),
+    *((name, "fsdp and tensor") for name in ("dora", "ia3", "adalora", "hra")),
+    *((name, "pipeline") for name in ("dora", "shira")),
 ]
 
 

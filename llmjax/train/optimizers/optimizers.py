@@ -1,7 +1,7 @@
 """One optax chain from an `OptimizerConfig`."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -58,7 +58,10 @@ def check_length(config: OptimizerConfig, steps: int) -> None:
 
 
 def make(
-    config: OptimizerConfig, steps: int, axes: Any
+    config: OptimizerConfig,
+    steps: int,
+    axes: Any,
+    after: Sequence[optax.GradientTransformation] = (),
 ) -> optax.GradientTransformationExtraArgs:
     """Clip, algorithm, decay, learning rate, average of the weights: one chain.
 
@@ -71,6 +74,7 @@ def make(
       steps: of the whole run, for the schedule.
       axes: the logical axes of every weight; leaves stacked over `L` are handled layer
         by layer wherever an algorithm looks at a leaf as a whole.
+      after: more of the chain, before the average.
     """
     chain = _update(config, schedule(config, steps), axes)
     if config.clip_norm is not None:
@@ -80,6 +84,7 @@ def make(
         alone = algorithms.mark(roles.moves_by_its_gradient, axes)
         parts = {"weights": optax.chain(*chain), BALANCE: optax.scale(-1.0)}
         chain = [optax.partition(parts, functools.partial(_parts, alone))]
+    chain += after
     if config.ema is not None:
         chain.append(average_weights(config.ema))
     return optax.with_extra_args_support(optax.chain(*chain))
