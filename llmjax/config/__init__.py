@@ -4,23 +4,7 @@
 to it; `parse` turns it into a `RunConfig`. Imports no jax.
 """
 
-from llmjax.config.adapters import (
-    C3A,
-    HRA,
-    IA3,
-    OFT,
-    AdaLoRA,
-    Adapters,
-    DeLoRA,
-    HiRA,
-    LoHa,
-    LoKr,
-    LoRA,
-    MiSS,
-    RoAd,
-    SHiRA,
-    VeRA,
-)
+from llmjax.config.adapters import C3A, HRA, IA3, OFT, Adapters, MiSS, RoAd, SHiRA
 from llmjax.config.command_line import accept_none, reworded
 from llmjax.config.data import (
     BPE,
@@ -100,6 +84,7 @@ from llmjax.config.layout import (
     Ulysses,
 )
 from llmjax.config.loss import LossConfig
+from llmjax.config.low_rank import AdaLoRA, DeLoRA, HiRA, LoHa, LoKr, LoRA, PiSSA, VeRA
 from llmjax.config.model import (
     BlockSparse,
     Cosine,
@@ -364,6 +349,7 @@ __all__ = [
     "PartialTuning",
     "Peft",
     "PermutationLM",
+    "PiSSA",
     "Pipeline",
     "Plain",
     "PolicyLoss",

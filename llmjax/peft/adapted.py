@@ -27,6 +27,7 @@ from llmjax.config import (
     MiSS,
     PartialTuning,
     Peft,
+    PiSSA,
     RoAd,
     SHiRA,
     VeRA,
@@ -44,12 +45,14 @@ from llmjax.peft.lora import LowRank
 from llmjax.peft.method import Method, matches, path
 from llmjax.peft.miss import Shards
 from llmjax.peft.oft import Rotated
+from llmjax.peft.pissa import Principal
 from llmjax.peft.road import Turned
 from llmjax.peft.shira import Sparse
 from llmjax.peft.vera import RandomFactors
 
 METHODS: dict[type, Callable[[Any], Method]] = {
     LoRA: LowRank,
+    PiSSA: Principal,
     AdaLoRA: Allocated,
     VeRA: RandomFactors,
     MiSS: Shards,
@@ -232,6 +235,31 @@ def frozen(peft: Peft, axes: Mapping[str, tuple[str | None, ...]]) -> set[str]:
             "and peft.train is empty; name weights there, as '*bias'"
         )
     return set(axes) - changing
+
+
+def begins_at_base(peft: Adapters) -> bool:
+    """Whether the adapters that a run starts with are computed of its base."""
+    return getattr(method(peft), "begins_at_base", False)
+
+
+def begun(peft: Adapters, model: nn.Module, batch: Any, params: Any) -> Any:
+    """The weights with adapters that are computed of their base's matrices.
+
+    Arguments as of `merged`. Meant to be jitted.
+    """
+    rule: Any = method(peft)
+    flat = dict(flatten_dict(params, sep="/"))
+    for where, module in matrices(model, batch).items():
+        kernel = f"{where}/kernel" if module.parameter == "kernel" else where
+        if not any(name.startswith(f"{kernel}_{rule.name}/") for name in flat):
+            continue
+        start: Any = functools.partial(rule.started, module)
+        for _ in range(flat[kernel].ndim - len(module.shape)):  # stacked layers
+            start = jax.vmap(start)
+        for name, value in start(flat[kernel]).items():
+            leaf = f"{kernel}_{rule.name}/{name}"
+            flat[leaf] = value.astype(flat[leaf].dtype)
+    return unflatten_dict(flat, sep="/")
 
 
 def merged(peft: Peft, model: nn.Module, batch: Any, params: Any) -> Any:

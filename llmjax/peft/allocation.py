@@ -108,8 +108,9 @@ def allocating(
         for name in scores:
             out = masked & ~kept[name]
             flat[name] = jnp.where(out, -old[name], flat[name])
-        trees = map(unflatten_dict, (importance, uncertainty, kept))
-        return unflatten_dict(flat), Allocation(step, *trees, inner)
+        trees = [unflatten_dict(x) for x in (importance, uncertainty, kept)]
+        new_state = Allocation(step, trees[0], trees[1], trees[2], inner)
+        return unflatten_dict(flat), new_state
 
     return optax.GradientTransformationExtraArgs(init, update)
 

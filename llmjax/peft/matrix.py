@@ -60,6 +60,7 @@ class MatrixMethod(abc.ABC):
       name, fixed: see `Method`.
       neutral: the value of a weight's entries where a matrix has no adapter, beside
         others of its stack that have one; 0 if it is not named.
+      begins_at_base: whether `begun` gives the weights that a run starts with.
     """
 
     config: Any
@@ -67,6 +68,7 @@ class MatrixMethod(abc.ABC):
     name: ClassVar[str]
     fixed: ClassVar[tuple[str, ...]] = ()
     neutral: ClassVar[Mapping[str, float]] = {}
+    begins_at_base: ClassVar[bool] = False
 
     @abc.abstractmethod
     def specs(self, size: Size) -> dict[str, Spec]:
@@ -75,6 +77,10 @@ class MatrixMethod(abc.ABC):
         Raises:
           ValueError: a matrix that can't have the method.
         """
+
+    def begun(self, kernel: jax.Array) -> Weights:
+        """The weights that a run starts with, of W [I, O] in float32."""
+        raise NotImplementedError(f"{self.name} begins alike beside any matrix")
 
     def before(self, x: jax.Array, w: Weights) -> jax.Array:
         """What the matrix reads instead of x."""
@@ -145,12 +151,25 @@ class MatrixMethod(abc.ABC):
             bias = vector.reshape(bias.shape).astype(bias.dtype)
         return whole.reshape(kernel.shape).astype(kernel.dtype), bias
 
+    def started(self, module: Projection, kernel: jax.Array) -> Weights:
+        """`begun`, in the axes of the kernel."""
+        axes = letters(module)
+        own = _mapped(self.begun, len(axes.shared))(
+            self._plain(module, kernel.astype(jnp.float32))
+        )
+        shapes = {name: spec[2] for name, spec in self._beside(module, axes).items()}
+        return {name: value.reshape(shapes[name]) for name, value in own.items()}
+
     def _plain(self, module: Projection, kernel: jax.Array) -> jax.Array:
         """[*shared, *inner, *outer] -> [*shared, I, O]."""
         size, over = size_of(module), len(letters(module).shared)
         return kernel.reshape(*kernel.shape[:over], size.inputs, size.outputs)
 
     def _weights(self, module: Projection, axes: Letters) -> dict[str, Any]:
+        return beside(module, self.name, **self._beside(module, axes))
+
+    def _beside(self, module: Projection, axes: Letters) -> dict[str, Any]:
+        """Initialiser, logical axes and shape of each weight."""
         of = {"I": axes.inner, "O": axes.outer}
         over, logical = sizes(module, axes.shared), names(module, axes.shared)
         own: dict[str, Any] = {}
@@ -164,7 +183,7 @@ class MatrixMethod(abc.ABC):
                     shape.append(axis)
                     logical_of.append(None)
             own[name] = (spec.init, tuple(logical_of), tuple(shape))
-        return beside(module, self.name, **own)
+        return own
 
     def _flat(self, module: Projection, weights: Weights) -> Weights:
         """The weights with one axis for all inputs, one for all outputs, in float32."""

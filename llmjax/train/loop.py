@@ -259,7 +259,7 @@ def _start(program: Program, checkpoints: Checkpoints) -> State:
         state = program.with_params(state, state.params)
         if distributed.is_leader():
             print(report)
-    return state
+    return program.begun(state)
 
 
 def _going_on(config: RunConfig, checkpoints: Checkpoints) -> str:

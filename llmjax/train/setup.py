@@ -12,22 +12,22 @@ import optax
 from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
-from llmjax.config import AdaLoRA, LayoutConfig, RunConfig, Scratch
+from llmjax.config import AdaLoRA, Adapters, LayoutConfig, RunConfig, Scratch
 from llmjax.data.batches.curriculum import Curriculum
 from llmjax.models import quantized
-from llmjax.models.forward import REFERENCE
+from llmjax.models.forward import REFERENCE, variables
 from llmjax.parallel import axes as axes_lib
 from llmjax.parallel import mesh as mesh_lib
 from llmjax.parallel import pipeline, sequence
 from llmjax.parallel.processes import distributed
-from llmjax.peft import adapted, allocation, rates
+from llmjax.peft import adapted, allocation
 from llmjax.tasks.task import Loss, Task, loss_of
 from llmjax.train import gradient_cache, loss_scale
 from llmjax.train import placement as placement_lib
 from llmjax.train import state as state_lib
 from llmjax.train.checkpoints import frozen as frozen_lib
 from llmjax.train.gradient import GradientEstimator, value_and_grad
-from llmjax.train.optimizers import optimizers
+from llmjax.train.optimizers import of_run
 from llmjax.train.state import State, WithAxes
 from llmjax.train.step import make_evaluation, make_prediction, make_step
 
@@ -129,6 +129,25 @@ class Program:
         return dataclasses.replace(
             state, params=params, frozen=frozen, opt_state=opt_state
         )
+
+    def begun(self, state: State) -> State:
+        """`state` with the adapters that a run starts with, if they are computed of its
+        base."""
+        peft = self.config.peft
+        if not isinstance(peft, Adapters) or not adapted.begins_at_base(peft):
+            return state
+        plain = self.task.model(self.config.model, self.config.layout)
+        places = variables(self.shardings.params, self.shardings.frozen)["params"]
+        with mesh_lib.use(self.mesh):
+            weights = jax.jit(
+                functools.partial(adapted.begun, peft, plain, self.batch),
+                out_shardings=places,
+            )(variables(state.params, state.frozen)["params"])
+        own = flatten_dict(state.frozen.get(frozen_lib.PARAMS, {}), sep="/")
+        params, rest = frozen_lib.split(weights, own)
+        frozen = {**state.frozen, frozen_lib.PARAMS: rest}
+        state = dataclasses.replace(state, params=params, frozen=frozen)
+        return self.with_params(state, params)
 
     def restorable(self) -> State:
         """The abstract state with its shardings, for a checkpoint to fill."""
@@ -279,7 +298,7 @@ def _birth(
     kept |= adapted.frozen(config.peft, flat_axes)
     trained_axes, _ = frozen_lib.split(axes, kept | base)
     _, kept_axes = frozen_lib.split(axes, kept)
-    optimizer = _optimizer(config, optimizer, trained_axes)
+    optimizer = of_run.make(config, optimizer, trained_axes)
     fresh = functools.partial(
         state_lib.initial,
         model,
@@ -295,25 +314,6 @@ def _birth(
     abstract = state_lib.joined(born, _shapes(frozen), _shapes(extra))
     all_axes = state_lib.joined(born_axes, _axes(frozen), _axes(extra))
     return _Birth(optimizer, frozen, extra, fresh, abstract, all_axes)
-
-
-def _optimizer(
-    config: RunConfig,
-    optimizer: optax.GradientTransformationExtraArgs | None,
-    axes: Any,
-) -> optax.GradientTransformationExtraArgs:
-    """The config's chain or a caller's, with what the adapters' method does to it."""
-    peft, steps = config.peft, config.train.steps
-    allocation.check(config)
-    own = rates.transforms(peft)
-    if optimizer is None:
-        optimizers.check(config)
-        optimizer = optimizers.make(config.optimizer, steps, axes, own)
-    elif own:
-        optimizer = optax.with_extra_args_support(optax.chain(optimizer, *own))
-    if isinstance(peft, AdaLoRA):
-        return allocation.allocating(peft, steps, optimizer)
-    return optimizer
 
 
 def _checked(where: str, trees: Mapping[str, WithAxes]) -> dict[str, WithAxes]:

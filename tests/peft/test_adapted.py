@@ -4,11 +4,13 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from llmjax.config import (
+    C3A,
     HRA,
     IA3,
     AdaLoRA,
@@ -18,13 +20,17 @@ from llmjax.config import (
     Mixture,
     PartialTuning,
     Pipeline,
+    PiSSA,
+    ScheduleFree,
     SHiRA,
+    VeRA,
 )
 from llmjax.models.forward import variables
 from llmjax.parallel.mesh import use
-from llmjax.peft import adapted
+from llmjax.peft import adapted, allocation, rates
 from llmjax.train import loop
 from llmjax.train.checkpoints import reading
+from llmjax.train.optimizers import optimizers
 from tests.train import toy
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -182,8 +188,13 @@ def test_some_of_the_weights_are_trained(train, names):
     assert {n if n in names else n.rpartition("/")[2] for n in there} == names
 
 
-def test_a_run_is_resumed_and_read_merged(tmp_path):
-    config = with_peft(LORA, toy.NOISY)
+@pytest.mark.parametrize("name", ["pissa", "adalora"])
+def test_a_run_is_resumed_and_read_merged(name, tmp_path):
+    """With what began as a part of the base, and with ranks that are cut."""
+    config = with_peft(PiSSA(rank=4, targets=ALL), toy.NOISY)
+    if name == "adalora":  # of which no average is kept
+        adalora = dataclasses.replace(METHODS[name], dropout=0.1)
+        config = with_peft(adalora, toy.NOISY, optimizer={"ema": None})
     program = toy.program(config)
     source = toy.batches(config)
     whole, _ = loop.fit(program, source, source, tmp_path / "whole", progress=False)
@@ -192,10 +203,20 @@ def test_a_run_is_resumed_and_read_merged(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         loop.fit(program, stop, source, parts, progress=False)
     again, _ = loop.fit(toy.program(config), source, source, parts, progress=False)
-    toy.assert_same_bits(again.params, whole.params)
+    toy.assert_same_bits(again, whole)
     step, read, params = reading.read(parts)
     assert read.peft.kind == "full" and step
-    base = whole.frozen["params"]
+    base = of_base(config.peft, whole)
+    if name == "adalora":
+        flat = flatten_dict(whole.params, sep="/")
+        left = [np.count_nonzero(x) for k, x in flat.items() if k.endswith("/e")]
+        matrices = sum(x.size for k, x in flat.items() if k.endswith("/e")) // 4
+        assert sum(left) == 2 * matrices
+    else:  # began as the base
+        fresh = program.begun(program.init())
+        own = flatten_dict(variables(fresh.params, fresh.frozen)["params"], sep="/")
+        parts_of = [own[k] for k in own if k.endswith("up/kernel_pissa/a")]
+        assert all(np.abs(x).max() > 0 for x in parts_of)
     assert jax.tree.structure(params) == jax.tree.structure(base)
     kernel = ("transformer", "stack", "group_0", "layer_0", "mlp", "up", "kernel")
     ours, theirs = flatten_dict(params)[kernel], flatten_dict(base)[kernel]
@@ -213,11 +234,50 @@ def test_a_run_is_resumed_and_read_merged(tmp_path):
         ),
         (LoRA(targets=("table",)), "table"),
         (PartialTuning(), "trains nothing"),
+        (AdaLoRA(rank=4, target_rank=2, final_steps=10), "leave none of train.steps"),
+        (C3A(block_size=12), "block_size=12 does not divide the 16 inputs"),
+        (VeRA(targets=("table",)), "table"),
     ],
 )
 def test_what_cannot_be_is_said(peft, says):
     with pytest.raises(ValueError, match=says):
         toy.program(with_peft(peft))
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"ema": 0.9}, "cuts ranks, and optimizer.ema averages"),
+        ({"algorithm": ScheduleFree()}, "algorithm 'schedule_free' averages"),
+    ],
+)
+def test_no_average_of_ranks_that_are_cut(fields, says):
+    config = with_peft(METHODS["adalora"], optimizer=fields)
+    with pytest.raises(ValueError, match=says):
+        allocation.check(config)
+
+
+def test_b_learns_at_a_rate_of_its_own():
+    """LoRA+ multiplies what the learning rate has left of B's updates."""
+    (rates_of_b,) = rates.transforms(dataclasses.replace(LORA, b_rate=4.0))
+    scope = {"kernel_lora": {"a": jnp.ones(2), "b": jnp.ones(3)}}
+    updates = {"mlp": {"up": scope}, "head": {"b": jnp.ones(1)}}
+    out, _ = rates_of_b.update(updates, rates_of_b.init(updates))
+    sums = {k: float(x.sum()) for k, x in flatten_dict(out, sep="/").items()}
+    assert sums == {
+        "mlp/up/kernel_lora/a": 2,
+        "mlp/up/kernel_lora/b": 12,
+        "head/b": 1,
+    }
+    config = with_peft(dataclasses.replace(LORA, b_rate=4.0))
+    axes = {"kernel_lora": {"a": ("D", None), "b": (None, "F")}}
+    own = rates.transforms(config.peft)
+    chain = optimizers.make(config.optimizer, 10, axes, own)
+    plain = optimizers.make(config.optimizer, 10, axes)
+    params = {"kernel_lora": {"a": jnp.ones((2, 2)), "b": jnp.ones((2, 2))}}
+    one, other = (o.update(params, o.init(params), params)[0] for o in (plain, chain))
+    ratio = jax.tree.map(lambda x, y: float((y / x).mean()), one, other)
+    assert ratio == {"kernel_lora": {"a": 1.0, "b": 4.0}}
 
 
 @pytest.mark.parametrize(

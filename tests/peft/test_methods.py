@@ -24,12 +24,13 @@ from llmjax.config import (
     LoKr,
     LoRA,
     MiSS,
+    PiSSA,
     RoAd,
     SHiRA,
     VeRA,
 )
 from llmjax.hub.adapters.format import PREFIX, Adapter
-from llmjax.hub.adapters.formats import KINDS
+from llmjax.hub.adapters.formats import FORMATS, KINDS
 from llmjax.models.layers import Projection
 from llmjax.peft import adapted, allocation
 from llmjax.peft.matrix import Size
@@ -97,6 +98,7 @@ def test_equals_peft(name):
 METHODS = [
     LoRA(rank=2),
     LoRA(rank=2, magnitude=True),
+    PiSSA(rank=2),
     AdaLoRA(rank=4, target_rank=2),
     VeRA(rank=5),
     MiSS(rank=5),
@@ -246,6 +248,32 @@ def test_random_factors_of_sizes_are_corners_of_one():
     np.testing.assert_allclose(a[0] * 4**0.5, a[1][:4] * 6**0.5, rtol=1e-6)
     b = draw(small["b"], (2, 3, 5)), draw(large["b"], (3, 9))
     np.testing.assert_array_equal(b[0], np.stack([b[1][:, :5]] * 2))
+
+
+@pytest.mark.parametrize("start", ["svd", "qr"])
+def test_a_start_from_the_base_is_its_part(start):
+    """The products of numpy's factors; in peft's file twice the rank says the same."""
+    peft, scale = PiSSA(rank=3, alpha=6.0, start=start), 2.0
+    kernel = adapter_layers.weight("kernel", 12, 18)
+    rule, size = adapted.method(peft), Size(12, 18, "proj")
+    w = {k: np.asarray(v) for k, v in rule.begun(jnp.asarray(kernel)).items()}
+    if start == "svd":
+        u, s, v = np.linalg.svd(kernel, full_matrices=False)
+        part = (u[:, :3] * s[:3]) @ v[:3]
+        lengths = np.square(w["a"]).sum(0), np.square(w["b"]).sum(1)
+        np.testing.assert_allclose(lengths, [s[:3] / scale] * 2, rtol=1e-5)
+    else:
+        q, r = np.linalg.qr(kernel.T)
+        part = scale * (q[:, :3] @ r[:3]).T
+    np.testing.assert_allclose(scale * w["a"] @ w["b"], part, atol=1e-5)
+    moved = w | {"a": w["a"] + 0.1, "b": w["b"] - 0.2}
+    adapter = Adapter(size, lambda: kernel, moved)
+    tensors, fields = FORMATS[PiSSA].written(peft, [adapter])
+    a, b = (tensors[f"{PREFIX}proj.lora_{x}.weight"] for x in "AB")
+    assert fields["r"] == len(a) == 6
+    theirs = kernel + fields["lora_alpha"] / fields["r"] * (b @ a).T
+    ours = rule.matrix(jnp.asarray(kernel), jax.tree.map(jnp.asarray, moved))
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 # --- AdaLoRA's ranks -----------------------------------------------------------------

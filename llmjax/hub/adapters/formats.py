@@ -10,6 +10,7 @@ from llmjax.config import (
     LoHa,
     LoKr,
     MiSS,
+    PiSSA,
     RoAd,
     SHiRA,
     VeRA,
@@ -21,6 +22,7 @@ from llmjax.hub.adapters.special import (
     LoKrFormat,
     MiSSFormat,
     OFTFormat,
+    PiSSAFormat,
     RoAdFormat,
     SHiRAFormat,
     VeRAFormat,
@@ -49,6 +51,14 @@ FORMATS = {
             {"a": "lora_A.T", "e": "lora_E", "b": "lora_B.T"},
             {"bias": "none"},
             ("r", "total_step", "rank_pattern"),
+            oriented=True,
+        ),
+        PiSSAFormat(
+            "LORA",
+            PiSSA,
+            {},
+            {"a": "lora_A.weight.T", "b": "lora_B.weight.T"},
+            {"bias": "none"},
             oriented=True,
         ),
         VeRAFormat(
@@ -141,4 +151,5 @@ FORMATS = {
         ),
     )
 }
-KINDS = {format_.kind: format_ for format_ in FORMATS.values()}
+# peft_type -> the format of files that are read so; those of LoRA are LoRA's
+KINDS = {f.kind: f for f in FORMATS.values() if f.kind != "LORA"}

@@ -26,10 +26,10 @@ from llmjax.peft import adapted
 _SILENT = {
     "auto_mapping", "base_model_name_or_path", "revision", "task_type", "peft_type",
     "inference_mode", "target_modules", "fan_in_fan_out", "modules_to_save",
-    "init_lora_weights", "init_weights", "init_ia3_weights", "feedforward_modules",
+    "init_weights", "init_ia3_weights", "feedforward_modules",
     "exclude_modules", "layers_to_transform", "layers_pattern", "peft_version",
     "lora_bias", "qalora_group_size", "megatron_core", "runtime_config",
-    "ensure_weight_tying",
+    "ensure_weight_tying", "init_lora_weights",
 }  # fmt: skip
 _READ = {
     "LORA": {
@@ -66,6 +66,13 @@ def load(
     if kind not in _READ:
         raise ValueError(
             f"{path / CONFIG}: peft_type is {kind!r}; accepted: {', '.join(_READ)}"
+        )
+    begun = fields.get("init_lora_weights", True)
+    if not (isinstance(begun, bool) or begun in ("gaussian", "orthogonal", "eva")):
+        raise ValueError(
+            f"{path / CONFIG}: init_lora_weights={begun!r} changes the base beside the "
+            "adapters; let peft convert them, by save_pretrained(…, "
+            "path_initial_model_for_weight_conversion=…)"
         )
     for name, value in fields.items():
         known = name in _SILENT | _READ[kind]

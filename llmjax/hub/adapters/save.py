@@ -304,6 +304,7 @@ def _fields(peft: Adapters, pairs: _Pairs, names: Sequence[str]) -> dict[str, An
     }
     if isinstance(peft, IA3):
         return common | {"feedforward_modules": _targets(sorted(pairs.inputs), names)}
+    assert isinstance(peft, LoRA)
     fused = {name: rank for name, rank in pairs.ranks.items() if rank != peft.rank}
     power = 0.5 if peft.rank_stabilized else 1.0
     return common | {

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from llmjax.config import OFT, AdaLoRA, DeLoRA, LoKr, MiSS, RoAd, SHiRA, VeRA
+from llmjax.config import OFT, AdaLoRA, DeLoRA, LoKr, MiSS, PiSSA, RoAd, SHiRA, VeRA
 from llmjax.hub.adapters.format import PREFIX, Adapter, Format, Source, Weights
 
 
@@ -222,3 +222,19 @@ class LoKrFormat(Format):
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         tensors, fields = super().written(peft, adapters)
         return tensors, fields | {"decompose_factor": peft.factor or -1}
+
+
+class PiSSAFormat(Format):
+    """Written as LoRA of twice the rank beside the whole base: A and A₀, B and -B₀."""
+
+    def written(
+        self, peft: PiSSA, adapters: list[Adapter]
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        tensors, fields = super().written(peft, adapters)
+        doubled = {"r": 2 * peft.rank, "lora_alpha": 2 * peft.alpha}
+        return tensors, fields | doubled
+
+    def theirs(self, adapter: Adapter) -> Weights:
+        w = adapter.weights
+        a, b = np.hstack([w["a"], w["a0"]]), np.vstack([w["b"], -w["b0"]])
+        return {"a": a, "b": b}
