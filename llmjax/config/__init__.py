@@ -4,6 +4,7 @@
 to it; `parse` turns it into a `RunConfig`. Imports no jax.
 """
 
+from llmjax.config.adapters import C3A, HRA, IA3, OFT, Adapters, MiSS, RoAd, SHiRA
 from llmjax.config.augment import Augmentation
 from llmjax.config.command_line import accept_none, reworded
 from llmjax.config.craft import (
@@ -95,6 +96,7 @@ from llmjax.config.layout import (
     Ulysses,
 )
 from llmjax.config.loss import LossConfig
+from llmjax.config.low_rank import AdaLoRA, DeLoRA, HiRA, LoHa, LoKr, LoRA, PiSSA, VeRA
 from llmjax.config.model import (
     BlockSparse,
     Cosine,
@@ -143,14 +145,7 @@ from llmjax.config.optimizer import (
     WarmupCosine,
 )
 from llmjax.config.parse import default, parse, to_dict
-from llmjax.config.peft import (
-    IA3,
-    Adapters,
-    FullTuning,
-    LoRA,
-    PartialTuning,
-    Peft,
-)
+from llmjax.config.peft import FullTuning, PartialTuning, Peft
 from llmjax.config.positions import (
     Alibi,
     Disentangled,
@@ -241,13 +236,16 @@ from llmjax.config.task import (
 
 __all__ = [
     "BPE",
+    "C3A",
     "DAPO",
     "DPO",
     "FGM",
     "GRPO",
+    "HRA",
     "IA3",
     "IPO",
     "KTO",
+    "OFT",
     "ORPO",
     "PGD",
     "RLOO",
@@ -255,6 +253,7 @@ __all__ = [
     "SMART",
     "UL2",
     "Activations",
+    "AdaLoRA",
     "Adafactor",
     "AdamW",
     "Adapters",
@@ -287,6 +286,7 @@ __all__ = [
     "CraftConfig",
     "CraftLoss",
     "DataConfig",
+    "DeLoRA",
     "Decoding",
     "Denoiser",
     "Denoising",
@@ -319,6 +319,7 @@ __all__ = [
     "Global",
     "Group",
     "GuidedNegatives",
+    "HiRA",
     "Hinge",
     "Int8",
     "Label",
@@ -335,12 +336,15 @@ __all__ = [
     "LinearScaling",
     "Lion",
     "Llama3Scaling",
+    "LoHa",
+    "LoKr",
     "LoRA",
     "LongRope",
     "LossConfig",
     "LossScale",
     "MaskedLM",
     "Messages",
+    "MiSS",
     "Mixture",
     "MixturePart",
     "Mixup",
@@ -365,6 +369,7 @@ __all__ = [
     "PartialTuning",
     "Peft",
     "PermutationLM",
+    "PiSSA",
     "Pipeline",
     "Plain",
     "PlainLoss",
@@ -390,9 +395,11 @@ __all__ = [
     "ReplacedTokens",
     "RewardModel",
     "Ring",
+    "RoAd",
     "RobustDPO",
     "Rotary",
     "RunConfig",
+    "SHiRA",
     "ScaledDot",
     "ScheduleFree",
     "Scratch",
@@ -430,6 +437,7 @@ __all__ = [
     "Truncation",
     "Ulysses",
     "Unigram",
+    "VeRA",
     "WarmupCosine",
     "WordPiece",
     "Words",

@@ -11,13 +11,62 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from llmjax.config import IA3, Adapters, FullTuning, LoRA, PartialTuning, Peft
+from llmjax.config import (
+    C3A,
+    HRA,
+    IA3,
+    OFT,
+    AdaLoRA,
+    Adapters,
+    DeLoRA,
+    FullTuning,
+    HiRA,
+    LoHa,
+    LoKr,
+    LoRA,
+    MiSS,
+    PartialTuning,
+    Peft,
+    PiSSA,
+    RoAd,
+    SHiRA,
+    VeRA,
+)
 from llmjax.models.layers import Projection, Table
+from llmjax.peft.adalora import Allocated
+from llmjax.peft.c3a import Circulant
+from llmjax.peft.delora import Decoupled
+from llmjax.peft.hira import Hadamard
+from llmjax.peft.hra import Reflected
 from llmjax.peft.ia3 import Rescaled
+from llmjax.peft.loha import HadamardPair
+from llmjax.peft.lokr import Kronecker
 from llmjax.peft.lora import LowRank
 from llmjax.peft.method import Method, matches, path
+from llmjax.peft.miss import Shards
+from llmjax.peft.oft import Rotated
+from llmjax.peft.pissa import Principal
+from llmjax.peft.road import Turned
+from llmjax.peft.shira import Sparse
+from llmjax.peft.vera import RandomFactors
 
-METHODS: dict[type, Callable[[Any], Method]] = {LoRA: LowRank, IA3: Rescaled}
+METHODS: dict[type, Callable[[Any], Method]] = {
+    LoRA: LowRank,
+    PiSSA: Principal,
+    AdaLoRA: Allocated,
+    VeRA: RandomFactors,
+    MiSS: Shards,
+    OFT: Rotated,
+    HRA: Reflected,
+    HiRA: Hadamard,
+    SHiRA: Sparse,
+    LoHa: HadamardPair,
+    LoKr: Kronecker,
+    DeLoRA: Decoupled,
+    RoAd: Turned,
+    C3A: Circulant,
+    IA3: Rescaled,
+}
 CLASSES = "C"  # axis of a head's classes
 BODY = "transformer"  # all that is not a head
 
@@ -161,9 +210,13 @@ def trained(peft: Peft, axes: Mapping[str, tuple[str | None, ...]]) -> set[str]:
         return set(axes)
     classes = any(CLASSES in leaf for leaf in axes.values())
 
+    fixed = method(peft).fixed if isinstance(peft, Adapters) else ()
+
     def changes(name: str) -> bool:
+        if of_adapters(peft, name):
+            return name.rpartition("/")[2] not in fixed
         of_head = classes and name.split("/")[0] not in (BODY, "pooler")
-        return of_head or of_adapters(peft, name) or matches(name, peft.train)
+        return of_head or matches(name, peft.train)
 
     return {name for name in axes if changes(name)}
 
@@ -182,6 +235,31 @@ def frozen(peft: Peft, axes: Mapping[str, tuple[str | None, ...]]) -> set[str]:
             "and peft.train is empty; name weights there, as '*bias'"
         )
     return set(axes) - changing
+
+
+def begins_at_base(peft: Adapters) -> bool:
+    """Whether the adapters that a run starts with are computed of its base."""
+    return getattr(method(peft), "begins_at_base", False)
+
+
+def begun(peft: Adapters, model: nn.Module, batch: Any, params: Any) -> Any:
+    """The weights with adapters that are computed of their base's matrices.
+
+    Arguments as of `merged`. Meant to be jitted.
+    """
+    rule: Any = method(peft)
+    flat = dict(flatten_dict(params, sep="/"))
+    for where, module in matrices(model, batch).items():
+        kernel = f"{where}/kernel" if module.parameter == "kernel" else where
+        if not any(name.startswith(f"{kernel}_{rule.name}/") for name in flat):
+            continue
+        start: Any = functools.partial(rule.started, module)
+        for _ in range(flat[kernel].ndim - len(module.shape)):  # stacked layers
+            start = jax.vmap(start)
+        for name, value in start(flat[kernel]).items():
+            leaf = f"{kernel}_{rule.name}/{name}"
+            flat[leaf] = value.astype(flat[leaf].dtype)
+    return unflatten_dict(flat, sep="/")
 
 
 def merged(peft: Peft, model: nn.Module, batch: Any, params: Any) -> Any:

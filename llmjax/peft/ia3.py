@@ -20,6 +20,7 @@ class Rescaled:
     config: IA3
 
     name: ClassVar[str] = "ia3"
+    fixed: ClassVar[tuple[str, ...]] = ()
 
     def targets(self) -> tuple[str, ...]:
         return (*self.config.outputs, *self.config.inputs)

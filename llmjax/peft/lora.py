@@ -14,7 +14,10 @@ from llmjax.models.layers import Projection
 from llmjax.peft.method import (
     Letters,
     Weights,
+    base_kernel,
     beside,
+    check_rank,
+    dropped,
     letters,
     matches,
     names,
@@ -36,6 +39,7 @@ class LowRank:
     config: LoRA
 
     name: ClassVar[str] = "lora"
+    fixed: ClassVar[tuple[str, ...]] = ()
 
     def targets(self) -> tuple[str, ...]:
         return self.config.targets
@@ -54,22 +58,17 @@ class LowRank:
             return self._sum(axes, y, **own)
         a, b = own["a"].astype(y.dtype), own["b"].astype(y.dtype)
         x = x.astype(y.dtype)
-        if config.dropout and module.has_rng("dropout"):
-            keep = 1 - config.dropout
-            kept = jax.random.bernoulli(module.make_rng("dropout"), keep, x.shape)
-            dropped = jnp.where(kept, x / keep, jnp.zeros_like(x))
-        else:
-            dropped = x
+        read = dropped(module, x, config.dropout)
         rest = "".join(letter for letter in axes.x if letter not in axes.inner)
-        low = jnp.einsum(f"{axes.x},{axes.shared}{axes.inner}r->{rest}r", dropped, a)
+        low = jnp.einsum(f"{axes.x},{axes.shared}{axes.inner}r->{rest}r", read, a)
         added = jnp.einsum(f"{rest}r,{axes.shared}r{axes.outer}->{axes.y}", low, b)
         if not config.magnitude:
             return y + config.scale * added
         bias = self._bias(module, y.dtype)
         factor = self._factor(module, axes, **own).astype(y.dtype)
-        if dropped is not x:  # as peft: what dropout took is W's alone
-            weight = self._weight(module).astype(y.dtype)
-            whole = jnp.einsum(module.equation, dropped, weight)
+        if read is not x:  # as peft: what dropout took is W's alone
+            weight = base_kernel(module).astype(y.dtype)
+            whole = jnp.einsum(module.equation, read, weight)
             scaled = (factor - 1) * whole + factor * config.scale * added
             return y + scaled
         return (y - bias + config.scale * added) * factor + bias
@@ -78,12 +77,7 @@ class LowRank:
         rank = self.config.rank
         inner, outer = sizes(module, axes.inner), sizes(module, axes.outer)
         inputs, outputs = int(np.prod(inner)), int(np.prod(outer))
-        if rank > min(inputs, outputs):
-            raise ValueError(
-                f"peft.rank={rank} is more than the rank of {path(module)}, a "
-                f"matrix of {inputs} × {outputs}; set it to {min(inputs, outputs)} at "
-                "most, or leave the matrix out by peft.exclude"
-            )
+        check_rank(rank, inputs, outputs, path(module))
         shared, over = sizes(module, axes.shared), names(module, axes.shared)
         inner_names, outer_names = names(module, axes.inner), names(module, axes.outer)
         bound, zeros = inputs**-0.5, nn.initializers.zeros
@@ -116,7 +110,7 @@ class LowRank:
         scale = self.config.scale
         shared, inner, outer = axes.shared, axes.inner, axes.outer
         a, b = a.astype(jnp.float32), b.astype(jnp.float32)
-        weight = jax.lax.stop_gradient(self._weight(module).astype(jnp.float32))
+        weight = jax.lax.stop_gradient(base_kernel(module).astype(jnp.float32))
         to = f"->{shared}{outer}"
         square = jnp.einsum(f"{shared}{inner}{outer}{to}", jnp.square(weight))
         w_a = jnp.einsum(
@@ -130,10 +124,6 @@ class LowRank:
         length = jnp.sqrt(square + 2 * scale * cross + scale**2 * own)
         longer = jnp.sqrt(square) + magnitude
         return longer / jax.lax.stop_gradient(length)
-
-    def _weight(self, module: Projection) -> jax.Array:
-        weight: Any = module.get_variable("params", module.parameter)
-        return nn.unbox(weight)
 
     def _bias(self, module: Projection, dtype: Any) -> Any:
         if not module.bias:

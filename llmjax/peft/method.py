@@ -6,6 +6,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from llmjax.models.layers import Projection
 
@@ -96,15 +97,43 @@ def beside(
     return _Weights(parent=module, name=name)(specs)
 
 
+def base_kernel(module: Projection) -> jax.Array:
+    """The matrix itself, as stored, once the module has been called."""
+    kernel: Any = module.get_variable("params", module.parameter)
+    return nn.unbox(kernel)
+
+
+def dropped(module: Projection, x: jax.Array, rate: float) -> jax.Array:
+    """x after dropout of an adapter's own; x itself where it is off."""
+    if not rate or not module.has_rng("dropout"):
+        return x
+    keep = 1 - rate
+    kept = jax.random.bernoulli(module.make_rng("dropout"), keep, x.shape)
+    return jnp.where(kept, x / keep, jnp.zeros_like(x))
+
+
+def check_rank(rank: int, inputs: int, outputs: int, path: str) -> None:
+    """Raises ValueError for a rank that a matrix can't have."""
+    largest = min(inputs, outputs)
+    if rank > largest:
+        raise ValueError(
+            f"peft.rank={rank} is more than the rank of {path}, a matrix of {inputs} × "
+            f"{outputs}; set it to {largest} at most, or leave the matrix out by "
+            "peft.exclude"
+        )
+
+
 @runtime_checkable
 class Method(Protocol):
     """A kind of adapters of matrices.
 
     Attributes:
       name: of the scopes of its weights, behind the kernel's: "kernel_lora".
+      fixed: names of its weights that are not trained.
     """
 
     name: ClassVar[str]
+    fixed: ClassVar[tuple[str, ...]]
 
     def targets(self) -> tuple[str, ...]:
         """The targets of the config, each of which must match a matrix."""

@@ -275,7 +275,7 @@ def begin(program: Program) -> tuple[State, str]:
         model = program.config.model
         state, report = resume.load_initial(state, *parts, init, model, labels)
         state = program.with_params(state, state.params)
-    return state, report
+    return program.begun(state), report
 
 
 def _going_on(config: RunConfig, checkpoints: Checkpoints) -> str:

@@ -8,7 +8,6 @@ import jax
 from llmjax.config import (
     Checkpoint,
     FullTuning,
-    LoRA,
     MixturePart,
     PartialTuning,
     PlainLoss,
@@ -76,7 +75,7 @@ def _trained(config: RunConfig) -> str:
         return f"a head of classes{''.join(f', {name}' for name in peft.train)}"
     places = getattr(peft, "targets", None) or (*peft.outputs, *peft.inputs)
     ends = dict.fromkeys(name.rpartition("/")[2] for name in places)
-    rank = f" of rank {peft.rank}" if isinstance(peft, LoRA) else ""
+    rank = f" of rank {peft.rank}" if hasattr(peft, "rank") else ""
     return f"{peft.kind} adapters{rank} beside {', '.join(ends)}"
 
 

@@ -12,15 +12,15 @@ import optax
 from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
-from llmjax.config import LayoutConfig, RunConfig, Scratch
+from llmjax.config import AdaLoRA, Adapters, LayoutConfig, RunConfig, Scratch
 from llmjax.data.batches.curriculum import Curriculum
 from llmjax.models import quantized
-from llmjax.models.forward import REFERENCE
+from llmjax.models.forward import REFERENCE, variables
 from llmjax.parallel import axes as axes_lib
 from llmjax.parallel import mesh as mesh_lib
 from llmjax.parallel import pipeline, sequence
 from llmjax.parallel.processes import distributed
-from llmjax.peft import adapted
+from llmjax.peft import adapted, allocation
 from llmjax.tasks.craft import craft
 from llmjax.tasks.craft.agreement import PROXIMAL
 from llmjax.tasks.task import Loss, Task, loss_of
@@ -29,7 +29,7 @@ from llmjax.train import placement as placement_lib
 from llmjax.train import state as state_lib
 from llmjax.train.checkpoints import frozen as frozen_lib
 from llmjax.train.gradient import GradientEstimator, value_and_grad
-from llmjax.train.optimizers import optimizers
+from llmjax.train.optimizers import of_run
 from llmjax.train.state import State, WithAxes
 from llmjax.train.step import make_evaluation, make_prediction, make_step
 
@@ -132,6 +132,25 @@ class Program:
             state, params=params, frozen=frozen, opt_state=opt_state
         )
 
+    def begun(self, state: State) -> State:
+        """`state` with the adapters that a run starts with, if they are computed of its
+        base."""
+        peft = self.config.peft
+        if not isinstance(peft, Adapters) or not adapted.begins_at_base(peft):
+            return state
+        plain = self.task.model(self.config.model, self.config.layout)
+        places = variables(self.shardings.params, self.shardings.frozen)["params"]
+        with mesh_lib.use(self.mesh):
+            weights = jax.jit(
+                functools.partial(adapted.begun, peft, plain, self.batch),
+                out_shardings=places,
+            )(variables(state.params, state.frozen)["params"])
+        own = flatten_dict(state.frozen.get(frozen_lib.PARAMS, {}), sep="/")
+        params, rest = frozen_lib.split(weights, own)
+        frozen = {**state.frozen, frozen_lib.PARAMS: rest}
+        state = dataclasses.replace(state, params=params, frozen=frozen)
+        return self.with_params(state, params)
+
     def restorable(self) -> State:
         """The abstract state with its shardings, for a checkpoint to fill."""
         return jax.tree.map(
@@ -213,6 +232,8 @@ def build(
         stepped = dataclasses.replace(layout, microbatches=1)
     if config.craft.mixout:
         trained = wrapping.mixed(config, task, trained, birth.axes.params)
+    if isinstance(config.peft, AdaLoRA):
+        trained = allocation.penalised(config.peft, trained)
     step = make_step(
         scaling.loss(trained),
         birth.optimizer,
@@ -284,11 +305,7 @@ def _birth(
     kept |= adapted.frozen(config.peft, flat_axes)
     trained_axes, _ = frozen_lib.split(axes, kept | base)
     _, kept_axes = frozen_lib.split(axes, kept)
-    if optimizer is None:
-        optimizers.check(config)
-        optimizer = optimizers.make(
-            config.optimizer, config.train.steps, trained_axes, config.model
-        )
+    optimizer = of_run.make(config, optimizer, trained_axes)
     if craft.keeps_average(config):
         trained, _ = frozen_lib.split(shapes, kept | base)
         extra = {**extra, PROXIMAL: wrapping.average(trained, trained_axes)}

@@ -118,7 +118,7 @@ def initial(
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
     params = nn.unbox(model.init(key, zeros)["params"])
     if masters == "bfloat16":
-        params = optax.tree.cast(params, jnp.bfloat16)
+        params = jax.tree.map(_bfloat16, params)
     params, _ = frozen_lib.split(params, elsewhere)
     params, kept = frozen_lib.split(params, frozen)
     trees = {frozen_lib.PARAMS: kept} if kept else {}
@@ -126,6 +126,11 @@ def initial(
         trees[REFERENCE] = jax.tree.map(jnp.copy, params)
     opt_state = optimizer.init(float32(params))
     return State(jnp.zeros((), jnp.int32), params, trees, {}, opt_state)
+
+
+def _bfloat16(leaf: jax.Array) -> jax.Array:
+    floats = jnp.issubdtype(leaf.dtype, jnp.floating)  # an adapter may have places
+    return leaf.astype(jnp.bfloat16) if floats else leaf
 
 
 def float32(tree: Any) -> Any:

@@ -1,5 +1,6 @@
 """peft's format both ways, against what peft computed (tests/parity/adapters.py)."""
 
+import dataclasses
 import json
 
 import jax
@@ -7,12 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors.numpy import load_file, save_file
 
 from llmjax import hub
-from llmjax.config import LoRA
+from llmjax.config import HRA, OFT, AdaLoRA, DeLoRA, LoRA, SHiRA, VeRA
 from llmjax.hub.adapters.places import our_names
+from llmjax.hub.load import BATCH
 from llmjax.hub.stored_model import open_model
 from llmjax.peft import adapted
+from llmjax.peft.matrix import size_of
+from llmjax.peft.method import letters, sizes
 from tests.parity import adapters, goldens
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -109,10 +114,11 @@ A = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
         (lambda c, t: t.update({"x.lora_A.weight": t[A]}), "'x.lora_A.weight'"),
         (lambda c, t: t.update({A: t[A][:, :3]}), "q_proj has factors of"),
         (lambda c, t: c.update(r=4), "q_proj has factors of .*want"),
-        (lambda c, t: c.update(peft_type="VERA"), "peft_type is 'VERA'; accepted"),
+        (lambda c, t: c.update(peft_type="BOFT"), "peft_type is 'BOFT'; accepted"),
         (lambda c, t: c.update(bias="all"), "bias='all' has an effect"),
         (lambda c, t: c.update(use_dora=True), "lacks .*lora_magnitude_vector"),
         (lambda c, t: c.update(warp=2), "warp=2 has an effect"),
+        (lambda c, t: c.update(init_lora_weights="pissa"), "'pissa' changes the base"),
     ],
 )
 def test_what_has_no_place_is_said(llama, tmp_path, change, says):
@@ -130,6 +136,121 @@ def test_no_folder_of_peft_is_said(llama, tmp_path):
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
     with pytest.raises(ValueError, match="no adapter_model.safetensors; .* hold code"):
         hub.adapters.load(folder, model, params)
+
+
+METHODS = [
+    AdaLoRA(rank=4, target_rank=2, targets=("query", "mlp/down")),
+    VeRA(rank=5, targets=("query", "mlp/down")),
+    SHiRA(rank=2, targets=("key",)),
+    DeLoRA(rank=3, targets=("attention/out",)),
+    OFT(block_size=3, terms=5, targets=("query",)),
+]
+
+
+def written(llama, peft, folder):
+    """The adapters that `folder` then has, as a run would."""
+    _, model, params, _ = llama
+    rule, rng = adapted.method(peft), np.random.default_rng(0)
+    flat = dict(flatten_dict(params, sep="/"))
+    for path, module in adapted.matrices(model, BATCH).items():
+        if rule.selects(path):
+            size, stacked = size_of(module), flat[f"{path}/kernel"].shape[:1]
+            for name, spec in rule.specs(size).items():
+                value = 0.1 * rng.standard_normal((*stacked, *spec.shape(size)))
+                if name == "places":
+                    value = np.stack([np.arange(value.shape[1]) * 2] * len(value))
+                if name in rule.fixed and name != "places":
+                    value = np.stack([spec.init(None, value.shape[1:])] * len(value))
+                if name == "e":
+                    value[:, 1] = 0
+                    value[1, 2] = 0
+                dtype = np.int32 if name == "places" else np.float32
+                shape = spec_shape(module, spec, stacked)
+                leaf = f"{path}/kernel_{rule.name}/{name}"
+                flat[leaf] = np.asarray(value, dtype).reshape(shape)
+    hub.adapters.save(model, unflatten_dict(flat, sep="/"), peft, folder)
+    return {k: x for k, x in flat.items() if adapted.of_adapters(peft, k)}
+
+
+def spec_shape(module, spec, stacked):
+    own = letters(module)
+    of = {"I": sizes(module, own.inner), "O": sizes(module, own.outer)}
+    return sum(((a,) if isinstance(a, int) else of[a] for a in spec.axes), stacked)
+
+
+@pytest.mark.parametrize("peft", METHODS, ids=lambda peft: peft.kind)
+def test_what_is_written_is_read(llama, tmp_path, peft):
+    """Cut ranks are left out of the file, and shared factors stand in it once."""
+    own = written(llama, peft, tmp_path / "out")
+    read, tree = hub.adapters.load(tmp_path / "out", *llama[1:3])
+    assert dataclasses.replace(read, targets=peft.targets) == peft
+    leaves = flatten_dict(tree, sep="/")
+    assert leaves.keys() == own.keys()
+    if isinstance(peft, VeRA):  # one pair of factors, and vectors that make up for it
+        for tree in (own, leaves):
+            for name in [k for k in own if k.endswith("/a")]:
+                inner = tree.pop(f"{name.removesuffix('a')}inner")
+                tree[name] = tree[name] * inner[:, None]
+    if isinstance(peft, AdaLoRA):
+        config = json.loads((tmp_path / "out/adapter_config.json").read_text())
+        kept = [sum(mask) for mask in config["rank_pattern"].values()]
+        assert sorted(kept) == [2, 2, 3, 3]
+    for name, value in own.items():
+        if isinstance(peft, AdaLoRA):  # of what was cut nothing is written
+            kept = own[f"{name.rpartition('/')[0]}/e"] != 0
+            axis = 1 if name.endswith("/b") else -1
+            rows = np.moveaxis(value, axis, 1)
+            rows = rows * kept.reshape(*kept.shape, *[1] * (rows.ndim - 2))
+            value = np.moveaxis(rows, 1, axis)
+        np.testing.assert_allclose(leaves[name], value, rtol=1e-5, atol=1e-6)
+
+
+def changed(folder, change):
+    """A folder whose config and tensors `change` has changed."""
+    config = json.loads((folder / "adapter_config.json").read_text())
+    tensors = load_file(folder / "adapter_model.safetensors")
+    change(config, tensors)
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    save_file(tensors, folder / "adapter_model.safetensors")
+
+
+def times(tensors, end, factor):
+    for name in tensors:
+        if name.endswith(end):
+            tensors[name] = (tensors[name] * factor).astype(tensors[name].dtype)
+
+
+def without(tensors, end):
+    del tensors[next(name for name in tensors if name.endswith(end))]
+
+
+@pytest.mark.parametrize(
+    ("peft", "change", "says"),
+    [
+        (METHODS[3], lambda c, t: without(t, "delora_B"), "has 'b' of no shape"),
+        (METHODS[0], lambda c, t: c.pop("tinit"), "lacks 'tinit'"),
+        (METHODS[0], lambda c, t: c.update(init_r=3), "has 'a' of .*want .*, 3"),
+        (METHODS[1], lambda c, t: t.pop("base_model.vera_A"), "lacks 'base_model.vera"),
+        (METHODS[1], lambda c, t: c.update(save_projection=False), "accepted: True"),
+        (METHODS[2], lambda c, t: times(t, "indices", 9), "not different entries"),
+        (METHODS[3], lambda c, t: times(t, "w_norm", 1.5), "lengths of rows .* not"),
+        (METHODS[4], lambda c, t: c.update(coft=True), "coft=True has an effect"),
+        (METHODS[4], lambda c, t: c.update(oft_block_size=4), "does not divide"),
+    ],
+)
+def test_what_a_methods_file_lacks_is_said(llama, tmp_path, peft, change, says):
+    written(llama, peft, tmp_path / "out")
+    changed(tmp_path / "out", change)
+    with pytest.raises(ValueError, match=says):
+        hub.adapters.load(tmp_path / "out", *llama[1:3])
+
+
+def test_a_fused_matrix_has_no_other_method_than_lora(tmp_path):
+    goldens.read(goldens.path("gpt2/tied")).write(tmp_path)
+    model, params = hub.load(tmp_path, dtype="float32")
+    peft = HRA(rank=2, targets=("query",))
+    with pytest.raises(ValueError, match="holds no HRA of .*c_attn.*merge"):
+        written((None, model, params, None), peft, tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["gpt_oss/alternating", "mixtral/window"])

@@ -31,8 +31,39 @@ FOLDER = goldens.FOLDER / "adapters"
 TOLERANCE = 1e-5
 SEED = 5
 ROW = slice(0, 1)  # the row without padding
+FIXED = (
+    "shira_indices",
+    "vera_A",
+    "vera_B",
+    "w_norm",
+)  # tensors that stay as they were
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 LORA: dict[str, Any] = {"r": 3, "lora_alpha": 6.0}
+# peft_type -> configs
+METHODS: dict[str, list[dict[str, Any]]] = {
+    "ADALORA": [{"init_r": 4, "target_r": 2, "lora_alpha": 6, "total_step": 10}],
+    "VERA": [{"r": 5}],
+    "MISS": [{"r": 6}],
+    "HRA": [{"r": 4}],
+    "HIRA": [{"r": 3}],
+    "SHIRA": [{"r": 2, "random_seed": 0}],
+    "LOHA": [{"r": 2, "alpha": 3}, {"r": 4}],
+    "LOKR": [{"r": 1, "alpha": 3}, {"r": 1, "decompose_both": True}, {"r": 8}],
+    "DELORA": [{"r": 3}],
+}
+# whose blocks have to divide the features
+BLOCKS: dict[str, list[dict[str, Any]]] = {
+    "MISS": [
+        {"r": 3, "init_weights": "bat"},
+        {"r": 4, "init_weights": "mini", "mini_r": 3},
+    ],
+    "OFT": [
+        {"oft_block_size": 3},
+        {"oft_block_size": 3, "use_cayley_neumann": False, "block_share": True},
+    ],
+    "C3A": [{"block_size": 3}],
+    "ROAD": [{"group_size": 6, "variant": f"road_{entries}"} for entries in (1, 2, 4)],
+}
 # name -> base, peft's config
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-lora": (
@@ -79,6 +110,33 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
+# base -> targets of all methods, and those whose features are divided
+BASES = {
+    "llama/default": (
+        ["q_proj", "k_proj", "down_proj"],
+        ["q_proj", "k_proj", "o_proj"],
+    ),
+    "bert/tied": (["query", "output.dense"], ["query", "value"]),
+    "t5/1.1": (["q", "v", "wo"], ["q", "v", "o"]),
+}
+
+
+def others() -> dict[str, tuple[str, dict[str, Any]]]:
+    """The cases without golden files: of each method `layers.npz` has what it does to
+    one matrix."""
+    found = {}
+    for base, targets in BASES.items():
+        for methods, chosen in zip((METHODS, BLOCKS), targets, strict=True):
+            for kind, variants in methods.items():
+                for fields in variants:
+                    if kind == "ROAD" and base == "t5/1.1":  # of 15 outputs
+                        continue
+                    name = f"{base.partition('/')[0]}-{kind.lower()}"
+                    while name in found:
+                        name += "'"
+                    case = {"peft_type": kind, "target_modules": chosen, **fields}
+                    found[name] = base, case
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +185,8 @@ def read(name: str) -> Case:
 
 def drawn(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """The values of a tensor of adapters, by its name."""
-    around = 1.0 if name.endswith(("ia3_l", "magnitude_vector")) else 0.0
+    ones = ("ia3_l", "magnitude_vector", "road_alpha", "delora_lambda")
+    around = 1.0 if name.endswith(ones) else 0.0
     weight = draws.weight(name, shape, SEED, 0.0)
     return (around + 0.3 * weight / max(np.abs(weight).max(), 1e-6)).astype(np.float32)
 
@@ -165,16 +224,18 @@ def ours(case: Case, folder: Path) -> dict[str, float]:
     peft, own = hub.adapters.load(folder / "adapter", model, params)
     with_them = adapted.adapted(model, peft)
     rows = jax.tree.map(jnp.asarray, batch(case.base))
-    flat = flatten_dict(own, sep="/")
+    leaves = flatten_dict(own, sep="/")
+    fixed = adapted.method(peft).fixed
+    flat = {k: x for k, x in leaves.items() if k.rpartition("/")[2] not in fixed}
 
     def logits(own: Any) -> jax.Array:
-        whole = {**flatten_dict(params, sep="/"), **flatten_dict(own, sep="/")}
+        whole = {**flatten_dict(params, sep="/"), **leaves, **own}
         return with_them.apply({"params": unflatten_dict(whole, sep="/")}, rows)[0]
 
     weights = cotangent(case.logits)
     mine, gradient = jax.jit(
         lambda own: (logits(own), jax.grad(lambda o: jnp.sum(logits(o) * weights))(own))
-    )(own)
+    )(flat)
     merged = hub.adapters.merged(folder / "adapter", model, params)
     errors = {
         "logits": difference(mine, case.logits),
@@ -182,11 +243,14 @@ def ours(case: Case, folder: Path) -> dict[str, float]:
     }
     case.write(folder / "gradient", case.gradients)
     # a gradient of a length has no length of the base in it
-    nothing = jax.tree.map(jnp.zeros_like, params)
-    _, theirs = hub.adapters.load(folder / "gradient", model, nothing)
-    theirs, gradient = (flatten_dict(t, sep="/") for t in (theirs, gradient))
-    largest = max(np.abs(leaf).max() for leaf in theirs.values())
+    lengths = bool(case.config.get("use_dora"))
+    nothing = jax.tree.map(jnp.zeros_like, params) if lengths else params
+    _, tree = hub.adapters.load(folder / "gradient", model, nothing)
+    theirs = flatten_dict(tree, sep="/")
+    largest = max(np.abs(theirs[k]).max() for k in flat)
     if case.config.get("rank_pattern"):  # ranks and scales are evened out here
+        return errors
+    if case.config["peft_type"] == "C3A":  # peft's gradient of its input is none
         return errors
     compared = [k for k in flat if not shared(case, k)]
     errors["gradients"] = max(
@@ -215,18 +279,20 @@ def theirs(name: str, folder: Path) -> Case:
     from tests.parity.families import variants
     from tests.parity.shapes import Shapes
 
-    variant, fields = CASES[name]
+    variant, fields = (CASES | others())[name]
     base = goldens.read(goldens.path(variant))
     base.write(folder)
     known = {v.name: v for v in variants(Shapes.draw(0))}
     model = reference.load(known[variant], folder)
-    kind = {"LORA": peft.LoraConfig, "IA3": peft.IA3Config}
     kwargs = {k: v for k, v in fields.items() if k != "peft_type"}
-    config = kind[fields.get("peft_type", "LORA")](**kwargs)
+    config = peft.PEFT_TYPE_TO_CONFIG_MAPPING[fields.get("peft_type", "LORA")](**kwargs)
     model = peft.get_peft_model(model, config).eval()
     model.save_pretrained(folder / "fresh")
     fresh = load_file(folder / "fresh" / "adapter_model.safetensors")
-    tensors = {key: drawn(key, value.shape) for key, value in fresh.items()}
+    tensors = {
+        key: value if key.endswith(FIXED) else drawn(key, value.shape)
+        for key, value in fresh.items()
+    }
     values = {k: torch.from_numpy(v) for k, v in tensors.items()}
     peft.set_peft_model_state_dict(model, values)
     logits = their_logits(model, base)
@@ -291,10 +357,11 @@ def save(name: str, case: Case) -> None:
 
 def main() -> int:
     failed = 0
-    for name in CASES:
+    chosen = [name for name in sys.argv[1:] if not name.startswith("--")]
+    for name in chosen or CASES | others():
         with tempfile.TemporaryDirectory() as place:
             case = theirs(name, Path(place))
-            if "--write" in sys.argv:
+            if "--write" in sys.argv and name in CASES:
                 save(name, case)
         with tempfile.TemporaryDirectory() as place:
             errors = ours(case, Path(place))

@@ -4,24 +4,33 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from llmjax.config import (
+    C3A,
+    HRA,
     IA3,
+    AdaLoRA,
     DotsRemat,
     LayoutConfig,
     LoRA,
     Mixture,
     PartialTuning,
     Pipeline,
+    PiSSA,
+    ScheduleFree,
+    SHiRA,
+    VeRA,
 )
 from llmjax.models.forward import variables
 from llmjax.parallel.mesh import use
-from llmjax.peft import adapted
+from llmjax.peft import adapted, allocation, rates
 from llmjax.train import loop
 from llmjax.train.checkpoints import reading
+from llmjax.train.optimizers import optimizers
 from tests.train import toy
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -31,6 +40,9 @@ METHODS = {
     "lora": LORA,
     "dora": dataclasses.replace(LORA, rank_stabilized=True, magnitude=True),
     "ia3": IA3(),
+    "adalora": AdaLoRA(rank=4, target_rank=2, targets=ALL),
+    "shira": SHiRA(rank=2, targets=ALL),
+    "hra": HRA(rank=4, targets=ALL),
 }
 CONFIG = toy.change(toy.CONFIG, model={"biases": "all"})
 
@@ -68,15 +80,22 @@ def loss_of(program, params, frozen, batch):
         return float(program.evaluate(params, frozen, {}, batch)["loss"][0])
 
 
+def of_base(peft, state):
+    """The frozen weights that are no adapters'."""
+    flat = flatten_dict(state.frozen["params"], sep="/")
+    own = {k: x for k, x in flat.items() if not adapted.of_adapters(peft, k)}
+    return unflatten_dict(own, sep="/")
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_adapters_alone_change_and_merge(name, tuned, plain):
     """They begin at the base, learn, and give the same in the base's own matrices."""
     state, program, losses = tuned(name)
     fresh, base = program.init(), plain.init()
-    toy.assert_same_bits(fresh.frozen["params"], base.params)
-    toy.assert_same_bits(state.frozen["params"], base.params)
-    names = flatten_dict(state.params, sep="/")
     peft = program.config.peft
+    toy.assert_same_bits(of_base(peft, fresh), base.params)
+    toy.assert_same_bits(of_base(peft, state), base.params)
+    names = flatten_dict(state.params, sep="/")
     assert names and all(adapted.of_adapters(peft, name) for name in names)
     assert losses[-1] < losses[0]
     batch = program.place(toy.batches(CONFIG).batch(7))
@@ -100,8 +119,8 @@ LAYOUTS = {
 }
 CASES = [
     *(("lora", layout) for layout in LAYOUTS),
-    *((name, "fsdp and tensor") for name in ("dora", "ia3")),
-    ("dora", "pipeline"),
+    *((name, "fsdp and tensor") for name in ("dora", "ia3", "adalora", "hra")),
+    *((name, "pipeline") for name in ("dora", "shira")),
 ]
 
 
@@ -169,8 +188,13 @@ def test_some_of_the_weights_are_trained(train, names):
     assert {n if n in names else n.rpartition("/")[2] for n in there} == names
 
 
-def test_a_run_is_resumed_and_read_merged(tmp_path):
-    config = with_peft(LORA, toy.NOISY)
+@pytest.mark.parametrize("name", ["pissa", "adalora"])
+def test_a_run_is_resumed_and_read_merged(name, tmp_path):
+    """With what began as a part of the base, and with ranks that are cut."""
+    config = with_peft(PiSSA(rank=4, targets=ALL), toy.NOISY)
+    if name == "adalora":  # of which no average is kept
+        adalora = dataclasses.replace(METHODS[name], dropout=0.1)
+        config = with_peft(adalora, toy.NOISY, optimizer={"ema": None})
     program = toy.program(config)
     source = toy.batches(config)
     whole, _ = loop.fit(program, source, source, tmp_path / "whole", progress=False)
@@ -179,10 +203,20 @@ def test_a_run_is_resumed_and_read_merged(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         loop.fit(program, stop, source, parts, progress=False)
     again, _ = loop.fit(toy.program(config), source, source, parts, progress=False)
-    toy.assert_same_bits(again.params, whole.params)
+    toy.assert_same_bits(again, whole)
     step, read, params = reading.read(parts)
     assert read.peft.kind == "full" and step
-    base = whole.frozen["params"]
+    base = of_base(config.peft, whole)
+    if name == "adalora":
+        flat = flatten_dict(whole.params, sep="/")
+        left = [np.count_nonzero(x) for k, x in flat.items() if k.endswith("/e")]
+        matrices = sum(x.size for k, x in flat.items() if k.endswith("/e")) // 4
+        assert sum(left) == 2 * matrices
+    else:  # began as the base
+        fresh = program.begun(program.init())
+        own = flatten_dict(variables(fresh.params, fresh.frozen)["params"], sep="/")
+        parts_of = [own[k] for k in own if k.endswith("up/kernel_pissa/a")]
+        assert all(np.abs(x).max() > 0 for x in parts_of)
     assert jax.tree.structure(params) == jax.tree.structure(base)
     kernel = ("transformer", "stack", "group_0", "layer_0", "mlp", "up", "kernel")
     ours, theirs = flatten_dict(params)[kernel], flatten_dict(base)[kernel]
@@ -200,11 +234,50 @@ def test_a_run_is_resumed_and_read_merged(tmp_path):
         ),
         (LoRA(targets=("table",)), "table"),
         (PartialTuning(), "trains nothing"),
+        (AdaLoRA(rank=4, target_rank=2, final_steps=10), "leave none of train.steps"),
+        (C3A(block_size=12), "block_size=12 does not divide the 16 inputs"),
+        (VeRA(targets=("table",)), "table"),
     ],
 )
 def test_what_cannot_be_is_said(peft, says):
     with pytest.raises(ValueError, match=says):
         toy.program(with_peft(peft))
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"ema": 0.9}, "cuts ranks, and optimizer.ema averages"),
+        ({"algorithm": ScheduleFree()}, "algorithm 'schedule_free' averages"),
+    ],
+)
+def test_no_average_of_ranks_that_are_cut(fields, says):
+    config = with_peft(METHODS["adalora"], optimizer=fields)
+    with pytest.raises(ValueError, match=says):
+        allocation.check(config)
+
+
+def test_b_learns_at_a_rate_of_its_own():
+    """LoRA+ multiplies what the learning rate has left of B's updates."""
+    (rates_of_b,) = rates.transforms(dataclasses.replace(LORA, b_rate=4.0))
+    scope = {"kernel_lora": {"a": jnp.ones(2), "b": jnp.ones(3)}}
+    updates = {"mlp": {"up": scope}, "head": {"b": jnp.ones(1)}}
+    out, _ = rates_of_b.update(updates, rates_of_b.init(updates))
+    sums = {k: float(x.sum()) for k, x in flatten_dict(out, sep="/").items()}
+    assert sums == {
+        "mlp/up/kernel_lora/a": 2,
+        "mlp/up/kernel_lora/b": 12,
+        "head/b": 1,
+    }
+    config = with_peft(dataclasses.replace(LORA, b_rate=4.0))
+    axes = {"kernel_lora": {"a": ("D", None), "b": (None, "F")}}
+    own = rates.transforms(config.peft)
+    chain = optimizers.make(config.optimizer, 10, axes, own)
+    plain = optimizers.make(config.optimizer, 10, axes)
+    params = {"kernel_lora": {"a": jnp.ones((2, 2)), "b": jnp.ones((2, 2))}}
+    one, other = (o.update(params, o.init(params), params)[0] for o in (plain, chain))
+    ratio = jax.tree.map(lambda x, y: float((y / x).mean()), one, other)
+    assert ratio == {"kernel_lora": {"a": 1.0, "b": 4.0}}
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,6 @@
 """Adapters that peft wrote, read as ours; what has no place here is an error."""
 
-import dataclasses
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from llmjax.config import IA3, Adapters, LoRA
 from llmjax.hub import files
-from llmjax.hub.adapters.places import CONFIG, PREFIX, WEIGHTS, Place, places
-from llmjax.hub.binding import Bound, bind
+from llmjax.hub.adapters.formats import KINDS
+from llmjax.hub.adapters.matrices import read_matrices
+from llmjax.hub.adapters.places import CONFIG, WEIGHTS, Place, places
+from llmjax.hub.adapters.reader import Reader
+from llmjax.hub.binding import bind
 from llmjax.hub.load import BATCH, abstract
 from llmjax.hub.meaning import simplest
 from llmjax.hub.save import family_of
@@ -25,12 +26,19 @@ from llmjax.peft import adapted
 _SILENT = {
     "auto_mapping", "base_model_name_or_path", "revision", "task_type", "peft_type",
     "inference_mode", "target_modules", "fan_in_fan_out", "modules_to_save",
-    "lora_dropout", "init_lora_weights", "init_ia3_weights", "feedforward_modules",
+    "init_weights", "init_ia3_weights", "feedforward_modules",
     "exclude_modules", "layers_to_transform", "layers_pattern", "peft_version",
     "lora_bias", "qalora_group_size", "megatron_core", "runtime_config",
-    "ensure_weight_tying",
+    "ensure_weight_tying", "init_lora_weights",
 }  # fmt: skip
-_READ = {"r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern"}
+_READ = {
+    "LORA": {
+        "r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "rank_pattern",
+        "alpha_pattern",
+    },
+    "IA3": set[str](),
+    **{kind: format_.known for kind, format_ in KINDS.items()},
+}  # fmt: skip
 
 
 def load(
@@ -55,24 +63,36 @@ def load(
     path = Path(path).expanduser()
     fields, tensors = _files(path)
     kind = fields.get("peft_type")
-    if kind not in ("LORA", "IA3"):
+    if kind not in _READ:
         raise ValueError(
-            f"{path / CONFIG}: peft_type is {kind!r}; accepted: 'LORA', 'IA3'"
+            f"{path / CONFIG}: peft_type is {kind!r}; accepted: {', '.join(_READ)}"
         )
-    known = _SILENT | (_READ if kind == "LORA" else set())
+    begun = fields.get("init_lora_weights", True)
+    if not (isinstance(begun, bool) or begun in ("gaussian", "orthogonal", "eva")):
+        raise ValueError(
+            f"{path / CONFIG}: init_lora_weights={begun!r} changes the base beside the "
+            "adapters; let peft convert them, by save_pretrained(…, "
+            "path_initial_model_for_weight_conversion=…)"
+        )
     for name, value in fields.items():
-        if name not in known and value not in (None, False, "none", [], {}, 0):
+        known = name in _SILENT | _READ[kind]
+        if not known and value not in (None, False, "none", [], {}, 0):
             raise ValueError(
                 f"{path / CONFIG}: {name}={value!r} has an effect that is not known "
-                f"here; accepted beside what says nothing: {', '.join(sorted(_READ))}"
+                "here; accepted beside what says nothing: "
+                f"{', '.join(sorted(_READ[kind]))}"
             )
     chosen = family_of(model, family)
     table = chosen.table(simplest(model.cfg))
     bare = table.base if isinstance(model, Encoder) else ""
     flat = flatten_dict(nn.unbox(params), sep="/")
-    reader = _Reader(path, fields, tensors, bare, flat)
-    read = _read_lora if kind == "LORA" else _read_ia3
-    peft, leaves = read(reader, places(table, model))
+    reader = Reader(path, fields, tensors, bare, flat)
+    there = places(table, model)
+    if kind in KINDS:
+        peft, leaves = read_matrices(KINDS[kind], reader, there)
+    else:
+        read = _read_lora if kind == "LORA" else _read_ia3
+        peft, leaves = read(reader, there)
     for bound in bind(table, abstract(model)[0]):
         leaves |= reader.whole(bound, abstract(model)[0])
     if rest := sorted(reader.rest()):
@@ -114,90 +134,7 @@ def _files(path: Path) -> tuple[dict[str, Any], dict[str, files.StoredTensor]]:
     return files.read_json(path / CONFIG), files.open_safetensors(path / WEIGHTS)[0]
 
 
-@dataclasses.dataclass
-class _Reader:
-    """The tensors of a folder; each is read once, or left over.
-
-    Attributes:
-      path, fields, tensors: the folder, its config, its tensors.
-      bare: prefix that a bare model's names go without.
-      params: of the base, by path.
-    """
-
-    path: Path
-    fields: Mapping[str, Any]
-    tensors: dict[str, files.StoredTensor]
-    bare: str
-    params: Mapping[str, Any]
-    seen: set[str] = dataclasses.field(default_factory=set)
-
-    def take(self, module: str, suffix: str, *, needed: bool = False) -> Any:
-        """A module's tensor as float32; None: it has none.
-
-        Raises:
-          ValueError: it is needed and missing, or not of floats.
-        """
-        name = f"{PREFIX}{module}.{suffix}"
-        if name not in self.tensors:
-            if needed:
-                raise ValueError(f"{self.path / WEIGHTS} lacks {name!r}")
-            return None
-        stored = self.tensors[name]
-        if stored.dtype is None:
-            raise ValueError(
-                f"{self.path / WEIGHTS}: {name!r} is of type {stored.kind}; accepted: "
-                f"{', '.join(files.FLOATS)}"
-            )
-        self.seen.add(name)
-        return stored.read(tuple(slice(0, n) for n in stored.shape)).astype(np.float32)
-
-    def whole(self, bound: Bound, shapes: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """The leaves of an entry that was saved whole; {}: it was not."""
-        names = [bound.tensor(index) for index in bound.indices()]
-        found = {n: self._whole(n) for n in names}
-        if all(tensor is None for tensor in found.values()):
-            return {}
-        for name, tensor in found.items():
-            if tensor is None or tensor.shape != bound.shape:
-                shape = "missing" if tensor is None else tensor.shape
-                raise ValueError(
-                    f"{self.path / WEIGHTS}: {name!r} is {shape}; the model wants "
-                    f"{bound.shape}"
-                )
-        leaves = {}
-        for path, view in zip(bound.paths, bound.views, strict=True):
-            shape = shapes[path]
-            inner = shape[len(bound.stacked) :]
-            parts = [
-                view.read(found[name].__getitem__, [slice(0, n) for n in inner])
-                for name in names
-            ]
-            leaves[path] = np.stack(parts).reshape(shape)
-        return leaves
-
-    def _whole(self, name: str) -> Any:
-        module, _, suffix = name.removeprefix(self.bare).rpartition(".")
-        return self.take(module, suffix)
-
-    def rest(self) -> set[str]:
-        """The tensors that nothing has read."""
-        return self.tensors.keys() - self.seen
-
-    def scale(self, module: str) -> tuple[int, float]:
-        """The rank and the scale that LoRA's config gives a module."""
-        rank = int(self._of_pattern("rank_pattern", module, self.fields.get("r", 8)))
-        alpha = self._of_pattern("alpha_pattern", module, self.fields["lora_alpha"])
-        power = 0.5 if self.fields.get("use_rslora") else 1.0
-        return rank, float(alpha) / rank**power
-
-    def _of_pattern(self, field: str, module: str, value: Any) -> Any:
-        for pattern, own in (self.fields.get(field) or {}).items():
-            if re.match(rf"(.*\.)?({pattern})$", module):
-                return own
-        return value
-
-
-def _read_lora(reader: _Reader, there: list[Place]) -> tuple[LoRA, dict[str, Any]]:
+def _read_lora(reader: Reader, there: list[Place]) -> tuple[LoRA, dict[str, Any]]:
     fields = reader.fields
     dora, found = bool(fields.get("use_dora")), []
     for place in there:
@@ -255,7 +192,7 @@ def _targets(leaves: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(scope.rpartition("/")[0] for scope in scopes))
 
 
-def _read_ia3(reader: _Reader, there: list[Place]) -> tuple[IA3, dict[str, Any]]:
+def _read_ia3(reader: Reader, there: list[Place]) -> tuple[IA3, dict[str, Any]]:
     leaves: dict[str, Any] = {}
     of_inputs: list[str] = []
     of_outputs: list[str] = []

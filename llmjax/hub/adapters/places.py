@@ -22,10 +22,9 @@ from llmjax.hub.save import family_of
 from llmjax.hub.table import Table
 from llmjax.models.layers import Projection
 from llmjax.peft.adapted import matrices
-from llmjax.peft.method import letters, matches
+from llmjax.peft.method import letters, matches, sizes
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-PREFIX = "base_model.model."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +70,19 @@ class Place:
             if set(axis) - {"1"} <= inner:
                 return i
         raise ValueError(f"peft's format holds no adapter of {self.name}")
+
+    @property
+    def plain(self) -> bool:
+        """Whether the hub's matrix is one of ours alone, its features in our order."""
+        if len(self.modules) > 1:
+            return False
+        inner = sizes(self.modules[0], letters(self.modules[0]).inner)
+        outer = sizes(self.modules[0], letters(self.modules[0]).outer)
+        inputs = np.arange(math.prod(inner))
+        outputs = np.arange(math.prod(outer))
+        a = self.a_to_theirs(0, inputs.reshape(*inner, 1))
+        b = self.b_to_theirs([outputs.reshape(1, *outer)])
+        return bool((a[0] == inputs).all() and (b[:, 0] == outputs).all())
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -14,7 +14,10 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
 from llmjax.config import IA3, Adapters, LoRA
-from llmjax.hub.adapters.places import CONFIG, PREFIX, WEIGHTS, Place, places
+from llmjax.hub.adapters.format import PREFIX
+from llmjax.hub.adapters.formats import FORMATS
+from llmjax.hub.adapters.matrices import written_matrices
+from llmjax.hub.adapters.places import CONFIG, WEIGHTS, Place, places
 from llmjax.hub.binding import bind
 from llmjax.hub.load import abstract
 from llmjax.hub.meaning import simplest
@@ -64,16 +67,32 @@ def save(
     table = family_of(model, family).table(simplest(model.cfg))
     bare = table.base if isinstance(model, Encoder) else ""
     there = places(table, model)
-    pairs = _pairs(peft, there, flat, bare)
     saved = _saved_whole(peft, table, model, flat, bare)
     config = {
         "base_model_name_or_path": base,
         "task_type": _task_type(model),
         "modules_to_save": sorted({_module(n) for n in saved}) or None,
-        "fan_in_fan_out": any(p.input_axis(0) == 0 for p in there),
         "inference_mode": True,
-    } | _fields(peft, pairs, [name for p in there for name, _ in p.named(bare)])
-    _write(path, config, pairs.tensors | saved, beside)
+    }
+    names = [name for p in there for name, _ in p.named(bare)]
+    format_ = FORMATS.get(type(peft))
+    if format_ is None:
+        pairs = _pairs(peft, there, flat, bare)
+        tensors, fields = pairs.tensors, _fields(peft, pairs, names)
+    else:
+        tensors, fields, seen = written_matrices(format_, peft, there, flat, bare)
+        _check_all(peft, flat, seen)
+        tails = (t.removeprefix(PREFIX) for t in tensors)
+        scopes = {t.rsplit(".", k)[0] for t in tails for k in (1, 2)}
+        adapted = sorted(scopes.intersection(names))
+        fields |= {
+            "peft_type": format_.kind,
+            "target_modules": _targets(adapted, names),
+        }
+    if format_ is None or format_.oriented:
+        fields["fan_in_fan_out"] = any(p.input_axis(0) == 0 for p in there)
+    contiguous = {k: np.ascontiguousarray(x) for k, x in (tensors | saved).items()}
+    _write(path, config | fields, contiguous, beside)
 
 
 def _write(
@@ -142,6 +161,12 @@ def _pairs(
                     out.ranks[name] = len(tensor)
             if isinstance(peft, IA3) and _of_input(peft, place):
                 out.inputs.add(name)
+    _check_all(peft, flat, seen)
+    return out
+
+
+def _check_all(peft: Adapters, flat: Mapping[str, Any], seen: set[str]) -> None:
+    """Raises ValueError where adapters are left that `seen` has no kernel of."""
     scopes = {k.rpartition("/")[0] for k in flat if of_adapters(peft, k)}
     kernels_of = {scope.removesuffix(f"_{method(peft).name}") for scope in scopes}
     if rest := sorted(kernels_of - seen):
@@ -149,7 +174,6 @@ def _pairs(
             f"peft's format holds no adapters of {rest[0]}, which is no matrix of its "
             "own in the family's files; merge them, by leaving --adapters out"
         )
-    return out
 
 
 def _task_type(model: Any) -> str | None:
@@ -280,6 +304,7 @@ def _fields(peft: Adapters, pairs: _Pairs, names: Sequence[str]) -> dict[str, An
     }
     if isinstance(peft, IA3):
         return common | {"feedforward_modules": _targets(sorted(pairs.inputs), names)}
+    assert isinstance(peft, LoRA)
     fused = {name: rank for name, rank in pairs.ranks.items() if rank != peft.rank}
     power = 0.5 if peft.rank_stabilized else 1.0
     return common | {

@@ -1,7 +1,7 @@
 """One optax chain from an `OptimizerConfig`."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -60,7 +60,11 @@ def check_length(config: OptimizerConfig, steps: int) -> None:
 
 
 def make(
-    config: OptimizerConfig, steps: int, axes: Any, model: ModelConfig | None = None
+    config: OptimizerConfig,
+    steps: int,
+    axes: Any,
+    model: ModelConfig | None = None,
+    after: Sequence[optax.GradientTransformation] = (),
 ) -> optax.GradientTransformationExtraArgs:
     """Clip, algorithm, decay, learning rate, average of the weights: one chain.
 
@@ -74,6 +78,7 @@ def make(
       axes: the logical axes of every weight; leaves stacked over `L` are handled layer
         by layer wherever an algorithm looks at a leaf as a whole.
       model: whose weights they are, for rates that differ between layers.
+      after: more of the chain, before the average.
 
     Raises:
       ValueError: rates differ between layers, and none of them is trained.
@@ -87,6 +92,7 @@ def make(
         alone = algorithms.mark(roles.moves_by_its_gradient, axes)
         parts = {"weights": optax.chain(*chain), BALANCE: optax.scale(-1.0)}
         chain = [optax.partition(parts, functools.partial(_parts, alone))]
+    chain += after
     if config.ema is not None:
         chain.append(average_weights(config.ema))
     return optax.with_extra_args_support(optax.chain(*chain))
