@@ -118,6 +118,12 @@ setup(
         "beam": ["apache-beam>=2.70"],
         "dataflow": ["apache-beam[gcp]>=2.70", "etils[epath-gcs]"],
         "eval": ["rouge-score>=0.1.2", "sacrebleu>=2.5"],  # task.metrics of texts
+        "suite": [  # experiments.finetune_suite
+            "onnx>=1.17",  # a T5's weights
+            "rouge-score>=0.1.2",
+            "sacrebleu>=2.5",
+            "scikit-learn>=1.5",
+        ],
         # What it writes.
         "report": ["matplotlib>=3.9", "scikit-learn>=1.5"],
         "wandb": ["wandb>=0.19"],
