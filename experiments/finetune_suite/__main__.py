@@ -97,11 +97,13 @@ def result_of(row: Row, folder: Path) -> dict[str, Any]:
         data,
         bool(QUICK.value),
     )
+    begun = (setting.folder / "run").exists()
     start = time.perf_counter()
     outcome = row.measure(setting)
-    seconds = time.perf_counter() - start
     own = {**named, **dataclasses.asdict(outcome), "met": outcome.met}
-    own["seconds"] = seconds
+    own["seconds"] = time.perf_counter() - start
+    if begun:
+        own["notes"] = (*own["notes"], "it was cut off: the seconds are of the rest")
     part = file.with_name("row.json.part")
     part.write_text(cli.to_json(own)[0] + "\n", "utf-8")
     part.replace(file)

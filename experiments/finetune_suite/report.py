@@ -9,6 +9,11 @@ _COLUMNS = (
     *("row", "metric", "tuned", "95 %", "trivial", "classical", "zero-shot"),
     *("wanted", "", "tokens/s", "seconds"),
 )
+_SPEED = {  # of training, where a row has it
+    "steps": "{:,.0f} steps",
+    "epochs": "{:.2f} epochs",
+    "filled": "{:.0%} of a batch is no padding",
+}
 
 
 def write(results: Sequence[Result], folder: Path) -> None:
@@ -66,7 +71,7 @@ def _line(result: Result) -> list[str]:
         *("" if c is None else _number(c["value"]) for c in compared),
         f"{result['wanted']}: {_number(result['bound'])}",
         "met" if result["met"] else "**missed**",
-        f"{result['speed']['tokens_per_second']:,.0f}",
+        f"{result['speed'].get('tokens_per_second', 0):,.0f}",
         f"{result['seconds']:,.0f}",
     ]
 
@@ -99,9 +104,8 @@ def _detail(result: Result) -> str:
     sentences = [
         f"{result['what']} ({counts})",
         others,
-        f"{speed['steps']:,.0f} steps, {speed['epochs']:.2f} epochs; "
-        f"{100 * speed['filled']:.0f} % of a batch is no padding",
-        *([more] if more else []),
+        ", ".join(word.format(speed[k]) for k, word in _SPEED.items() if k in speed),
+        more,
         *result["notes"],
     ]
-    return ". ".join(sentences) + "."
+    return ". ".join(filter(None, sentences)) + "."

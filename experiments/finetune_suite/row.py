@@ -55,7 +55,8 @@ class Outcome:
       wanted: what `found` must reach, in words.
       bound: the same as a number.
       lower: whether less is better.
-      speed: of training, see `tuning.Tuned.speed`.
+      speed: of training, by the names of `tuning.Tuned.speed`; `tokens_per_second` at
+        least.
       sizes: test rows and the like, by name.
       more: other metrics, by name.
       notes: sentences that a reader must know.

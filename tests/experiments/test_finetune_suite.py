@@ -62,6 +62,7 @@ def test_a_row_that_is_done_is_not_run_again(ran):
     rows = json.loads((ran.folder / "result.json").read_text())["rows"]
     before = ran.result["rows"]
     assert rows[0] == before[0] and rows[1]["found"] == before[1]["found"]
+    assert rows[1]["notes"][-1].startswith("it was cut off")
 
 
 @pytest.mark.slow
