@@ -124,6 +124,12 @@ setup(
         ],
         "structure": ["llguidance>=1.9,<2"],  # texts of a given form
         "search": ["optuna>=5"],  # experiments.search
+        "suite": [  # experiments.finetune_suite
+            "onnx>=1.17",  # a T5's weights
+            "rouge-score>=0.1.2",
+            "sacrebleu>=2.5",
+            "scikit-learn>=1.5",
+        ],
         # What it writes.
         "report": ["matplotlib>=3.9", "scikit-learn>=1.5"],
         "wandb": ["wandb>=0.19"],

@@ -18,9 +18,11 @@ summary="" failed=0
 
 proof() {
   local name=$1 started=$SECONDS verdict=passed
+  local module=tests.proofs.$name
   shift
+  [[ -e tests/proofs/$name.py || -d tests/proofs/$name ]] || module=experiments.$name
   echo "proofs: $name $*"
-  python -m "tests.proofs.$name" "$@" || { verdict=FAILED && failed=1; }
+  python -m "$module" "$@" || { verdict=FAILED && failed=1; }
   summary+=$(printf '%-14s %4d s  %s' "$name" $((SECONDS - started)) "$verdict")$'\n'
 }
 
@@ -31,6 +33,10 @@ proof loader_memory --quick
 proof storage --quick
 proof hostile --quick
 proof predict --quick
+
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+JAX_DISABLE_MOST_OPTIMIZATIONS=1 proof finetune_suite --quick --workdir="$scratch"
 
 printf '\n%s' "$summary"
 exit "$failed"

@@ -30,7 +30,7 @@ try:
     import transformers
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-    from tests.proofs import t5_onnx
+    from experiments.finetune_suite import t5_onnx
 except ImportError as e:
     sys.exit(f"{e}; run `bash launch/parity.sh t5`, then .venv-parity/bin/python this")
 
