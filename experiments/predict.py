@@ -128,7 +128,10 @@ def main() -> dict[str, Any]:
     source = open_source(RUN.value or "")
     source = source._replace(task=source.task.answering(ROLE.value or ""))
     columns = text_columns(source)
-    rows = rows_of(INPUT.value or "", columns, KEEP.value, source.task.reads_words)
+    task = source.task
+    rows = rows_of(
+        INPUT.value or "", columns, KEEP.value, task.reads_words, task.read_values
+    )
     output, done = open_output(source, columns)
     predictor = open_predictor(source)
     before = output.counts if output else {}

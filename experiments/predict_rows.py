@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from llmjax.data.files import finding, readers, reading_text
@@ -22,7 +22,11 @@ def is_value(value: Any, words: bool) -> bool:
 
 
 def rows_of(
-    name: str, columns: Mapping[str, str], keep: Iterable[str], words: bool = False
+    name: str,
+    columns: Mapping[str, str],
+    keep: Iterable[str],
+    words: bool = False,
+    values: Collection[str] = (),
 ) -> Iterator[Row]:
     """The rows of the files at a path, each with a text in all columns.
 
@@ -31,6 +35,7 @@ def rows_of(
       columns: input of the task -> its column.
       keep: other columns.
       words: whether a list of words is read too.
+      values: inputs that are no texts, which the task reads.
 
     Raises:
       ValueError: nothing there that can be read, or a row without a text; it names the
@@ -41,7 +46,8 @@ def rows_of(
     keys = dict.fromkeys(columns.values(), "--text")
     keys = keys | {name: "--keep" for name in keep if name not in keys}
     slices = finding.find(name).slices
-    return rows_of_slices(slices, keys, [*columns.values()], words)
+    texts = [column for k, column in columns.items() if k not in values]
+    return rows_of_slices(slices, keys, texts, words)
 
 
 def rows_of_slices(
@@ -63,7 +69,9 @@ def rows_of_slices(
     """
     for file_slice in slices:
         if file_slice.format == "txt":
-            each = (reading_text.lines(file, texts[0]) for file in file_slice.files)
+            each = (
+                reading_text.lines(file, next(iter(keys))) for file in file_slice.files
+            )
             rows: Iterator[Row] = itertools.chain.from_iterable(each)
         else:
             rows = readers.rows(file_slice, keys)

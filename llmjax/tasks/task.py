@@ -198,6 +198,7 @@ class Objective(abc.ABC):
       inputs: names of the texts of a row that predictions are made from; (): the task
         predicts nothing for rows without labels.
       reads_words: whether a list of words may stand for a text of `inputs`.
+      read_values: those of `inputs` that are no texts, which `read_row` reads.
       writes: whether its predictions are texts, which `llmjax.infer.writing` writes;
         then it has `asked`, `asked_of`, `stop_tokens` and `text`.
       answer_columns: that predictions may have.
@@ -216,6 +217,7 @@ class Objective(abc.ABC):
     labels: ClassVar[tuple[str, ...]] = ()
     inputs: ClassVar[tuple[str, ...]] = ()
     reads_words: ClassVar[bool] = False
+    read_values: ClassVar[tuple[str, ...]] = ()
     writes: ClassVar[bool] = False
     answer_columns: ClassVar[tuple[str, ...]] = (
         "label",
@@ -403,6 +405,19 @@ class Objective(abc.ABC):
     def counted(self, answer: Mapping[str, Any]) -> list[str]:
         """What is counted of an answer to a row: its label, unless it is a number."""
         return [str(answer["label"])] if "label" in answer else []
+
+    @property
+    def sample(self) -> dict[str, Any]:
+        """A row such as `questions` takes, to build batches of."""
+        return dict.fromkeys(self.inputs, "a")
+
+    def read_row(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of a row of a file as `questions` takes them.
+
+        Raises:
+          ValueError: one is not what it should be; who reads the file says where.
+        """
+        return dict(values)
 
     def questions(self, rows: Sequence[Mapping[str, str]]) -> TokenSource:
         """Documents of rows that have the texts of `inputs` and no labels; their
