@@ -131,7 +131,11 @@ def main() -> dict[str, Any]:
     columns = text_columns(source)
     task = source.task
     rows = rows_of(
-        INPUT.value or "", columns, KEEP.value, task.reads_words, task.optional_inputs
+        INPUT.value or "",
+        columns,
+        KEEP.value,
+        task.reads_words,
+        (*task.optional_inputs, *task.read_values),
     )
     output, done = open_output(source, columns)
     predictor = open_predictor(source)

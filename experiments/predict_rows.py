@@ -26,7 +26,7 @@ def rows_of(
     columns: Mapping[str, str],
     keep: Iterable[str],
     words: bool = False,
-    optional: Collection[str] = (),
+    values: Collection[str] = (),
 ) -> Iterator[Row]:
     """The rows of the files at a path, each with a text in all columns.
 
@@ -35,7 +35,7 @@ def rows_of(
       columns: input of the task -> its column.
       keep: other columns.
       words: whether a list of words is read too.
-      optional: inputs whose columns may hold anything.
+      values: inputs that are no texts, which the task reads.
 
     Raises:
       ValueError: nothing there that can be read, or a row without a text; it names the
@@ -46,7 +46,7 @@ def rows_of(
     keys = dict.fromkeys(columns.values(), "--text")
     keys = keys | {name: "--keep" for name in keep if name not in keys}
     slices = finding.find(name).slices
-    texts = [column for name, column in columns.items() if name not in optional]
+    texts = [column for k, column in columns.items() if k not in values]
     return rows_of_slices(slices, keys, texts, words)
 
 
@@ -69,7 +69,9 @@ def rows_of_slices(
     """
     for file_slice in slices:
         if file_slice.format == "txt":
-            each = (reading_text.lines(file, texts[0]) for file in file_slice.files)
+            each = (
+                reading_text.lines(file, next(iter(keys))) for file in file_slice.files
+            )
             rows: Iterator[Row] = itertools.chain.from_iterable(each)
         else:
             rows = readers.rows(file_slice, keys)

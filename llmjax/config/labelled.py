@@ -225,7 +225,62 @@ class MultipleChoice:
     label_field: str = "label"
 
 
-Labelled = SequenceClassification | TokenClassification
+@checked
+class RelationExtraction:
+    """The relation of two marked entities of a text (Baldini Soares et al. 2019).
+
+    Attributes:
+      num_labels: how many relations; None: as many as `labels`.
+      labels: their names in the order of their numbers; (): those of the data, which a
+        run's own config then names.
+      none: the class of two entities without a relation; precision, recall and F1 of
+        the others leave it out.
+      pooling: of an entity: "start": the state of the marker before it (their "entity
+        start"), "mean": the mean of its tokens.
+      text_field, head_field, tail_field, label_field: fields of the records.
+      problem: weights of the classes, and the focal loss.
+    """
+
+    kind: ClassVar[str] = "relation_extraction"
+    num_labels: Count | None = None
+    labels: tuple[str, ...] = ()
+    none: str = "no_relation"
+    pooling: Literal["start", "mean"] = "start"
+    text_field: str = "text"
+    head_field: str = "head_span"
+    tail_field: str = "tail_span"
+    label_field: str = "relation"
+    problem: SingleLabel = SingleLabel()
+
+    def __post_init__(self):
+        _check_labels(self.labels, self.num_labels)
+        names = self.text_field, self.head_field, self.tail_field, self.label_field
+        require(
+            len(set(names)) == len(names),
+            f"the fields have the names {', '.join(names)}; give each its own",
+        )
+        require(
+            self.said_classes != 1,
+            "one class alone says nothing; give two at least, as with 'no_relation'",
+        )
+
+    @property
+    def said_classes(self) -> int | None:
+        """Number of the classes; None where no field says it."""
+        return self.num_labels or len(self.labels) or None
+
+    @property
+    def num_classes(self) -> int:
+        """Number of the classes; 2 where nothing tells it."""
+        return self.said_classes or 2
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the classes have an order: never."""
+        return False
+
+
+Labelled = SequenceClassification | TokenClassification | RelationExtraction
 
 
 def _check_labels(names: tuple[str, ...], number: int | None) -> None:

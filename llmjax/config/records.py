@@ -36,7 +36,8 @@ class Spans:
     """Characters [start, stop) of the field `text`, each with a class or without.
 
     A list of `[start, stop]`, `[start, stop, class]` or `{"start", "stop", "label"}`
-    ("end" for "stop"), or SQuAD's `{"text": [...], "answer_start": [...]}`.
+    ("end" for "stop"), or one of these alone, or SQuAD's `{"text": [...],
+    "answer_start": [...]}`.
     `text`, `classes`: see `Tags`.
     """
 

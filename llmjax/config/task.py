@@ -7,6 +7,7 @@ from llmjax.config.embedding import TextEmbedding
 from llmjax.config.labelled import (
     MultipleChoice,
     QuestionAnswering,
+    RelationExtraction,
     SequenceClassification,
     TokenClassification,
 )
@@ -74,6 +75,7 @@ TaskConfig = (
     | TokenClassification
     | QuestionAnswering
     | MultipleChoice
+    | RelationExtraction
     | Preference
     | RewardModel
     | TextEmbedding

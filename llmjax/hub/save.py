@@ -26,6 +26,7 @@ from llmjax.hub.meaning import normal, simplest
 from llmjax.hub.origin import GENERATION, Origin
 from llmjax.hub.table import Classification, Family
 from llmjax.models.heads.classifier import OrdinalClassifier, SequenceClassifier
+from llmjax.models.heads.relation import RelationClassifier
 from llmjax.models.heads.token import TokenClassifier
 
 SHARD_BYTES = 5 * 10**9
@@ -116,6 +117,12 @@ def check_head(model: Any) -> None:
         raise ValueError(
             "the model has a conditional random field (task.crf) above its tags' "
             "scores, which no format of the hub holds; train it with task.crf=False"
+        )
+    if isinstance(model, RelationClassifier):
+        raise ValueError(
+            "the model scores relations from the markers of two entities (task "
+            "'relation_extraction'), which no class of transformers does; `llmjax "
+            "predict` reads the run"
         )
     if isinstance(model, OrdinalClassifier):
         raise ValueError(

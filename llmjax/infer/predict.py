@@ -70,8 +70,7 @@ class Predictor:
         config = dataclasses.replace(
             config, layout=layout, data=self._data, optimizer=optimizer, init=Scratch()
         )
-        rows = [dict.fromkeys(task.inputs, "a")]
-        source = task.examples(task.questions(rows))
+        source = task.examples(task.questions([task.sample]))
         example = next(self._pipeline(source, self._data.seq_len).evaluation())
         self._program = setup.build(config, task, example, mesh=mesh)
         shardings = self._program.shardings.params
@@ -90,9 +89,7 @@ class Predictor:
           ValueError: a row without a token; it names its place.
         """
         task = self.task
-        texts = [
-            {k: self._clean(row.values[c]) for k, c in columns.items()} for row in rows
-        ]
+        texts = [self._read(row, columns) for row in rows]
         source = task.examples(task.questions(texts))
         needed = np.array([task.length(int(n)) for n in source.lengths], np.int64)
         if not needed.all():
@@ -110,6 +107,19 @@ class Predictor:
             for place, value in zip(places, task.decode(values, None), strict=True):
                 decoded[place] = value
         return task.answers(source, decoded)
+
+    def _read(self, row: Row, columns: Mapping[str, str]) -> dict[str, Any]:
+        """The inputs of a row.
+
+        Raises:
+          ValueError: the task can't read one; it names the place.
+        """
+        try:
+            return self.task.read_row(
+                {k: self._clean(row.values[c]) for k, c in columns.items()}
+            )
+        except ValueError as e:
+            raise ValueError(f"{row.where()}: {e}") from None
 
     def _clean(self, value: Any) -> Any:
         """A text as those of the run, or words as they are."""

@@ -11,6 +11,7 @@ from llmjax.tasks.embedding.embedding import TextEmbeddingTask
 from llmjax.tasks.labelled.labelled import LabelledTask
 from llmjax.tasks.labelled.multiple_choice import MultipleChoiceTask
 from llmjax.tasks.labelled.question_answering import QuestionAnsweringTask
+from llmjax.tasks.labelled.relation_extraction import RelationExtractionTask
 from llmjax.tasks.labelled.sequence_classification import SequenceClassificationTask
 from llmjax.tasks.labelled.token_classification import TokenClassificationTask
 from llmjax.tasks.objectives.masked_lm import MaskedLMTask
@@ -43,6 +44,7 @@ TASKS: dict[type, type[Objective]] = {
     cfg.Reinforcement: PolicyTask,
     cfg.MultipleChoice: MultipleChoiceTask,
     cfg.QuestionAnswering: QuestionAnsweringTask,
+    cfg.RelationExtraction: RelationExtractionTask,
     cfg.ReplacedTokens: ReplacedTokensTask,
     cfg.SentenceEmbedding: SentenceEmbeddingTask,
     cfg.SentenceOrder: SentenceOrderTask,

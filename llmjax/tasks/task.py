@@ -199,6 +199,7 @@ class Objective(abc.ABC):
         predicts nothing for rows without labels.
       optional_inputs: names of what a row may have besides, of any type or null.
       reads_words: whether a list of words may stand for a text of `inputs`.
+      read_values: those of `inputs` that are no texts, which `read_row` reads.
       writes: whether its predictions are texts, which `llmjax.infer.writing` writes;
         then it has `asked`, `asked_of`, `stop_tokens` and `text`.
       answer_columns: that predictions may have.
@@ -219,6 +220,7 @@ class Objective(abc.ABC):
     inputs: ClassVar[tuple[str, ...]] = ()
     optional_inputs: ClassVar[tuple[str, ...]] = ()
     reads_words: ClassVar[bool] = False
+    read_values: ClassVar[tuple[str, ...]] = ()
     writes: ClassVar[bool] = False
     answer_columns: ClassVar[tuple[str, ...]] = (
         "label",
@@ -414,6 +416,19 @@ class Objective(abc.ABC):
     def counted(self, answer: Mapping[str, Any]) -> list[str]:
         """What is counted of an answer to a row: its label, unless it is a number."""
         return [str(answer["label"])] if "label" in answer else []
+
+    @property
+    def sample(self) -> dict[str, Any]:
+        """A row such as `questions` takes, to build batches of."""
+        return dict.fromkeys(self.inputs, "a")
+
+    def read_row(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of a row of a file as `questions` takes them.
+
+        Raises:
+          ValueError: one is not what it should be; who reads the file says where.
+        """
+        return dict(values)
 
     def questions(self, rows: Sequence[Mapping[str, str]]) -> TokenSource:
         """Documents of rows that have the texts of `inputs` and no labels; their

@@ -64,6 +64,16 @@ def record(row: Row, fields: Sequence[RecordField], schema: RecordSchema) -> Rec
     return values
 
 
+def spans(kind: Spans, value: Any, text: str) -> list[tuple[int, int, str | None]]:
+    """Start, stop and class of each span of a cell.
+
+    Raises:
+      ValueError: none, or not in the text; says what it is instead: "… and no span".
+    """
+    numbered = not kind.classes
+    return [_span(kind, s, text, numbered) for s in _span_list(_from_json(value))]
+
+
 def _part(kind: FieldType, value: Any) -> Any:
     """A value of one of the columns of a field that has several."""
     if isinstance(kind, Numbers):
@@ -235,7 +245,8 @@ def _span_list(value: Any) -> list[Any]:
         return [dict(zip(names, row, strict=True)) for row in rows]
     if not isinstance(value, list):
         raise ValueError(f"{_described(value)} and no list of spans")
-    return value
+    alone = len(value) in (2, 3) and isinstance(value[0], int)
+    return [value] if alone else value
 
 
 def _span(

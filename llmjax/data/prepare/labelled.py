@@ -52,6 +52,9 @@ CHOSEN = ("chosen", "preferred", "accepted")
 REJECTED = ("rejected", "dispreferred", "refused")
 COMPLETIONS = ("completion", "response", "answer", "output")
 JUDGED = ("label", "desirable", "good")
+HEADS = ("head_span", "head", "subject", "subj", "e1", "entity1")
+TAILS = ("tail_span", "tail", "object", "obj", "e2", "entity2")
+RELATIONS = ("relation", "predicate", *LABELS)
 # of a dataset's rows, and neither text nor class
 _OTHERS = ("id", "idx", "index", "split", "")
 
@@ -269,6 +272,23 @@ def with_choices(
     """
     usual = {question: STEMS, choices: CHOICES, label: RIGHT}
     return _with_fields(data, usual, (Text(), Texts(), Label()), said)
+
+
+def with_relations(
+    data: DataConfig,
+    text: str,
+    head: str,
+    tail: str,
+    label: str,
+    *,
+    said: bool = True,
+) -> DataConfig:
+    """`data` with fields for texts, two spans of each and their relation, read off the
+    source. See `with_answers`."""
+    names = {text: TEXTS, head: HEADS, tail: TAILS, label: RELATIONS}
+    usual = _own_first(names, {column.lower() for column in columns_of(data)})
+    kinds = Text(), Spans(text), Spans(text), Label()
+    return _with_fields(data, usual, kinds, said)
 
 
 def with_pairs(

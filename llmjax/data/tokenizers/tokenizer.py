@@ -28,7 +28,7 @@ from llmjax.data.tokenizers.byte_level import (
 from llmjax.data.tokenizers.chats import conversation
 from llmjax.data.tokenizers.conventions import Conventions
 from llmjax.data.tokenizers.library import library_errors
-from llmjax.data.tokenizers.vocabulary import SPECIALS, special_id
+from llmjax.data.tokenizers.vocabulary import MARKERS, SPECIALS, UNUSED, special_id
 
 # usual special tokens, for a tokenizer whose files don't name its own
 _NAMES = {
@@ -120,6 +120,7 @@ class Tokenizer:
         inner.add_special_tokens(sorted(set(self.specials.values())))
         described = json.loads(inner.to_str())
         self.added_tokens = {t["content"]: t["id"] for t in described["added_tokens"]}
+        self._free = _unused(vocab)
         self._bytes = spell(described, vocab, self.vocab_size)
         self.begins_with_space = begins_with_space(described)
         self._inner = _as_text(inner, described)
@@ -154,7 +155,8 @@ class Tokenizer:
         """Bytes that `decode` writes for each id, those of the objectives included."""
         shown = [*self._bytes, *(token.encode() for token in SPECIALS)]
         for token in SPECIALS:
-            shown[self.special_id(token)] = token.encode()
+            if token not in self._free:  # these keep the names that they have
+                shown[self.special_id(token)] = token.encode()
         lost = vocab.get(unknown(described) or "")
         if lost is not None and lost not in (self.pad_id, self.bos_id, self.eos_id):
             shown[lost] = (" \ufffd" if are_words(described) else "\ufffd").encode()
@@ -269,6 +271,8 @@ class Tokenizer:
         own = self.specials.get(token.strip("<>"), token)
         if own in self.added_tokens:
             return self.added_tokens[own]
+        if token in self._free:
+            return self._free[token]
         return special_id(token, self.vocab_size, self.bos_id, self.eos_id)
 
     def word_starts(self, tokens: np.ndarray) -> np.ndarray:
@@ -310,6 +314,15 @@ class Tokenizer:
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled by its json: the library forgets what else was set."""
         return Tokenizer, (self.json, self._conventions)
+
+
+def _unused(vocab: Mapping[str, int]) -> dict[str, int]:
+    """The ids of `MARKERS` among those that a vocabulary leaves free; {}: too few."""
+    for pattern in UNUSED:
+        names = [pattern.format(k) for k in range(1, len(MARKERS) + 1)]
+        if all(name in vocab for name in names):
+            return {m: vocab[n] for m, n in zip(MARKERS, names, strict=True)}
+    return {}
 
 
 def _as_text(

@@ -9,6 +9,7 @@ from llmjax.data.tokenizers import frame
 
 # Special tokens behind a tokenizer's own ids, always all and in this order, so that a
 # model that learned one objective goes on with another.
+MARKERS = ("[E1]", "[/E1]", "[E2]", "[/E2]")  # around the entities of a relation
 SPECIALS = (
     "<mask>",
     "<fim_prefix>",
@@ -18,7 +19,9 @@ SPECIALS = (
     "[S]",
     "[X]",
     *(f"<extra_id_{i}>" for i in range(100)),
+    *MARKERS,
 )
+UNUSED = ("[unused{}]", "<unused{}>")  # names of ids that a vocabulary leaves free
 
 
 @runtime_checkable
@@ -63,7 +66,8 @@ class Vocabulary(Protocol):
         """Id of one of `SPECIALS`, "<cls>" or "<sep>".
 
         The tokenizer's own where it has one; else "<cls>" is <bos>, "<sep>" is <eos>,
-        and the others lie behind `vocab_size`.
+        `MARKERS` are ids that it leaves unused, as BERT's [unused1], and the others lie
+        behind `vocab_size`.
         """
 
     def word_starts(self, tokens: np.ndarray) -> np.ndarray:

@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmjax.config import FieldType, Labels, SequenceClassification, wording
+from llmjax.config import FieldType, Labels, wording
 from llmjax.data.batches.streams import Feature
 from llmjax.data.store.record_schema import RecordSchema
 from llmjax.data.store.records import RecordSource
 from llmjax.tasks.labelled.confusion import LONGEST, aligned
 from llmjax.tasks.labelled.problems import losses
-from llmjax.tasks.labelled.problems.problem import Problem, mean
+from llmjax.tasks.labelled.problems.problem import Classified, Problem, mean
 from llmjax.tasks.labelled.problems.ranking import ranking_precision
 from llmjax.tasks.losses import binary_divergence
 from llmjax.tasks.task import Metrics, Predictions
@@ -41,7 +41,7 @@ class MultiLabelProblem(Problem):
     # --- labels ----------------------------------------------------------------------
 
     @classmethod
-    def field(cls, config: SequenceClassification) -> FieldType:
+    def field(cls, config: Classified) -> FieldType:
         problem: Any = config.problem
         if problem.columns:
             return Labels(problem.columns)
@@ -49,7 +49,7 @@ class MultiLabelProblem(Problem):
 
     @classmethod
     def record_classes(
-        cls, config: SequenceClassification, schema: RecordSchema, records: RecordSource
+        cls, config: Classified, schema: RecordSchema, records: RecordSource
     ) -> tuple[str, ...]:
         kind = schema.fields.get(config.label_field)
         if not isinstance(kind, Labels):

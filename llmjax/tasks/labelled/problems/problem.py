@@ -10,12 +10,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmjax.config import FieldType, LossConfig, SequenceClassification
+from llmjax.config import (
+    FieldType,
+    LossConfig,
+    RelationExtraction,
+    SequenceClassification,
+)
 from llmjax.data.batches.streams import Feature
 from llmjax.data.store.record_schema import RecordSchema
 from llmjax.data.store.records import RecordSource
 from llmjax.models.heads.classifier import SequenceClassifier
 from llmjax.tasks.task import Metrics, Predictions
+
+Classified = SequenceClassification | RelationExtraction  # configs with a problem
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +38,7 @@ class Problem(abc.ABC):
       kinds: types of the records' fields that labels are read from.
     """
 
-    config: SequenceClassification
+    config: Classified
     loss: LossConfig
 
     terms: ClassVar[tuple[str, ...]] = ()
@@ -58,13 +65,13 @@ class Problem(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def field(cls, config: SequenceClassification) -> FieldType:
+    def field(cls, config: Classified) -> FieldType:
         """The type of the records' field that has the labels."""
 
     @classmethod
     @abc.abstractmethod
     def record_classes(
-        cls, config: SequenceClassification, schema: RecordSchema, records: RecordSource
+        cls, config: Classified, schema: RecordSchema, records: RecordSource
     ) -> tuple[str, ...]:
         """The names of the classes or numbers of records; (): the field is another.
 

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmjax.config import FieldType, Number, Numbers, SequenceClassification, wording
+from llmjax.config import FieldType, Number, Numbers, wording
 from llmjax.data.batches.streams import Feature
 from llmjax.data.store.record_schema import RecordSchema
 from llmjax.data.store.records import RecordSource
 from llmjax.tasks.labelled.confusion import LONGEST, aligned
-from llmjax.tasks.labelled.problems.problem import Problem, mean
+from llmjax.tasks.labelled.problems.problem import Classified, Problem, mean
 from llmjax.tasks.labelled.problems.ranking import correlation, ranks
 from llmjax.tasks.task import Metrics, Predictions
 
@@ -30,12 +30,12 @@ class RegressionProblem(Problem):
     # --- labels ----------------------------------------------------------------------
 
     @classmethod
-    def field(cls, config: SequenceClassification) -> FieldType:
+    def field(cls, config: Classified) -> FieldType:
         return Numbers(config.problem.columns)  # type: ignore[union-attr]
 
     @classmethod
     def record_classes(
-        cls, config: SequenceClassification, schema: RecordSchema, records: RecordSource
+        cls, config: Classified, schema: RecordSchema, records: RecordSource
     ) -> tuple[str, ...]:
         """The columns, or the field's name, numbered where it has several numbers."""
         kind, name = schema.fields.get(config.label_field), config.label_field

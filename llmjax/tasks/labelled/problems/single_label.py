@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmjax.config import FieldType, Label, SequenceClassification, wording
+from llmjax.config import FieldType, Label, wording
 from llmjax.data.store.record_schema import RecordSchema
 from llmjax.data.store.records import RecordSource
 from llmjax.models.heads.classifier import OrdinalClassifier
 from llmjax.tasks.labelled import confusion
 from llmjax.tasks.labelled.problems import calibration, losses
-from llmjax.tasks.labelled.problems.problem import Problem, mean
+from llmjax.tasks.labelled.problems.problem import Classified, Problem, mean
 from llmjax.tasks.losses import cross_entropy, divergence
 from llmjax.tasks.task import Metrics, Predictions
 
@@ -30,12 +30,12 @@ class SingleLabelProblem(Problem):
     kinds = (Label,)
 
     @classmethod
-    def field(cls, config: SequenceClassification) -> FieldType:
+    def field(cls, config: Classified) -> FieldType:
         return Label(config.labels)
 
     @classmethod
     def record_classes(
-        cls, config: SequenceClassification, schema: RecordSchema, records: RecordSource
+        cls, config: Classified, schema: RecordSchema, records: RecordSource
     ) -> tuple[str, ...]:
         kind = schema.fields.get(config.label_field)
         return kind.classes if isinstance(kind, Label) else ()
