@@ -225,15 +225,7 @@ def build(
         mesh,
     )
     on_batch = axes_lib.batch_sharding(mesh, batch)
-    trained = craft.wrapped(config, task, objective)
-    stepped = layout
-    if layout.microbatches > 1 and getattr(task, "whole_batch", False):
-        trained = gradient_cache.cached(objective, layout.microbatches)
-        stepped = dataclasses.replace(layout, microbatches=1)
-    if config.craft.mixout:
-        trained = wrapping.mixed(config, task, trained, birth.axes.params)
-    if isinstance(config.peft, AdaLoRA):
-        trained = allocation.penalised(config.peft, trained)
+    trained, stepped = _minimised(config, task, objective, birth.axes.params)
     step = make_step(
         scaling.loss(trained),
         birth.optimizer,
@@ -243,34 +235,66 @@ def build(
         gradient=gradient,
         accept=scaling.accept,
     )
-    weights = shardings.params, shardings.frozen
     return Program(
         **{f.name: getattr(birth, f.name) for f in dataclasses.fields(birth)},
+        **_jitted(task, model, step, objective, shardings, on_batch, mesh, layout),
         config=config,
         mesh=mesh,
         model=model,
         task=task,
         batch=batch,
         shardings=shardings,
-        step=jax.jit(
+        place=functools.partial(_place, on_batch, mesh),
+    )
+
+
+def _jitted(
+    task: Task,
+    model: nn.Module,
+    step: Callable[..., Any],
+    objective: Loss,
+    shardings: State,
+    on_batch: Any,
+    mesh: Mesh,
+    layout: LayoutConfig,
+) -> dict[str, Callable[..., Any]]:
+    """What a program computes on its devices, by the names of its fields."""
+    weights = shardings.params, shardings.frozen
+    return {
+        "step": jax.jit(
             step,
             in_shardings=(shardings, on_batch),
             out_shardings=(shardings, None),
             donate_argnums=0,
             compiler_options=_compiler_options(layout, mesh.devices.flat[0]),
         ),
-        evaluate=jax.jit(
+        "evaluate": jax.jit(
             make_evaluation(objective),
             # `extra` may be none: of weights alone
             in_shardings=(*weights, None, on_batch),
         ),
-        predict=jax.jit(
+        "predict": jax.jit(
             make_prediction(task.predict(model)),
             # no prediction reads a reference, which may be absent
             in_shardings=(shardings.params, None, on_batch),
         ),
-        place=functools.partial(_place, on_batch, mesh),
-    )
+    }
+
+
+def _minimised(
+    config: RunConfig, task: Task, objective: Loss, axes: Any
+) -> tuple[Loss, LayoutConfig]:
+    """What the step minimises, and the layout in which it does."""
+    trained = craft.wrapped(config, task, objective)
+    layout = stepped = config.layout
+    if layout.microbatches > 1 and getattr(task, "whole_batch", False):
+        trained = gradient_cache.cached(objective, layout.microbatches)
+        stepped = dataclasses.replace(layout, microbatches=1)
+    if config.craft.mixout:
+        trained = wrapping.mixed(config, task, trained, axes)
+    if isinstance(config.peft, AdaLoRA):
+        trained = allocation.penalised(config.peft, trained)
+    return trained, stepped
 
 
 @dataclasses.dataclass(frozen=True)
