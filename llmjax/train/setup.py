@@ -257,7 +257,7 @@ def _jitted(
     on_batch: Any,
     mesh: Mesh,
     layout: LayoutConfig,
-) -> dict[str, Callable[..., Any]]:
+) -> dict[str, Any]:
     """What a program computes on its devices, by the names of its fields."""
     weights = shardings.params, shardings.frozen
     return {
