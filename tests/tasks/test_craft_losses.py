@@ -26,7 +26,11 @@ from llmjax.tasks.craft import agreement, mixup
 from llmjax.tasks.craft.adversarial import adversarial, free_lb, gradient
 from llmjax.tasks.craft.mixout import mixed, mixout
 from llmjax.tasks.craft.perturbation import perturbed, seen, step
+from llmjax.tasks.labelled.multiple_choice import MultipleChoiceTask
+from llmjax.tasks.labelled.question_answering import QuestionAnsweringTask
+from llmjax.tasks.labelled.token_classification import TokenClassificationTask
 from llmjax.tasks.losses import binary_divergence, divergence
+from llmjax.tasks.routing import Routed
 from llmjax.tasks.task import Composed
 
 V, M, C = 12, 6, 3
@@ -115,6 +119,35 @@ def test_divergences_are_those_of_their_formulas():
     np.testing.assert_allclose(ours, there + away, rtol=1e-4)
     never = jnp.full((1, 3), -1e9)
     assert float(divergence(never, never)[0]) == 0
+
+
+def test_divergences_of_tasks_count_what_their_scores_do():
+    """Words that begin, choices that are there, places of the text, valid rows."""
+    rng = np.random.default_rng(0)
+    one, other = (jnp.float32(rng.standard_normal((2, 5, 3))) for _ in range(2))
+    p, q = softmax(np.float64(one)), softmax(np.float64(other))
+    of_words = (p - q) * (np.log(p) - np.log(q))
+    word = jnp.array([[1, 0, 2, 3, 0], [1, 2, 0, 0, 0]])
+    tags = TokenClassificationTask.divergence
+    routed = [Routed((x, None)) for x in (one, other)]
+    here = np.array([[1, 0, 1, 1, 0], [1, 1, 0, 0, 0]])[..., None]
+    np.testing.assert_allclose(
+        tags(None, *routed, {"word": jnp.array(word)}),
+        (of_words * here).sum(),
+        rtol=1e-5,
+    )
+    few, fewer = one[:, 0].at[0, 2].set(-jnp.inf), other[:, 0].at[0, 2].set(-jnp.inf)
+    p, q = softmax(np.float64(few[0, :2])), softmax(np.float64(fewer[0, :2]))
+    batch = {"label": jnp.zeros(2, jnp.int32), "valid": jnp.array([1.0, 0.0])}
+    choices = MultipleChoiceTask.divergence(None, Routed(few), Routed(fewer), batch)
+    np.testing.assert_allclose(choices, ((p - q) * np.log(p / q)).sum(), rtol=1e-5)
+    ends, others = one[..., :2], other[..., :2]
+    rows = {"segment_ids": jnp.array([[1, 1, 1, 0, 0], [0, 0, 0, 0, 0]])}
+    p, q = (softmax(np.float64(x[0, :3]).T) for x in (ends, others))
+    places = QuestionAnsweringTask.divergence(
+        None, Routed(ends), Routed(others), {**rows, "valid": batch["valid"]}
+    )
+    np.testing.assert_allclose(places, ((p - q) * np.log(p / q)).sum() / 2, rtol=1e-5)
 
 
 def test_r_drop_is_the_mean_loss_and_half_of_both_divergences(params, batch):

@@ -63,11 +63,23 @@ def by_layer(
     """Scales updates by `decay` for each layer below the head.
 
     With `every`, those `n` below are 0 before update `n * every` (gradual unfreezing,
-    Howard & Ruder 2018, arXiv:1801.06146): moments are kept from the first update on,
-    weights keep their bits.
+    Howard & Ruder 2018, arXiv:1801.06146): weights keep their bits. Moments are kept
+    from the first update on, so that none starts with a leap, and clipping counts all
+    gradients.
+
+    Raises:
+      ValueError: of `init`, for stacked layers that are not those of `below`.
     """
 
     def init(params):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+            layers = below[_name(path)].size
+            if layers > 1 and leaf.shape[0] != layers:
+                raise ValueError(
+                    f"{_name(path)} has {leaf.shape[0]} layers and the model {layers}; "
+                    "leave out optimizer.layer_decay and optimizer.unfreeze_every, "
+                    "which tell the layers of one stack apart"
+                )
         return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
 
     def update(updates, state, params=None):
