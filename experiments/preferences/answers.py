@@ -146,7 +146,7 @@ def classifier(folder: epath.Path, label: str) -> Reward:
     predictor = Predictor(config, task, params, TOGETHER)
 
     def reward(texts: Sequence[str]) -> np.ndarray:
-        rows = [Row({"text": t}, lambda k=k: f"text {k}") for k, t in enumerate(texts)]
+        rows = [Row({"text": text}, lambda: "an answer") for text in texts]
         found = predictor(rows, {"text": "text"})
         return np.array([answer["probabilities"][label] for answer in found])
 

@@ -60,7 +60,10 @@ class HarnessModel(TemplateLM):
         self.scorer, self.cut = scorer, 0
         self._model, self._params = model, params
         self._tokenizer, self._begin = tokenizer, begin
-        self._ends = {"stop_tokens": tuple(stop_tokens), "pad_id": pad_id}
+        self._ends: dict[str, Any] = {
+            "stop_tokens": tuple(stop_tokens),
+            "pad_id": pad_id,
+        }
         self._batch_size = batch_size
 
     # --- tokens ----------------------------------------------------------------------

@@ -18,7 +18,8 @@ from llmjax.parallel import axes as axes_lib
 from llmjax.parallel import mesh as mesh_lib
 from llmjax.tasks.losses import blocked_evaluation
 
-Pair = tuple[Sequence[int], Sequence[int]]  # tokens of a context, and behind it
+Ids = Sequence[int] | np.ndarray
+Pair = tuple[Ids, Ids]  # tokens of a context, and behind it
 
 
 class Score(NamedTuple):
@@ -99,11 +100,11 @@ class Scorer:
           ValueError: an empty context or continuation, one that is longer than the
             model reads, a token outside the vocabulary, or logits that are not finite.
         """
-        pairs = [(np.asarray(a, np.int32), np.asarray(b, np.int32)) for a, b in pairs]
-        self._check(pairs)
+        arrays = [tuple(np.asarray(x, np.int32) for x in pair) for pair in pairs]
+        self._check(arrays)
         longest = self.max_length + 1
-        texts = [np.concatenate(pair)[-longest:] for pair in pairs]
-        self.cut += sum(len(a) + len(b) > longest for a, b in pairs)
+        texts = [np.concatenate(pair)[-longest:] for pair in arrays]
+        self.cut += sum(len(a) + len(b) > longest for a, b in arrays)
         needed = np.array([len(text) - 1 for text in texts], np.int64)
         sizes = self._sizes[np.searchsorted(self._sizes, needed)]
         scores: list[Any] = [None] * len(pairs)
@@ -118,7 +119,7 @@ class Scorer:
                 done(len(some))
         return scores
 
-    def _check(self, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+    def _check(self, pairs: Sequence[tuple[np.ndarray, ...]]) -> None:
         cfg = self._model.cfg
         for number, (name, side) in enumerate((("context", 0), ("continuation", 1))):
             check_tokens(cfg, name, [pair[side] for pair in pairs])

@@ -69,7 +69,7 @@ def fill(
         if distributed.is_leader():
             said = wording.count(len(values), "pair")
             print(f"log-likelihoods by the reference: {said}, kept in {file}")
-            _write(file, values=values, weights=np.array(weights))
+            _write(file, values, weights)
     assert len(values) == sum(map(len, sources))
     start = 0
     for source in sources:
@@ -109,11 +109,11 @@ def _kept(file: epath.Path, weights: str | None) -> np.ndarray | None:
     return values if weights in (None, by) else None
 
 
-def _write(file: epath.Path, **arrays: np.ndarray) -> None:
+def _write(file: epath.Path, values: np.ndarray, weights: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(".part")
     with part.open("wb") as stream:
-        np.savez(stream, **arrays)
+        np.savez(stream, values=values, weights=np.array(weights))
     part.replace(file)
 
 

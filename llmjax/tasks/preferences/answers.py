@@ -139,7 +139,7 @@ class AnswerTask(Objective):
         room = self.longest_prompt if self.talks else self.text_length
         fields = {f.name: f.type for f in self.run.data.prepare.fields}
         kind: Any = fields.get(self.config.chosen_field)
-        examples = []
+        examples: list[dict[str, Any]] = []
         for number, row in enumerate(rows):
             values = [row[name] for name in self.inputs]
             whole = {talks.WHOLE: True} if self.talks else {}
