@@ -84,7 +84,17 @@ from llmjax.config.layout import (
     Ulysses,
 )
 from llmjax.config.loss import LossConfig
-from llmjax.config.low_rank import AdaLoRA, DeLoRA, HiRA, LoHa, LoKr, LoRA, PiSSA, VeRA
+from llmjax.config.low_rank import (
+    AdaLoRA,
+    DeLoRA,
+    HiRA,
+    LoHa,
+    LoKr,
+    LoRA,
+    PiSSA,
+    RankOf,
+    VeRA,
+)
 from llmjax.config.model import (
     BlockSparse,
     Cosine,
@@ -364,6 +374,7 @@ __all__ = [
     "Quantization",
     "QuestionAnswering",
     "RMSNorm",
+    "RankOf",
     "Ranking",
     "RecordField",
     "Regression",
