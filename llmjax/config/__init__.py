@@ -97,7 +97,17 @@ from llmjax.config.layout import (
     Ulysses,
 )
 from llmjax.config.loss import LossConfig
-from llmjax.config.low_rank import AdaLoRA, DeLoRA, HiRA, LoHa, LoKr, LoRA, PiSSA, VeRA
+from llmjax.config.low_rank import (
+    AdaLoRA,
+    DeLoRA,
+    HiRA,
+    LoHa,
+    LoKr,
+    LoRA,
+    PiSSA,
+    RankOf,
+    VeRA,
+)
 from llmjax.config.model import (
     BlockSparse,
     Cosine,
@@ -387,6 +397,7 @@ __all__ = [
     "QuestionAnswering",
     "RDrop",
     "RMSNorm",
+    "RankOf",
     "Ranking",
     "RecordField",
     "Regression",

@@ -37,6 +37,23 @@ class Targeted:
 
 
 @checked
+class RankOf:
+    """The rank of some of LoRA's matrices.
+
+    Attributes:
+      pattern: of the matrices; as `LoRA.targets`.
+      rank, alpha: of them; alpha None: as the others'.
+    """
+
+    pattern: str
+    rank: Count
+    alpha: Positive | None = None
+
+    def __post_init__(self):
+        require(bool(self.pattern), "pattern is empty; name matrices, as 'mlp/down'")
+
+
+@checked
 class LoRA(Targeted):
     """x W + scale · x A B, of which A and B are trained (Hu et al. 2021, 2106.09685).
 
@@ -50,6 +67,7 @@ class LoRA(Targeted):
       dropout: of x, before A.
       b_rate: the learning rate of B, as a multiple of the others' (LoRA+, Hayou et al.
         2024, 2402.12354: 16).
+      ranks: of matrices that have another rank; the first pattern that fits counts.
     """
 
     kind: ClassVar[str] = "lora"
@@ -59,6 +77,7 @@ class LoRA(Targeted):
     magnitude: bool = False
     dropout: Share = 0.0
     b_rate: Positive = 1.0
+    ranks: tuple[RankOf, ...] = ()
 
     def __post_init__(self):
         require(self.dropout < 1, f"dropout={self.dropout} leaves nothing; below 1")
@@ -66,8 +85,12 @@ class LoRA(Targeted):
 
     @property
     def scale(self) -> float:
-        """The factor of x A B."""
-        return self.alpha / (self.rank**0.5 if self.rank_stabilized else self.rank)
+        """The factor of x A B, of matrices that no pattern of `ranks` fits."""
+        return self.scale_of(self.rank, self.alpha)
+
+    def scale_of(self, rank: int, alpha: float) -> float:
+        """The factor of x A B of a rank and an alpha."""
+        return alpha / (rank**0.5 if self.rank_stabilized else rank)
 
 
 @checked

@@ -42,20 +42,36 @@ class LowRank:
     fixed: ClassVar[tuple[str, ...]] = ()
 
     def targets(self) -> tuple[str, ...]:
-        return self.config.targets
+        return (*self.config.targets, *(own.pattern for own in self.config.ranks))
 
     def selects(self, path: str) -> bool:
         config = self.config
         return matches(path, config.targets) and not matches(path, config.exclude)
+
+    def rank(self, path: str) -> int:
+        """The rank of a matrix' adapter."""
+        return self._of(path)[0]
+
+    def scale(self, path: str) -> float:
+        """The factor of x A B beside a matrix."""
+        return self.config.scale_of(*self._of(path))
+
+    def _of(self, path: str) -> tuple[int, float]:
+        config = self.config
+        fitting = (own for own in config.ranks if matches(path, (own.pattern,)))
+        own = next(fitting, None)
+        if own is None:
+            return config.rank, config.alpha
+        return own.rank, own.alpha or config.alpha
 
     def apply(
         self, module: Projection, call: Callable[..., jax.Array], x: jax.Array | None
     ) -> jax.Array:
         config, axes = self.config, letters(module)
         y = call() if x is None else call(x)
-        own = self._weights(module, axes)
+        own, scale = self._weights(module, axes), self.scale(path(module))
         if x is None:
-            return self._sum(axes, y, **own)
+            return self._sum(axes, scale, y, **own)
         a, b = own["a"].astype(y.dtype), own["b"].astype(y.dtype)
         x = x.astype(y.dtype)
         read = dropped(module, x, config.dropout)
@@ -63,18 +79,18 @@ class LowRank:
         low = jnp.einsum(f"{axes.x},{axes.shared}{axes.inner}r->{rest}r", read, a)
         added = jnp.einsum(f"{rest}r,{axes.shared}r{axes.outer}->{axes.y}", low, b)
         if not config.magnitude:
-            return y + config.scale * added
+            return y + scale * added
         bias = self._bias(module, y.dtype)
         factor = self._factor(module, axes, **own).astype(y.dtype)
         if read is not x:  # as peft: what dropout took is W's alone
             weight = base_kernel(module).astype(y.dtype)
             whole = jnp.einsum(module.equation, read, weight)
-            scaled = (factor - 1) * whole + factor * config.scale * added
+            scaled = (factor - 1) * whole + factor * scale * added
             return y + scaled
-        return (y - bias + config.scale * added) * factor + bias
+        return (y - bias + scale * added) * factor + bias
 
     def _weights(self, module: Projection, axes: Letters) -> dict[str, Any]:
-        rank = self.config.rank
+        rank = self.rank(path(module))
         inner, outer = sizes(module, axes.inner), sizes(module, axes.outer)
         inputs, outputs = int(np.prod(inner)), int(np.prod(outer))
         check_rank(rank, inputs, outputs, path(module))
@@ -107,7 +123,7 @@ class LowRank:
 
         |W + s A B|² = |W|² + 2 s b·(Aᵀ W) + s² b·(Aᵀ A) b for a column b of B.
         """
-        scale = self.config.scale
+        scale = self.scale(path(module))
         shared, inner, outer = axes.shared, axes.inner, axes.outer
         a, b = a.astype(jnp.float32), b.astype(jnp.float32)
         weight = jax.lax.stop_gradient(base_kernel(module).astype(jnp.float32))
@@ -133,10 +149,17 @@ class LowRank:
     def merged(
         self, module: Projection, kernel: Any, bias: Any, weights: Weights
     ) -> tuple[Any, Any]:
-        return self._sum(letters(module), kernel, **weights), bias
+        scale = self.scale(path(module))
+        return self._sum(letters(module), scale, kernel, **weights), bias
 
     def _sum(
-        self, axes: Letters, kernel: Any, a: Any, b: Any, magnitude: Any = None
+        self,
+        axes: Letters,
+        scale: float,
+        kernel: Any,
+        a: Any,
+        b: Any,
+        magnitude: Any = None,
     ) -> jax.Array:
         """W + scale · A B, each column with a length of its own where there is m."""
         shared, inner, outer = axes.shared, axes.inner, axes.outer
@@ -144,7 +167,7 @@ class LowRank:
         a, b = a.astype(jnp.float32), b.astype(jnp.float32)
         all_axes = f"{shared}{inner}{outer}"
         delta = jnp.einsum(f"{shared}{inner}r,{shared}r{outer}->{all_axes}", a, b)
-        whole = base + self.config.scale * delta
+        whole = base + scale * delta
         if magnitude is not None:
             to = f"{all_axes}->{shared}{outer}"
             lengths = [jnp.sqrt(jnp.einsum(to, jnp.square(w))) for w in (base, whole)]

@@ -21,6 +21,7 @@ from llmjax.config import (
     DataConfig,
     FullTuning,
     Learned,
+    LoRA,
     ModelConfig,
     RunConfig,
     TokenizerFile,
@@ -205,6 +206,12 @@ def _with_targets(config: RunConfig) -> RunConfig:
     model = make_model(dataclasses.replace(config, peft=FullTuning()))
     names = [f.name for f in dataclasses.fields(peft) if f.name in TARGETS]
     ours: dict[str, Any] = {n: our_names(model, getattr(peft, n)) for n in names}
+    if isinstance(peft, LoRA):
+        ours["ranks"] = tuple(
+            dataclasses.replace(own, pattern=name)
+            for own in peft.ranks
+            for name in our_names(model, (own.pattern,))
+        )
     return dataclasses.replace(config, peft=dataclasses.replace(peft, **ours))
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import load_file, save_file
 
 from llmjax import hub
-from llmjax.config import HRA, OFT, AdaLoRA, DeLoRA, LoRA, SHiRA, VeRA
+from llmjax.config import HRA, OFT, AdaLoRA, DeLoRA, LoRA, RankOf, SHiRA, VeRA
 from llmjax.hub.adapters.places import our_names
 from llmjax.hub.load import BATCH
 from llmjax.hub.stored_model import open_model
@@ -42,7 +43,8 @@ def llama(tmp_path_factory):
 def random_adapters(model, peft, params):
     """The weights of the base with adapters that change what it says."""
     batch = {"tokens": jnp.ones((1, 4), jnp.int32)}
-    fresh = adapted.adapted(model, peft).init(jax.random.key(0), batch)["params"]
+    init = adapted.adapted(model, peft).init
+    fresh = jax.eval_shape(init, jax.random.key(0), batch)["params"]
     rng, flat = np.random.default_rng(0), dict(flatten_dict(params, sep="/"))
     for name, leaf in flatten_dict(fresh, sep="/").items():
         if adapted.of_adapters(peft, name):
@@ -136,6 +138,31 @@ def test_no_folder_of_peft_is_said(llama, tmp_path):
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
     with pytest.raises(ValueError, match="no adapter_model.safetensors; .* hold code"):
         hub.adapters.load(folder, model, params)
+
+
+def test_ranks_of_some_matrices_are_pefts(llama, tmp_path):
+    """The file's patterns give each module its rank and scale; merged it is ours."""
+    _, model, params, _ = llama
+    ranks = (RankOf("attention/query", 1, 8.0), RankOf("*/mlp/*", 4))
+    targets = ("query", "key", "mlp/down")
+    peft = LoRA(rank=2, alpha=3.0, targets=targets, ranks=ranks)
+    whole = random_adapters(model, peft, params)
+    hub.adapters.save(model, whole, peft, tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    layer = re.escape("model.layers.1.")
+    own = {k: v for k, v in config["rank_pattern"].items() if k.startswith(layer)}
+    assert sorted(own.values()) == [1, 4]
+    alphas = {k: v for k, v in config["alpha_pattern"].items() if k.startswith(layer)}
+    assert list(alphas.values()) == [8.0]
+    read, tree = hub.adapters.load(tmp_path / "out", model, params)
+    theirs, ours = flatten_dict(tree, sep="/"), flatten_dict(whole, sep="/")
+    rule = adapted.method(peft)
+    for path in ("query", "key"):
+        where = f"transformer/stack/group_0/layer_0/attention/{path}"
+        a, b = (f"{where}/kernel_lora/{name}" for name in "ab")
+        product = rule.scale(where) * np.einsum("ldr,lrnh->ldnh", ours[a], ours[b])
+        again = read.scale * np.einsum("ldr,lrnh->ldnh", theirs[a], theirs[b])
+        np.testing.assert_allclose(again, product, rtol=1e-5, atol=1e-6)
 
 
 METHODS = [

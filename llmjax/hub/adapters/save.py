@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ from llmjax.hub.table import Table
 from llmjax.models.heads.encoder import Encoder
 from llmjax.models.heads.language import LanguageModel
 from llmjax.peft.adapted import method, of_adapters, trained
+from llmjax.peft.lora import LowRank
 from llmjax.peft.method import matches
 
 TASK_TYPES = {
@@ -123,12 +125,12 @@ class _Pairs:
 
     Attributes:
       tensors: by peft's names.
-      ranks: module -> rank, of LoRA.
+      ranks: module -> rank and scale, of LoRA.
       inputs: modules whose input IA3 scales.
     """
 
     tensors: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    ranks: dict[str, int] = dataclasses.field(default_factory=dict)
+    ranks: dict[str, tuple[int, float]] = dataclasses.field(default_factory=dict)
     inputs: set[str] = dataclasses.field(default_factory=set)
 
     @property
@@ -158,7 +160,7 @@ def _pairs(
             for suffix, tensor in written(peft, place, own, kernels).items():
                 out.tensors[f"{PREFIX}{name}.{suffix}"] = np.ascontiguousarray(tensor)
                 if suffix == "lora_A.weight":
-                    out.ranks[name] = len(tensor)
+                    out.ranks[name] = len(tensor), _scale(peft, place, own)
             if isinstance(peft, IA3) and _of_input(peft, place):
                 out.inputs.add(name)
     _check_all(peft, flat, seen)
@@ -207,16 +209,22 @@ def _weights(
 def _written_lora(
     peft: LoRA, place: Place, own: list[dict[str, Any]], kernels: list[np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """The tensors of one matrix of the hub, by the ends of their names."""
+    """The tensors of one matrix of the hub, by the ends of their names.
+
+    Of parts with scales of their own, B is multiplied so that the first one's holds.
+    """
     parts = [k for k, weights in enumerate(own) if weights]
-    rank = peft.rank
+    scale, starts = _scale(peft, place, own), [0]
+    for k in parts:
+        starts.append(starts[-1] + len(own[k]["b"]))
     blocks = []
     for k, kernel in enumerate(kernels):
         outer = _outer(place, k, kernel.shape)
-        block = np.zeros((rank * len(parts), *outer), np.float32)
+        block = np.zeros((starts[-1], *outer), np.float32)
         if k in parts:
-            start = rank * parts.index(k)
-            block[start : start + rank] = own[k]["b"]
+            start, end = starts[parts.index(k) :][:2]
+            ratio = LowRank(peft).scale(_matrix(place, k)) / scale
+            block[start:end] = own[k]["b"] * np.float32(ratio)
         blocks.append(block)
     out = {
         "lora_A.weight": np.concatenate(
@@ -231,6 +239,16 @@ def _written_lora(
             lengths.append((place.length(k, kernel) + more)[None])
         out["lora_magnitude_vector"] = place.b_to_theirs(lengths)[:, 0]
     return out
+
+
+def _scale(peft: LoRA, place: Place, own: Sequence[Mapping[str, Any]]) -> float:
+    """The factor of a matrix of the hub: that of its first part with adapters."""
+    first = next(k for k, weights in enumerate(own) if weights)
+    return LowRank(peft).scale(_matrix(place, first))
+
+
+def _matrix(place: Place, k: int) -> str:
+    return place.bound.paths[k].removesuffix("/kernel")
 
 
 def _outer(place: Place, k: int, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -305,8 +323,9 @@ def _fields(peft: Adapters, pairs: _Pairs, names: Sequence[str]) -> dict[str, An
     if isinstance(peft, IA3):
         return common | {"feedforward_modules": _targets(sorted(pairs.inputs), names)}
     assert isinstance(peft, LoRA)
-    fused = {name: rank for name, rank in pairs.ranks.items() if rank != peft.rank}
+    ranks = {name: r for name, (r, _) in pairs.ranks.items() if r != peft.rank}
     power = 0.5 if peft.rank_stabilized else 1.0
+    alphas = {name: scale * r**power for name, (r, scale) in pairs.ranks.items()}
     return common | {
         "r": peft.rank,
         "lora_alpha": peft.alpha,
@@ -314,8 +333,10 @@ def _fields(peft: Adapters, pairs: _Pairs, names: Sequence[str]) -> dict[str, An
         "use_rslora": peft.rank_stabilized,
         "use_dora": peft.magnitude,
         "bias": "none",
-        "rank_pattern": {re.escape(n): r for n, r in fused.items()},
+        "rank_pattern": {re.escape(n): r for n, r in ranks.items()},
         "alpha_pattern": {
-            re.escape(n): peft.scale * r**power for n, r in fused.items()
+            re.escape(n): alpha
+            for n, alpha in alphas.items()
+            if not math.isclose(alpha, peft.alpha)
         },
     }
