@@ -190,6 +190,8 @@ def test_a_chat_begins_with_a_question_and_ends_with_an_answer():
     roles = [m["role"] for m in talk["messages"]]
     assert roles == ["user", "assistant"] * 2
     assert chat.talk("a\nb\nc") is None
+    long = chat.talk("\n".join(["a", "b", "c", "d", "e" * 300, "f" * 300, "g"]))
+    assert [m["content"] for m in long["messages"]] == [*"abcd"]
 
 
 def test_the_right_choice_stands_where_the_label_says():

@@ -1,5 +1,6 @@
 """Dialogue: the second speaker's turns in chats, by SmolLM2-135M with LoRA."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from experiments.finetune_suite.row import Outcome, Score, Setting
 from llmjax.parallel import mesh as mesh_lib
 
 LESS = 0.15  # of the perplexity before training
-TURNS = 10  # of a chat that are read
+TURNS, CHARACTERS = 10, 600  # of a chat that are read
 ASKED = 60  # chats
 
 
@@ -25,6 +26,7 @@ def chitchat(setting: Setting) -> Outcome:
     config.peft.rank = 4 if setting.quick else 16
     config.peft.alpha = 32.0
     config.peft.targets = ("query", "key", "value", "attention/out")
+    config.task.overlong = "drop"  # few: a chat is cut at whole turns before
     config.data.batch_size, config.data.seq_len = 4, 256
     config.train.steps = 30
     config.optimizer.learning_rate = 1e-3
@@ -86,7 +88,9 @@ def _splits(setting: Setting) -> texts.Splits:
 
 def talk(text: str) -> texts.Record | None:
     """A chat's first turns as messages, the last one an answer; None: too few."""
-    turns = [line.strip() for line in text.split("\n") if line.strip()][:TURNS]
+    lines = [line.strip() for line in text.split("\n") if line.strip()][:TURNS]
+    ends = itertools.accumulate(map(len, lines))
+    turns = [line for line, end in zip(lines, ends, strict=True) if end <= CHARACTERS]
     turns = turns[: len(turns) // 2 * 2]
     if len(turns) < 4:
         return None

@@ -65,7 +65,7 @@ def descriptions(setting: Setting) -> Outcome:
         splits = texts.Splits(
             held.train, held.validation[:64], texts.some(held.test, ASKED)
         )
-    config = _config("summarize: ", steps=110, batch=16, source=64, target=16)
+    config = _config("summarize: ", steps=60, batch=16, source=64, target=16)
     tuned, own, before = _written(setting, config, splits)
     right = [row["target"] for row in splits.test]
     leads = [row["source"] for row in splits.test]
