@@ -68,7 +68,15 @@ class TokenizerFile:
         require(bool(self.path), "path is empty; give a tokenizer's file or folder")
 
 
-TokenizerConfig = BPE | WordPiece | Unigram | Bytes | TokenizerFile
+@checked
+class Items:
+    """A token for each class of a field of records, such as the items of a shop."""
+
+    kind: ClassVar[str] = "items"
+    field: str = "item"
+
+
+TokenizerConfig = BPE | WordPiece | Unigram | Bytes | TokenizerFile | Items
 
 # --- preparing -----------------------------------------------------------------------
 

@@ -238,7 +238,7 @@ class RelationExtraction:
       pooling: of an entity: "start": the state of the marker before it (their "entity
         start"), "mean": the mean of its tokens.
       text_field, head_field, tail_field, label_field: fields of the records.
-      problem: weights of the classes, and the focal loss.
+      problem: "single_label_classification": weights of the classes, the focal loss.
     """
 
     kind: ClassVar[str] = "relation_extraction"
@@ -250,10 +250,15 @@ class RelationExtraction:
     head_field: str = "head_span"
     tail_field: str = "tail_span"
     label_field: str = "relation"
-    problem: SingleLabel = SingleLabel()
+    problem: Problem = SingleLabel()
 
     def __post_init__(self):
         _check_labels(self.labels, self.num_labels)
+        require(
+            isinstance(self.problem, SingleLabel),
+            f"problem.kind={self.problem.kind!r}; two entities have one relation: "
+            f"accepted: {SingleLabel.kind!r}",
+        )
         names = self.text_field, self.head_field, self.tail_field, self.label_field
         require(
             len(set(names)) == len(names),

@@ -9,7 +9,7 @@ from llmjax.config.checks import BelowOne, Count, Share, checked, require
 
 @checked
 class FullSoftmax:
-    """Cross entropy over all items, as Klenitskiy & Vasilev 2023 find best (2309.07602)."""
+    """Cross entropy over all items (Klenitskiy & Vasilev 2023, 2309.07602)."""
 
     kind: ClassVar[str] = "softmax"
 
@@ -21,13 +21,13 @@ class SampledNegatives:
     SASRec's binary cross entropy with one of them (Kang & McAuley 2018, 1808.09781).
 
     Attributes:
-      negatives: at each place, drawn evenly from all other items.
+      draws: negatives at each place, drawn evenly from all other items.
       calibration: gSASRec's t (Petrov & Macdonald 2023, 2308.07192), which makes up for
         the items that are not drawn; 0: none.
     """
 
     kind: ClassVar[str] = "sampled"
-    negatives: Count = 1
+    draws: Count = 1
     calibration: Share = 0.0
 
 

@@ -11,6 +11,7 @@ from llmjax.config.labelled import (
     SequenceClassification,
     TokenClassification,
 )
+from llmjax.config.next_item import NextItem
 from llmjax.config.objectives import (
     UL2,
     CausalLM,
@@ -76,6 +77,7 @@ TaskConfig = (
     | QuestionAnswering
     | MultipleChoice
     | RelationExtraction
+    | NextItem
     | Preference
     | RewardModel
     | TextEmbedding

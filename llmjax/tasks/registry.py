@@ -8,6 +8,7 @@ from llmjax import config as cfg
 from llmjax.config import RunConfig
 from llmjax.data.tokenizers.vocabulary import PlainVocabulary, Vocabulary
 from llmjax.tasks.embedding.embedding import TextEmbeddingTask
+from llmjax.tasks.items.next_item import NextItemTask
 from llmjax.tasks.labelled.labelled import LabelledTask
 from llmjax.tasks.labelled.multiple_choice import MultipleChoiceTask
 from llmjax.tasks.labelled.question_answering import QuestionAnsweringTask
@@ -38,6 +39,7 @@ TASKS: dict[type, type[Objective]] = {
     cfg.MaskedLM: MaskedLMTask,
     cfg.MultiTask: MultiTask,
     cfg.MultiTokenPrediction: MultiTokenPredictionTask,
+    cfg.NextItem: NextItemTask,
     cfg.NextSentence: NextSentenceTask,
     cfg.PermutationLM: PermutationLMTask,
     cfg.Preference: PreferenceTask,

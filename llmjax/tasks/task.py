@@ -203,6 +203,8 @@ class Objective(abc.ABC):
       writes: whether its predictions are texts, which `llmjax.infer.writing` writes;
         then it has `asked`, `asked_of`, `stop_tokens` and `text`.
       answer_columns: that predictions may have.
+      own_vocabulary: whether the ids are those of its data alone, as of a shop's items,
+        so that `model.vocab_size` follows from it.
       whole_batch: whether `score` compares the rows of a batch: their outputs are then
         scored together, in however many microbatches they were computed.
       diverges: whether it has a `divergence` of two outputs.
@@ -227,6 +229,7 @@ class Objective(abc.ABC):
         "probability",
         "probabilities",
     )
+    own_vocabulary: ClassVar[bool] = False
     whole_batch: ClassVar[bool] = False
     diverges: ClassVar[bool] = False
     declared: ClassVar[Mapping[str, Feature]] = {}

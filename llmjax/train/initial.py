@@ -85,7 +85,7 @@ def complete(
         first = not jax.distributed.is_initialized() or distributed.is_leader()
         columns = TASKS[type(config.task)].with_columns
         data = columns(config.task, config.data, said=first)
-        config = dataclasses.replace(config, data=data)
+        config = _with_vocabulary(dataclasses.replace(config, data=data), said)
     config = dataclasses.replace(config, task=_reading(config, weights))
     kind = labelled(config.task)
     if kind is None:
@@ -226,6 +226,20 @@ def _with_model(
         if needed > model.vocab_size:  # the task brings special tokens of its own
             model = dataclasses.replace(model, vocab_size=-(-needed // 128) * 128)
     return _replaced(config, model)
+
+
+def _with_vocabulary(config: RunConfig, said: Collection[str]) -> RunConfig:
+    """The config with room for the ids of its data, where its task's items are those
+    and `model.vocab_size` is not said; rounded up, so that devices share them."""
+    size = config.model.vocab_size
+    usual = size == ModelConfig().vocab_size and "model.vocab_size" not in said
+    if not TASKS[type(config.task)].own_vocabulary or not usual:
+        return config
+    if isinstance(config.init, Checkpoint) or not (corpora := _corpora(config)):
+        return config
+    needed = -(-corpora[0].tokenizer.vocab_size // 128) * 128
+    model = dataclasses.replace(config.model, vocab_size=needed)
+    return dataclasses.replace(config, model=model)
 
 
 def _with_start(config: RunConfig, start: int | None) -> RunConfig:

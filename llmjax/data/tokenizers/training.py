@@ -67,6 +67,24 @@ def single_bytes() -> tokenizers.Tokenizer:
     return inner
 
 
+def items(names: Iterable[str]) -> tokenizers.Tokenizer:
+    """A token for each name, behind the specials and <unk>; a text is one of them.
+
+    Raises:
+      ValueError: the name of a special.
+    """
+    vocab = {token: i for i, token in enumerate((*SPECIALS, "<unk>"))}
+    for name in names:
+        if name in (*SPECIALS, "<unk>"):
+            raise ValueError(
+                f"the item {name!r} has the name of a special token; rename it"
+            )
+        vocab.setdefault(name, len(vocab))
+    inner = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    inner.add_special_tokens([*SPECIALS, "<unk>"])
+    return inner
+
+
 def _byte_level(model: models.Model, words: bool = True) -> tokenizers.Tokenizer:
     inner = tokenizers.Tokenizer(model)
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(

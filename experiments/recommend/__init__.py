@@ -1,0 +1,1 @@
+"""Recommending the next item, by a Transformer and by simpler ways beside it."""

@@ -1,0 +1,1 @@
+"""Tasks over items that users had, and no text."""
