@@ -34,8 +34,9 @@ from llmjax.hub import packages
 from llmjax.hub.generation import Generation
 from llmjax.hub.origin import HUB
 from llmjax.infer.constraints import Form, Forms, choice
-from llmjax.infer.engine.engine import Engine, Room
+from llmjax.infer.engine.engine import Engine
 from llmjax.infer.engine.request import Request
+from llmjax.infer.engine.room import Room
 from llmjax.infer.generate import generate, generates
 from llmjax.infer.sampling import Sampling
 from llmjax.infer.weights import TYPES, quantize_weights
