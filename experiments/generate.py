@@ -28,21 +28,14 @@ import numpy as np
 from absl import flags
 
 from experiments import cli
-from llmjax import hub
-from llmjax.data.tokenizers.tokenizer import Tokenizer
-from llmjax.hub import packages
-from llmjax.hub.generation import Generation
-from llmjax.hub.origin import HUB
+from experiments.sources import Source, open_source
 from llmjax.infer.constraints import Form, Forms, choice
 from llmjax.infer.engine.engine import Engine
 from llmjax.infer.engine.request import Request
 from llmjax.infer.engine.room import Room
-from llmjax.infer.generate import generate, generates
-from llmjax.infer.sampling import Sampling
+from llmjax.infer.generate import generate
+from llmjax.infer.sampling import Sampling, chosen
 from llmjax.infer.weights import TYPES, quantize_weights
-from llmjax.tasks.registry import TASKS, make_model
-from llmjax.train.checkpoints import checkpoints, reading
-from llmjax.train.checkpoints.weights import load_tokenizer
 
 RUN = flags.DEFINE_string(
     "run", None, "workdir of a pretraining run, a hub folder, .gguf or package:NAME"
@@ -74,42 +67,18 @@ LARK = flags.DEFINE_string("lark", None, "file of a grammar of it, in Lark's not
 GROUP = flags.DEFINE_integer("group", 0, "weights that share a scale; 0: an output's")
 
 
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """A model to generate from.
-
-    Attributes:
-      model, params: a module that generates, and its weights.
-      tokenizer: the model's own.
-      settings: what its files say of its continuations.
-      step: of the checkpoint of a run, whose texts each began with <bos>; None: the
-        model is the hub's.
-      task: of a run that learned to write, which says what a prompt asks.
-    """
-
-    model: Any
-    params: Any
-    tokenizer: Tokenizer
-    settings: Generation
-    step: int | None
-    task: Any = None
-
-    def prompt(self, text: str) -> np.ndarray:
-        """The ids of a prompt, with the specials before it that the model expects."""
-        if CHAT.value:
-            message = {"role": "user", "content": text}
-            chat = self.tokenizer.apply_chat_template([message])
-            return self.tokenizer.encode(chat, parse_specials=True)
-        ids = self.tokenizer.encode(text)
-        if self.step is not None:
-            return np.append(np.int32(self.tokenizer.bos_id), ids)
-        return self.tokenizer.with_beginning(ids)
-
-
 def main() -> dict[str, Any]:
     texts = prompts()
-    source = open_source(RUN.value or "")
-    sampling = choose_sampling(source.settings)
+    source = open_source(RUN.value or "", STEP.value, DOWNLOAD.value)
+    sampling = chosen(
+        source.settings.sampling,
+        {
+            "temperature": TEMPERATURE.value,
+            "top_k": TOP_K.value,
+            "top_p": TOP_P.value,
+            "min_p": MIN_P.value,
+        },
+    )
     params = source.params
     if BITS.value is not None:
         batch = {"tokens": np.zeros((1, 1), np.int32)}
@@ -124,7 +93,7 @@ def main() -> dict[str, Any]:
     if (form := form_of_flags()) is not None:
         rows, cut = of_form(source, params, asked, form, **common)
     else:
-        options = {**asked, **common, **ends(source)}
+        options = {**asked, **common, **padded(source)}
         rows = generate(source.model, params, **options, rng=SEED.value)
         cut = 0
     generations = [
@@ -197,7 +166,7 @@ def of_form(
     Raises:
       ValueError: an encoder-decoder; or no text has this form.
     """
-    texts, stops = asked["prompts"], ends(source)["stop_tokens"]
+    texts, stops = asked["prompts"], source.stop_tokens
     longest = max(map(len, texts)) + max_new_tokens
     room = Room(rows=min(8, len(texts)), max_length=longest)
     engine = Engine(source.model, params, room)
@@ -237,60 +206,6 @@ def prompts() -> list[str]:
     return texts or [""]
 
 
-def open_source(name: str) -> Source:
-    """The model of a run or of the hub.
-
-    Raises:
-      FileNotFoundError, ValueError: there is none, or one that generates nothing.
-    """
-    path = Path(name).expanduser()
-    of_hub = path.is_file() or (path / "config.json").is_file()
-    if name.startswith(packages.PREFIX):
-        path = packages.fetch(name, consent=DOWNLOAD.value or None)
-    elif (path / checkpoints.FOLDER).is_dir() or not of_hub:
-        return open_run(name)
-    if STEP.value is not None:
-        raise ValueError(f"--step={STEP.value} is a run's, and {name} is of the hub")
-    model, params = hub.load(path)
-    if not generates(model):
-        raise ValueError(
-            f"--run={name} is of the kind {type(model).__name__} "
-            f"({model.cfg.architecture}), "
-            "which predicts no next tokens; give a language model"
-        )
-    return hub_source(name, path, model, params)
-
-
-def open_run(name: str) -> Source:
-    """The model of a run's checkpoint."""
-    step, config, params = reading.read(name, STEP.value)
-    model = make_model(config)
-    if not generates(model):
-        raise ValueError(
-            f"--run={name} has task.kind={config.task.kind!r}, whose model "
-            f"({type(model).__name__}, {config.model.architecture}) predicts no next "
-            "tokens; give the run of a language model"
-        )
-    kept = Path(name).expanduser() / HUB
-    if kept.is_dir():  # converted: its config names no corpus of its own
-        return hub_source(name, kept, model, params)
-    tokenizer = load_tokenizer(name, config)
-    task: Any = TASKS[type(config.task)](config, tokenizer)
-    if not task.writes:
-        return Source(model, params, tokenizer, Generation(), step)
-    settings = Generation(stop_tokens=task.stop_tokens)
-    return Source(model, params, tokenizer, settings, step, task)
-
-
-def hub_source(name: str, folder: Path, model: Any, params: Any) -> Source:
-    """A model with the tokenizer and the settings that a folder of the hub holds."""
-    settings = hub.generation(folder)
-    for key, value in settings.left_out.items():
-        note = f"note: {name} asks for {key}={str(value)[:80]}, which is left out"
-        print(note, file=sys.stderr)
-    return Source(model, params, hub.tokenizer(folder), settings, None)
-
-
 def decoder_and_encoder(source: Source, texts: list[str]) -> dict[str, Any]:
     """The prompts, of an encoder-decoder of the hub for its encoder.
 
@@ -306,7 +221,7 @@ def decoder_and_encoder(source: Source, texts: list[str]) -> dict[str, Any]:
             "encoder_tokens": None if encoder[0] is None else encoder,
         }
     if source.step is not None or source.model.cfg.architecture != "encoder_decoder":
-        return {"prompts": [source.prompt(text) for text in texts]}
+        return {"prompts": [source.prompt(text, CHAT.value) for text in texts]}
     start = source.settings.start_tokens
     if not start:
         raise ValueError(
@@ -314,7 +229,7 @@ def decoder_and_encoder(source: Source, texts: list[str]) -> dict[str, Any]:
             "config.json, as the model's authors have it"
         )
     encoded = [
-        source.prompt(text)
+        source.prompt(text, CHAT.value)
         if CHAT.value
         else source.tokenizer.encode(text, special_tokens=True)
         for text in texts
@@ -322,30 +237,12 @@ def decoder_and_encoder(source: Source, texts: list[str]) -> dict[str, Any]:
     return {"prompts": [list(start)] * len(texts), "encoder_tokens": encoded}
 
 
-def choose_sampling(settings: Generation) -> Sampling:
-    """How tokens are drawn: by the flags, else by the model's files."""
-    flag_values = {
-        "temperature": TEMPERATURE.value,
-        "top_k": TOP_K.value,
-        "top_p": TOP_P.value,
-        "min_p": MIN_P.value,
-    }
-    fields: dict[str, Any] = dict(settings.sampling)
-    by_flags = {key: value for key, value in flag_values.items() if value is not None}
-    if by_flags and fields.get("temperature") == 0:
-        fields = {}  # a flag asks for draws
-    return Sampling(**(fields | by_flags))
-
-
-def ends(source: Source) -> dict[str, Any]:
-    """The tokens that end a continuation, and the one that pads the others; tokens
-    beyond the model's table are never drawn."""
-    size = source.model.cfg.vocab_size
-    stops = source.settings.stop_tokens or (source.tokenizer.eos_id,)
+def padded(source: Source) -> dict[str, Any]:
+    """The tokens that end a continuation, and the one that pads the others."""
     pad = source.tokenizer.pad_id
     return {
-        "stop_tokens": tuple(i for i in stops if i < size),
-        "pad_id": pad if pad < size else 0,
+        "stop_tokens": source.stop_tokens,
+        "pad_id": pad if pad < source.model.cfg.vocab_size else 0,
     }
 
 
