@@ -51,6 +51,7 @@ class Device:
     def warm_up(self, constraints: bool) -> int:
         """Compiles every step that may come; returns how many."""
         compiled = 0
+        shapes: list[tuple[int, int | None]]
         shapes = [(B, None) for B in self._room.row_counts]
         shapes += [(1, T) for T in self._room.chunks]
         for M in self._room.tables:
@@ -93,8 +94,9 @@ class Device:
         return Launch(drawing, drawn)
 
     def _begin(self, *arguments: Any) -> None:
-        said = penalties.begin(self._state.said, *arguments)
-        self._state = self._state.replace(said=said)
+        state = self._state
+        said = penalties.begin(state.said, *arguments)
+        self._state = State(state.layers, state.last_S, said)
 
     def _run(self, rows: Rows, tokens_BT: Any, allowed_BW: Any) -> Drawn:
         self._state, drawn = step(

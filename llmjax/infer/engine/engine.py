@@ -236,7 +236,7 @@ class Engine:
             return True
         while not self._pool.available:
             self._collect(len(self._launched))  # some may have ended
-            if self._pool.available:
+            if self.free_pages:
                 break
             last = max(self._rows.values(), key=lambda row: row.order)
             self._preempt(last)
@@ -249,7 +249,8 @@ class Engine:
 
     def _preempt(self, row: Row) -> None:
         """Takes a row's pages; it waits to be read again. All it drew is known."""
-        self._slots.append(row.slot)  # type: ignore[arg-type]
+        assert row.slot is not None
+        self._slots.append(row.slot)
         row.leave(self._pool)
         del self._rows[row.id]
         heapq.heappush(self._waiting, (row.order, row))

@@ -153,4 +153,5 @@ def apply(
 def add(said: Said, slots_B: Any, tokens_B: Any, is_drawn_B: Any) -> Said:
     """With the tokens that a step drew."""
     counts_B = jnp.asarray(is_drawn_B).astype(jnp.int32)
-    return said.replace(drawn_SV=said.drawn_SV.at[slots_B, tokens_B].add(counts_B))
+    drawn_SV = said.drawn_SV.at[slots_B, tokens_B].add(counts_B)
+    return Said(said.read_SV, drawn_SV, said.bias_SV)
