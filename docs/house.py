@@ -18,6 +18,7 @@ FILE = Path(__file__).parent / "house.svg"
 PLACES = {
     "experiments": (425, "one main for each command"),
     "configs": (885, "one file for each run"),
+    "serve": (705, "HTTP, the page, metrics"),
     "plan": (150, "compile for a TPU without one"),
     "infer": (425, "generate, predict"),
     "regimes": (425, "rewards for what is written"),
@@ -31,7 +32,16 @@ PLACES = {
     "config": (565, "typed settings of a run"),
 }
 WIDTH, BOX, HEIGHT, STEP, TOP = 1020, (250, 54), 54, 84, 20
-COLOURS = ("#e8eef9", "#e0f2f1", "#e3f3ec", "#fdf1dd", "#fbe6e3", "#efe7f7", "#eceff1")
+COLOURS = [
+    "#e8eef9",
+    "#e0f2f1",
+    "#e3f3ec",
+    "#fdf1dd",
+    "#fbe6e3",
+    "#efe7f7",
+    "#f3efe0",
+    "#eceff1",
+]
 
 
 def imports_between_rooms() -> Edges:

@@ -29,12 +29,12 @@ from absl import flags
 
 from experiments import cli
 from experiments.language_models import Source, open_source
-from llmjax.hub.generation import Generation
 from llmjax.infer.constraints import Form, Forms, choice
-from llmjax.infer.engine.engine import Engine, Room
+from llmjax.infer.engine.engine import Engine
 from llmjax.infer.engine.request import Request
+from llmjax.infer.engine.room import Room
 from llmjax.infer.generate import generate
-from llmjax.infer.sampling import Sampling
+from llmjax.infer.sampling import Sampling, chosen
 from llmjax.infer.weights import TYPES, quantize_weights
 
 RUN = flags.DEFINE_string(
@@ -70,7 +70,15 @@ GROUP = flags.DEFINE_integer("group", 0, "weights that share a scale; 0: an outp
 def main() -> dict[str, Any]:
     texts = prompts()
     source = open_source(RUN.value or "", STEP.value, download=DOWNLOAD.value)
-    sampling = choose_sampling(source.settings)
+    sampling = chosen(
+        source.settings.sampling,
+        {
+            "temperature": TEMPERATURE.value,
+            "top_k": TOP_K.value,
+            "top_p": TOP_P.value,
+            "min_p": MIN_P.value,
+        },
+    )
     params = source.params
     if BITS.value is not None:
         batch = {"tokens": np.zeros((1, 1), np.int32)}
@@ -205,15 +213,6 @@ def prompts() -> list[str]:
     return texts or [""]
 
 
-def prompt(source: Source, text: str) -> np.ndarray:
-    """The ids of a prompt, with the specials before it that the model expects."""
-    if CHAT.value:
-        message = {"role": "user", "content": text}
-        chat = source.tokenizer.apply_chat_template([message])
-        return source.tokenizer.encode(chat, parse_specials=True)
-    return source.with_beginning(source.tokenizer.encode(text))
-
-
 def decoder_and_encoder(source: Source, texts: list[str]) -> dict[str, Any]:
     """The prompts, of an encoder-decoder of the hub for its encoder.
 
@@ -229,7 +228,7 @@ def decoder_and_encoder(source: Source, texts: list[str]) -> dict[str, Any]:
             "encoder_tokens": None if encoder[0] is None else encoder,
         }
     if source.step is not None or source.model.cfg.architecture != "encoder_decoder":
-        return {"prompts": [prompt(source, text) for text in texts]}
+        return {"prompts": [source.prompt(text, CHAT.value) for text in texts]}
     start = source.settings.start_tokens
     if not start:
         raise ValueError(
@@ -237,27 +236,12 @@ def decoder_and_encoder(source: Source, texts: list[str]) -> dict[str, Any]:
             "config.json, as the model's authors have it"
         )
     encoded = [
-        prompt(source, text)
+        source.prompt(text, True)
         if CHAT.value
         else source.tokenizer.encode(text, special_tokens=True)
         for text in texts
     ]
     return {"prompts": [list(start)] * len(texts), "encoder_tokens": encoded}
-
-
-def choose_sampling(settings: Generation) -> Sampling:
-    """How tokens are drawn: by the flags, else by the model's files."""
-    flag_values = {
-        "temperature": TEMPERATURE.value,
-        "top_k": TOP_K.value,
-        "top_p": TOP_P.value,
-        "min_p": MIN_P.value,
-    }
-    fields: dict[str, Any] = dict(settings.sampling)
-    by_flags = {key: value for key, value in flag_values.items() if value is not None}
-    if by_flags and fields.get("temperature") == 0:
-        fields = {}  # a flag asks for draws
-    return Sampling(**(fields | by_flags))
 
 
 if __name__ == "__main__":

@@ -47,6 +47,20 @@ class Source:
             return np.append(np.int32(self.tokenizer.bos_id), ids)
         return self.tokenizer.with_beginning(ids)
 
+    def prompt(self, text: str, chat: bool = False) -> np.ndarray:
+        """The ids of a prompt, with the specials before it that the model expects.
+
+        Args:
+          text: of the prompt.
+          chat: whether it is a user's message.
+        """
+        if chat:
+            said = self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": text}]
+            )
+            return self.tokenizer.encode(said, parse_specials=True)
+        return self.with_beginning(self.tokenizer.encode(text))
+
     @property
     def stop_tokens(self) -> tuple[int, ...]:
         """The tokens that end a continuation; those beyond the model's table are never

@@ -22,11 +22,13 @@ FLOORS = {
     "safety": 5,
     "regimes": 5,
     "plan": 5,
-    "configs": 6,
-    "experiments": 6,
-    "__main__": 7,  # of the command, which runs experiments by name
+    "serve": 6,
+    "configs": 7,
+    "experiments": 7,
+    "__main__": 8,  # of the command, which runs experiments by name
 }
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "chex"}
+WEB = {"fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client", "openai"}
 # room -> rooms below it that it must still know nothing of
 STRANGERS = {"data": {"models", "parallel"}}
 JUNK = {"utils", "util", "common", "helpers", "helper", "misc"}
@@ -185,6 +187,11 @@ def test_a_circle_of_folders_is_seen():
 @pytest.mark.parametrize("name", ["config", "data"])
 def test_room_does_not_import_jax(graph, name):
     assert jax_users(graph, name) == []
+
+
+def test_one_room_knows_the_web(graph):
+    users = {room(m) for m in graph for t in graph[m] if t.split(".")[0] in WEB}
+    assert users == {"serve"}
 
 
 def test_no_drawer_for_the_rest(graph):

@@ -7,7 +7,7 @@ the lower token id counts as the likelier, as in `argmax`.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -58,6 +58,22 @@ class Sampling:
 
 
 DEFAULT = Sampling()
+
+
+def chosen(stored: Mapping[str, Any], given: Mapping[str, Any]) -> Sampling:
+    """How tokens are drawn: by the fields given, else by those of a model's files.
+
+    Where the files are greedy and a field is given, it asks for draws: theirs don't
+    count.
+
+    Raises:
+      ValueError: as `Sampling`.
+    """
+    by_hand = {key: value for key, value in given.items() if value is not None}
+    if by_hand and stored.get("temperature") == 0:
+        stored = {}
+    fields: dict[str, Any] = {**stored, **by_hand}
+    return Sampling(**fields)
 
 
 @flax.struct.dataclass

@@ -13,8 +13,9 @@ from flax import linen as nn
 from llmjax.config import ModelConfig
 from llmjax.data.tokenizers import tokenizer as tokenizer_lib
 from llmjax.infer.constraints import Form, Forms, choice, json_schema
-from llmjax.infer.engine.engine import Engine, Room
+from llmjax.infer.engine.engine import Engine
 from llmjax.infer.engine.request import Request
+from llmjax.infer.engine.room import Room
 from llmjax.infer.sampling import Sampling
 from llmjax.models.heads.language import LanguageModel
 

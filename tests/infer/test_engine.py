@@ -21,8 +21,10 @@ from llmjax.config import (
     SlidingWindow,
 )
 from llmjax.infer.engine import step as step_lib
-from llmjax.infer.engine.engine import Engine, Room
+from llmjax.infer.engine.engine import Engine
+from llmjax.infer.engine.penalties import Penalties
 from llmjax.infer.engine.request import Request
+from llmjax.infer.engine.room import Room
 from llmjax.infer.generate import generate
 from llmjax.infer.sampling import Sampling
 from llmjax.models.heads.language import LanguageModel
@@ -156,6 +158,85 @@ def test_log_probabilities_are_the_models():
         expected = np.sort(log_p_V)[::-1][: step_lib.TOP]
         np.testing.assert_allclose([p for _, p in token.top], expected, atol=1e-5)
     assert not plain.tokens[0].top
+
+
+def penalised(lm, params, prompt, weighs, count):
+    """Greedy, a whole forward pass a token; the formulas in numpy."""
+    apply = jax.jit(lm.apply)
+    text = np.zeros(len(prompt) + count, np.int32)
+    text[: len(prompt)] = prompt
+    for n in range(len(prompt), len(text)):
+        logits_BTV, _ = apply({"params": params}, {"tokens": text[None]})
+        logits = np.array(logits_BTV[0, n - 1])
+        for i in {*text[:n].tolist()}:
+            r = weighs.repetition
+            logits[i] = logits[i] / r if logits[i] > 0 else logits[i] * r
+        for i in text[len(prompt) : n].tolist():
+            logits[i] -= weighs.frequency
+        for i in {*text[len(prompt) : n].tolist()}:
+            logits[i] -= weighs.presence
+        for i, value in weighs.bias:
+            logits[i] += value
+        text[n] = logits.argmax()
+    return text[len(prompt) :].tolist()
+
+
+def test_penalties_are_their_formulas_in_any_room():
+    """Also of texts that give way, beside ones without, in slots that had others."""
+    kinds = [
+        Penalties(repetition=1.8),
+        Penalties(frequency=0.7, presence=0.9),
+        Penalties(1.3, 0.2, 0.1, bias=((7, 1.5), (9, -100.0))),
+        Penalties(),
+    ]
+    lm, params = model()
+    asked = [
+        dataclasses.replace(request, penalties=kind, max_new_tokens=14)
+        for request, kind in zip(requests(GREEDY, PROMPTS[:4]), kinds, strict=True)
+    ]
+    expected = [
+        np.array(penalised(lm, params, r.prompt, r.penalties, 14)) for r in asked
+    ]
+    assert len({tuple(e.tolist()) for e in expected}) == 4
+    engine = Engine(lm, params, dataclasses.replace(ROOM, pages=11, max_length=40))
+    engine.warm_up()
+    before = step_lib.step._cache_size()
+    same(engine.run(asked), expected)
+    same(engine.run(asked[::-1]), expected[::-1])
+    assert engine.counts["preempted"]
+    assert step_lib.step._cache_size() == before
+    outside = dataclasses.replace(asked[0], penalties=Penalties(bias=((V, 1.0),)))
+    with pytest.raises(ValueError, match=f"token {V}, outside"):
+        engine.submit(outside)
+    with pytest.raises(ValueError, match="repetition is 0.0; it must be above 0"):
+        Penalties(repetition=0.0)
+
+
+class Broken:
+    """A constraint that fails when it is asked for the third time."""
+
+    complete = ended = False
+
+    def __init__(self):
+        self.left = 2
+
+    def allowed(self):
+        self.left -= 1
+        if self.left < 0:
+            raise RuntimeError("broken")
+        return np.full(2, 0xFFFFFFFF, np.uint32)
+
+    def advance(self, token):
+        pass
+
+
+def test_a_constraint_that_fails_ends_its_own_text():
+    engine = Engine(*model(), ROOM)
+    broken = dataclasses.replace(requests(GREEDY)[0], constraint=Broken())
+    answers = engine.run([broken, *requests(GREEDY)[1:3]])
+    assert [a.finished for a in answers] == ["failed", "length", "length"]
+    same(answers[1:], written("rotary", GREEDY)[1:3])
+    assert engine.free_pages == ROOM.rows * ROOM.most
 
 
 def test_stops_and_cancelled_texts():

@@ -17,7 +17,7 @@ from etils import epath
 from tokenizers import pre_tokenizers
 
 from llmjax.config import data as config
-from llmjax.data.tokenizers import formats, frame, offsets, training
+from llmjax.data.tokenizers import formats, frame, offsets, streaming, training
 from llmjax.data.tokenizers.byte_level import (
     are_words,
     begins_with_space,
@@ -253,6 +253,19 @@ class Tokenizer:
         if self.begins_with_space:
             joined = joined.removeprefix(b" ")
         return joined.decode("utf-8", errors="replace")
+
+    def stream(self, *, goes_on: bool = False) -> streaming.TextStream:
+        """Decodes ids that come one after the other, as `decode` does all of them.
+
+        Args:
+          goes_on: the ids continue a text, whose space before the first word stays.
+        """
+        return streaming.TextStream(self._shown, self.begins_with_space and not goes_on)
+
+    def spelling(self, id: int) -> bytes:
+        """The bytes that one id stands for; of an added token, its name."""
+        shown = self._shown[id] if id < len(self._shown) else b""
+        return self._added_names.get(id, shown)
 
     def apply_chat_template(
         self, messages: Sequence[Mapping[str, Any]], **options: Any

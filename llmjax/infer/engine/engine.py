@@ -8,90 +8,24 @@ that came last gives its pages back and is read again later, with the same resul
 """
 
 import collections
-import dataclasses
 import heapq
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from llmjax.infer.engine.device import Device, Launch
 from llmjax.infer.engine.pool import Pool
 from llmjax.infer.engine.request import Answer, Event, Reason, Request, Token
+from llmjax.infer.engine.room import Room, fitting
 from llmjax.infer.engine.row import Row
-from llmjax.infer.engine.step import Drawn, Rows, Steppable, step
-from llmjax.infer.prompts import checked, stops
-from llmjax.infer.sampling import DEFAULT, rows_of
-from llmjax.models.layers import compute_dtype
-from llmjax.models.paged import UNUSED, empty_pages
+from llmjax.infer.engine.step import Drawn, Steppable
+from llmjax.infer.prompts import check_tokens, checked, stops
 from llmjax.models.positions.lengths import follow_length
 
-
-@dataclasses.dataclass(frozen=True)
-class Room:
-    """How much an engine holds, and the shapes that it computes in.
-
-    Attributes:
-      rows: texts that are written at once.
-      max_length: tokens of a prompt and its continuation at most.
-      page: tokens of a page.
-      pages: of the pool; None: enough for all rows at `max_length`.
-      chunk: tokens of a prompt that are read at once.
-    """
-
-    rows: int = 8
-    max_length: int = 1024
-    page: int = 16
-    pages: int | None = None
-    chunk: int = 256
-
-    def __post_init__(self):
-        for name in ("rows", "max_length", "page", "chunk"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; at least 1")
-        if self.pages is not None and self.pages < self.most:
-            raise ValueError(
-                f"pages={self.pages} of {self.page} tokens are fewer than the "
-                f"{self.most} that one text of max_length={self.max_length} needs"
-            )
-
-    @property
-    def most(self) -> int:
-        """Pages of one text at most."""
-        return -(-self.max_length // self.page)
-
-    @property
-    def row_counts(self) -> tuple[int, ...]:
-        """The numbers of rows that a step may have."""
-        return _sizes(1, self.rows, 2)
-
-    @property
-    def chunks(self) -> tuple[int, ...]:
-        """The numbers of tokens that are read at once."""
-        return _sizes(16, self.chunk, 4)
-
-    @property
-    def tables(self) -> tuple[int, ...]:
-        """The numbers of pages of a row that a step may see."""
-        return _sizes(4, self.most, 4)
-
-
-def _sizes(first: int, last: int, factor: int) -> tuple[int, ...]:
-    """first, first * factor, … below `last`, then that."""
-    sizes = []
-    while first < last:
-        sizes.append(first)
-        first *= factor
-    return (*sizes, last)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Launch:
-    """A step that was launched: which rows it draws for, and what it gives."""
-
-    rows: list[Row]
-    drawn: Drawn
+_log = logging.getLogger(__name__)
 
 
 class Engine:
@@ -128,18 +62,15 @@ class Engine:
                 "the model's rates of rotation follow a text's length, so that what a "
                 "page holds depends on what comes later; use `generate`"
             )
-        self.model, self.params = model, params
+        self.model = model
         self.room = Room() if room is None else room
         pages = 1 + (self.room.pages or self.room.rows * self.room.most)
         self._pool = Pool(pages, self.room.page)
-        dtype = compute_dtype(model.layout)
-        self._layers = jax.jit(lambda: empty_pages(cfg, pages, self.room.page, dtype))()
-        # one slot more, which padding writes to
-        self._last = jnp.zeros(self.room.rows + 1, jnp.int32)
+        self._device = Device(model, params, self.room, pages)
         self._slots = [*range(self.room.rows)][::-1]
         self._waiting: list[tuple[tuple[int, int], Row]] = []
         self._rows: dict[int, Row] = {}  # those with a slot, by id
-        self._launched: collections.deque[_Launch] = collections.deque()
+        self._launched: collections.deque[Launch] = collections.deque()
         self._events: list[Event] = []
         self._next = 0
         self.counts: collections.Counter[str] = collections.Counter()
@@ -150,19 +81,7 @@ class Engine:
         Args:
           constraints: those of requests with a constraint too.
         """
-        compiled = 0
-        shapes: list[tuple[int, int | None]]
-        shapes = [(B, None) for B in self.room.row_counts]
-        shapes += [(1, T) for T in self.room.chunks]
-        for M in self.room.tables:
-            for B, T in shapes:
-                tokens_BT = None if T is None else np.zeros((B, T), np.int32)
-                for masked in (False, True)[: 1 + constraints]:
-                    allowed_BW = self._everything(B) if masked else None
-                    self._run(self._arguments([], [], (B, M)), tokens_BT, allowed_BW)
-                    compiled += 1
-        jax.block_until_ready(self._last)
-        return compiled
+        return self._device.warm_up(constraints)
 
     # --- asking ----------------------------------------------------------------------
 
@@ -176,6 +95,9 @@ class Engine:
         cfg = self.model.cfg
         (prompt,) = checked(cfg, [request.prompt], request.max_new_tokens, 0)
         stops(cfg, request.stop_tokens)
+        if request.penalties.bias:
+            biased = np.array([token for token, _ in request.penalties.bias])
+            check_tokens(cfg, "penalties.bias", [biased])
         length = len(prompt) + request.max_new_tokens
         if length > self.room.max_length:
             raise ValueError(
@@ -205,6 +127,16 @@ class Engine:
     def busy(self) -> bool:
         """Whether anything is to do or to tell."""
         return bool(self._waiting or self._rows or self._launched or self._events)
+
+    @property
+    def waiting(self) -> int:
+        """Texts that have no slot."""
+        return len(self._waiting)
+
+    @property
+    def writing(self) -> int:
+        """Texts that have a slot."""
+        return len(self._rows)
 
     @property
     def free_pages(self) -> int:
@@ -263,6 +195,7 @@ class Engine:
             row.answer.cached = max(row.answer.cached, row.filled)
             self.counts["cached"] += row.filled
             self._rows[row.id] = row
+            self._device.join(row)
 
     def _page(self) -> int:
         page = self._pool.take()
@@ -275,8 +208,10 @@ class Engine:
         if not reading:
             return
         row = min(reading, key=lambda row: row.order)
+        if not self._masked(row):
+            return
         count = min(row.target - row.filled, self.room.chunk)
-        T = _fitting(self.room.chunks, count)
+        T = fitting(self.room.chunks, count)
         tokens_BT = np.zeros((1, T), np.int32)
         tokens_BT[0, :count] = row.tokens[row.filled : row.filled + count]
         self._launch([row], [count], tokens_BT)
@@ -288,6 +223,8 @@ class Engine:
         rows = []
         for row in sorted(self._rows.values(), key=lambda row: row.order):
             if row.id in self._rows and row.writes and self._room_for(row):
+                if not self._masked(row):
+                    continue
                 rows.append(row)
         rows = [row for row in rows if row.id in self._rows and row.writes]
         if rows:
@@ -324,76 +261,28 @@ class Engine:
         row.leave(self._pool)
         del self._rows[row.id]
 
+    def _masked(self, row: Row) -> bool:
+        """Asks a row's constraint what may come next; False: it failed, and the row
+        with it."""
+        if row.request.constraint is None:
+            return True
+        try:
+            row.allowed = row.request.constraint.allowed()
+        except Exception:
+            _log.exception("the constraint of request %d failed", row.id)
+            self._finish(row, "failed")
+            return False
+        return True
+
     # --- the device ------------------------------------------------------------------
 
     def _launch(self, rows: list[Row], counts: list[int], tokens_BT: Any) -> None:
-        """Launches a step in which each row reads `counts` tokens."""
-        B = _fitting(self.room.row_counts, len(rows))
-        M = _fitting(self.room.tables, max(len(row.pages) for row in rows))
-        arguments = self._arguments(rows, counts, (B, M))
-        drawn = self._run(arguments, tokens_BT, self._allowed(rows, B))
+        launch = self._device.launch(rows, counts, tokens_BT)
         self.counts["steps"] += 1
-        told = []
-        for row, count in zip(rows, counts, strict=True):
-            row.filled += count
-            if not row.reads:
-                row.drawn += 1
-                told.append(row)
-        if told:
-            self._launched.append(_Launch(told, drawn))
+        if launch.rows:
+            self._launched.append(launch)
 
-    def _run(self, rows: Rows, tokens_BT: Any, allowed_BW: Any) -> Drawn:
-        self._layers, self._last, drawn = step(
-            self.model,
-            self.params,
-            self._layers,
-            self._last,
-            rows,
-            tokens_BT,
-            allowed_BW,
-        )
-        return drawn
-
-    def _arguments(
-        self, rows: list[Row], counts: list[int], shape: tuple[int, int]
-    ) -> Rows:
-        """Of a step of [B, M] tables of pages; rows beyond those given are padding."""
-        B, _ = shape
-        table_BM = np.full(shape, UNUSED, np.int32)
-        for b, row in enumerate(rows):
-            table_BM[b, : len(row.pages)] = row.pages
-        requests = [row.request for row in rows]
-        none = [0] * (B - len(rows))
-
-        def column(values: Iterator[Any] | list[Any], dtype: Any = np.int32) -> Any:
-            return np.array([*values, *none], dtype)
-
-        slots_B = column([row.slot for row in rows])
-        slots_B[len(rows) :] = self.room.rows
-        return Rows(
-            slots_B,
-            table_BM,
-            column([row.filled for row in rows]),
-            column(counts),
-            column([request.seed for request in requests], np.uint32),
-            column([request.number for request in requests], np.uint32),
-            column([row.drawn for row in rows]),
-            rows_of([*(r.sampling for r in requests), *[DEFAULT] * len(none)]),
-            np.array(any(request.top for request in requests)),
-        )
-
-    def _allowed(self, rows: list[Row], B: int) -> np.ndarray | None:
-        if all(row.request.constraint is None for row in rows):
-            return None
-        allowed_BW = self._everything(B)
-        for b, row in enumerate(rows):
-            if row.request.constraint is not None:
-                allowed_BW[b] = row.request.constraint.allowed()
-        return allowed_BW
-
-    def _everything(self, B: int) -> np.ndarray:
-        words = -(-self.model.cfg.vocab_size // 32)
-        return np.full((B, words), 0xFFFFFFFF, np.uint32)
+    # --- what came of it -------------------------------------------------------------
 
     def _collect(self, count: int) -> None:
         """Reads what the first `count` launches gave; waits for them."""
@@ -424,20 +313,26 @@ class Engine:
         if len(row.answer.tokens) == request.max_new_tokens:
             reason = "length"
         if request.constraint is not None:
-            request.constraint.advance(token)
-            if request.constraint.ended:
-                reason = "stop" if request.constraint.complete else "constraint"
+            reason = self._advanced(row, token) or reason
         if reason:
             return self._finish(row, reason, (new,))
         self._events.append(Event(row.id, (new,), cached=row.answer.cached))
+
+    def _advanced(self, row: Row, token: int) -> Reason | None:
+        """Tells a row's constraint of its token; whether the text ends with it."""
+        constraint = row.request.constraint
+        assert constraint is not None
+        try:
+            constraint.advance(token)
+            if constraint.ended:
+                return "stop" if constraint.complete else "constraint"
+        except Exception:
+            _log.exception("the constraint of request %d failed", row.id)
+            return "failed"
+        return None
 
     def _finish(self, row: Row, reason: Reason, tokens: tuple[Token, ...] = ()) -> None:
         if row.id in self._rows:
             self._leave(row)
         row.answer.finished = reason
         self._events.append(Event(row.id, tokens, reason, row.answer.cached))
-
-
-def _fitting(sizes: Sequence[int], count: int) -> int:
-    """The smallest of `sizes` that holds `count`."""
-    return next(size for size in sizes if size >= count)

@@ -5,10 +5,11 @@ from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from llmjax.infer.engine.penalties import NONE, Penalties
 from llmjax.infer.prompts import Prompt
 from llmjax.infer.sampling import Sampling
 
-Reason = Literal["stop", "length", "cancelled", "not_finite", "constraint"]
+Reason = Literal["stop", "length", "cancelled", "not_finite", "constraint", "failed"]
 
 
 @runtime_checkable
@@ -42,6 +43,7 @@ class Request:
       seed, number: a draw depends on (seed, number, the token's number in the text) and
         on nothing else. `number` tells apart texts of one seed.
       priority: lower ones are served first, and give way last.
+      penalties: how what was said changes what is drawn.
       constraint: what may be drawn; None: everything.
       top: whether the likeliest tokens are told of each token's place.
     """
@@ -53,6 +55,7 @@ class Request:
     seed: int = 0
     number: int = 0
     priority: int = 0
+    penalties: Penalties = NONE
     constraint: Constraint | None = None
     top: bool = False
 

@@ -4,6 +4,8 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 
+import numpy as np
+
 from llmjax.infer.engine import pool as pool_lib
 from llmjax.infer.engine.request import Answer, Request
 
@@ -26,6 +28,7 @@ class Row:
       filled: tokens whose keys and values are in the pages.
       target: tokens to read before the next is drawn; more than `filled`: it reads.
       drawn: tokens that were drawn, known or not.
+      allowed: what its constraint allows next, as `Constraint.allowed` says it.
     """
 
     id: int
@@ -38,6 +41,7 @@ class Row:
     filled: int = 0
     target: int = 0
     drawn: int = 0
+    allowed: np.ndarray | None = None
 
     @property
     def order(self) -> tuple[int, int]:

@@ -7,6 +7,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from llmjax.infer.engine import penalties
 from llmjax.infer.generate import Generator
 from llmjax.infer.sampling import RowSampling, sample
 from llmjax.models.forward import forward, variables
@@ -32,7 +33,9 @@ class Rows:
       table_BM, lengths_B, counts_B: see `paged.place`; a row of no tokens is padding.
       seeds_B, numbers_B, draws_B: what a draw depends on: the text's seed, its number
         among those of this seed, and the number of the token in it.
+      is_drawn_B: bool, whether the token that a row draws becomes one of its text.
       sampling: how tokens are drawn.
+      penalties: how what was said changes that.
       top: bool scalar, whether any row asks for the likeliest tokens.
     """
 
@@ -43,8 +46,25 @@ class Rows:
     seeds_B: Any
     numbers_B: Any
     draws_B: Any
+    is_drawn_B: Any
     sampling: RowSampling
+    penalties: penalties.RowPenalties
     top: Any
+
+
+@flax.struct.dataclass
+class State:
+    """What an engine keeps on the device from step to step; S slots.
+
+    Attributes:
+      layers: the pool of pages.
+      last_S: each slot's last token.
+      said: what each slot's text has said.
+    """
+
+    layers: Any
+    last_S: Any
+    said: penalties.Said
 
 
 @flax.struct.dataclass
@@ -65,34 +85,28 @@ class Drawn:
     finite_B: Any
 
 
-@functools.partial(
-    jax.jit, static_argnames=("model",), donate_argnames=("layers", "last_S")
-)
+@functools.partial(jax.jit, static_argnames=("model",), donate_argnames=("state",))
 def step(
     model: Steppable,
     params: Any,
-    layers: Any,
-    last_S: jax.Array,
+    state: State,
     rows: Rows,
     tokens_BT: Any = None,
     allowed_BW: Any = None,
-) -> tuple[Any, jax.Array, Drawn]:
+) -> tuple[State, Drawn]:
     """Reads T tokens of each row and draws the one after them.
 
     Args:
       model, params: a decoder.
-      layers: the pool; donated.
-      last_S: each slot's last token; donated.
+      state: donated.
       rows: those that take part.
       tokens_BT: what they read; None: each its slot's last token.
       allowed_BW: uint32, bit i of word w says whether token 32 w + i may be drawn;
         None: all may.
-
-    Returns:
-      The pool, the slots' last tokens, and what was drawn.
     """
+    layers = state.layers
     if tokens_BT is None:
-        tokens_BT = last_S[rows.slots_B][:, None]
+        tokens_BT = state.last_S[rows.slots_B][:, None]
     T, page = tokens_BT.shape[1], layers[0][0].own.k_LBSKH.shape[2]
     counts_B = jnp.asarray(rows.counts_B)
     lengths_B = jnp.asarray(rows.lengths_B)
@@ -107,12 +121,15 @@ def step(
     (logits_BV, cache), _ = forward(
         model, variables(params), batch, cache, last_B, method="last_logits"
     )
-    drawn = _draw(logits_BV, rows, allowed_BW)
-    last_S = last_S.at[rows.slots_B].set(drawn.tokens_B)
-    return cache.layers, last_S, drawn
+    drawn = _draw(logits_BV, state.said, rows, allowed_BW)
+    last_S = state.last_S.at[rows.slots_B].set(drawn.tokens_B)
+    said = penalties.add(state.said, rows.slots_B, drawn.tokens_B, rows.is_drawn_B)
+    return State(cache.layers, last_S, said), drawn
 
 
-def _draw(logits_BV: jax.Array, rows: Rows, allowed_BW: Any) -> Drawn:
+def _draw(
+    logits_BV: jax.Array, said: penalties.Said, rows: Rows, allowed_BW: Any
+) -> Drawn:
     def key(seed: Any, number: Any, draw: Any) -> jax.Array:
         return jax.random.fold_in(
             jax.random.fold_in(jax.random.key(seed), number), draw
@@ -127,6 +144,7 @@ def _draw(logits_BV: jax.Array, rows: Rows, allowed_BW: Any) -> Drawn:
         lambda: (jnp.zeros((B, K)), jnp.zeros((B, K), jnp.int32)),
     )
     finite_B = jnp.isfinite(logits_BV).all(-1)
+    logits_BV = penalties.apply(logits_BV, said, rows.slots_B, rows.penalties)
     if allowed_BW is not None:
         index_V = jnp.arange(V)
         bit_V = (index_V % 32).astype(jnp.uint32)

@@ -1,0 +1,463 @@
+"""The server answers what its engine writes; each mistake has its own answer."""
+
+import asyncio
+import functools
+import json
+import logging
+import re
+import signal
+import threading
+
+import httpx2
+import jsonschema
+import numpy as np
+import openai
+import pytest
+
+from llmjax.infer.engine.penalties import Penalties
+from llmjax.infer.engine.request import Request
+from llmjax.infer.sampling import Sampling
+from tests.serve import toy
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+HOT = {"temperature": 1.3, "top_k": 40, "top_p": 0.9, "seed": 7, "max_tokens": 12}
+ASK = {"prompt": "the cat", "temperature": 0, "max_tokens": 6}
+
+
+@pytest.fixture(scope="module")
+def server():
+    with toy.running() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    http = openai.DefaultHttpxClient(trust_env=False)
+    url = f"{server.url}/v1"
+    return openai.OpenAI(base_url=url, api_key="-", http_client=http, max_retries=0)
+
+
+@functools.cache
+def engine():
+    return toy.make_engine()
+
+
+def written(prompts, number=1, **fields):
+    """What the engine alone writes: answers of each prompt."""
+    ids = [p if isinstance(p, np.ndarray) else toy.served().encode(p) for p in prompts]
+    stops = (toy.tokenizer().eos_id,)
+    return engine().run(
+        [
+            Request(p, 12, Sampling(1.3, 40, 0.9), stops, seed=7, number=n, **fields)
+            for p in ids
+            for n in range(number)
+        ]
+    )
+
+
+def events(text):
+    lines = [line.removeprefix("data: ") for line in text.split("\n\n") if line]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def test_a_completion_is_what_the_engine_writes(server):
+    prompts = ["the cat", 'sat; {"name"']
+    answers = written(prompts, 2, top=True)
+    texts = [toy.tokenizer().stream(goes_on=True) for _ in answers]
+    texts = [
+        "".join(map(stream.add, answer.ids.tolist())) + stream.end()
+        for stream, answer in zip(texts, answers, strict=True)
+    ]
+    body = {"prompt": prompts, "n": 2, "logprobs": 2, **HOT}
+    got = server.post("/v1/completions", **body).json()
+    assert [c["text"] for c in got["choices"]] == texts
+    reasons = [a.finished for a in answers]
+    assert [c["finish_reason"] for c in got["choices"]] == reasons
+    for choice, answer in zip(got["choices"], answers, strict=True):
+        told, tokens = choice["logprobs"], answer.tokens
+        log_p = [t.log_p for t in tokens]
+        np.testing.assert_allclose(told["token_logprobs"], log_p, atol=1e-4)
+        assert told["text_offset"] == sorted(told["text_offset"])
+        assert all(2 <= len(top) <= 3 for top in told["top_logprobs"])
+    lengths = [len(toy.served().encode(p)) for p in prompts]
+    drawn = sum(len(a.tokens) for a in answers)
+    assert got["usage"]["prompt_tokens"] == sum(lengths)
+    assert got["usage"]["completion_tokens"] == drawn
+    streamed = server.post(
+        "/v1/completions",
+        **body,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    assert streamed.headers["content-type"].startswith("text/event-stream")
+    *pieces, last = events(streamed.text)
+    joined = [""] * 4
+    for piece in pieces:
+        (choice,) = piece["choices"]
+        joined[choice["index"]] += choice["text"]
+    assert joined == texts and last["choices"] == []
+    assert last["usage"]["total_tokens"] == sum(lengths) + drawn
+
+
+def test_ids_are_prompts_too_and_penalties_weigh(server):
+    ids = toy.served().encode("the cat")
+    weighs = Penalties(1.2, 0.5, 0.25, ((5, -100.0),))
+    (answer,) = written([ids], penalties=weighs)
+    got = server.post(
+        "/v1/completions",
+        prompt=ids.tolist(),
+        repetition_penalty=1.2,
+        frequency_penalty=0.5,
+        presence_penalty=0.25,
+        logit_bias={"5": -100},
+        **HOT,
+    ).json()
+    assert got["choices"][0]["text"] == toy.tokenizer().decode(answer.ids)
+    assert (
+        got["choices"][0]["text"]
+        != server.post("/v1/completions", prompt=ids.tolist(), **HOT).json()["choices"][
+            0
+        ]["text"]
+    )
+
+
+def test_the_official_client_chats(client):
+    messages = [
+        {"role": "system", "content": "say yes"},
+        {"role": "user", "content": [{"type": "text", "text": "the cat <eos>"}]},
+    ]
+    sampled = {"temperature": 1.3, "top_p": 0.9, "seed": 7, "max_tokens": 12}
+    ask = functools.partial(
+        client.chat.completions.create,
+        model="toy",
+        messages=messages,
+        extra_body={"top_k": 40},
+        logprobs=True,
+        top_logprobs=3,
+        **sampled,
+    )
+    whole = ask()
+    text = "<bos>system: say yes<eos><bos>user: the cat "
+    encode, plain = toy.tokenizer().encode, toy.tokenizer().encode
+    ids = [
+        *encode(text, parse_specials=True).tolist(),
+        *plain("<eos>").tolist(),
+        *encode("<eos><bos>assistant:", parse_specials=True).tolist(),
+    ]
+    assert ids.count(toy.tokenizer().eos_id) == 2  # what a user spells is text
+    (answer,) = written([np.array(ids, np.int32)], top=True)
+    (choice,) = whole.choices
+    assert choice.message.content == toy.tokenizer().decode(answer.ids)
+    assert choice.finish_reason == answer.finished
+    assert whole.usage.prompt_tokens == len(ids)
+    for token, told in zip(answer.tokens, choice.logprobs.content, strict=True):
+        assert abs(token.log_p - told.logprob) < 1e-4
+        assert bytes(told.bytes) == toy.tokenizer().spelling(token.id)
+        assert len(told.top_logprobs) == 3
+    stream = ask(stream=True, stream_options={"include_usage": True})
+    chunks = [*stream]
+    deltas = [c.choices[0].delta for c in chunks if c.choices]
+    assert deltas[0].role == "assistant"
+    assert "".join(d.content or "" for d in deltas) == choice.message.content
+    assert (
+        chunks[-1].usage.prompt_tokens_details.cached_tokens
+        == (len(ids) - 1) // 16 * 16
+    )
+    assert [m.id for m in client.models.list()] == ["toy"]
+    assert client.models.retrieve("toy").id == "toy"
+    with pytest.raises(openai.NotFoundError, match="ask for 'toy'"):
+        ask(model="gpt-4")
+    got = client.post("/../tokenize", body={"messages": messages[:1]}, cast_to=object)
+    assert got["count"] == len(got["tokens"]) > 0
+
+
+def test_stop_strings_lie_across_tokens(server):
+    text = server.post("/v1/completions", prompt="the cat", **HOT).json()
+    text = text["choices"][0]["text"]
+    for stop in {text[3:6], text[-4:-1]}:
+        body = {"prompt": "the cat", "stop": ["never said", stop], **HOT}
+        (choice,) = server.post("/v1/completions", **body).json()["choices"]
+        assert choice["text"] == text[: text.index(stop)]
+        assert choice["finish_reason"] == "stop"
+        streamed = server.post("/v1/completions", **body, stream=True).text
+        pieces = [e["choices"][0] for e in events(streamed)]
+        assert "".join(p["text"] for p in pieces) == choice["text"]
+        assert pieces[-1]["finish_reason"] == "stop"
+    server.until(lambda: server.worker.open == 0)
+
+
+def test_texts_of_a_form(server):
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "integer", "maximum": 9}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
+    body = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 40, "seed": 1}
+
+    def text(**form):
+        got = server.post("/v1/chat/completions", **body, **form).json()
+        assert got["choices"][0]["finish_reason"] == "stop", got
+        return got["choices"][0]["message"]["content"]
+
+    asked = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    jsonschema.validate(json.loads(text(response_format=asked)), schema)
+    own = {"structured_outputs": {"choice": ["yes", "no"]}}
+    assert text(**own) in ("yes", "no")
+    assert re.fullmatch("[ab]{3}", text(structured_outputs={"regex": "[ab]{3}"}))
+    lark = {"grammar": 'start: "x" | "y"'}
+    assert text(structured_outputs=lark) in ("x", "y")
+
+
+def test_fifty_at_once_are_all_answered(server):
+    """Of all kinds; each is what it is alone."""
+    alone = [
+        server.post("/v1/completions", **ASK | {"seed": 1}).json(),
+        server.post("/v1/completions", **ASK | {"prompt": "sat", "n": 2}).json(),
+    ]
+
+    async def all_of_them():
+        async with httpx2.AsyncClient(
+            base_url=server.url, trust_env=False, timeout=120
+        ) as http:
+
+            def post(i):
+                body = {"model": "toy", **ASK}
+                kind = i % 5
+                if kind == 0:
+                    body["seed"] = 1
+                elif kind == 1:
+                    body |= {"prompt": "sat", "n": 2}
+                elif kind == 2:
+                    body |= {"stream": True}
+                elif kind == 3:
+                    body |= {"temperature": "hot"}
+                else:
+                    body |= {"structured_outputs": {"choice": ["yes", "no"]}}
+                return http.post("/v1/completions", json=body)
+
+            return await asyncio.gather(*map(post, range(50)))
+
+    answers = asyncio.run(all_of_them())
+    for i, answer in enumerate(answers):
+        kind = i % 5
+        assert answer.status_code == (400 if kind == 3 else 200), answer.text
+        if kind < 2:
+            texts = [c["text"] for c in answer.json()["choices"]]
+            assert texts == [c["text"] for c in alone[kind]["choices"]]
+        elif kind == 2:
+            text = "".join(e["choices"][0]["text"] for e in events(answer.text))
+            assert text == alone[0]["choices"][0]["text"]
+        elif kind == 4:
+            assert answer.json()["choices"][0]["text"] in ("yes", "no")
+    assert server.worker.open == 0
+
+
+def test_clients_that_vanish_free_their_pages(server):
+    body = {"model": "toy", "prompt": "the", "max_tokens": 60, "temperature": 0}
+    body |= {"logit_bias": {str(toy.tokenizer().eos_id): -100}}
+
+    async def vanish(stream):
+        async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as http:
+            if not stream:
+                with pytest.raises(httpx2.TimeoutException):
+                    await http.post("/v1/completions", json=body, timeout=0.02)
+                return
+            path, asked = "/v1/completions", body | {"stream": True}
+            async with http.stream("POST", path, json=asked, timeout=120) as answer:
+                async for _ in answer.aiter_lines():
+                    return
+
+    async def all_of_them():
+        await asyncio.gather(*(vanish(i % 2) for i in range(12)))
+
+    asyncio.run(all_of_them())
+    pages = toy.ROOM.rows * toy.ROOM.most
+    server.until(lambda: server.worker.open == 0)
+    server.until(lambda: server.worker.engine.free_pages == pages)
+    server.until(lambda: not server.worker.engine.busy)
+
+
+WRONG = [
+    ("completions", {"temperature": "hot"}, "temperature", "is 'hot'"),
+    ("completions", {"temperature": 2.5}, "temperature", "less than or equal to 2"),
+    ("completions", {"temperature": 1e-9}, "temperature", "must be 0 (greedy) or"),
+    ("completions", {"top_p": 0}, "top_p", "greater than 0"),
+    ("completions", {"min_p": 2}, "min_p", "less than or equal to 1"),
+    ("completions", {"top_k": -2}, "top_k", "greater than or equal to 0"),
+    ("completions", {"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
+    ("completions", {"max_tokens": 64}, "max_tokens", "there is room for"),
+    ("completions", {"prompt": "the cat " * 60}, "prompt", "shorten it to 63"),
+    ("completions", {"prompt": []}, "prompt", "give at least one"),
+    ("completions", {"prompt": [1, 10**6]}, "prompt", "outside the vocabulary"),
+    ("completions", {"prompt": {"a": 1}}, "prompt", "should be a valid"),
+    ("completions", {"prompt": None}, "prompt", "is missing"),
+    ("completions", {"tempratur": 1}, "tempratur", "did you mean temperature?"),
+    ("completions", {"best_of": 4}, "best_of", "is not honoured by this server"),
+    ("completions", {"n": 0}, "n", "greater than or equal to 1"),
+    ("completions", {"n": 100}, "n", "there are 68 places"),
+    ("completions", {"stop": [""]}, "stop", "at least 1 character"),
+    ("completions", {"logprobs": 21}, "logprobs", "less than or equal to 20"),
+    ("completions", {"logit_bias": {"x": 1}}, "logit_bias", "an id of a token"),
+    ("completions", {"logit_bias": {"1": 101}}, "logit_bias.1", "equal to 100"),
+    ("completions", {"stream_options": {}}, "stream_options", "stream is not true"),
+    (
+        "completions",
+        {"structured_outputs": {"regex": "(", "choice": ["a"]}},
+        "structured_outputs",
+        "exactly one of",
+    ),
+    (
+        "completions",
+        {"structured_outputs": {"regex": "(a"}},
+        "structured_outputs.regex",
+        "regex '(a'",
+    ),
+    (
+        "completions",
+        {"structured_outputs": {"json": {"type": "strin"}}},
+        "structured_outputs.json",
+        "strin",
+    ),
+    (
+        "completions",
+        {"response_format": {"type": "xml"}},
+        "response_format.type",
+        "xml",
+    ),
+    ("chat/completions", {"messages": []}, "messages", "at least 1 item"),
+    (
+        "chat/completions",
+        {"messages": [{"role": "tool", "content": "a"}]},
+        "messages.0.role",
+        "'system', 'user' or 'assistant'",
+    ),
+    (
+        "chat/completions",
+        {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+        "messages.0.content",
+        "",
+    ),
+    ("chat/completions", {"tools": [{"type": "function"}]}, "tools", "not honoured"),
+    ("chat/completions", {"top_logprobs": 3}, "top_logprobs", "logprobs is not true"),
+]
+
+
+@pytest.mark.parametrize(("route", "body", "param", "message"), WRONG)
+def test_a_wrong_body_is_refused_by_the_name_of_its_field(
+    server, route, body, param, message
+):
+    start = {"prompt": "the"}
+    if route.startswith("chat"):
+        start = {"messages": [{"role": "user", "content": "the"}]}
+    got = server.post(f"/v1/{route}", **start | body)
+    error = got.json()["error"]
+    assert got.status_code == 400, error
+    assert message in error["message"], error
+    assert error["type"] == "invalid_request_error"
+    assert error["param"].startswith(param) and param in error["message"]
+
+
+def test_what_is_no_body_at_all(server):
+    for content, message in [
+        (b'{"model": ', "is no JSON"),
+        (b"[1]", "must be a JSON object"),
+        (b'{"model": "toy", "prompt": "a", "top_p": NaN}', "top_p is nan"),
+        (b"\xff\xfe", ""),
+    ]:
+        got = server.client.post(
+            "/v1/completions",
+            content=content,
+            headers={"Content-Type": "application/json"},
+        )
+        assert got.status_code == 400 and message in got.json()["error"]["message"]
+    got = server.client.get("/v1/completions")
+    assert got.status_code == 405 and "error" in got.json()
+    got = server.client.get("/nothing")
+    assert got.status_code == 404 and "/nothing" in got.json()["error"]["message"]
+
+
+def test_the_log_and_the_metrics_hold_no_text(server, caplog):
+    with caplog.at_level(logging.INFO, "llmjax.serve.requests"):
+        server.post("/v1/completions", **ASK)
+    line = json.loads(caplog.messages[-1])
+    assert line["status"] == 200 and line["path"] == "/v1/completions"
+    assert line["prompt_tokens"] > 0 and line["completion_tokens"] == 6
+    assert line["finished"] == "length" and line["first_token_ms"] <= line["ms"]
+    assert "cat" not in caplog.text
+    text = server.client.get("/metrics").text
+    counted = re.search(
+        r'requests_total\{path="/v1/completions",status="200"\} (.*)', text
+    )
+    assert float(counted[1]) >= 1
+    assert "llmjax_free_pages 16.0" in text and "llmjax_first_token_seconds_sum" in text
+
+
+def test_a_full_server_says_when_to_come_again_and_a_closing_one_ends_whole():
+    hold = threading.Event()
+
+    def make():
+        engine = toy.make_engine()
+        turn = engine.turn
+
+        def slow():
+            hold.wait(60)
+            return turn()
+
+        engine.turn = slow
+        return engine
+
+    with toy.running(make=make, waiting=1, keys=["secret"], max_bytes=5000) as server:
+        post = server.client.post("/v1/completions", json={"model": "toy"} | ASK)
+        assert post.status_code == 401 and post.json()["error"]["param"] is None
+        server.client.headers["Authorization"] = "Bearer secret"
+        assert server.post("/v1/completions", prompt="a" * 6000).status_code == 413
+        assert server.client.get("/health").status_code == 200
+        found = []
+        asking = threading.Thread(
+            target=lambda: found.append(server.post("/v1/completions", **ASK, n=5))
+        )
+        asking.start()
+        server.until(lambda: server.worker.open == 5)
+        full = server.post("/v1/completions", **ASK)
+        assert full.status_code == 429 and 1 <= int(full.headers["Retry-After"]) <= 60
+        server.server.handle_exit(signal.SIGTERM, None)
+        closing = server.post("/v1/completions", **ASK)
+        assert closing.status_code == 503 and "is closing" in closing.text
+        assert server.client.get("/health/ready").status_code == 503
+        assert server.client.get("/health/live").status_code == 200
+        hold.set()
+        server.thread.join(60)
+        asking.join(60)
+        assert not server.thread.is_alive()
+        assert found[0].status_code == 200 and len(found[0].json()["choices"]) == 5
+
+
+def test_an_engine_that_fails_is_made_anew_and_one_that_cannot_be_is_told():
+    made = []
+
+    def make():
+        engine = toy.make_engine()
+        if len(made) == 2:
+            raise MemoryError("no room")
+        made.append(engine)
+        turn = engine.turn
+
+        def fails():
+            engine.turn = turn
+            raise RuntimeError("the device is gone")
+
+        engine.turn = fails
+        return engine
+
+    with toy.running(make=make) as server:
+        failed = server.post("/v1/completions", **ASK)
+        assert failed.status_code == 500 and "failed in the engine" in failed.text
+        server.until(lambda: server.worker.ready)
+        streamed = server.post("/v1/completions", **ASK, stream=True).text
+        assert "failed in the engine" in streamed and streamed.endswith("[DONE]\n\n")
+        server.until(lambda: server.worker.dead)
+        assert server.client.get("/health/live").status_code == 503
+        gone = server.post("/v1/completions", **ASK)
+        assert gone.status_code == 503 and "MemoryError: no room" in gone.text
