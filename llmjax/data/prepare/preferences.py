@@ -9,7 +9,7 @@ from llmjax.config import DataConfig, Messages, Number, RecordField
 from llmjax.data.files import columns, finding, readers
 from llmjax.data.prepare import labelled
 from llmjax.data.prepare.pairs import only
-from llmjax.data.prepare.prepare import is_local
+from llmjax.data.prepare.sources import is_local
 from llmjax.data.tokenizers.chats import messages
 
 
