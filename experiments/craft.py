@@ -27,6 +27,7 @@ from etils import epath
 from configs.objectives import masked_lm
 from experiments import cli
 from llmjax import config as cfg
+from llmjax.data.augment.words import READ_WORDNET
 from llmjax.data.batches.pipeline import Part, Pipeline
 from llmjax.data.prepare import prepare
 from llmjax.tasks.labelled import augmented
@@ -100,7 +101,6 @@ CRAFTS: dict[str, Craft] = {
     "synonyms": _set(data__augment__synonyms=0.1),
     "insertion": _set(data__augment__insertion=0.1),
 }
-READ_WORDNET = ("synonyms", "insertion")
 
 
 def names() -> list[str]:

@@ -1,6 +1,6 @@
 """Small changes of labelled texts while they are learned from."""
 
-from llmjax.config.checks import Share, checked, require
+from llmjax.config.checks import Share, checked
 
 
 @checked
@@ -27,15 +27,6 @@ class Augmentation:
     swap: Share = 0.0
     deletion: Share = 0.0
     wordnet: str = ""
-
-    def __post_init__(self):
-        reads = [n for n in ("synonyms", "insertion") if getattr(self, n)]
-        require(
-            not reads or bool(self.wordnet),
-            f"{' and '.join(reads)} read WordNet, and wordnet is empty; give the "
-            "folder of its index and data files, as /usr/share/wordnet of Debian's "
-            "wordnet-base, or set the rate to 0",
-        )
 
     @property
     def rates(self) -> dict[str, float]:

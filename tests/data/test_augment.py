@@ -181,4 +181,4 @@ def test_what_cannot_be_augmented_is_refused(change, says):
 
 def test_synonyms_without_a_folder_are_refused():
     with pytest.raises(ValueError, match="synonyms read WordNet, and wordnet is empty"):
-        Augmentation(synonyms=0.1)
+        Augmenter.of(Augmentation(synonyms=0.1))

@@ -14,6 +14,7 @@ from llmjax.config import Augmentation
 from llmjax.data.augment.wordnet import WordNet
 
 Words = list[str]
+READ_WORDNET = ("synonyms", "insertion")
 _CORE = re.compile(r"^(\W*)(.*?)(\W*)$", re.DOTALL)
 # which synonyms are not looked for: WordNet knows "in" as an inch
 _STOP_WORDS = """
@@ -43,8 +44,19 @@ class Augmenter:
 
     @classmethod
     def of(cls, config: Augmentation) -> "Augmenter":
-        """Raises FileNotFoundError where WordNet is not in its folder."""
-        reads = config.synonyms or config.insertion
+        """The changes of a config.
+
+        Raises:
+          ValueError: they read WordNet, and its folder is not said.
+          FileNotFoundError: it is not there.
+        """
+        reads = [name for name in config.rates if name in READ_WORDNET]
+        if reads and not config.wordnet:
+            raise ValueError(
+                f"data.augment: {' and '.join(reads)} read WordNet, and wordnet is "
+                "empty; give the folder of its index and data files, as "
+                "/usr/share/wordnet of Debian's wordnet-base, or set the rate to 0"
+            )
         return cls(config, WordNet(config.wordnet) if reads else None)
 
     def __call__(self, text: str, rng: np.random.Generator) -> str:
