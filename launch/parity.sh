@@ -81,8 +81,9 @@ if [[ ${1:-} == tasks || ${1:-} == peft ]]; then
   python -m tests.parity.embeddings
   python -m tests.parity.written
   python -m tests.parity.preferences --trl="$libraries"
-  PYTHONPATH=$PWD:$libraries HF_DATASETS_OFFLINE=1 \
-    exec python -m tests.parity.lm_eval_hf
+  export PYTHONPATH=$PWD:$libraries HF_DATASETS_OFFLINE=1
+  python tests/proofs/beside_transformers.py --quick
+  exec python -m tests.parity.lm_eval_hf
 fi
 python -m tests.parity.chats
 python -m tests.parity.pipelines

@@ -59,16 +59,19 @@ def main() -> dict[str, Any]:
     drawn = answers_lib.draw(first, learned, file, **options, seed=LEARNED)
     rows = answers_lib.pairs(learned, drawn, reward(whole(learned, drawn)))
     source = write_rows(folder / "pairs.jsonl", rows)
-    losses = {}
-    for loss in runs.LOSSES[: 2 if QUICK.value else None]:
-        place = folder / loss.kind
-        train(runs.learner(loss, source, f"{folder}/cache", start, sizes), place)
-        losses[loss.kind] = open_source(str(place))
-    told = {}
-    for name, model in {"before": first, **losses}.items():
+    told: dict[str, dict[str, float]] = {}
+
+    def measure(name: str, model: Source) -> None:
         file = folder / f"held_out_{name}.jsonl"
         found = answers_lib.draw(model, held_out, file, **options, seed=NEW)
         told[name] = measured(model, first, held_out, found, reward)
+        print(f"{name}: {told[name]}", flush=True)
+
+    measure("before", first)
+    for loss in runs.LOSSES[: 2 if QUICK.value else None]:
+        place = folder / loss.kind
+        train(runs.learner(loss, source, f"{folder}/cache", start, sizes), place)
+        measure(loss.kind, open_source(str(place)))
     return {
         "model": MODEL.value or "small",
         "openings": len(learned),

@@ -57,7 +57,7 @@ class Sizes:
     draws: int = 4
     new_tokens: int = 40
     classifier_steps: int = 150
-    model_steps: int = 500
+    model_steps: int = 300
     steps: int = 40
     width: int = 128
     vocabulary: int = 2048
