@@ -108,13 +108,13 @@ class RoAd(Targeted):
     """The results' pairs, each turned and scaled (Liao & Monz 2024, 2409.00119).
 
     Attributes:
-      entries: 1: a pair has an angle and a factor; 2: its features have them each; 4:
-        all four entries of its 2 × 2 matrix do.
+      variant: "road_1": a pair has an angle and a factor; "road_2": its features have
+        them each; "road_4": all four entries of its 2 × 2 matrix do.
       group_size: features in a row whose first half is paired with the second.
     """
 
     kind: ClassVar[str] = "road"
-    entries: Literal[1, 2, 4] = 1
+    variant: Literal["road_1", "road_2", "road_4"] = "road_1"
     group_size: Count = 64
 
     def __post_init__(self):

@@ -23,7 +23,6 @@ from llmjax.hub.adapters.special import (
     MiSSFormat,
     OFTFormat,
     PiSSAFormat,
-    RoAdFormat,
     SHiRAFormat,
     VeRAFormat,
 )
@@ -135,12 +134,11 @@ FORMATS = {
             {"a": "delora_A.T", "b": "delora_B.T", "bound": "delora_lambda"},
             {"bias": "none"},
         ),
-        RoAdFormat(
+        Format(
             "ROAD",
             RoAd,
-            {"group_size": "group_size"},
+            {"group_size": "group_size", "variant": "variant"},
             {"theta": "road_theta", "alpha": "road_alpha"},
-            silent=("variant",),
         ),
         Format(
             "C3A",

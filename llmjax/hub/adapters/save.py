@@ -159,7 +159,7 @@ def _pairs(
             kernels = [np.asarray(flat[path][index], np.float32) for path in paths]
             for suffix, tensor in written(peft, place, own, kernels).items():
                 out.tensors[f"{PREFIX}{name}.{suffix}"] = np.ascontiguousarray(tensor)
-                if suffix == "lora_A.weight":
+                if suffix == "lora_A.weight" and isinstance(peft, LoRA):
                     out.ranks[name] = len(tensor), _scale(peft, place, own)
             if isinstance(peft, IA3) and _of_input(peft, place):
                 out.inputs.add(name)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from llmjax.config import OFT, AdaLoRA, DeLoRA, LoKr, MiSS, PiSSA, RoAd, SHiRA, VeRA
+from llmjax.config import OFT, AdaLoRA, DeLoRA, LoKr, MiSS, PiSSA, SHiRA, VeRA
 from llmjax.hub.adapters.format import PREFIX, Adapter, Format, Source, Weights
 
 
@@ -194,20 +194,6 @@ class MiSSFormat(Format):
         tensors, fields = super().written(peft, adapters)
         begun = True if peft.variant == "plain" else peft.variant
         return tensors, fields | {"init_weights": begun, "miss_dropout": peft.dropout}
-
-
-class RoAdFormat(Format):
-    """The variant's number stands in a word."""
-
-    def settings(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        entries = int(str(fields["variant"]).rpartition("_")[2])
-        return super().settings(fields) | {"entries": entries}
-
-    def written(
-        self, peft: RoAd, adapters: list[Adapter]
-    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        tensors, fields = super().written(peft, adapters)
-        return tensors, fields | {"variant": f"road_{peft.entries}"}
 
 
 class LoKrFormat(Format):
