@@ -167,6 +167,5 @@ class Family:
 
     def way(self, head: str) -> Classifier | None:
         """The way of a class of `llmjax.models.heads` to classes; None: it has none."""
-        return {"SequenceClassifier": self.classifier, "TokenClassifier": self.tagger}[
-            head
-        ]
+        ways = {"SequenceClassifier": self.classifier, "TokenClassifier": self.tagger}
+        return ways.get(head)

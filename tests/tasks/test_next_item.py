@@ -322,6 +322,7 @@ def test_what_does_not_fit_is_named(tmp_path, tiny):
     ):
         with pytest.raises(ValueError, match=words):
             make_task(dataclasses.replace(task.run, **changes), corpus.tokenizer)
+    assert task.example_batch(2)["tokens"].shape == (2, 4)
     manifest = json.loads(json.dumps(corpus.manifest))
     manifest["dataset"]["documents"]["test"] = 1
     several = dataclasses.replace(corpus, manifest=manifest)

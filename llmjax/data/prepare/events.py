@@ -3,7 +3,15 @@
 import dataclasses
 import sys
 
-from llmjax.config import DataConfig, Items, Label, Number, RecordField, TokenizerFile
+from llmjax.config import (
+    DataConfig,
+    FieldType,
+    Items,
+    Label,
+    Number,
+    RecordField,
+    TokenizerFile,
+)
 from llmjax.data.prepare.labelled import columns_of
 from llmjax.data.prepare.pairs import only
 
@@ -35,7 +43,11 @@ def with_events(
     if data.prepare.fields or not (there := columns_of(data)):
         return data
     files = f"data.source={data.source!r}"
-    types = {user: (USERS, Label()), item: (ITEMS, Label()), time: (TIMES, Number())}
+    types: dict[str, tuple[tuple[str, ...], FieldType]] = {
+        user: (USERS, Label()),
+        item: (ITEMS, Label()),
+        time: (TIMES, Number()),
+    }
     own = {column.lower() for column in there}
     fields = []
     for name, (usual, kind) in types.items():

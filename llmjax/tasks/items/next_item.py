@@ -264,7 +264,7 @@ class NextItemTask(LanguageObjective):
             )
         return {"history": [*map(_item, range(len(value)), value)]}
 
-    def questions(self, rows: Sequence[Mapping[str, Any]]) -> Asked:
+    def questions(self, rows: Sequence[Mapping[str, Any]]) -> Any:
         """Histories; items that nothing is known of are left out and counted."""
         unknown = 0
         each = []

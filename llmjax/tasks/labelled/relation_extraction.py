@@ -50,13 +50,14 @@ class RelationExtractionTask(SequenceClassificationTask):
     it. Of a text that is longer than a row what lies around the entities is read.
     """
 
-    architectures = ("encoder",)  # a decoder's first entity never sees the second
-    packings = ("pad",)
+    # a decoder's first entity never sees the second
+    architectures: ClassVar[tuple[str, ...]] = ("encoder",)
+    packings: ClassVar[tuple[str, ...]] = ("pad",)
     specials = MARKERS
-    head = RelationClassifier
-    inputs: ClassVar[tuple[str, ...]] = ("text", "head", "tail")  # type: ignore[misc]
+    head: ClassVar[type[nn.Module]] = RelationClassifier
+    inputs: ClassVar[tuple[str, ...]] = ("text", "head", "tail")
     read_values = ("head", "tail")
-    answer_columns = ("head", "relation", "tail", "probability", "probabilities")  # type: ignore[assignment]
+    answer_columns = ("head", "relation", "tail", "probability", "probabilities")
 
     # --- the config ------------------------------------------------------------------
 
@@ -196,7 +197,7 @@ class RelationExtractionTask(SequenceClassificationTask):
             raise ValueError(f"the row {reason}; mend it, or take it out")
         return {"text": text, "head": spans["head"][0], "tail": spans["tail"][0]}
 
-    def questions(self, rows: Sequence[Mapping[str, Any]]) -> MarkedTexts:
+    def questions(self, rows: Sequence[Mapping[str, Any]]) -> Any:
         vocabulary: Any = self.vocabulary
         texts, names = [], []
         for row in rows:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -69,10 +69,10 @@ class SequenceClassificationTask(LabelledTask):
     several share one, and labels are [B, G, ...].
     """
 
-    architectures = ("decoder", "encoder")
-    packings = ("pad", "first_fit")
+    architectures: ClassVar[tuple[str, ...]] = ("decoder", "encoder")
+    packings: ClassVar[tuple[str, ...]] = ("pad", "first_fit")
     labels = ("label",)
-    head = SequenceClassifier
+    head: ClassVar[type[nn.Module]] = SequenceClassifier
     diverges = True
 
     # --- the config ------------------------------------------------------------------

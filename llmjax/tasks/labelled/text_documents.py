@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from llmjax.config import SequenceClassification
 from llmjax.data.store.corpus import Corpus
 from llmjax.data.store.tokens import TokenSource
+from llmjax.tasks.labelled.problems.problem import Classified
 
 
 def has_records(corpus: Corpus) -> bool:
@@ -12,9 +12,7 @@ def has_records(corpus: Corpus) -> bool:
     return not corpus.class_names and "schema" in corpus.manifest["dataset"]
 
 
-def labelled_documents(
-    config: SequenceClassification, corpus: Corpus, split: str
-) -> TokenSource:
+def labelled_documents(config: Classified, corpus: Corpus, split: str) -> TokenSource:
     """The documents of a split that have a label.
 
     Raises:
