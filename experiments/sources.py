@@ -54,8 +54,8 @@ class Source:
         """
         if chat:
             message = {"role": "user", "content": text}
-            chat = self.tokenizer.apply_chat_template([message])
-            return self.tokenizer.encode(chat, parse_specials=True)
+            asked = self.tokenizer.apply_chat_template([message])
+            return self.tokenizer.encode(asked, parse_specials=True)
         ids = self.tokenizer.encode(text)
         if self.step is not None:
             return np.append(np.int32(self.tokenizer.bos_id), ids)

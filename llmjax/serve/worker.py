@@ -113,11 +113,12 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
-    def stop(self) -> None:
-        """Ends the thread after the turn that it is in."""
+    def stop(self, seconds: float = 5.0) -> bool:
+        """Ends the thread after the turn that it is in; whether it ended in time."""
         self._orders.put(None)
         if self._thread.is_alive():
-            self._thread.join(timeout=60)
+            self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def submit(self, requests: Sequence[Request]) -> Call:
         """Queues requests, all or none.
