@@ -31,6 +31,7 @@ proof loader_memory --quick
 proof storage --quick
 proof hostile --quick
 proof predict --quick
+proof serve --quick
 
 printf '\n%s' "$summary"
 exit "$failed"
