@@ -130,13 +130,13 @@ def served(source: Source, name: str, room: Room, with_forms: bool) -> Served:
 
 
 def greeting(address: str, name: str, with_key: bool) -> str:
-    """Where the server is, and a line that asks it something."""
+    """Where the server is, and a command that asks it something."""
     key = " -H 'Authorization: Bearer KEY'" if with_key else ""
     body = f'{{"model": "{name}", "prompt": "The", "max_tokens": 16}}'
     return (
         f"{name} is ready at {address}\n"
-        f"  curl {address}/v1/completions -H 'Content-Type: application/json'{key} "
-        f"-d '{body}'"
+        f"  curl {address}/v1/completions -H 'Content-Type: application/json'{key} \\\n"
+        f"    -d '{body}'"
     )
 
 

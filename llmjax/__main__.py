@@ -25,6 +25,7 @@ STAGES = (
     "evaluate",
     "predict",
     "generate",
+    "serve",
     "convert",
 )
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it

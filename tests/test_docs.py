@@ -200,7 +200,8 @@ def check(words: list[str]) -> None:
     elif words[:2] == ["python", "-m"]:
         pass
     elif words[:2] == ["pip", "install"]:
-        extras = re.findall(r"\[(\w+)\]", " ".join(words))
+        lists = re.findall(r"\[([\w,]+)\]", " ".join(words))
+        extras = ",".join(lists).split(",") if lists else []
         text = (ROOT / "setup.py").read_text()
         assert [extra for extra in extras if f'"{extra}": [' not in text] == []
         assert extras or "." in words, words
@@ -338,7 +339,7 @@ def test_every_script_is_shown():
 
 
 def test_readme_is_short():
-    assert PAGES["README.md"].text.count("\n") <= 160
+    assert PAGES["README.md"].text.count("\n") <= 170
 
 
 def test_the_picture_of_the_house_is_of_today():

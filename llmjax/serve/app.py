@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +91,13 @@ class Server:
           RefusedError: it can't be had.
         """
         self._check_open()
+        # before any work is done for it
+        self._check_places(body.n * len(getattr(body, "prompts", "1")))
         began = time.monotonic()
         # tokens and grammars are made while others are served
         asked = await run_in_threadpool(ask, self._model, body)
-        call = self._submitted(asked.requests)
+        with _full():
+            call = self._worker.submit(asked.requests)
         facts = request.scope[FACTS]
         facts |= {"prompt_tokens": sum(asked.prompts), "stream": body.stream}
         choices = [
@@ -102,15 +105,20 @@ class Server:
             for _ in asked.requests
         ]
         pieces = self._pieces(call, choices, began, facts)
+
+        def close() -> None:
+            facts.setdefault("finished", "gone")
+            call.cancel()  # nothing, where all ended
+
         if body.stream:
             options = body.stream_options
             with_usage = options is not None and options.include_usage
             lines = self._lines(pieces, choices, asked, form, with_usage)
-            return Events(lines, call.cancel)
+            return Events(lines, close)
         try:
             own = await or_gone(request, _gathered(pieces, len(choices)))
         finally:
-            call.cancel()  # nothing, where all ended
+            close()
         if own is None:
             return Response(status_code=499)
         whole = form.whole(asked, own, answers.usage(asked, choices))
@@ -124,18 +132,16 @@ class Server:
         if not self._worker.ready:
             raise RefusedError(503, "the server is not ready yet; see /health", after=5)
 
-    def _submitted(self, requests: Sequence[Any]) -> Call:
-        if len(requests) > self._worker.places:
+    def _check_places(self, count: int) -> None:
+        if count > self._worker.places:
             raise RefusedError(
                 400,
-                f"n is too large: {len(requests)} texts are asked for, and there are "
+                f"n is too large: {count} texts are asked for, and there are "
                 f"{self._worker.places} places; ask for fewer",
                 "n",
             )
-        try:
-            return self._worker.submit(requests)
-        except FullError as e:
-            raise RefusedError(429, str(e), code="full", after=e.after) from e
+        with _full():
+            self._worker.check(count)
 
     async def _pieces(
         self,
@@ -191,6 +197,14 @@ async def _gathered(
     async for number, piece in pieces:
         own[number].append(piece)
     return own
+
+
+@contextlib.contextmanager
+def _full() -> Iterator[None]:
+    try:
+        yield
+    except FullError as e:
+        raise RefusedError(429, str(e), code="full", after=e.after) from e
 
 
 def _line(value: Any) -> str:

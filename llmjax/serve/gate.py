@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmjax.serve.errors import RefusedError
@@ -55,8 +56,6 @@ class Gate:
                 await refused.response()(scope, receive, sent)
             else:
                 await self._app(scope, self._counted(receive), sent)
-        except RefusedError as e:  # while the body was read
-            await e.response()(scope, receive, sent)
         except Exception:
             status = 500
             raise
@@ -80,7 +79,7 @@ class Gate:
                 )
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._max_bytes:
-            return self._too_large()
+            return RefusedError(413, self._too_large)
         return None
 
     def _counted(self, receive: Receive) -> Receive:
@@ -92,13 +91,14 @@ class Gate:
             message = await receive()
             count += len(message.get("body", b""))
             if count > self._max_bytes:
-                raise self._too_large()
+                raise HTTPException(413, self._too_large)  # FastAPI passes these on
             return message
 
         return counted
 
-    def _too_large(self) -> RefusedError:
-        return RefusedError(413, f"the body has more than {self._max_bytes} bytes")
+    @property
+    def _too_large(self) -> str:
+        return f"the body has more than {self._max_bytes} bytes; send fewer"
 
     def _log(
         self, scope: Scope, status: int, seconds: float, facts: dict[str, Any]

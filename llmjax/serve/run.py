@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import socket
 import sys
 from collections.abc import Callable
@@ -100,6 +101,10 @@ def run(
             telling.cancel()
 
     asyncio.run(main())
+    if not worker.stop():
+        # XLA can't be interrupted amid a compile, and crashes where Python ends first
+        sys.stdout.flush()
+        os._exit(0)
     if worker.dead is not None:
         raise ValueError(f"the engine can't be made: {worker.dead}")
 

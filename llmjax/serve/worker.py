@@ -33,18 +33,22 @@ class Call:
         """`Worker.submit` makes it."""
         self._worker, self.requests = worker, tuple(requests)
         self._open = {*range(len(requests))}
+        self._cancelled: set[int] = set()
         self._began = time.monotonic()
         self._news: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
 
     async def events(self) -> AsyncIterator[tuple[int, Event]]:
         """(number of the request, what it has new), until all have ended."""
         while self._open or not self._news.empty():
-            yield await self._news.get()
+            number, event = await self._news.get()
+            if number not in self._cancelled:
+                yield number, event
 
     def cancel(self, number: int | None = None) -> None:
         """Ends one request, or all; nothing more is told of it."""
         for n in [*self._open] if number is None else [number]:
             if n in self._open:
+                self._cancelled.add(n)
                 self._end(n)
                 self._worker.cancel(self, n)
 
@@ -113,11 +117,12 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
-    def stop(self) -> None:
-        """Ends the thread after the turn that it is in."""
+    def stop(self, seconds: float = 5.0) -> bool:
+        """Ends the thread after the turn that it is in; whether it ended in time."""
         self._orders.put(None)
         if self._thread.is_alive():
-            self._thread.join(timeout=60)
+            self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def submit(self, requests: Sequence[Request]) -> Call:
         """Queues requests, all or none.
@@ -125,15 +130,19 @@ class Worker:
         Raises:
           FullError: not all have a place.
         """
-        if self.open + len(requests) > self.places:
-            behind = max(0, self.open - self._rows) / self._rows
-            raise FullError(min(60, max(1, round(self._seconds * (1 + behind)))))
+        self.check(len(requests))
         call = Call(self, requests)
         self._open_calls.add(call)
         self.open += len(requests)
         for number in range(len(requests)):
             self._orders.put(_Order(call, number, begin=True))
         return call
+
+    def check(self, count: int) -> None:
+        """Raises FullError where that many requests have no place now."""
+        if self.open + count > self.places:
+            behind = max(0, self.open - self._rows) / self._rows
+            raise FullError(min(60, max(1, round(self._seconds * (1 + behind)))))
 
     def cancel(self, call: Call, number: int) -> None:
         """Of `Call.cancel`."""

@@ -199,12 +199,11 @@ def test_penalties_are_their_formulas_in_any_room():
     ]
     assert len({tuple(e.tolist()) for e in expected}) == 4
     engine = Engine(lm, params, dataclasses.replace(ROOM, pages=11, max_length=40))
-    engine.warm_up()
-    before = step_lib.step._cache_size()
     same(engine.run(asked), expected)
-    same(engine.run(asked[::-1]), expected[::-1])
+    before = step_lib.step._cache_size()
+    same(engine.run(asked[::-1] + asked), expected[::-1] + expected)
     assert engine.counts["preempted"]
-    assert step_lib.step._cache_size() == before
+    assert step_lib.step._cache_size() - before <= 2  # more tables, no more values
     outside = dataclasses.replace(asked[0], penalties=Penalties(bias=((V, 1.0),)))
     with pytest.raises(ValueError, match=f"token {V}, outside"):
         engine.submit(outside)

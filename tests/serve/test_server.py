@@ -15,8 +15,9 @@ import openai
 import pytest
 
 from llmjax.infer.engine.penalties import Penalties
-from llmjax.infer.engine.request import Request
+from llmjax.infer.engine.request import Event, Request, Token
 from llmjax.infer.sampling import Sampling
+from llmjax.serve.worker import Worker
 from tests.serve import toy
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -208,6 +209,25 @@ def test_texts_of_a_form(server):
     assert re.fullmatch("[ab]{3}", text(structured_outputs={"regex": "[ab]{3}"}))
     lark = {"grammar": 'start: "x" | "y"'}
     assert text(structured_outputs=lark) in ("x", "y")
+
+
+def test_nothing_is_told_after_a_stop_string():
+    """Also of what was on its way already."""
+
+    async def told():
+        worker = Worker(toy.make_engine, 1, 1)
+        call, numbers = worker.submit([Request([1], 1)] * 2), []
+        for number in (0, 0, 1):
+            call.tell(number, Event(0, (Token(1, 0.0),)))
+        call.tell(1, Event(0, finished="length"))
+        async for number, _ in call.events():
+            numbers.append(number)
+            if number == 0:
+                call.cancel(0)
+        assert worker.open == 0
+        return numbers
+
+    assert asyncio.run(told()) == [0, 1, 1]
 
 
 def test_fifty_at_once_are_all_answered(server):
@@ -413,6 +433,12 @@ def test_a_full_server_says_when_to_come_again_and_a_closing_one_ends_whole():
         assert post.status_code == 401 and post.json()["error"]["param"] is None
         server.client.headers["Authorization"] = "Bearer secret"
         assert server.post("/v1/completions", prompt="a" * 6000).status_code == 413
+        chunks = server.client.post(
+            "/v1/completions",
+            content=iter([b"a" * 3000] * 2),  # no length is told
+            headers={"Content-Type": "application/json"},
+        )
+        assert chunks.status_code == 413 and "5000 bytes" in chunks.text
         assert server.client.get("/health").status_code == 200
         found = []
         asking = threading.Thread(

@@ -35,7 +35,8 @@ class Device:
           room: how much there is.
           pages: of the pool, `UNUSED` among them.
         """
-        self._model, self._params, self._room = model, params, room
+        self._model, self._room = model, room
+        self._params = jax.device_put(params)  # nothing, where they are there already
         cfg, dtype = model.cfg, compute_dtype(model.layout)
         slots = room.rows + 1  # one more, which padding writes to
 
