@@ -18,6 +18,7 @@ REQUIRED = {
     "GivenWeights": {"values": (1.0,)},
     "Group": {"repeat": 1},
     "Checkpoint": {"path": "a"},
+    "RankOf": {"pattern": "query", "rank": 1},
     "TokenizerFile": {"path": "a"},
     "MultiTask": {"parts": (config.TaskPart(),)},
 }
