@@ -19,6 +19,7 @@ REQUIRED = {
     "Group": {"repeat": 1},
     "RankOf": {"pattern": "a", "rank": 1},
     "Checkpoint": {"path": "a"},
+    "RankOf": {"pattern": "query", "rank": 1},
     "TokenizerFile": {"path": "a"},
     "MultiTask": {"parts": (config.TaskPart(),)},
 }

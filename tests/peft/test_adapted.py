@@ -119,7 +119,7 @@ LAYOUTS = {
 }
 CASES = [
     *(("lora", layout) for layout in LAYOUTS),
-    *((name, "fsdp and tensor") for name in ("dora", "ia3", "adalora", "hra")),
+    *((name, "fsdp and tensor") for name in ("dora", "ia3", "adalora")),
     *((name, "pipeline") for name in ("dora", "shira")),
 ]
 
