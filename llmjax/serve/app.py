@@ -64,7 +64,13 @@ def make_app(
     # its pages of the API would come from other hosts
     app = FastAPI(title="llmjax", lifespan=lifespan, docs_url=None, redoc_url=None)
     metrics = Metrics(worker)
-    app.add_middleware(Gate, metrics=metrics, keys=keys, max_bytes=max_bytes)
+    app.add_middleware(
+        Gate,
+        metrics=metrics,
+        keys=keys,
+        max_bytes=max_bytes,
+        closing=lambda: worker.draining,
+    )
     app.state.metrics = metrics
     _add_errors(app)
     _add_completions(app, model, Server(model, worker, metrics))

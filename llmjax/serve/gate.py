@@ -5,7 +5,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -23,7 +23,12 @@ class Gate:
     """An ASGI app around another."""
 
     def __init__(
-        self, app: ASGIApp, metrics: Metrics, keys: Sequence[str], max_bytes: int
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        keys: Sequence[str],
+        max_bytes: int,
+        closing: Callable[[], bool],
     ):
         """
         Args:
@@ -32,9 +37,11 @@ class Gate:
           keys: one of them is needed, but for health, metrics and the page; if there
             are any.
           max_bytes: of a body.
+          closing: whether clients should take their next request elsewhere.
         """
         self._app, self._metrics, self._max_bytes = app, metrics, max_bytes
         self._keys = [key.encode() for key in keys]
+        self._closing = closing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -46,8 +53,10 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                name = (b"x-request-id", facts["id"].encode())
-                message = {**message, "headers": [*message["headers"], name]}
+                more = [(b"x-request-id", facts["id"].encode())]
+                if self._closing():
+                    more.append((b"connection", b"close"))
+                message = {**message, "headers": [*message["headers"], *more]}
             await send(message)
 
         try:

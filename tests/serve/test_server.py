@@ -451,6 +451,7 @@ def test_a_full_server_says_when_to_come_again_and_a_closing_one_ends_whole():
         server.server.handle_exit(signal.SIGTERM, None)
         closing = server.post("/v1/completions", **ASK)
         assert closing.status_code == 503 and "is closing" in closing.text
+        assert closing.headers["connection"] == "close"
         assert server.client.get("/health/ready").status_code == 503
         assert server.client.get("/health/live").status_code == 200
         hold.set()
