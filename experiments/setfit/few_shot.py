@@ -202,8 +202,8 @@ def pairs_of(
     pairs = []
     for _ in range(rounds):
         for k, row in enumerate(texts):
-            for score, places in ((1.0, alike[k]), (0.0, others[k])):
-                second = texts[int(rng.choice(places))].text
+            for score, others_k in ((1.0, alike[k]), (0.0, others[k])):
+                second = texts[int(rng.choice(others_k))].text
                 pairs.append({"anchor": row.text, "positive": second, "score": score})
     return pairs
 

@@ -190,7 +190,7 @@ def test_baselines_as_their_papers_have_them():
         np.testing.assert_allclose(scores["ease"][:, j], right, rtol=1e-4, atol=1e-7)
 
 
-def test_baselines_rank_what_a_user_has_not_had(tmp_path, tiny):
+def test_baselines_rank_what_a_user_has_not_had(tmp_path):
     write_events(tmp_path / "events.csv", items=12)
     config = beside.config_of(str(tmp_path / "events.csv"), tmp_path, 0, steps=2)
     data = NextItemTask.with_columns(config.task, config.data, said=False)
