@@ -57,6 +57,9 @@ def config_of(source: str, workdir: Path, seed: int, **changes: Any) -> cfg.RunC
     config.task.exclude_seen = True
     config.model.d_model = changes.pop("d_model", config.model.d_model)
     config.data.seq_len = changes.pop("seq_len", config.data.seq_len)
+    if "steps" in changes:  # a run that is short warms up faster
+        schedule = config.optimizer.schedule
+        schedule.warmup_steps = min(schedule.warmup_steps, changes["steps"] // 2)
     parsed = cfg.parse(config)
     train = dataclasses.replace(parsed.train, seed=seed, **changes)
     return dataclasses.replace(parsed, train=train)

@@ -195,17 +195,15 @@ def pairs_of(
                 f"the class {name!r} has one text alone, which makes no pair; give at "
                 "least two that differ"
             )
-    alike = [
-        [k for k in classes[row.label] if texts[k].text != row.text] for row in texts
-    ]
-    others = [
-        [k for k in range(len(texts)) if texts[k].label != row.label] for row in texts
-    ]
+    labels = np.array([row.label for row in texts])
+    words = np.array([row.text for row in texts])
+    alike = [np.flatnonzero((labels == a) & (words != t)) for t, a in texts]
+    others = [np.flatnonzero(labels != row.label) for row in texts]
     pairs = []
     for _ in range(rounds):
         for k, row in enumerate(texts):
-            for score, places in ((1.0, alike[k]), (0.0, others[k])):
-                second = texts[int(rng.choice(places))].text
+            for score, others_k in ((1.0, alike[k]), (0.0, others[k])):
+                second = texts[int(rng.choice(others_k))].text
                 pairs.append({"anchor": row.text, "positive": second, "score": score})
     return pairs
 

@@ -1,13 +1,18 @@
 """Relations, next items and few examples, a command each: learned and predicted."""
 
 import csv
+import dataclasses
 import json
 
 import jax
 import numpy as np
 import pytest
 
+from experiments.recommend import beside
 from experiments.recommend.baselines import BASELINES
+from llmjax.data.prepare import prepare
+from llmjax.tasks.items.next_item import NextItemTask
+from llmjax.tasks.registry import make_task
 from llmjax.train.checkpoints import reading
 from tests.experiments.forked import Mains
 from tests.train import folders
@@ -162,17 +167,6 @@ def test_a_few_texts_become_a_classifier(mains, tmp_path, random_params):
     body.pop("pooler", None), classifier.pop("pooler", None)
     for a, b in zip(*map(jax.tree.leaves, (body, classifier)), strict=True):
         np.testing.assert_array_equal(a, b)  # what the pairs taught is kept
-    done = mains.run(
-        "predict",
-        f"--run={tmp_path}/run/classifier",
-        f"--input={tmp_path}/few.csv",
-        f"--output={tmp_path}/classes.csv",
-    )
-    assert done.code == 0, done.err
-    with (tmp_path / "classes.csv").open() as file:
-        assert [row["label"] for row in csv.DictReader(file)] == [*"xxyy"]
-    again = mains.run("setfit", *command, "--shots=2")
-    assert again.code == 2 and "leave one of the two out" in again.err
 
 
 def test_baselines_as_their_papers_have_them():
@@ -196,18 +190,18 @@ def test_baselines_as_their_papers_have_them():
         np.testing.assert_allclose(scores["ease"][:, j], right, rtol=1e-4, atol=1e-7)
 
 
-def test_the_model_beside_its_baselines(mains, tmp_path):
+def test_baselines_rank_what_a_user_has_not_had(tmp_path):
     write_events(tmp_path / "events.csv", items=12)
-    done = mains.run(
-        "recommend",
-        f"--events={tmp_path}/events.csv",
-        f"--workdir={tmp_path}/run",
-        "--steps=2",
-        "--length=8",
-    )
-    assert done.code == 0, done.err
-    reports = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert [*reports] == ["model", *BASELINES]
+    config = beside.config_of(str(tmp_path / "events.csv"), tmp_path, 0, steps=2)
+    data = NextItemTask.with_columns(config.task, config.data, said=False)
+    corpus = prepare.prepare(data)
+    config = dataclasses.replace(config, data=data)
+    task = make_task(config, corpus.tokenizer)
+    learned, test = (task.documents(corpus, name) for name in ("train", "test"))
+    reports = beside.baselines(task, learned, test)
+    assert [*reports] == [*BASELINES]
     for report in reports.values():
         # who had the five items before it: only seven are left to be ranked
         assert report["users"] == 40 and 1 / 7 <= report["mrr"] <= 1
+    near = reports["item_knn"]["ndcg@10"]
+    assert near > reports["popularity"]["ndcg@10"]

@@ -316,7 +316,10 @@ def test_what_does_not_fit_is_named(tmp_path, tiny):
     for changes, words in (
         ({"task": NextItem(top=5)}, "task.top=5, and the tokenizer has 4 items"),
         (
-            {"task": NextItem(SampledNegatives(), top=1), "loss": LossConfig(z_loss=1)},
+            {
+                "task": NextItem(SampledNegatives(), top=1),
+                "loss": LossConfig(z_loss=1.0),
+            },
             "loss.z_loss=1",
         ),
     ):

@@ -230,5 +230,5 @@ def test_its_loss_falls(bound, quick_compile):
         return total / count
 
     value, slope = jax.jit(jax.value_and_grad(loss))(params)
-    after = loss(jax.tree.map(lambda p, g: p - 0.1 * g, params, slope))
+    after = loss(jax.tree.map(lambda p, g: p - 0.01 * g, params, slope))
     assert after < value
