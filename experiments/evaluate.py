@@ -1,7 +1,7 @@
 """Evaluates a run's checkpoint on a split, or a language model on lm-eval's tasks.
 
     python -m experiments.evaluate --run=runs/finetune --split=test --workdir=runs/eval
-    python -m experiments.evaluate --run=path/to/hub/folder --lm_eval=tasks/facts.yaml
+    python -m experiments.evaluate --run=path/to/hub/folder --lm_eval=facts.yaml
 
 Prints the task's metrics and its report, such as a classification's macro-F1 and
 confusion matrix with the classes' names, of the best checkpoint or of `--step`. The
