@@ -17,7 +17,6 @@ from llmjax.config.checks import FLOAT_MAX, INT_MAX, Range, checked, range_of, r
 REQUIRED = {
     "GivenWeights": {"values": (1.0,)},
     "Group": {"repeat": 1},
-    "RankOf": {"pattern": "a", "rank": 1},
     "Checkpoint": {"path": "a"},
     "RankOf": {"pattern": "query", "rank": 1},
     "TokenizerFile": {"path": "a"},

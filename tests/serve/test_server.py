@@ -7,6 +7,7 @@ import logging
 import re
 import signal
 import threading
+import time
 
 import httpx2
 import jsonschema
@@ -401,6 +402,9 @@ def test_what_is_no_body_at_all(server):
 def test_the_log_and_the_metrics_hold_no_text(server, caplog):
     with caplog.at_level(logging.INFO, "llmjax.serve.requests"):
         server.post("/v1/completions", **ASK)
+        until = time.monotonic() + 20  # it is written behind the answer
+        while not caplog.messages and time.monotonic() < until:
+            time.sleep(0.01)
     line = json.loads(caplog.messages[-1])
     assert line["status"] == 200 and line["path"] == "/v1/completions"
     assert line["prompt_tokens"] > 0 and line["completion_tokens"] == 6
