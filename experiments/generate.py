@@ -89,7 +89,7 @@ def main() -> dict[str, Any]:
     if max_new_tokens is None:
         max_new_tokens = source.settings.max_new_tokens or 64
     asked = decoder_and_encoder(source, texts)
-    common = {"max_new_tokens": max_new_tokens, "sampling": sampling}
+    common: dict[str, Any] = {"max_new_tokens": max_new_tokens, "sampling": sampling}
     if (form := form_of_flags()) is not None:
         rows, cut = of_form(source, params, asked, form, **common)
     else:
@@ -130,7 +130,7 @@ def form_of_flags() -> Form | None:
     Raises:
       FileNotFoundError, ValueError: a file that is missing; two of them.
     """
-    values = {
+    values: dict[Any, Any] = {
         "choice": CHOICE.value,
         "regex": REGEX.value,
         "json_schema": JSON_SCHEMA.value,
