@@ -32,6 +32,12 @@ from llmjax.serve.worker import Call, FullError, Worker
 
 MAX_BYTES = 8 << 20
 _PAGE = Path(__file__).with_name("page") / "index.html"
+# of the page: nothing is loaded from elsewhere, and nothing sent there
+_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
 _ENDS = ("stop", "length")
 _BODIES: dict[str, type[Body]] = {
     "/v1/completions": CompletionBody,
@@ -298,7 +304,7 @@ def _add_others(app: FastAPI, model: Served, worker: Worker, metrics: Metrics) -
 
         @app.get("/")
         async def index() -> Response:
-            return HTMLResponse(page)
+            return HTMLResponse(page, headers={"Content-Security-Policy": _POLICY})
 
 
 def _add_errors(app: FastAPI) -> None:

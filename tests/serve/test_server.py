@@ -399,6 +399,13 @@ def test_what_is_no_body_at_all(server):
     assert got.status_code == 404 and "/nothing" in got.json()["error"]["message"]
 
 
+def test_the_page_asks_no_other_host(server):
+    page = server.client.get("/")
+    assert page.status_code == 200 and "<title>llmjax</title>" in page.text
+    assert not re.search(r"https?:|src=|@import|innerHTML", page.text)
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+
+
 def test_the_log_and_the_metrics_hold_no_text(server, caplog):
     with caplog.at_level(logging.INFO, "llmjax.serve.requests"):
         server.post("/v1/completions", **ASK)
