@@ -394,9 +394,9 @@ def main() -> int:
             flush=True,
         )
     if flags.speed:
-        from tests.proofs import trainer_speed
+        from tests.proofs.trainer_speed import main as timed
 
-        trainer_speed.main(quick=flags.quick)
+        timed(quick=flags.quick)
     return int(failed > 0)
 
 
