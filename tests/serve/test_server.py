@@ -5,6 +5,7 @@ import functools
 import json
 import logging
 import re
+import time
 
 import httpx2
 import jsonschema
@@ -266,29 +267,43 @@ def test_fifty_at_once_are_all_answered(server):
     assert server.worker.open == 0
 
 
-def test_clients_that_vanish_free_their_pages(server):
+def slow_engine():
+    engine = toy.make_engine()
+    turn = engine.turn
+
+    def slow():
+        time.sleep(0.03)
+        return turn()
+
+    engine.turn = slow
+    return engine
+
+
+def test_clients_that_vanish_free_their_pages():
+    """Long before their texts would have ended."""
     body = {"model": "toy", "prompt": "the", "max_tokens": 60, "temperature": 0}
     body |= {"logit_bias": {str(toy.tokenizer().eos_id): -100}}
 
-    async def vanish(stream):
-        async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as http:
+    async def vanish(url, stream):
+        async with httpx2.AsyncClient(base_url=url, trust_env=False) as http:
             if not stream:
                 with pytest.raises(httpx2.TimeoutException):
-                    await http.post("/v1/completions", json=body, timeout=0.02)
+                    await http.post("/v1/completions", json=body, timeout=0.2)
                 return
             path, asked = "/v1/completions", body | {"stream": True}
             async with http.stream("POST", path, json=asked, timeout=120) as answer:
                 async for _ in answer.aiter_lines():
                     return
 
-    async def all_of_them():
-        await asyncio.gather(*(vanish(i % 2) for i in range(12)))
+    async def all_of_them(url):
+        await asyncio.gather(*(vanish(url, i % 2) for i in range(12)))
 
-    asyncio.run(all_of_them())
-    pages = toy.ROOM.rows * toy.ROOM.most
-    server.until(lambda: server.worker.open == 0)
-    server.until(lambda: server.worker.engine.free_pages == pages)
-    server.until(lambda: not server.worker.engine.busy)
+    with toy.running(make=slow_engine) as server:
+        asyncio.run(all_of_them(server.url))
+        server.until(lambda: server.worker.open == 0)
+        server.until(lambda: not server.worker.engine.busy)
+        assert server.worker.engine.free_pages == toy.ROOM.rows * toy.ROOM.most
+        assert server.worker.engine.counts["drawn"] < 12 * 60 / 2
 
 
 def test_the_page_asks_no_other_host(server):
