@@ -89,7 +89,7 @@ def main() -> dict[str, Any]:
     if max_new_tokens is None:
         max_new_tokens = source.settings.max_new_tokens or 64
     asked = decoder_and_encoder(source, texts)
-    common: dict[str, Any] = {"max_new_tokens": max_new_tokens, "sampling": sampling}
+    common: Any = {"max_new_tokens": max_new_tokens, "sampling": sampling}
     if (form := form_of_flags()) is not None:
         rows, cut = of_form(source, params, asked, form, **common)
     else:
@@ -130,26 +130,26 @@ def form_of_flags() -> Form | None:
     Raises:
       FileNotFoundError, ValueError: a file that is missing; two of them.
     """
-    values: dict[Any, Any] = {
-        "choice": CHOICE.value,
-        "regex": REGEX.value,
-        "json_schema": JSON_SCHEMA.value,
-        "lark": LARK.value,
-    }
-    given = {kind: value for kind, value in values.items() if value is not None}
-    if len(given) > 1:
-        raise ValueError(f"--{' and --'.join(given)} are given; a text has one form")
-    for kind, value in given.items():
-        if kind == "choice":
-            return choice(value)
-        in_words = value.strip() == "true" or value.lstrip()[:1] == "{"
-        if kind == "regex" or (kind == "json_schema" and in_words):
-            return Form(kind, value)
-        file = Path(value).expanduser()
-        if not file.is_file():
-            raise FileNotFoundError(f"--{kind}={value} is no file")
-        return Form(kind, file.read_text(encoding="utf-8"))
-    return None
+    flag_values = {"regex": REGEX, "json_schema": JSON_SCHEMA, "lark": LARK}
+    given = {k: f.value for k, f in flag_values.items() if f.value is not None}
+    if len(given) + (CHOICE.value is not None) > 1:
+        names = [*given, *(["choice"] if CHOICE.value is not None else [])]
+        raise ValueError(f"--{' and --'.join(names)} are given; a text has one form")
+    if CHOICE.value is not None:
+        return choice(CHOICE.value)
+    if REGEX.value is not None:
+        return Form("regex", REGEX.value)
+    if (schema := JSON_SCHEMA.value) is not None:
+        in_words = schema.strip() == "true" or schema.lstrip()[:1] == "{"
+        return Form("json_schema", schema if in_words else _text("json_schema", schema))
+    return None if LARK.value is None else Form("lark", _text("lark", LARK.value))
+
+
+def _text(flag: str, name: str) -> str:
+    file = Path(name).expanduser()
+    if not file.is_file():
+        raise FileNotFoundError(f"--{flag}={name} is no file")
+    return file.read_text(encoding="utf-8")
 
 
 def of_form(

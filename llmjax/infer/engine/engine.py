@@ -234,27 +234,32 @@ class Engine:
         """Makes room for a row's next token; False: it gave way itself."""
         if row.filled < len(row.pages) * self.room.page:
             return True
-        while not self._pool.available:
+        page = self._pool.take()
+        if page is None:
             self._collect(len(self._launched))  # some may have ended
-            if self.free_pages:
-                break
+            if row.id not in self._rows or not row.writes:
+                return False
+            page = self._pool.take()
+        while page is None:
             last = max(self._rows.values(), key=lambda row: row.order)
             self._preempt(last)
             if last is row:
                 return False
-        if row.id not in self._rows or not row.writes:
-            return False
-        row.pages.append(self._page())
+            page = self._pool.take()
+        row.pages.append(page)
         return True
 
     def _preempt(self, row: Row) -> None:
         """Takes a row's pages; it waits to be read again. All it drew is known."""
+        self._leave(row)
+        heapq.heappush(self._waiting, (row.order, row))
+        self.counts["preempted"] += 1
+
+    def _leave(self, row: Row) -> None:
         assert row.slot is not None
         self._slots.append(row.slot)
         row.leave(self._pool)
         del self._rows[row.id]
-        heapq.heappush(self._waiting, (row.order, row))
-        self.counts["preempted"] += 1
 
     def _masked(self, row: Row) -> bool:
         """Asks a row's constraint what may come next; False: it failed, and the row
@@ -325,9 +330,7 @@ class Engine:
         return None
 
     def _finish(self, row: Row, reason: Reason, tokens: tuple[Token, ...] = ()) -> None:
-        if row.slot is not None:
-            self._slots.append(row.slot)
-            row.leave(self._pool)
-            del self._rows[row.id]
+        if row.id in self._rows:
+            self._leave(row)
         row.answer.finished = reason
         self._events.append(Event(row.id, tokens, reason, row.answer.cached))
