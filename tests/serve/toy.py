@@ -27,6 +27,7 @@ from llmjax.serve.served import Served
 from llmjax.serve.worker import Worker
 
 TEXT = 'the cat sat; {"name": "x", "age": 12}, ["yes", "no", "maybe not"] äöü ' * 9
+ASK = {"prompt": "the cat", "temperature": 0, "max_tokens": 6}
 ROOM = Room(rows=4, max_length=64, page=16, chunk=16)
 TEMPLATE = (
     "{% for m in messages %}<bos>{{ m['role'] }}: {{ m['content'] }}<eos>{% endfor %}"
