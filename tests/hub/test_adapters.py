@@ -16,6 +16,7 @@ from llmjax.config import HRA, OFT, AdaLoRA, DeLoRA, LoRA, RankOf, SHiRA, VeRA
 from llmjax.hub.adapters.places import our_names
 from llmjax.hub.load import BATCH
 from llmjax.hub.stored_model import open_model
+from llmjax.models.heads.relation import RelationClassifier
 from llmjax.peft import adapted
 from llmjax.peft.matrix import size_of
 from llmjax.peft.method import letters, sizes
@@ -95,6 +96,11 @@ def test_the_hubs_names_of_matrices_are_known(tmp_path, name, targets, ours):
         "/".join(path.split("/")[-2:]) if "*" not in path else path for path in found
     ]
     assert list(dict.fromkeys(ends)) == ours
+
+
+def test_names_of_a_model_of_two_entities_are_known(tiny):
+    model = RelationClassifier(dataclasses.replace(tiny, architecture="encoder"), 2)
+    assert our_names(model, ("query", "mlp/down")) == ("query", "mlp/down")
 
 
 def broken(case, folder, change):
