@@ -29,6 +29,7 @@ from experiments import cli
 from experiments.setfit.few_shot import (
     Labelled,
     Settings,
+    check_classes,
     drawn,
     few_shot,
     longest_of,
@@ -77,6 +78,7 @@ def main() -> dict[str, Any]:
             )
         return compare(texts, workdir, settings)
     test = texts_of(TEST.value, "--test") if TEST.value else []
+    check_classes(texts, test)
     return few_shot(texts, test, workdir, settings)
 
 

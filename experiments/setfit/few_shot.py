@@ -124,6 +124,17 @@ def plain(
 # --- texts and pairs -----------------------------------------------------------------
 
 
+def check_classes(train: Sequence[Labelled], test: Sequence[Labelled]) -> None:
+    """Raises ValueError for a class of the test that there is nothing to learn of."""
+    known = {row.label for row in train}
+    for row in test:
+        if row.label not in known:
+            raise ValueError(
+                f"--test has the class {row.label!r}, and no text of --train; known: "
+                f"{', '.join(sorted(known))}; give it texts there, or take it out here"
+            )
+
+
 def texts_of(source: str, flag: str) -> list[Labelled]:
     """The texts of a file that have a class.
 

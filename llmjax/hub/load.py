@@ -52,8 +52,8 @@ def load(
 
 
 # shapes of what any model reads
-BATCH = dict.fromkeys(
-    ("tokens", "encoder_tokens"), jax.ShapeDtypeStruct((1, 1), jnp.int32)
+BATCH = dict.fromkeys(  # all that a model may read
+    ("tokens", "encoder_tokens", "entities"), jax.ShapeDtypeStruct((1, 1), jnp.int32)
 )
 
 # --- the check -----------------------------------------------------------------------

@@ -46,6 +46,9 @@ def test_what_makes_no_pairs_is_named(tmp_path):
             setfit.pairs_of([*TEXTS, *alone], 1, rng)
     with pytest.raises(ValueError, match="'a' has 4 texts .* lower --shots=5"):
         setfit.drawn(TEXTS, 5, rng)
+    setfit.check_classes(TEXTS, TEXTS[:2])
+    with pytest.raises(ValueError, match="--test has the class 'z', and no text of"):
+        setfit.check_classes(TEXTS, [*TEXTS, Labelled("x", "z")])
     with pytest.raises(ValueError, match="--train=none.csv is not there"):
         setfit.texts_of("none.csv", "--train")
     (tmp_path / "empty.csv").write_text("text,label\n,a\nx,\n")

@@ -238,6 +238,31 @@ def test_a_constraint_that_fails_ends_its_own_text():
     assert engine.free_pages == ROOM.rows * ROOM.most
 
 
+class Exhausted:
+    """A constraint that allows nothing any more."""
+
+    ended = False
+
+    def __init__(self, complete):
+        self.complete = complete
+
+    def allowed(self):
+        return np.zeros(2, np.uint32)
+
+    def advance(self, token):
+        raise AssertionError(f"{token} was drawn, which is not allowed")
+
+
+def test_where_nothing_is_allowed_nothing_is_drawn():
+    engine, asked = Engine(*model(), ROOM), requests(HOT, PROMPTS[:2])
+    for n, complete in enumerate((True, False)):
+        asked[n] = dataclasses.replace(asked[n], constraint=Exhausted(complete))
+    answers = engine.run(asked)
+    assert [a.finished for a in answers] == ["stop", "constraint"]
+    same(answers, [np.array([], np.int32)] * 2)
+    assert engine.free_pages == ROOM.rows * ROOM.most
+
+
 def test_stops_and_cancelled_texts():
     ids = written("rotary", GREEDY)[0].tolist()
     engine = Engine(*model(), ROOM)
@@ -290,6 +315,8 @@ def test_logits_that_are_not_finite_end_one_text():
         ({"max_new_tokens": 0}, "must be at least 1"),
         ({"max_new_tokens": 48}, "more than the engine's max_length=48"),
         ({"stop_tokens": (-1,)}, "outside the vocabulary"),
+        ({"seed": -1}, r"seed is -1; it must be in \[0, 2\*\*32\)"),
+        ({"number": 2**32}, "number is 4294967296"),
     ],
 )
 def test_a_request_that_cannot_be_served_is_refused(changes, message):

@@ -10,6 +10,7 @@ import pytest
 from sklearn import metrics
 
 from llmjax.config import (
+    Checkpoint,
     DataConfig,
     FullSoftmax,
     GlobalTime,
@@ -331,6 +332,22 @@ def test_what_does_not_fit_is_named(tmp_path, tiny):
     several = dataclasses.replace(corpus, manifest=manifest)
     with pytest.raises(ValueError, match=r"the splits train, test, .* by time"):
         task.source(several, "train")
+
+
+def test_items_that_the_tokenizer_has_not_are_named(tmp_path, tiny):
+    task, _ = bound(tmp_path, tiny)
+    (tmp_path / "new").mkdir()
+    _, corpus = bound(
+        tmp_path / "new", tiny, rows=[("ann", "e", k) for k in range(4)], top=1
+    )
+    begun = dataclasses.replace(task.run, init=Checkpoint("runs/old"))
+    for run, remedy in (
+        (task.run, "set data.tokenizer.kind='items'"),
+        (begun, "begin without init.path"),
+    ):
+        own = make_task(run, task.vocabulary)
+        with pytest.raises(ValueError, match=f"'e' is not among the 4 .*; {remedy}"):
+            own.source(corpus, "train")
 
 
 def test_the_model_has_room_for_the_items_and_no_more(tmp_path, tiny):

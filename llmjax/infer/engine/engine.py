@@ -89,10 +89,14 @@ class Engine:
         """Queues a request; returns its id.
 
         Raises:
-          ValueError: an empty prompt, a token outside the vocabulary, or more tokens
-            than `room.max_length` or the model's positions.
+          ValueError: an empty prompt, a token outside the vocabulary, more tokens than
+            `room.max_length` or the model's positions, or a seed or a number that is
+            no uint32.
         """
         cfg = self.model.cfg
+        for name in ("seed", "number"):
+            if not 0 <= (value := getattr(request, name)) < 2**32:
+                raise ValueError(f"{name} is {value}; it must be in [0, 2**32)")
         (prompt,) = checked(cfg, [request.prompt], request.max_new_tokens, 0)
         stops(cfg, request.stop_tokens)
         if request.penalties.bias:
@@ -262,17 +266,21 @@ class Engine:
         del self._rows[row.id]
 
     def _masked(self, row: Row) -> bool:
-        """Asks a row's constraint what may come next; False: it failed, and the row
-        with it."""
-        if row.request.constraint is None:
+        """Asks a row's constraint what may come next; False: nothing, or it failed, and
+        the row has ended."""
+        constraint = row.request.constraint
+        if constraint is None:
             return True
         try:
-            row.allowed = row.request.constraint.allowed()
+            row.allowed = constraint.allowed()
+            if row.allowed.any():
+                return True
+            reason: Reason = "stop" if constraint.complete else "constraint"
         except Exception:
             _log.exception("the constraint of request %d failed", row.id)
-            self._finish(row, "failed")
-            return False
-        return True
+            reason = "failed"
+        self._finish(row, reason)
+        return False
 
     # --- the device ------------------------------------------------------------------
 

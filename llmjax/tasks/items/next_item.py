@@ -11,7 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmjax.config import DataConfig, Label, Number, SampledNegatives, wording
+from llmjax.config import (
+    Checkpoint,
+    DataConfig,
+    Label,
+    Number,
+    SampledNegatives,
+    wording,
+)
 from llmjax.data.batches.pipeline import Source
 from llmjax.data.batches.streams import Feature
 from llmjax.data.files.slices import label_name
@@ -135,9 +142,12 @@ class NextItemTask(LanguageObjective):
         kind: Any = corpus.schema.fields[fields[item]]
         strangers = [name for name in kind.classes if name not in self.ids]
         if strangers:
+            remedy = "set data.tokenizer.kind='items'"
+            if isinstance(self.run.init, Checkpoint):  # whose ids these are
+                remedy = "begin without init.path"
             raise ValueError(
                 f"the item {strangers[0]!r} is not among the {len(self.ids)} of the "
-                "tokenizer; set data.tokenizer.kind='items', or leave its events out"
+                f"tokenizer; {remedy}, or leave its events out"
             )
         ids = np.array([self.ids[name] for name in kind.classes], np.int64)
         return Events.of(users, ids[own], times)
