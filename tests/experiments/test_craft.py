@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.craft import Score, row, table
+from experiments.craft.scores import Score, row, table
 from tests.experiments.forked import Mains
 
 

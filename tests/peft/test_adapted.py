@@ -272,7 +272,7 @@ def test_b_learns_at_a_rate_of_its_own():
     config = with_peft(dataclasses.replace(LORA, b_rate=4.0))
     axes = {"kernel_lora": {"a": ("D", None), "b": (None, "F")}}
     own = rates.transforms(config.peft)
-    chain = optimizers.make(config.optimizer, 10, axes, own)
+    chain = optimizers.make(config.optimizer, 10, axes, after=own)
     plain = optimizers.make(config.optimizer, 10, axes)
     params = {"kernel_lora": {"a": jnp.ones((2, 2)), "b": jnp.ones((2, 2))}}
     one, other = (o.update(params, o.init(params), params)[0] for o in (plain, chain))

@@ -17,7 +17,7 @@ import dataclasses
 import io
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from etils import epath
 
 from configs.objectives import masked_lm
 from experiments import cli
+from experiments.craft.scores import PLAIN, Score, row, table
 from llmjax import config as cfg
 from llmjax.data.augment.words import READ_WORDNET
 from llmjax.data.batches.pipeline import Part, Pipeline
@@ -44,7 +45,6 @@ QUICK = flags.DEFINE_bool("quick", False, "A toy size, for tests.")
 DIRECTORY = flags.DEFINE_string("directory", None, "Cache of corpora.")
 
 STEPS = 80
-PLAIN = "plain"
 SPEED = "train/tokens_per_second"
 Craft = Callable[[Any], None]  # changes a ConfigDict
 
@@ -174,15 +174,6 @@ def config(name: str, seed: int, start: epath.Path) -> cfg.RunConfig:
     return cfg.parse(config)
 
 
-@dataclasses.dataclass(frozen=True)
-class Score:
-    """A craft's run: metrics of the test split, and of the last training steps."""
-
-    accuracy: float
-    loss: float
-    seconds_per_step: float
-
-
 def tune(name: str, seed: int, folder: epath.Path) -> Score:
     """Trains and tests one craft, unless it has been."""
     workdir = folder / name / str(seed)
@@ -215,41 +206,6 @@ def _seconds(workdir: epath.Path, settings: cfg.RunConfig) -> float:
     speeds = [r[SPEED] for r in rows if SPEED in r]
     tokens = settings.data.batch_size * settings.data.seq_len
     return tokens / float(np.median(speeds)) if speeds else math.nan
-
-
-def row(scores: Sequence[Score], plain: Sequence[Score]) -> dict[str, float]:
-    """Means over seeds, and differences from plain with the same seeds."""
-    accuracy = np.array([s.accuracy for s in scores])
-    gain = accuracy - np.array([s.accuracy for s in plain])
-    several = len(gain) > 1
-    return {
-        "accuracy": float(accuracy.mean()),
-        "spread": float(accuracy.std(ddof=1)) if several else 0.0,
-        "gain": float(gain.mean()),
-        "gain_error": float(gain.std(ddof=1) / math.sqrt(len(gain)))
-        if several
-        else 0.0,
-        "loss": float(np.mean([s.loss for s in scores])),
-        "time": float(
-            np.median([s.seconds_per_step for s in scores])
-            / np.median([s.seconds_per_step for s in plain])
-        ),
-    }
-
-
-def table(rows: dict[str, dict[str, float]]) -> str:
-    """The rows as a Markdown table."""
-    lines = [
-        "| craft | accuracy | over seeds | gain, points | loss | time of a step |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, r in rows.items():
-        gain = f"{100 * r['gain']:+.1f} ± {100 * r['gain_error']:.1f}"
-        lines.append(
-            f"| {name} | {100 * r['accuracy']:.1f} % | ± {100 * r['spread']:.1f} "
-            f"| {gain if name != PLAIN else ''} | {r['loss']:.3f} | {r['time']:.2f} |"
-        )
-    return "\n".join(lines) + "\n"
 
 
 def main() -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""What each craft of fine-tuning gives."""
