@@ -33,6 +33,7 @@ proof loader_memory --quick
 proof storage --quick
 proof hostile --quick
 proof predict --quick
+proof structured --quick
 proof serve --quick
 
 scratch=$(mktemp -d)

@@ -29,8 +29,16 @@ def ratio(
     Args:
       parts, wholes: of each row.
       shape: a rising function of the ratio, as `math.exp`.
+
+    Raises:
+      ValueError: fewer than two rows.
     """
     pair = np.asarray(parts, np.float64), np.asarray(wholes, np.float64)
+    if len(pair[0]) < 2:
+        raise ValueError(
+            f"an interval is of two rows or more, and here is {len(pair[0])}; test on "
+            "more rows, or on smaller batches where a row is a batch"
+        )
 
     def of_sums(part: np.ndarray, whole: np.ndarray, axis: int = -1) -> Any:
         return part.sum(axis) / np.maximum(whole.sum(axis), 1e-12)

@@ -27,7 +27,7 @@ def chitchat(setting: Setting) -> Outcome:
     config.peft.alpha = 32.0
     config.peft.targets = ("query", "key", "value", "attention/out")
     config.task.overlong = "drop"  # few: a chat is cut at whole turns before
-    config.data.batch_size, config.data.seq_len = 4, 256
+    config.data.batch_size, config.data.seq_len = (1, 64) if setting.quick else (4, 256)
     config.train.steps = 30
     config.optimizer.learning_rate = 1e-3
     config.optimizer.schedule.warmup_steps = 5
@@ -101,7 +101,7 @@ def talk(text: str) -> texts.Record | None:
 
 def _toy() -> texts.Splits:
     rows = []
-    for row in toys.sentences(28, ("good", "bad")):
+    for row in toys.sentences(68, ("good", "bad")):
         asked = {"role": "user", "content": row["text"]}
         rows.append({"messages": [asked, {"role": "assistant", "content": "it is"}]})
     return texts.Splits(rows[:16], rows[16:20], rows[20:])
