@@ -70,7 +70,9 @@ def config(size: int) -> transformers.BertConfig:
     )
 
 
-OTHERS = {  # what scores mean where they are not of one class of several
+OTHERS: dict[
+    str, dict[str, Any]
+] = {  # what scores mean where they are not of one class of several
     "multi_label": {"problem_type": "multi_label_classification"},
     "values": {"problem_type": "regression"},
     "value": {"problem_type": "regression", "id2label": {0: "stars"}},
