@@ -81,11 +81,13 @@ def allocating(
 
     def init(params: Any) -> Allocation:
         own = _own(params)
-        zeros = lambda: unflatten_dict(_map(jnp.zeros_like, own))  # noqa: E731
+        importance, uncertainty = (
+            unflatten_dict(_map(jnp.zeros_like, own)) for _ in range(2)
+        )
         kept = {k: jnp.ones(x.shape, bool) for k, x in own.items() if k[-1] == "e"}
         state = optimizer.init(params)
         step = jnp.zeros((), jnp.int32)
-        return Allocation(step, zeros(), zeros(), unflatten_dict(kept), state)
+        return Allocation(step, importance, uncertainty, unflatten_dict(kept), state)
 
     def update(
         grads: Any, state: Allocation, params: Any = None, **extra: Any

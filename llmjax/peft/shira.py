@@ -37,12 +37,16 @@ class Sparse(MatrixMethod):
         def places(key: Any, shape: tuple[int, ...]) -> jax.Array:
             *over, _ = shape  # experts have places of their own
             keys = jax.random.split(key, tuple(over)) if over else key
-            draw = lambda key: jnp.sort(  # noqa: E731
-                jax.random.choice(key, entries, (count,), replace=False)
-            )
+
+            def draw(key: Any) -> jax.Array:
+                return jnp.sort(
+                    jax.random.choice(key, entries, (count,), replace=False)
+                )
+
+            drawn: Any = draw
             for _ in over:
-                draw = jax.vmap(draw)
-            return draw(keys).astype(jnp.int32)
+                drawn = jax.vmap(drawn)
+            return drawn(keys).astype(jnp.int32)
 
         return {
             "values": Spec(nn.initializers.zeros, (count,)),

@@ -226,9 +226,8 @@ class Engine:
         """Launches the next token of all rows that write."""
         rows = []
         for row in sorted(self._rows.values(), key=lambda row: row.order):
-            if row.id in self._rows and row.writes and self._room_for(row):
-                if not self._masked(row):
-                    continue
+            there = row.id in self._rows and row.writes and self._room_for(row)
+            if there and self._masked(row):
                 rows.append(row)
         rows = [row for row in rows if row.id in self._rows and row.writes]
         if rows:
